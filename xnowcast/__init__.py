@@ -1,0 +1,43 @@
+"""Precipitation nowcasting that lives inside xarray.
+
+Importing this registers ``ds.nowcast`` and imports no torch; whatever needs torch imports it when it runs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
+from xnowcast.cf import rain_rate
+from xnowcast.forecast import forecast
+from xnowcast.weights import card, load
+
+if TYPE_CHECKING:
+    from xnowcast import datasets, io, models, plot, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NowcastDataArrayAccessor",
+    "NowcastDatasetAccessor",
+    "card",
+    "datasets",
+    "forecast",
+    "io",
+    "load",
+    "models",
+    "plot",
+    "rain_rate",
+    "verify",
+]
+
+_ON_DEMAND = ("datasets", "io", "models", "plot", "verify")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return import_module(f"xnowcast.{name}")
+    raise AttributeError(f"module 'xnowcast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_DEMAND})

@@ -1,0 +1,548 @@
+"""All that is known of CF: find the precipitation field, its axes and units, and label a forecast."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import cf_xarray  # noqa: F401  (registers the .cf accessor)
+import numpy as np
+import xarray as xr
+
+from xnowcast import units
+
+CONVENTIONS = "CF-1.10"
+
+STANDARD_NAMES = (
+    "rainfall_rate",
+    "rainfall_flux",
+    "precipitation_flux",
+    "lwe_precipitation_rate",
+    "lwe_rainfall_rate",
+    "equivalent_reflectivity_factor",
+    "precipitation_amount",
+    "rainfall_amount",
+    "lwe_thickness_of_precipitation_amount",
+    "instantaneous_precipitation_rate",  # not CF, but what pysteps writes
+)
+
+_AXIS_NAMES = {
+    "y": ("y", "yc", "lat", "latitude", "south_north", "northing", "rlat", "j", "nj", "nlat", "row"),
+    "x": ("x", "xc", "lon", "longitude", "west_east", "easting", "rlon", "i", "ni", "nlon", "col"),
+    "time": ("time", "valid_time", "t"),
+}
+
+EARTH_RADIUS_KM = 6371.0
+
+
+@dataclass(frozen=True)
+class Field:
+    """A precipitation field as the user has it, and what is needed to compute with it.
+
+    Attributes
+    ----------
+    array : xarray.DataArray
+        The user's variable with its own dims and units, packing decoded, untouched otherwise.
+    y, x : hashable
+        Names of the horizontal dims.
+    time : hashable or None
+        Name of the time dim; None for a single field or a forecast.
+    quantity : {"rain_rate", "vil"}
+        What is computed: rain rate in mm h-1, or vertically integrated liquid in kg m-2.
+    conversion : xnowcast.units.Conversion
+        From the stored values to that and back.
+    """
+
+    array: xr.DataArray
+    y: Hashable
+    x: Hashable
+    time: Hashable | None
+    quantity: Literal["rain_rate", "vil"]
+    conversion: units.Conversion
+
+    @property
+    def name(self) -> str:
+        """Name of the variable, for messages and output."""
+        return str(self.array.name) if self.array.name is not None else "precipitation"
+
+    @property
+    def extra(self) -> tuple[Hashable, ...]:
+        """Dims that are neither time nor horizontal, such as ``tile`` or ``member``."""
+        return tuple(d for d in self.array.dims if d not in (self.time, self.y, self.x))
+
+
+# ---------------------------------------------------------------- finding
+
+
+def find_field(
+    obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None, *, zr: tuple[float, float] | None = None
+) -> Field:
+    """Find the precipitation field of a dataset, its axes and its units.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+        With y and x axes that CF attributes or common names tell.
+    variable : hashable, optional
+        Name of the variable. By default the only one whose ``standard_name`` is a precipitation's or a
+        reflectivity's, or the VIL of SEVIR.
+    zr : (float, float), optional
+        a and b of Z = a R**b for fields in dBZ. By default the variable's attributes ``zr_a`` and ``zr_b``,
+        else Marshall-Palmer's 200 and 1.6.
+
+    Returns
+    -------
+    Field
+
+    Raises
+    ------
+    ValueError
+        If there is no field or more than one, an axis cannot be told, or the units are missing or unknown.
+
+    Examples
+    --------
+    >>> rain = xr.DataArray(
+    ...     np.ones((3, 8, 8)), dims=("time", "lat", "lon"), name="rr",
+    ...     coords={"time": np.datetime64("2024-06-01", "ns") + np.arange(3) * np.timedelta64(5, "m")},
+    ...     attrs={"units": "mm h-1", "standard_name": "rainfall_rate"},
+    ... )
+    >>> field = find_field(rain.to_dataset())
+    >>> field.name, field.time, field.y, field.x, field.quantity
+    ('rr', 'time', 'lat', 'lon', 'rain_rate')
+    """
+    array = _decode(_pick(obj, variable))
+    if not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"variable {array.name!r} holds {array.dtype}, not numbers")
+    y, x = _horizontal_dims(array)
+    time = _time_dim(array, (y, x))
+    name = str(array.name)
+    if _is_vil(array):
+        if str(array.attrs.get("units", "")).replace("^", "").replace("/m2", " m-2") != "kg m-2":
+            raise ValueError(
+                f"variable {name!r} is vertically integrated liquid with units {array.attrs.get('units')!r}; it is "
+                "read in kg m-2: convert SEVIR's 0-255 pixels first and set the units"
+            )
+        return Field(array, y, x, time, "vil", units.Linear(1.0))
+    if units.is_reflectivity(array.attrs.get("units")):
+        return Field(array, y, x, time, "rain_rate", _reflectivity_conversion(array, zr))
+    if zr is not None:
+        raise ValueError(
+            f"zr={zr} is for fields in dBZ; variable {name!r} has units {array.attrs.get('units')!r}"
+        )
+    conversion = units.rain_rate_conversion(array.attrs.get("units"), name=name, step=_any_step(array, time))
+    return Field(array, y, x, time, "rain_rate", conversion)
+
+
+def _pick(obj: xr.Dataset | xr.DataArray, variable: Hashable | None) -> xr.DataArray:
+    if isinstance(obj, xr.DataArray):
+        if variable is not None and variable != obj.name:
+            raise ValueError(f"variable={variable!r} was asked for, but this DataArray is {obj.name!r}")
+        return obj
+    if not isinstance(obj, xr.Dataset):
+        raise TypeError(f"expected an xarray Dataset or DataArray, found {type(obj).__name__}")
+    if variable is not None:
+        if variable not in obj.data_vars:
+            near = get_close_matches(str(variable), [str(v) for v in obj.data_vars], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {_listed(obj.data_vars)}"
+            raise ValueError(f"there is no variable {variable!r}; {hint}")
+        return obj[variable]
+    found = [v for v in obj.data_vars if obj[v].attrs.get("standard_name") in STANDARD_NAMES]
+    found = found or [v for v in obj.data_vars if _is_vil(obj[v])]
+    if len(found) > 1:
+        raise ValueError(f"there are {len(found)} precipitation fields, {_listed(found)}: choose one with variable=")
+    if not found:
+        raise ValueError(
+            "there is no precipitation field: no variable has a standard_name such as 'rainfall_rate' or "
+            f"'equivalent_reflectivity_factor'. Choose one with variable=; there are: {_listed(obj.data_vars)}"
+        )
+    return obj[found[0]]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(repr(str(n)) for n in names) or "none"
+
+
+def _is_vil(array: xr.DataArray) -> bool:
+    told = f"{array.name} {array.attrs.get('long_name', '')}".lower()
+    return str(array.name).lower() == "vil" or "vertically integrated liquid" in told.replace("_", " ")
+
+
+def _decode(array: xr.DataArray) -> xr.DataArray:
+    """Unpack integers that were opened without decoding; anything else comes back as it is."""
+    packing = {"scale_factor", "add_offset", "_FillValue", "missing_value"} & set(array.attrs)
+    if not packing:
+        return array
+    name = array.name if array.name is not None else "precipitation"
+    decoded = xr.decode_cf(array.to_dataset(name=name), decode_times=False, decode_coords=False)[name]
+    return decoded.rename(array.name)
+
+
+def _reflectivity_conversion(array: xr.DataArray, zr: tuple[float, float] | None) -> units.ZR:
+    if zr is None:
+        a, b = array.attrs.get("zr_a"), array.attrs.get("zr_b")
+        zr = units.MARSHALL_PALMER if a is None or b is None else (float(a), float(b))
+    return units.ZR(float(zr[0]), float(zr[1]), float(array.attrs.get("zerovalue", units.NO_ECHO_DBZ)))
+
+
+def _horizontal_dims(array: xr.DataArray) -> tuple[Hashable, Hashable]:
+    by_cf = array.cf.axes | {"lat": array.cf.coordinates.get("latitude", [])}
+    by_cf |= {"lon": array.cf.coordinates.get("longitude", [])}
+    candidates = {
+        "y": [*by_cf.get("Y", []), *by_cf["lat"], *_AXIS_NAMES["y"]],
+        "x": [*by_cf.get("X", []), *by_cf["lon"], *_AXIS_NAMES["x"]],
+    }
+    y, x = (next((n for n in candidates[axis] if n in array.dims), None) for axis in "yx")
+    if y is None or x is None:
+        # Curvilinear grids may name their dims as they like: the two dims of the latitudes are y and x.
+        curvilinear = [array[n].dims for n in by_cf["lat"] if n in array.coords and array[n].ndim == 2]
+        if curvilinear:
+            y, x = curvilinear[0]
+    if y is None or x is None or y == x:
+        raise ValueError(
+            f"cannot tell the {'y' if y is None else 'x'} axis of variable {array.name!r} with dims {array.dims}: give "
+            "its coordinates the attribute axis='Y' or axis='X', or name the dims y and x"
+        )
+    for axis in (y, x):
+        if axis in array.coords and array.sizes[axis] > 1:
+            _refuse_unordered(axis, array[axis])
+    return y, x
+
+
+def _refuse_unordered(axis: Hashable, coordinate: xr.DataArray) -> None:
+    difference = np.diff(coordinate.values)
+    if not (np.all(difference > 0) or np.all(difference < 0)):
+        raise ValueError(f"coordinate {axis!r} neither rises nor falls throughout: sort it with ds.sortby({axis!r})")
+
+
+def _time_dim(array: xr.DataArray, horizontal: tuple[Hashable, Hashable]) -> Hashable | None:
+    rest = [d for d in array.dims if d not in horizontal]
+    told = [n for n in array.cf.axes.get("T", []) if n in rest and not _is_reference_time(array, n)]
+    named = [n for n in _AXIS_NAMES["time"] if n in rest]
+    dated = [
+        d for d in rest if d in array.coords and array[d].dtype.kind == "M" and not _is_reference_time(array, d)
+    ]
+    return next(iter([*told, *named, *dated]), None)
+
+
+def _is_reference_time(array: xr.DataArray, name: Hashable) -> bool:
+    return name == "init_time" or array[name].attrs.get("standard_name") == "forecast_reference_time"
+
+
+def _any_step(array: xr.DataArray, time: Hashable | None) -> np.timedelta64 | None:
+    """Step of the time axis, or of the lead times, that turns an amount into a rate."""
+    for axis in (time, "lead_time"):
+        if axis is not None and axis in array.coords and array.sizes.get(axis, 0) > 1:
+            steps = np.diff(array[axis].values)
+            if steps.dtype.kind == "m" and len(set(steps.tolist())) >= 1:
+                return np.median(steps.astype("m8[ns]").astype("i8")).astype("m8[ns]")
+    if array.sizes.get("lead_time") == 1 and array["lead_time"].dtype.kind == "m":
+        return array["lead_time"].values[0]
+    return None
+
+
+# ---------------------------------------------------------------- reading
+
+
+def rain_rate(
+    obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None, *, zr: tuple[float, float] | None = None
+) -> xr.DataArray:
+    """The field in the units of computing: rain rate in mm h-1 (VIL stays in kg m-2).
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+        Anything that `find_field` understands, forecasts included.
+    variable, zr
+        As in `find_field`.
+
+    Returns
+    -------
+    xarray.DataArray
+        float32, with the user's coordinates, y and x last; lazy where the input is. NaN means not measured.
+
+    Raises
+    ------
+    ValueError
+        As `find_field`; and, when computed, if rain is negative or infinite.
+
+    Examples
+    --------
+    >>> rain = xr.DataArray(
+    ...     np.full((8, 8), 0.001), dims=("y", "x"), name="rr",
+    ...     attrs={"units": "kg m-2 s-1", "standard_name": "rainfall_flux"},
+    ... )
+    >>> round(float(rain_rate(rain)[0, 0]), 4)
+    3.6
+    """
+    field = find_field(obj, variable, zr=zr)
+    return converted(field).transpose(..., field.y, field.x)
+
+
+def converted(field: Field) -> xr.DataArray:
+    """The field's values in the units of computing, float32, lazy where the field is; dims as they were.
+
+    Parameters
+    ----------
+    field : Field
+
+    Returns
+    -------
+    xarray.DataArray
+
+    Examples
+    --------
+    >>> rain = xr.DataArray(np.ones((8, 8)), dims=("y", "x"), name="rr", attrs={"units": "mm h-1"})
+    >>> converted(find_field(rain)).attrs["units"]
+    'mm h-1'
+    """
+    result = xr.apply_ufunc(
+        field.conversion, field.array, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True
+    )
+    if field.quantity == "rain_rate":
+        kept = {k: v for k, v in field.array.attrs.items() if k not in ("zerovalue", "threshold", "transform")}
+        result.attrs = kept | {"units": "mm h-1"}
+        if isinstance(field.conversion, units.ZR):
+            result.attrs |= {"standard_name": "rainfall_rate", "long_name": "rain rate from reflectivity"}
+            result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
+    return result
+
+
+def north_up(array: xr.DataArray, y: Hashable, x: Hashable) -> xr.DataArray:
+    """The array with its first row in the north and its first column in the west, so that models see one world.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    y, x : hashable
+        Names of the horizontal dims. Without coordinates the order is left as it is.
+
+    Returns
+    -------
+    xarray.DataArray
+        A view, lazy where the input is.
+
+    Examples
+    --------
+    >>> grid = xr.DataArray(np.arange(4).reshape(2, 2), dims=("y", "x"), coords={"y": [0, 1], "x": [0, 1]})
+    >>> north_up(grid, "y", "x").values.tolist()
+    [[2, 3], [0, 1]]
+    """
+    south_first, east_first = orientation(array, y, x)
+    flips = {y: slice(None, None, -1 if south_first else 1), x: slice(None, None, -1 if east_first else 1)}
+    return array.isel(flips) if south_first or east_first else array
+
+
+def orientation(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[bool, bool]:
+    """Whether the first row lies in the south, and whether the first column lies in the east.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    y, x : hashable
+        Names of the horizontal dims.
+
+    Returns
+    -------
+    (bool, bool)
+        Told by the coordinates of y and x, else by 2-D latitudes and longitudes; False where nothing tells.
+
+    Examples
+    --------
+    >>> orientation(xr.DataArray(np.zeros((2, 2)), dims=("y", "x"), coords={"y": [0, 1], "x": [0, 1]}), "y", "x")
+    (True, False)
+    """
+    south_first = _rises(array, y, y, x, "latitude")
+    east_first = not _rises(array, x, y, x, "longitude", unknown=True)
+    return south_first, east_first
+
+
+def _rises(array: xr.DataArray, axis: Hashable, y: Hashable, x: Hashable, kind: str, unknown: bool = False) -> bool:
+    if array.sizes[axis] < 2:
+        return unknown
+    if axis in array.coords:
+        ends = array[axis].values[[0, -1]]
+        return bool(ends[1] > ends[0])
+    for name in array.cf.coordinates.get(kind, []):
+        if set(array[name].dims) == {y, x}:
+            ends = array[name].isel({axis: [0, -1], (x if axis == y else y): 0}).values
+            return bool(ends[1] > ends[0])
+    return unknown
+
+
+def grid_spacing(array: xr.DataArray, y: Hashable | None = None, x: Hashable | None = None) -> tuple[float, float] | None:
+    """Distance between neighbouring cells along y and x in km, in the middle of the grid.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+        With projected y and x (any unit of length), 1-D latitudes and longitudes, or 2-D ones.
+    y, x : hashable, optional
+        Names of the horizontal dims; found by CF when left out.
+
+    Returns
+    -------
+    (float, float) or None
+        None where the coordinates do not tell.
+
+    Examples
+    --------
+    >>> grid = xr.DataArray(np.zeros((3, 3)), dims=("lat", "lon"), coords={
+    ...     "lat": ("lat", [59.0, 60.0, 61.0], {"units": "degrees_north"}),
+    ...     "lon": ("lon", [0.0, 1.0, 2.0], {"units": "degrees_east"})})
+    >>> [round(km, 1) for km in grid_spacing(grid)]
+    [111.2, 55.6]
+    """
+    if y is None or x is None:
+        y, x = _horizontal_dims(array)
+    if y in array.coords and x in array.coords and array.sizes[y] > 1 and array.sizes[x] > 1:
+        dy, dx = (float(np.median(np.abs(np.diff(array[d].values)))) for d in (y, x))
+        km = [units.length_in_km(array[d].attrs.get("units")) for d in (y, x)]
+        if km[0] is not None and km[1] is not None:
+            return float(dy * km[0]), float(dx * km[1])
+        if str(array[y].attrs.get("units", "")).startswith("degree") and "latitude" in array.cf.coordinates:
+            if y in array.cf.coordinates["latitude"]:
+                degree = float(np.deg2rad(1.0)) * EARTH_RADIUS_KM
+                return dy * degree, dx * degree * float(np.cos(np.deg2rad(array[y].values.mean())))
+    return _curvilinear_spacing(array, y, x)
+
+
+def _curvilinear_spacing(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[float, float] | None:
+    pair = [
+        next((n for n in array.cf.coordinates.get(kind, []) if set(array[n].dims) == {y, x}), None)
+        for kind in ("latitude", "longitude")
+    ]
+    if pair[0] is None or pair[1] is None or min(array.sizes[y], array.sizes[x]) < 2:
+        return None
+    middle = {y: array.sizes[y] // 2 - 1, x: array.sizes[x] // 2 - 1}
+    cells = {y: slice(middle[y], middle[y] + 2), x: slice(middle[x], middle[x] + 2)}
+    lat, lon = (np.deg2rad(array[n].transpose(y, x).isel(cells).values.astype("f8")) for n in pair)
+
+    def km(a: tuple[int, int], b: tuple[int, int]) -> float:
+        half = np.sin((lat[a] - lat[b]) / 2) ** 2 + np.cos(lat[a]) * np.cos(lat[b]) * np.sin((lon[a] - lon[b]) / 2) ** 2
+        return float(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(half)))
+
+    return km((0, 0), (1, 0)), km((0, 0), (0, 1))
+
+
+# ---------------------------------------------------------------- labelling
+
+
+def label_forecast(
+    values: Any,
+    field: Field,
+    source: xr.Dataset | xr.DataArray,
+    *,
+    init_times: np.ndarray,
+    lead_times: np.ndarray,
+    members: Sequence[int] | None,
+    attrs: dict[str, Any],
+    history: str,
+) -> xr.Dataset | xr.DataArray:
+    """Dress computed values as a CF forecast in the user's own terms.
+
+    Parameters
+    ----------
+    values : array
+        ``(*extra, init_time, [member], lead_time, y, x)``, in the user's units and order of rows and columns.
+    field : Field
+        The field that was forecast.
+    source : xarray.Dataset or xarray.DataArray
+        What the user gave; the same kind comes back.
+    init_times : numpy.ndarray
+        datetime64[ns].
+    lead_times : numpy.ndarray
+        timedelta64[ns].
+    members : sequence of int or None
+        Numbers of the members; None for a deterministic forecast.
+    attrs : dict
+        What made the forecast: model, options, seed.
+    history : str
+        What was done, without the time.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        The variable's name, attributes, grid mapping and horizontal coordinates are the user's.
+
+    Examples
+    --------
+    >>> rain = xr.DataArray(np.ones((8, 8)), dims=("y", "x"), name="rr", attrs={"units": "mm h-1"})
+    >>> fc = label_forecast(
+    ...     np.ones((1, 2, 8, 8)), find_field(rain), rain, init_times=np.array(["2024-06-01"], "M8[ns]"),
+    ...     lead_times=np.array([5, 10], "m8[m]"), members=None, attrs={"nowcast_model": "none"}, history="made up")
+    >>> fc.dims, fc.valid_time.dims
+    (('init_time', 'lead_time', 'y', 'x'), ('init_time', 'lead_time'))
+    """
+    array = field.array
+    dims = [*field.extra, "init_time", *(["member"] if members is not None else []), "lead_time", field.y, field.x]
+    coords = _time_coordinates(init_times, lead_times)
+    if members is not None:
+        numbers = np.asarray(members, dtype="int32")
+        coords["member"] = xr.Variable("member", numbers, {"standard_name": "realization", "units": "1"})
+    coords |= {
+        name: coordinate.variable
+        for name, coordinate in array.coords.items()
+        if set(coordinate.dims) <= {*field.extra, field.y, field.x} and name != field.time
+    }
+    result = xr.DataArray(values, dims=dims, coords=coords, name=array.name)
+    # Packing fits the observations' range; a forecast is stored as the float32 that it is.
+    result.attrs = {k: v for k, v in array.attrs.items() if k not in ("ancillary_variables", "coordinates")}
+    if isinstance(field.conversion, units.ZR):
+        result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
+    if "grid_mapping" in array.encoding:
+        result.encoding["grid_mapping"] = array.encoding["grid_mapping"]
+
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if isinstance(source, xr.DataArray):
+        result.attrs |= attrs | {"history": _prepend(f"{now}: {history}", array.attrs.get("history"))}
+        return result
+    dataset = result.to_dataset(name=field.name)
+    companions = _companions(field, source)
+    dataset = dataset.assign({n: source[n].variable for n in companions})
+    dataset = dataset.set_coords([n for n in companions if n in source.coords])
+    dataset.attrs = dict(source.attrs) | attrs | {"Conventions": CONVENTIONS}
+    dataset.attrs["history"] = _prepend(f"{now}: {history}", source.attrs.get("history"))
+    return dataset
+
+
+def _time_coordinates(init_times: np.ndarray, lead_times: np.ndarray) -> dict[Hashable, xr.Variable]:
+    init = np.asarray(init_times, dtype="M8[ns]")
+    lead = np.asarray(lead_times, dtype="m8[ns]")
+    valid = init[:, None] + lead[None, :]
+    epoch = {"units": "seconds since 1970-01-01", "dtype": "int64"}
+    whole_minutes = not np.any(lead % np.timedelta64(60, "s"))
+    period = {"units": "minutes" if whole_minutes else "seconds", "dtype": "int64"}
+    return {
+        "init_time": xr.Variable(
+            "init_time", init, {"standard_name": "forecast_reference_time", "long_name": "time of the newest input"}, epoch
+        ),
+        "lead_time": xr.Variable(
+            "lead_time", lead, {"standard_name": "forecast_period", "long_name": "time since the newest input"}, period
+        ),
+        "valid_time": xr.Variable(
+            ("init_time", "lead_time"), valid, {"standard_name": "time", "long_name": "time that is forecast"}, epoch
+        ),
+    }
+
+
+def _companions(field: Field, source: xr.Dataset) -> list[str]:
+    """Variables that the field's attributes name (grid mapping, cell areas) and bounds of its own coordinates."""
+    array = field.array
+    told = [array.attrs.get(a, array.encoding.get(a, "")) for a in ("grid_mapping", "cell_measures")]
+    told += [c.attrs.get("bounds", c.encoding.get("bounds", "")) for n, c in array.coords.items() if n != field.time]
+    # "crs: x y crs2: lat lon" is CF's long form of grid_mapping; "area: cell_area" is that of cell_measures.
+    names = [word.rstrip(":") for word in " ".join(map(str, told)).split()]
+    kept = {*array.dims} - {field.time}
+    return [
+        n
+        for n in dict.fromkeys(names)
+        if n in source.variables
+        and n not in source.dims
+        and field.time not in source[n].dims
+        and len(set(source[n].dims) - kept) <= 1  # the two ends of a cell
+    ]
+
+
+def _prepend(line: str, old: Any) -> str:
+    return f"{line}\n{old}" if old else line

@@ -1,0 +1,248 @@
+"""The verb `forecast`, on one page: field -> windows -> engine -> CF dataset."""
+
+from collections.abc import Hashable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import xarray as xr
+
+from xnowcast import cf, windows
+from xnowcast.cf import Field
+
+if TYPE_CHECKING:
+    from xnowcast.engine import ModelRecipe
+    from xnowcast.models.base import ForecastModel, Task
+
+T_Xarray = TypeVar("T_Xarray", xr.Dataset, xr.DataArray)
+
+
+def forecast(
+    obj: T_Xarray,
+    model: "str | ForecastModel" = "extrapolation",
+    *,
+    lead_time: str | timedelta | np.timedelta64 | None = None,
+    steps: int | None = None,
+    init_times: windows.InitTimes = "latest",
+    members: int | None = None,
+    seed: int = 0,
+    variable: Hashable | None = None,
+    zr: tuple[float, float] | None = None,
+    on_gap: windows.OnGap = "raise",
+    weights: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> T_Xarray:
+    """Continue a precipitation sequence into the future.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+        A precipitation field with time, y and x axes in any order, and any other dims: rain rate, amount per
+        step, or reflectivity in dBZ. NaN means not measured.
+    model : str or ForecastModel
+        Name of a system (`xnowcast.models.names`), path of a weights file, or a model in memory.
+    lead_time : duration, optional
+        How far to forecast, such as ``"60min"``; a multiple of the data's step. One hour by default.
+    steps : int, optional
+        How far to forecast in steps, instead of ``lead_time``.
+    init_times : "latest", "all", time, list of times or slice of times
+        When the forecasts start. ``slice("2024-06-01T12", "2024-06-01T18", "30min")`` starts one every half hour.
+    members : int, optional
+        Members of an ensemble; 10 by default for models that have members.
+    seed : int
+        Member 3 is the same for one seed and init time however many members are asked for, and however the
+        data are chunked.
+    variable : hashable, optional
+        Name of the field where a dataset has more than one.
+    zr : (float, float), optional
+        a and b of Z = a R**b for fields in dBZ; by default the field's attributes ``zr_a`` and ``zr_b``, else
+        200 and 1.6.
+    on_gap : {"raise", "skip", "fill"}
+        What to do with a forecast that would read across a missing frame.
+    weights : str, optional
+        Path of a weights file for a system that is trained.
+    device : str
+        ``"auto"`` is the GPU where there is one, else the CPU.
+    batch_size : int, optional
+        Samples (init times x members) that the model gets at once.
+    progress : bool, optional
+        A progress bar while in-memory data are computed; by default on a terminal only.
+    **options
+        The model's own options.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        Whichever was given, with dims ``(..., init_time, [member], lead_time, y, x)``, in the user's units; NaN
+        where nothing was ever measured, and, for ``extrapolation``, where the air comes from outside. Lazy
+        where the data are lazy: nothing is computed and no weights are read until the result is asked for.
+
+    Raises
+    ------
+    ValueError
+        If the field, its units, its times, the model or an argument will not do; the message says what would.
+
+    Examples
+    --------
+    >>> import xnowcast
+    >>> radar = xnowcast.datasets.synthetic_radar(frames=6, shape=(32, 32), seed=1)
+    >>> fc = forecast(radar, "extrapolation", lead_time="20min")
+    >>> dict(fc.sizes)
+    {'init_time': 1, 'lead_time': 4, 'y': 32, 'x': 32}
+    """
+    from xnowcast import engine  # torch comes with it, and a login node that only opens files need not wait for that
+
+    field = cf.find_field(obj, variable, zr=zr)
+    recipe, task = _plan_model(model, weights, options)
+    axis = windows.time_axis(field.array, field.time)
+    count = windows.lead_steps(axis.step, lead_time=lead_time, steps=steps)
+    _check(field, task, recipe, axis.step, count)
+    numbers = _member_numbers(task, recipe, members)
+    _check_counts(seed=seed, batch_size=batch_size)
+    engine.choose_device(device)
+    chosen = windows.input_windows(axis, task.input_frames, init_times, on_gap=on_gap)
+
+    lazy = field.array.chunks is not None
+    data, indices = _frames(field, chosen)
+    plan = engine.ForecastPlan(task, count, seed, device, field.conversion)
+    values = engine.forecast_array(
+        data,
+        recipe,
+        plan,
+        indices=indices,
+        init_times=chosen.init_times,
+        members=numbers,
+        extra_labels=[_labels(field.array, d) for d in field.extra],
+        batch_size=batch_size,
+    )
+    result = cf.label_forecast(
+        _user_orientation(values, field),
+        field,
+        obj,
+        init_times=chosen.init_times,
+        lead_times=np.arange(1, count + 1) * axis.step,
+        members=numbers,
+        attrs=_provenance(recipe, options, seed if task.stochastic else None, chosen),
+        history=f"xnowcast forecast with {_model_name(recipe)}",
+    )
+    if lazy:
+        return result
+    with engine.progress_bar(progress):
+        return result.compute()
+
+
+def _plan_model(
+    model: "str | ForecastModel", weights: str | None, options: dict[str, Any]
+) -> "tuple[ModelRecipe | ForecastModel, Task]":
+    """The recipe (or the model in memory) and its task, without building a network."""
+    from xnowcast import models
+    from xnowcast.engine import ModelRecipe
+    from xnowcast.weights import looks_like_weights, read_card
+
+    if not isinstance(model, str):
+        if not (hasattr(model, "task") and hasattr(model, "forecast")):
+            raise ValueError(f"model is a {type(model).__name__}; give a name, a weights file or a model with .forecast()")
+        if weights is not None or options:
+            raise ValueError("a model in memory is complete: weights= and the model's options go with a name")
+        return model, model.task
+    path = weights if weights is not None else (model if looks_like_weights(model) else None)
+    if path is None:
+        task = models.declare(model, **options)
+        if task.trained:
+            raise ValueError(f"{model!r} needs weights: give the path of a file with weights=")
+        return ModelRecipe(model, tuple(sorted(options.items()))), task
+    card = read_card(path)
+    if weights is not None and card.system != model:
+        raise ValueError(f"{path} holds weights of {card.system!r}, not of {model!r}")
+    if options:
+        raise ValueError(f"{path} fixes the model's options; leave out {', '.join(options)}")
+    recipe = ModelRecipe(card.system, tuple(sorted(card.options.items())), str(path), card.sha256)
+    return recipe, models.declare(card.system, **card.options)
+
+
+def _check(field: Field, task: "Task", recipe: Any, step: np.timedelta64, steps: int) -> None:
+    """Everything that can be refused before any work."""
+    name = _model_name(recipe)
+    if task.verb != "forecast":
+        raise ValueError(f"{name!r} does not forecast, it is for ds.nowcast.{task.verb}")
+    if task.quantity is not None and task.quantity != field.quantity:
+        raise ValueError(f"{name!r} reads {task.quantity}, and variable {field.name!r} is {field.quantity}")
+    size = field.array.sizes[field.y], field.array.sizes[field.x]
+    if min(size) < task.min_grid:
+        raise ValueError(
+            f"the grid has {size[0]} x {size[1]} cells; {name!r} needs at least {task.min_grid} x {task.min_grid}"
+        )
+    if task.step is not None and np.timedelta64(task.step) != step:
+        raise ValueError(f"{name!r} was made for a step of {task.step}, and the data have {step.astype('m8[s]')}")
+    if task.max_steps is not None and steps > task.max_steps:
+        raise ValueError(f"{name!r} forecasts up to {task.max_steps} steps; {steps} were asked for")
+    if field.array.chunks is None and _all_nan(field):
+        raise ValueError(f"variable {field.name!r} is NaN everywhere: nothing was measured, so there is nothing to continue")
+
+
+def _all_nan(field: Field) -> bool:
+    """Whether data in memory are all NaN; stops at the first frame that is not, and never loads a file whole."""
+    array = field.array.transpose(field.time, ...)
+    return all(bool(np.isnan(array[i].values).all()) for i in range(array.shape[0] - 1, -1, -1))
+
+
+def _member_numbers(task: "Task", recipe: Any, members: int | None) -> range | None:
+    if members is not None and (isinstance(members, bool) or not isinstance(members, int | np.integer) or members < 1):
+        raise ValueError(f"members is {members!r}; it must be a whole number of 1 or more")
+    if task.stochastic:
+        return range(10 if members is None else int(members))
+    if members is not None and members > 1:
+        raise ValueError(
+            f"{_model_name(recipe)!r} is deterministic: all of the {members} members would be the same; leave members out"
+        )
+    return None
+
+
+def _check_counts(*, seed: int, batch_size: int | None) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; it must be a whole number of 0 or more")
+    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
+        raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of 1 or more")
+
+
+def _frames(field: Field, chosen: windows.Windows) -> tuple[Any, np.ndarray]:
+    """The frames that are needed, as a dask array with the first row in the north, and where each window finds them."""
+    first = chosen.indices[chosen.indices != windows.MISSING].min()
+    last = chosen.indices.max()
+    array = field.array.isel({field.time: slice(first, last + 1)})
+    array = cf.north_up(array, field.y, field.x).transpose(*field.extra, field.time, field.y, field.x)
+    if array.chunks is None:
+        array = array.chunk({field.time: 24})
+    return array.data, np.where(chosen.indices == windows.MISSING, windows.MISSING, chosen.indices - first)
+
+
+def _user_orientation(values: Any, field: Field) -> Any:
+    south_first, east_first = cf.orientation(field.array, field.y, field.x)
+    return values[..., :: -1 if south_first else 1, :: -1 if east_first else 1]
+
+
+def _labels(array: xr.DataArray, dim: Hashable) -> list[Any]:
+    return array[dim].values.tolist() if dim in array.coords else list(range(array.sizes[dim]))
+
+
+def _model_name(recipe: Any) -> str:
+    return getattr(recipe, "name", type(recipe).__name__)
+
+
+def _provenance(recipe: Any, options: dict[str, Any], seed: int | None, chosen: windows.Windows) -> dict[str, Any]:
+    """What made the forecast, as attributes."""
+    from xnowcast import __version__
+
+    attrs: dict[str, Any] = {"nowcast_model": _model_name(recipe), "nowcast_package": f"xnowcast {__version__}"}
+    if options:
+        attrs["nowcast_options"] = ", ".join(f"{k}={v!r}" for k, v in sorted(options.items()))
+    if seed is not None:
+        attrs["nowcast_seed"] = seed
+    if getattr(recipe, "sha256", None):
+        attrs["nowcast_weights_sha256"] = recipe.sha256
+    if chosen.skipped.size:
+        attrs["nowcast_skipped_init_times"] = ", ".join(np.datetime_as_string(chosen.skipped, unit="s"))
+    return attrs

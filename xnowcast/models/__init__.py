@@ -1,0 +1,153 @@
+"""The registry: one line a system, nothing imported until a model is asked for."""
+
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xnowcast.models.base import Task
+
+REGISTRY = {
+    "persistence": "xnowcast.models.persistence:Persistence",
+    "extrapolation": "xnowcast.models.extrapolation:Extrapolation",
+}
+
+
+def names() -> list[str]:
+    """Names of all systems that `build` and the verbs understand.
+
+    Examples
+    --------
+    >>> "extrapolation" in names()
+    True
+    """
+    return sorted(REGISTRY)
+
+
+def register(name: str, target: str) -> None:
+    """Add a system of your own to the registry.
+
+    Parameters
+    ----------
+    name : str
+        What users write: ``ds.nowcast.forecast(name)``.
+    target : str
+        ``"package.module:Class"``. The class has ``declare(**options) -> Task`` and the methods of
+        `xnowcast.models.base.ForecastModel`. It is imported when it is first used.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken by another class or the target has no colon.
+
+    Examples
+    --------
+    >>> register("steady", "xnowcast.models.persistence:Persistence")
+    >>> "steady" in names()
+    True
+    >>> del REGISTRY["steady"]
+    """
+    if ":" not in target:
+        raise ValueError(f"the target {target!r} names no class; write it as 'package.module:Class'")
+    if REGISTRY.get(name, target) != target:
+        raise ValueError(f"there is a system {name!r} already ({REGISTRY[name]}); choose another name")
+    REGISTRY[name] = target
+
+
+def find(name: str) -> Any:
+    """The class of a system.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+
+    Returns
+    -------
+    type
+        The model's class.
+
+    Raises
+    ------
+    ValueError
+        If there is no such system; the nearest names are suggested.
+
+    Examples
+    --------
+    >>> find("persistance")
+    Traceback (most recent call last):
+    ValueError: there is no model 'persistance'; did you mean 'persistence'? Known models: ...
+    """
+    if name not in REGISTRY:
+        near = get_close_matches(name, REGISTRY, n=1, cutoff=0.5)
+        hint = f" did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no model {name!r};{hint} Known models: {', '.join(names())}")
+    module, attribute = REGISTRY[name].split(":")
+    return getattr(import_module(module), attribute)
+
+
+def declare(name: str, **options: Any) -> "Task":
+    """What a system reads and gives, without building its network.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    **options
+        The system's own options.
+
+    Returns
+    -------
+    xnowcast.models.base.Task
+
+    Raises
+    ------
+    ValueError
+        If the system or one of its options is unknown.
+
+    Examples
+    --------
+    >>> declare("persistence").input_frames
+    1
+    """
+    return _call(find(name).declare, name, options)
+
+
+def build(name: str, **options: Any) -> Any:
+    """The untrained model of a system.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    **options
+        The system's own options, ``size="tiny"`` among them where it has a network.
+
+    Returns
+    -------
+    xnowcast.models.base.ForecastModel
+
+    Raises
+    ------
+    ValueError
+        If the system or one of its options is unknown.
+
+    Examples
+    --------
+    >>> build("persistence").task.stochastic
+    False
+    """
+    return _call(find(name), name, options)
+
+
+def _call(function: Any, name: str, options: dict[str, Any]) -> Any:
+    """``function(**options)``, with unknown options named as such rather than as a TypeError from inside."""
+    from inspect import signature
+
+    known = signature(find(name).declare).parameters
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(
+            f"{name!r} has no option {', '.join(map(repr, unknown))}; its options are: {', '.join(known) or 'none'}"
+        )
+    return function(**options)

@@ -1,0 +1,32 @@
+"""Persistence: the newest frame, unchanged."""
+
+from torch import Tensor
+
+from xnowcast.models.base import Task
+from xnowcast.noise import Noise
+from xnowcast.transforms import Identity
+
+
+class Persistence:
+    """The newest frame, unchanged: what everybody must beat.
+
+    Examples
+    --------
+    >>> import torch
+    >>> frames = torch.rand(1, 1, 1, 8, 8)
+    >>> Persistence().forecast(frames, frames >= 0, steps=3).shape
+    torch.Size([1, 3, 1, 8, 8])
+    """
+
+    def __init__(self) -> None:
+        self.task = self.declare()
+        self.transform = Identity()
+
+    @classmethod
+    def declare(cls) -> Task:
+        """Reads one frame of anything."""
+        return Task("forecast", input_frames=1)
+
+    def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
+        """``(b, t, 1, y, x)`` to ``(b, steps, 1, y, x)``."""
+        return frames[:, -1:].expand(-1, steps, -1, -1, -1)

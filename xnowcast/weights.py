@@ -1,0 +1,286 @@
+"""Weights that carry their contract: one safetensors file with the model's card inside.
+
+Nothing is ever unpickled. The card stands in the file's header, so a forecast can be planned without reading a
+single weight; it holds a hash of the tensors, which is checked when they are read.
+"""
+
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_KEY = "xnowcast"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is, what it reads, and where its weights come from.
+
+    Attributes
+    ----------
+    system : str
+        Name in the registry.
+    options : dict
+        Options that the network was built with.
+    reads : str
+        Quantity, units, frames, step and grid, in words.
+    description : str
+        What it does.
+    training_data, licence : str
+        Sources of the weights; empty for a system that needs none.
+    scores : dict
+        Name of a score to its value, measured on data that were not trained on.
+    parameters : int
+        Number of trained numbers.
+    sha256 : str
+        Hash of the tensors; empty for a system that needs none.
+
+    Examples
+    --------
+    >>> print(ModelCard("persistence", reads="1 frame", description="The newest frame, unchanged."))
+    persistence: The newest frame, unchanged.
+      reads       1 frame
+    """
+
+    system: str
+    options: dict[str, Any] = field(default_factory=dict)
+    reads: str = ""
+    description: str = ""
+    training_data: str = ""
+    licence: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    parameters: int = 0
+    sha256: str = ""
+
+    def _rows(self) -> list[tuple[str, str]]:
+        pairs = {
+            "reads": self.reads,
+            "options": ", ".join(f"{k}={v!r}" for k, v in self.options.items()),
+            "parameters": f"{self.parameters:,}" if self.parameters else "",
+            "trained on": self.training_data,
+            "licence": self.licence,
+            "scores": ", ".join(f"{k} {v:.3g}" for k, v in self.scores.items()),
+            "sha256": self.sha256,
+        }
+        return [(name, value) for name, value in pairs.items() if value]
+
+    def __str__(self) -> str:
+        lines = [f"{self.system}: {self.description}" if self.description else self.system]
+        return "\n".join(lines + [f"  {name:<11} {value}" for name, value in self._rows()])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self._rows()
+        )
+        return (
+            f"<div><strong>{html.escape(self.system)}</strong><p>{html.escape(self.description)}</p>"
+            f"<table>{rows}</table></div>"
+        )
+
+
+def card(model: str) -> ModelCard:
+    """The card of a system or of a weights file.
+
+    Parameters
+    ----------
+    model : str
+        Name of a system (`xnowcast.models.names`) or path of a weights file.
+
+    Returns
+    -------
+    ModelCard
+
+    Raises
+    ------
+    ValueError
+        If there is no such system, or the file holds no weights of xnowcast.
+
+    Examples
+    --------
+    >>> card("persistence").reads
+    '1 frame of any precipitation field, any step, grids of 8 x 8 cells or more'
+    """
+    if looks_like_weights(model):
+        return read_card(model)
+    from xnowcast import models
+
+    return ModelCard(model, reads=_in_words(models.declare(model)), description=_summary(models.find(model)))
+
+
+def _in_words(task: Any) -> str:
+    frames = "1 frame" if task.input_frames == 1 else f"{task.input_frames} frames"
+    quantity = {"rain_rate": "rain rate", "vil": "VIL", None: "any precipitation field"}[task.quantity]
+    step = "any step" if task.step is None else f"a step of {task.step}"
+    return f"{frames} of {quantity}, {step}, grids of {task.min_grid} x {task.min_grid} cells or more"
+
+
+def _summary(model_class: type) -> str:
+    return (model_class.__doc__ or "").strip().split("\n")[0]
+
+
+def looks_like_weights(name: str) -> bool:
+    """Whether a model's name is the path of a weights file.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> looks_like_weights("extrapolation"), looks_like_weights("runs/best.safetensors")
+    (False, True)
+    """
+    return str(name).endswith(".safetensors")
+
+
+def save(path: str | Path, model: Any, *, system: str, options: Mapping[str, Any] | None = None, **about: Any) -> ModelCard:
+    """Write a model's weights with its card.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Ends in ``.safetensors``. Replaced whole, never left half written.
+    model : torch.nn.Module
+        With a `task`.
+    system : str
+        Its name in the registry.
+    options : mapping, optional
+        The options that build it again; numbers, strings, booleans and lists.
+    **about
+        Other fields of `ModelCard`: ``training_data``, ``licence``, ``scores``, ``description``.
+
+    Returns
+    -------
+    ModelCard
+        As written.
+
+    Raises
+    ------
+    ValueError
+        If the path has another ending.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} must end in .safetensors")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    about = {"reads": _in_words(model.task), "description": _summary(type(model))} | about
+    written = ModelCard(
+        system,
+        dict(options or {}),
+        parameters=sum(p.numel() for p in model.parameters()),
+        sha256=_hash(tensors),
+        **about,
+    )
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={_KEY: json.dumps(asdict(written))})
+    part.replace(path)
+    return written
+
+
+def read_card(path: str | Path) -> ModelCard:
+    """The card of a weights file; reads its header only.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    ModelCard
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, it is no safetensors file, is cut short, or holds no card of xnowcast.
+    """
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+    if _KEY not in metadata:
+        raise ValueError(f"{path} is a safetensors file without an xnowcast card: write weights with xnowcast.weights.save")
+    content = json.loads(metadata[_KEY])
+    known = {f.name for f in fields(ModelCard)}
+    return ModelCard(**{k: v for k, v in content.items() if k in known})
+
+
+def load(model: str | Path, *, sha256: str | None = None) -> Any:
+    """A model that is ready to run.
+
+    Parameters
+    ----------
+    model : str or pathlib.Path
+        Path of a weights file, or name of a system that needs no weights.
+    sha256 : str, optional
+        Hash that the tensors must have; the one in the card is always checked.
+
+    Returns
+    -------
+    ForecastModel
+        In evaluation mode, with its `ModelCard` as ``card``.
+
+    Raises
+    ------
+    ValueError
+        If the file is no weights of xnowcast, was cut short or altered, or does not fit the system.
+
+    Examples
+    --------
+    >>> load("persistence").card.system
+    'persistence'
+    """
+    from xnowcast import models
+
+    if not looks_like_weights(str(model)):
+        built = models.build(str(model))
+        if built.task.trained:
+            raise ValueError(f"{model!r} needs weights: load the path of a weights file instead")
+        built.card = card(str(model))
+        return built
+    about = read_card(model)
+    with _open(model) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the handle is no dict)
+    found = _hash(tensors)
+    if found != about.sha256 or (sha256 is not None and found != sha256):
+        raise ValueError(f"{model} was altered: its tensors have the hash {found[:12]}, expected {(sha256 or about.sha256)[:12]}")
+    built = models.build(about.system, **about.options)
+    try:
+        built.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{model} does not fit {about.system!r} as it is built here: {error}") from None
+    built.card = about
+    return built.eval()
+
+
+def _open(path: str | Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ValueError(f"there is no weights file {path}")
+    try:
+        return safe_open(str(path), framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file: {error}") from None
+
+
+def _hash(tensors: "Mapping[str, Tensor]") -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
