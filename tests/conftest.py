@@ -20,3 +20,60 @@ def shared_data() -> Path:
     if folder is None:
         pytest.skip("the real radar events (../shared/data) are not on this checkout")
     return folder
+
+
+TOY_MODELS = {
+    "noisy": "toy_models:NoisyPersistence",
+    "tiny-net": "toy_models:TinyNet",
+    "counting": "toy_models:Counting",
+}
+
+
+@pytest.fixture
+def toy_models(monkeypatch):
+    """The registry with the toy models in it, for one test."""
+    from xnowcast import models
+
+    monkeypatch.setattr(models, "REGISTRY", models.REGISTRY | TOY_MODELS)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return TOY_MODELS
+
+
+@pytest.fixture
+def radar():
+    """Ten frames of 24 x 32 cells, in memory: a wet blob that moves and grows, and a corner that no radar sees."""
+    import numpy as np
+    import xarray as xr
+
+    y, x = np.mgrid[:24, :32]
+    frames = [8 * np.exp(-((y - 12) ** 2 + (x - 6 - t) ** 2) / 20) * (1 + t / 10) for t in range(10)]
+    rain = np.where(np.array(frames) > 0.1, frames, 0).astype("float32")
+    rain[:, :4, :4] = np.nan
+    times = np.datetime64("2024-06-01T12:00", "ns") + np.arange(10) * np.timedelta64(5, "m")
+    array = xr.DataArray(
+        rain,
+        dims=("time", "y", "x"),
+        coords={
+            "time": times,
+            "y": ("y", 1000.0 * np.arange(24)[::-1], {"standard_name": "projection_y_coordinate", "units": "m"}),
+            "x": ("x", 1000.0 * np.arange(32), {"standard_name": "projection_x_coordinate", "units": "m"}),
+        },
+        attrs={"standard_name": "rainfall_rate", "units": "mm h-1", "grid_mapping": "crs"},
+    )
+    crs = xr.DataArray(0, attrs={"grid_mapping_name": "lambert_azimuthal_equal_area"})
+    return xr.Dataset({"rain": array, "crs": crs}, attrs={"title": "a blob", "history": "made"})
+
+
+class NothingMayRun:
+    """A Dask scheduler that refuses: what is lazy must not call it."""
+
+    def __call__(self, *args, **kwargs):
+        raise AssertionError("something was computed while the graph was built")
+
+
+@pytest.fixture
+def nothing_may_run():
+    """Context manager under which computing anything with Dask fails the test."""
+    import dask
+
+    return dask.config.set(scheduler=NothingMayRun())

@@ -1,6 +1,6 @@
 """``ds.nowcast`` and ``da.nowcast``: each public function as a method, with its signature and no logic."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import xarray as xr
@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     import numpy as np
-    from matplotlib.animation import FuncAnimation
-    from matplotlib.figure import Figure
 
     from xnowcast.models.base import ForecastModel
     from xnowcast.windows import InitTimes, OnGap

@@ -127,9 +127,7 @@ def find_field(
     if units.is_reflectivity(array.attrs.get("units")):
         return Field(array, y, x, time, "rain_rate", _reflectivity_conversion(array, zr))
     if zr is not None:
-        raise ValueError(
-            f"zr={zr} is for fields in dBZ; variable {name!r} has units {array.attrs.get('units')!r}"
-        )
+        raise ValueError(f"zr={zr} is for fields in dBZ; variable {name!r} has units {array.attrs.get('units')!r}")
     conversion = units.rain_rate_conversion(array.attrs.get("units"), name=name, step=_any_step(array, time))
     return Field(array, y, x, time, "rain_rate", conversion)
 
@@ -219,9 +217,7 @@ def _time_dim(array: xr.DataArray, horizontal: tuple[Hashable, Hashable]) -> Has
     rest = [d for d in array.dims if d not in horizontal]
     told = [n for n in array.cf.axes.get("T", []) if n in rest and not _is_reference_time(array, n)]
     named = [n for n in _AXIS_NAMES["time"] if n in rest]
-    dated = [
-        d for d in rest if d in array.coords and array[d].dtype.kind == "M" and not _is_reference_time(array, d)
-    ]
+    dated = [d for d in rest if d in array.coords and array[d].dtype.kind == "M" and not _is_reference_time(array, d)]
     return next(iter([*told, *named, *dated]), None)
 
 
@@ -370,7 +366,9 @@ def _rises(array: xr.DataArray, axis: Hashable, y: Hashable, x: Hashable, kind: 
     return unknown
 
 
-def grid_spacing(array: xr.DataArray, y: Hashable | None = None, x: Hashable | None = None) -> tuple[float, float] | None:
+def grid_spacing(
+    array: xr.DataArray, y: Hashable | None = None, x: Hashable | None = None
+) -> tuple[float, float] | None:
     """Distance between neighbouring cells along y and x in km, in the middle of the grid.
 
     Parameters
@@ -475,7 +473,14 @@ def label_forecast(
     (('init_time', 'lead_time', 'y', 'x'), ('init_time', 'lead_time'))
     """
     array = field.array
-    dims = [*field.extra, "init_time", *(["member"] if members is not None else []), "lead_time", field.y, field.x]
+    dims = [
+        *field.extra,
+        "init_time",
+        *(["member"] if members is not None else []),
+        "lead_time",
+        field.y,
+        field.x,
+    ]
     coords = _time_coordinates(init_times, lead_times)
     if members is not None:
         numbers = np.asarray(members, dtype="int32")
@@ -515,13 +520,22 @@ def _time_coordinates(init_times: np.ndarray, lead_times: np.ndarray) -> dict[Ha
     period = {"units": "minutes" if whole_minutes else "seconds", "dtype": "int64"}
     return {
         "init_time": xr.Variable(
-            "init_time", init, {"standard_name": "forecast_reference_time", "long_name": "time of the newest input"}, epoch
+            "init_time",
+            init,
+            {"standard_name": "forecast_reference_time", "long_name": "time of the newest input"},
+            epoch,
         ),
         "lead_time": xr.Variable(
-            "lead_time", lead, {"standard_name": "forecast_period", "long_name": "time since the newest input"}, period
+            "lead_time",
+            lead,
+            {"standard_name": "forecast_period", "long_name": "time since the newest input"},
+            period,
         ),
         "valid_time": xr.Variable(
-            ("init_time", "lead_time"), valid, {"standard_name": "time", "long_name": "time that is forecast"}, epoch
+            ("init_time", "lead_time"),
+            valid,
+            {"standard_name": "time", "long_name": "time that is forecast"},
+            epoch,
         ),
     }
 

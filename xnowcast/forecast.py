@@ -93,7 +93,9 @@ def forecast(
     >>> dict(fc.sizes)
     {'init_time': 1, 'lead_time': 4, 'y': 32, 'x': 32}
     """
-    from xnowcast import engine  # torch comes with it, and a login node that only opens files need not wait for that
+    from xnowcast import (
+        engine,  # torch comes with it, and a login node that only opens files need not wait for that
+    )
 
     field = cf.find_field(obj, variable, zr=zr)
     recipe, task = _plan_model(model, weights, options)
@@ -144,7 +146,9 @@ def _plan_model(
 
     if not isinstance(model, str):
         if not (hasattr(model, "task") and hasattr(model, "forecast")):
-            raise ValueError(f"model is a {type(model).__name__}; give a name, a weights file or a model with .forecast()")
+            raise ValueError(
+                f"model is a {type(model).__name__}; give a name, a weights file or a model with .forecast()"
+            )
         if weights is not None or options:
             raise ValueError("a model in memory is complete: weights= and the model's options go with a name")
         return model, model.task
@@ -180,7 +184,9 @@ def _check(field: Field, task: "Task", recipe: Any, step: np.timedelta64, steps:
     if task.max_steps is not None and steps > task.max_steps:
         raise ValueError(f"{name!r} forecasts up to {task.max_steps} steps; {steps} were asked for")
     if field.array.chunks is None and _all_nan(field):
-        raise ValueError(f"variable {field.name!r} is NaN everywhere: nothing was measured, so there is nothing to continue")
+        raise ValueError(
+            f"variable {field.name!r} is NaN everywhere: nothing was measured, so there is nothing to continue"
+        )
 
 
 def _all_nan(field: Field) -> bool:
@@ -236,7 +242,10 @@ def _provenance(recipe: Any, options: dict[str, Any], seed: int | None, chosen: 
     """What made the forecast, as attributes."""
     from xnowcast import __version__
 
-    attrs: dict[str, Any] = {"nowcast_model": _model_name(recipe), "nowcast_package": f"xnowcast {__version__}"}
+    attrs: dict[str, Any] = {
+        "nowcast_model": _model_name(recipe),
+        "nowcast_package": f"xnowcast {__version__}",
+    }
     if options:
         attrs["nowcast_options"] = ", ".join(f"{k}={v!r}" for k, v in sorted(options.items()))
     if seed is not None:

@@ -256,7 +256,9 @@ def _modes(weather: _Weather, layer: _Layer) -> _Modes:
         amplitude[rows // 2] = 0.0  # the phase of a shifted Nyquist mode is ambiguous
     if columns % 2 == 0:
         amplitude[:, -1] = 0.0
-    power = 2.0 * (amplitude[:, 1:] ** 2).sum() + (amplitude[:, 0] ** 2).sum()  # a real field has both signs of x
+    power = (
+        2.0 * (amplitude[:, 1:] ** 2).sum() + (amplitude[:, 0] ** 2).sum()
+    )  # a real field has both signs of x
     amplitude *= rows * columns / np.sqrt(power)
     amplitude[:, 0] *= np.sqrt(2.0)  # here the inverse transform keeps the real part, half the power
     wavelength = 1.0 / np.maximum(np.hypot(fy, fx), 1e-9)
@@ -278,7 +280,9 @@ def _modes(weather: _Weather, layer: _Layer) -> _Modes:
 def _amplitude(weather: _Weather, layer: _Layer, fy: np.ndarray, fx: np.ndarray) -> np.ndarray:
     """Root of the power spectrum: flat, then a power law, then the beam; stretched along a seeded direction."""
     extent = min(weather.shape) * weather.spacing_km
-    outer = min(layer.outer_scale_km, 0.75 * extent)  # a tiny grid gets a small weather of its own, not a dry corner
+    outer = min(
+        layer.outer_scale_km, 0.75 * extent
+    )  # a tiny grid gets a small weather of its own, not a dry corner
     angle = np.pi * _draw(weather.seed, 2)
     along = fx * np.cos(angle) - fy * np.sin(angle)
     across = fx * np.sin(angle) + fy * np.cos(angle)
@@ -294,7 +298,9 @@ def _gaussian_field(weather: _Weather, modes: _Modes, seconds: float) -> np.ndar
     turn = (0.5 * np.pi * (phase - renewal)).astype(np.float32)
     renewal = renewal.astype(np.uint64)
     # From one draw to the next along a quarter circle: the variance stays 1 on the way.
-    noise = np.cos(turn) * _phases(modes.key, renewal) + np.sin(turn) * _phases(modes.key, renewal + np.uint64(1))
+    noise = np.cos(turn) * _phases(modes.key, renewal) + np.sin(turn) * _phases(
+        modes.key, renewal + np.uint64(1)
+    )
     noise *= modes.amplitude
     if weather.rotation:
         field = scipy.fft.irfft2(noise, s=modes.padded)
@@ -338,7 +344,9 @@ def _rain_rate(weather: _Weather, systems: np.ndarray, showers: np.ndarray, seco
     rain = np.zeros(systems.shape, np.float32)
     wet = systems > ndtri(1.0 - min(raining, 1.0))
     exceedance = ndtr(-systems[wet].astype(float)) / raining  # 1 at the edge of the rain, 0 in its core
-    score = np.sqrt(1.0 - weather.convection) * -ndtri(exceedance) + np.sqrt(weather.convection) * showers[wet]
+    score = (
+        np.sqrt(1.0 - weather.convection) * -ndtri(exceedance) + np.sqrt(weather.convection) * showers[wet]
+    )
     rate = weather.median_rain * np.exp(LOG_SPREAD * score)
     rate[rate < SMALLEST_RAIN] = 0.0
     rain[wet] = np.minimum(rate * np.exp(weather.growth * seconds / 3600.0), HEAVIEST_RAIN)
@@ -440,10 +448,36 @@ def _grid(weather: _Weather) -> dict[str, tuple]:
     lat, lon = _inverse_projection(y[:, None], x[None, :])
     projected = "coordinate of the Lambert azimuthal equal area projection"
     return {
-        "y": ("y", y, {"standard_name": "projection_y_coordinate", "long_name": f"y {projected}", "units": "m", "axis": "Y"}),
-        "x": ("x", x, {"standard_name": "projection_x_coordinate", "long_name": f"x {projected}", "units": "m", "axis": "X"}),
-        "lat": (("y", "x"), lat, {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}),
-        "lon": (("y", "x"), lon, {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"}),
+        "y": (
+            "y",
+            y,
+            {
+                "standard_name": "projection_y_coordinate",
+                "long_name": f"y {projected}",
+                "units": "m",
+                "axis": "Y",
+            },
+        ),
+        "x": (
+            "x",
+            x,
+            {
+                "standard_name": "projection_x_coordinate",
+                "long_name": f"x {projected}",
+                "units": "m",
+                "axis": "X",
+            },
+        ),
+        "lat": (
+            ("y", "x"),
+            lat,
+            {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"},
+        ),
+        "lon": (
+            ("y", "x"),
+            lon,
+            {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"},
+        ),
     }
 
 

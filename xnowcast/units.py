@@ -75,7 +75,9 @@ class ZR:
     def __call__(self, values: np.ndarray) -> np.ndarray:
         dbz = np.asarray(values, dtype=np.float32)
         if np.any(dbz == np.inf):
-            raise ValueError("the reflectivity is infinite somewhere; cells that were not measured must be NaN")
+            raise ValueError(
+                "the reflectivity is infinite somewhere; cells that were not measured must be NaN"
+            )
         rain = np.exp(dbz * np.float32(np.log(10) / (10 * self.b)) - np.float32(np.log(self.a) / self.b))
         return np.where(dbz <= self.no_echo + 0.25, np.float32(0), rain)
 
@@ -164,7 +166,9 @@ def rain_rate_conversion(units: object, *, name: str, step: np.timedelta64 | Non
             )
         hours = float(step / np.timedelta64(1, "h"))
         return Linear(round(float(quantity.to("mm").magnitude), 12) / hours)
-    raise ValueError(f"variable {name!r} has units {str(units)!r}, which are no precipitation's; {known}: {fix}")
+    raise ValueError(
+        f"variable {name!r} has units {str(units)!r}, which are no precipitation's; {known}: {fix}"
+    )
 
 
 def length_in_km(units: object) -> float | None:

@@ -145,7 +145,9 @@ def looks_like_weights(name: str) -> bool:
     return str(name).endswith(".safetensors")
 
 
-def save(path: str | Path, model: Any, *, system: str, options: Mapping[str, Any] | None = None, **about: Any) -> ModelCard:
+def save(
+    path: str | Path, model: Any, *, system: str, options: Mapping[str, Any] | None = None, **about: Any
+) -> ModelCard:
     """Write a model's weights with its card.
 
     Parameters
@@ -210,7 +212,9 @@ def read_card(path: str | Path) -> ModelCard:
     with _open(path) as file:
         metadata = file.metadata() or {}
     if _KEY not in metadata:
-        raise ValueError(f"{path} is a safetensors file without an xnowcast card: write weights with xnowcast.weights.save")
+        raise ValueError(
+            f"{path} is a safetensors file without an xnowcast card: write weights with xnowcast.weights.save"
+        )
     content = json.loads(metadata[_KEY])
     known = {f.name for f in fields(ModelCard)}
     return ModelCard(**{k: v for k, v in content.items() if k in known})
@@ -254,7 +258,9 @@ def load(model: str | Path, *, sha256: str | None = None) -> Any:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the handle is no dict)
     found = _hash(tensors)
     if found != about.sha256 or (sha256 is not None and found != sha256):
-        raise ValueError(f"{model} was altered: its tensors have the hash {found[:12]}, expected {(sha256 or about.sha256)[:12]}")
+        raise ValueError(
+            f"{model} was altered: its tensors have the hash {found[:12]}, expected {(sha256 or about.sha256)[:12]}"
+        )
     built = models.build(about.system, **about.options)
     try:
         built.load_state_dict(tensors)

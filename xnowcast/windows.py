@@ -80,7 +80,9 @@ def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
     (np.timedelta64(5,'m'), [0, 1, 2, 5, 6])
     """
     if time is None:
-        raise ValueError(f"variable {array.name!r} with dims {array.dims} has no time axis: a forecast continues a sequence")
+        raise ValueError(
+            f"variable {array.name!r} with dims {array.dims} has no time axis: a forecast continues a sequence"
+        )
     if time not in array.coords:
         raise ValueError(f"dim {time!r} has no coordinate: give it the times, ds.assign_coords({time}=...)")
     times = _real_times(array[time])
@@ -91,7 +93,9 @@ def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
         first = times[1:][differences == 0][0]
         raise ValueError(f"time {_clock(first)} stands twice: drop one with ds.drop_duplicates({time!r})")
     if (differences < 0).any():
-        raise ValueError(f"the times fall after {_clock(times[:-1][differences < 0][0])}: sort them with ds.sortby({time!r})")
+        raise ValueError(
+            f"the times fall after {_clock(times[:-1][differences < 0][0])}: sort them with ds.sortby({time!r})"
+        )
     step = _step(differences)
     if (differences % step).any():
         odd = np.flatnonzero(differences % step)[0]
@@ -108,7 +112,9 @@ def _real_times(coordinate: xr.DataArray) -> np.ndarray:
     if coordinate.dtype.kind == "M":
         times = coordinate.values.astype("M8[ns]")
         if np.isnat(times).any():
-            raise ValueError(f"coordinate {coordinate.name!r} holds {np.isnat(times).sum()} missing times (NaT): drop them")
+            raise ValueError(
+                f"coordinate {coordinate.name!r} holds {np.isnat(times).sum()} missing times (NaT): drop them"
+            )
         return times
     if coordinate.dtype == object and coordinate.size and hasattr(coordinate.values.flat[0], "calendar"):
         calendar = coordinate.values.flat[0].calendar
@@ -213,7 +219,9 @@ def _choose(axis: TimeAxis, init_times: InitTimes, input_frames: int) -> np.ndar
     if (found < 0).any():
         absent = wanted[found < 0][0]
         nearest = axis.times[np.abs(axis.times - absent.to_datetime64()).argmin()]
-        raise ValueError(f"init time {_clock(absent.to_datetime64())} is not in the data; the nearest is {_clock(nearest)}")
+        raise ValueError(
+            f"init time {_clock(absent.to_datetime64())} is not in the data; the nearest is {_clock(nearest)}"
+        )
     return found
 
 

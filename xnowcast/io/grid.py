@@ -46,9 +46,7 @@ class Grid:
 
     def __post_init__(self):
         if not (self.dx > 0 and self.dy > 0 and self.nx > 0 and self.ny > 0):
-            raise ValueError(
-                f"pixels of {self.dx} x {self.dy} m on {self.ny} x {self.nx} points: all must be positive"
-            )
+            raise ValueError(f"pixels of {self.dx} x {self.dy} m on {self.ny} x {self.nx} points: all must be positive")
 
     @property
     def x(self) -> np.ndarray:
@@ -157,9 +155,7 @@ def _refuse_a_mixture(frames: Sequence[Frame], paths: Sequence[Path]) -> None:
                 "open files of each grid on their own"
             )
         if frame.name != frames[0].name:
-            raise ValueError(
-                f"{path} holds {frame.name} and {paths[0]} holds {frames[0].name}: open them on their own"
-            )
+            raise ValueError(f"{path} holds {frame.name} and {paths[0]} holds {frames[0].name}: open them on their own")
     time, count = Counter(frame.time for frame in frames).most_common(1)[0]
     if count > 1:
         same = sorted({str(path) for frame, path in zip(frames, paths, strict=True) if frame.time == time})
@@ -198,9 +194,7 @@ def _grid_mapping(projection: str) -> dict[str, object]:
         words = extra("pyproj").CRS.from_user_input(projection).to_cf()
     if words.get("grid_mapping_name") == "polar_stereographic":
         # CF wants the pole named; pyproj leaves it out where the standard parallel tells it.
-        words.setdefault(
-            "latitude_of_projection_origin", math.copysign(90.0, words.get("standard_parallel", 90))
-        )
+        words.setdefault("latitude_of_projection_origin", math.copysign(90.0, words.get("standard_parallel", 90)))
     return {word: value for word, value in words.items() if value != "unknown"}
 
 

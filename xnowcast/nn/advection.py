@@ -124,7 +124,9 @@ def advect(
             "they must be (b, y, x) and (b, 2, y, x) on one grid"
         )
     if observed is not None and observed.shape != field.shape:
-        raise ValueError(f"observed has shape {tuple(observed.shape)}, field {tuple(field.shape)}: make them equal")
+        raise ValueError(
+            f"observed has shape {tuple(observed.shape)}, field {tuple(field.shape)}: make them equal"
+        )
     if inflow not in ("nan", "dry"):
         raise ValueError(f"inflow is {inflow!r}: choose 'nan' or 'dry'")
     if interpolation not in ("bilinear", "nearest"):
@@ -169,4 +171,6 @@ def _at(motion: Tensor, position: Tensor, extent: tuple[float, float]) -> Tensor
 
 def _check_motion(motion: Tensor) -> None:
     if motion.ndim != 4 or motion.shape[1] != 2 or min(motion.shape[2:]) < 2:
-        raise ValueError(f"motion has shape {tuple(motion.shape)}: it must be (b, 2, y, x), at least 2 x 2 cells")
+        raise ValueError(
+            f"motion has shape {tuple(motion.shape)}: it must be (b, 2, y, x), at least 2 x 2 cells"
+        )

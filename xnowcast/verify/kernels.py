@@ -305,7 +305,9 @@ def crps_sums(
     for index in _slabs(shape):
         obs = observations[_within(index, observations.shape)]
         # The slab of members: the member axis, length 1 in the index, is taken whole.
-        fcst = forecasts[_within(index[:member_axis] + (slice(None),) + index[member_axis + 1 :], forecasts.shape)]
+        fcst = forecasts[
+            _within(index[:member_axis] + (slice(None),) + index[member_axis + 1 :], forecasts.shape)
+        ]
         fcst = np.moveaxis(fcst, member_axis, 0)
         obs = np.squeeze(obs, member_axis)
         slab_shape = np.broadcast_shapes(obs.shape, fcst.shape[1:])
@@ -399,7 +401,11 @@ def _crps_tile_with_nan(difference: np.ndarray, missing: np.ndarray, *, fair: bo
     n_left = len(difference) - np.count_nonzero(is_nan, axis=0)
     partly = np.flatnonzero(missing & (n_left > 0))
     if partly.size:
-        difference, is_nan, n = difference[:, partly], is_nan[:, partly], n_left[partly].astype(difference.dtype)
+        difference, is_nan, n = (
+            difference[:, partly],
+            is_nan[:, partly],
+            n_left[partly].astype(difference.dtype),
+        )
         distance = np.where(is_nan, 0, np.abs(difference)).sum(axis=0)
         spread = np.zeros_like(distance)
         with np.errstate(invalid="ignore"):

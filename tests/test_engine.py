@@ -1,0 +1,196 @@
+"""Members and batches are themselves wherever they are computed; building a graph computes nothing."""
+
+import time
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+import xnowcast  # noqa: F401
+from xnowcast import engine, models
+
+
+@pytest.fixture(autouse=True)
+def _toys(toy_models):
+    engine._MODELS.clear()
+
+
+def noisy(ds, **options):
+    return ds.nowcast.forecast("noisy", steps=3, **({"members": 4, "init_times": "all", "seed": 7} | options)).rain
+
+
+@pytest.mark.parametrize(
+    "chunks", [{"time": 1}, {"time": 3}, {"time": -1}, {"time": 4, "y": 7, "x": 5}, {"y": 12}], ids=str
+)
+def test_chunking_changes_nothing(radar, chunks):
+    xr.testing.assert_identical(noisy(radar.chunk(chunks)).compute(), noisy(radar))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
+def test_batch_size_changes_nothing(radar, batch_size):
+    xr.testing.assert_identical(noisy(radar, batch_size=batch_size), noisy(radar))
+
+
+def test_a_member_alone_is_the_member_in_company(radar):
+    many = noisy(radar, init_times="latest", members=20)
+    xr.testing.assert_identical(noisy(radar, init_times="latest", members=10), many.isel(member=slice(10)))
+    xr.testing.assert_identical(noisy(radar, init_times="latest", members=1), many.isel(member=[0]))
+
+
+def test_an_init_time_alone_is_the_init_time_in_company(radar):
+    every = noisy(radar)
+    alone = noisy(radar.isel(time=slice(3, 6)), init_times="latest")
+    xr.testing.assert_identical(alone, every.sel(init_time=alone.init_time))
+
+
+def test_members_differ_and_seeds_differ(radar):
+    forecast = noisy(radar, init_times="latest")
+    assert not forecast.isel(member=0, drop=True).equals(forecast.isel(member=1, drop=True))
+    assert not forecast.equals(noisy(radar, init_times="latest", seed=8))
+
+
+def test_extra_dims_have_their_own_noise_by_label(radar):
+    tiles = xr.concat([radar.rain] * 3, xr.DataArray(["a", "b", "c"], dims="tile", name="tile"))
+    forecast = tiles.nowcast.forecast("noisy", steps=2, members=2)
+    assert forecast.dims == ("tile", "init_time", "member", "lead_time", "y", "x")
+    assert not np.array_equal(forecast[0], forecast[1], equal_nan=True)
+    alone = tiles.isel(tile=[2]).nowcast.forecast("noisy", steps=2, members=2)
+    xr.testing.assert_identical(alone, forecast.isel(tile=[2]))
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
+def test_every_local_scheduler_gives_the_same(radar, scheduler, monkeypatch):
+    if scheduler == "processes":  # fresh processes do not know the toy models; persistence will do
+        with dask.config.set(scheduler=scheduler, num_workers=2):
+            result = radar.chunk(time=2).nowcast.forecast("persistence", init_times="all").rain.compute()
+        return xr.testing.assert_identical(result, radar.nowcast.forecast("persistence", init_times="all").rain)
+    with dask.config.set(scheduler=scheduler):
+        xr.testing.assert_identical(noisy(radar.chunk(time=2)).compute(), noisy(radar))
+
+
+def test_two_worker_processes_give_the_same(radar):
+    distributed = pytest.importorskip("distributed")
+    import toy_models
+
+    local = noisy(radar)
+    in_memory = radar.chunk(time=2).nowcast.forecast(
+        toy_models.NoisyPersistence(), steps=3, members=4, init_times="all", seed=7
+    )
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.run(_register, toy_models.__file__)
+        named, given = dask.compute(noisy(radar.chunk(time=2)), in_memory.rain)
+        threads = set(client.run(_torch_threads).values())
+    np.testing.assert_allclose(named, local, rtol=1e-6)
+    np.testing.assert_allclose(given, local, rtol=1e-6)
+    assert threads == {1}, "two workers of one thread each must not start a pool of torch threads each"
+
+
+def _register(path):
+    import sys
+    from pathlib import Path
+
+    from xnowcast import models
+
+    sys.path.insert(0, str(Path(path).parent))
+    models.register("noisy", "toy_models:NoisyPersistence")
+
+
+def _torch_threads():
+    import torch
+
+    return torch.get_num_threads()
+
+
+def test_building_computes_nothing_and_builds_no_model(radar, nothing_may_run):
+    import toy_models
+
+    toy_models.Counting.reset()
+    with nothing_may_run:
+        forecast = radar.chunk(time=2).nowcast.forecast("counting", init_times="all")
+    assert forecast.rain.chunks is not None
+    assert toy_models.Counting.built == 0
+
+
+def test_a_model_is_built_once_and_runs_one_batch_at_a_time(radar):
+    import toy_models
+
+    toy_models.Counting.reset()
+    lazy = radar.chunk(time=1).nowcast.forecast("counting", init_times="all", batch_size=2)
+    with dask.config.set(scheduler="threads", num_workers=4):
+        lazy.compute()
+    assert toy_models.Counting.built == 1
+    assert toy_models.Counting.calls == 5
+    assert toy_models.Counting.most_at_once == 1
+    assert toy_models.Counting.batch_sizes == [2] * 5
+
+
+def test_a_dry_window_is_answered_without_the_model(radar):
+    import toy_models
+
+    toy_models.Counting.reset()
+    dry = radar * 0
+    dry.rain.attrs = radar.rain.attrs
+    forecast = dry.nowcast.forecast("counting", init_times="all").rain
+    assert toy_models.Counting.calls == 0
+    assert float(forecast.max()) == 0
+    xr.testing.assert_equal(forecast.isnull().all(("init_time", "lead_time")), radar.rain.isnull().all("time"))
+
+
+def test_only_the_frames_that_are_needed_are_read(radar):
+    read = []
+
+    def block(values, block_info=None):
+        read.append(block_info[0]["chunk-location"][0])
+        return values
+
+    lazy = radar.chunk(time=1)
+    lazy["rain"] = lazy.rain.copy(data=lazy.rain.data.map_blocks(block, dtype="f4", meta=np.empty((0, 0, 0), "f4")))
+    read.clear()
+    lazy.nowcast.forecast("noisy", members=1, init_times="2024-06-01T12:25").compute()
+    assert sorted(read) == [4, 5]
+
+
+def test_a_grid_that_the_model_does_not_divide_is_padded_and_cropped(radar, tmp_path):
+    from xnowcast import weights
+
+    model = models.build("tiny-net")
+    path = tmp_path / "tiny.safetensors"
+    weights.save(path, model, system="tiny-net", options={"width": 2})
+    odd = radar.isel(y=slice(0, 23), x=slice(0, 31))
+    forecast = odd.nowcast.forecast(str(path), steps=2).rain
+    assert forecast.shape == (1, 2, 23, 31)
+    assert bool((forecast.isnull() == odd.rain.isnull().all("time")).all())
+
+
+def test_the_graph_of_a_year_of_five_minute_data_is_built_in_two_seconds():
+    frames = 105_120
+    data = dask.array.zeros((frames, 64, 64), chunks=(288, 64, 64), dtype="f4")
+    times = np.datetime64("2023-01-01", "ns") + np.arange(frames) * np.timedelta64(5, "m")
+    year = xr.DataArray(data, dims=("time", "y", "x"), coords={"time": times}, attrs={"units": "mm h-1"}, name="rr")
+    year.nowcast.forecast("noisy")  # imports
+    start = time.process_time()
+    forecast = year.nowcast.forecast("noisy", init_times="all", members=10)
+    elapsed = time.process_time() - start
+    assert forecast.sizes["init_time"] == frames - 1
+    assert elapsed < 2.0
+
+
+def test_a_filled_frame_lies_between_its_neighbours():
+    windows = np.array([[[[0.0]], [[np.nan]], [[np.nan]], [[6.0]]]], dtype="f4")
+    engine._fill_missing_frames(windows, np.array([[False, True, True, False]]))
+    assert windows.ravel().tolist() == [0.0, 2.0, 4.0, 6.0]
+
+
+def test_the_oldest_frame_repeats_the_next_where_it_is_missing():
+    windows = np.array([[[[np.nan]], [[3.0]], [[6.0]]]], dtype="f4")
+    engine._fill_missing_frames(windows, np.array([[True, False, False]]))
+    assert windows.ravel().tolist() == [3.0, 3.0, 6.0]
+
+
+def test_an_unknown_device_is_refused_before_any_work(radar):
+    with pytest.raises(ValueError, match="'auto', 'cpu', 'cuda'"):
+        radar.nowcast.forecast("persistence", device="gpu0")

@@ -1,0 +1,91 @@
+"""Small models that put the engine to the test: one with members, one with weights, one that counts."""
+
+import threading
+from datetime import timedelta
+
+import torch
+from torch import nn
+
+from xnowcast.models.base import Task
+from xnowcast.transforms import Decibel, Identity
+
+
+class NoisyPersistence:
+    """The newest frame, each member with its own multiplicative noise."""
+
+    def __init__(self, amplitude: float = 0.5):
+        self.task = self.declare(amplitude=amplitude)
+        self.transform = Identity()
+        self.amplitude = amplitude
+
+    @classmethod
+    def declare(cls, amplitude: float = 0.5) -> Task:
+        return Task("forecast", input_frames=2, stochastic=True)
+
+    def forecast(self, frames, observed, steps, noise=None):
+        b, _, _, ny, nx = frames.shape
+        newest = frames[:, -1:].repeat_interleave(len(noise) // b, dim=0)
+        return newest * (1 + self.amplitude * noise.normal(steps, 1, ny, nx)).clamp_min(0)
+
+
+class TinyNet(nn.Module):
+    """One convolution over the frames; needs weights, grids of multiples of 4, and a 5-minute step."""
+
+    def __init__(self, width: int = 2):
+        super().__init__()
+        self.task = self.declare(width=width)
+        self.transform = Decibel()
+        self.hidden = nn.Conv2d(2, width, 3, padding=1)
+        self.out = nn.Conv2d(width, 1, 3, padding=1)
+        self.dropout = nn.Dropout(0.5)
+
+    @classmethod
+    def declare(cls, width: int = 2) -> Task:
+        return Task(
+            "forecast",
+            input_frames=2,
+            quantity="rain_rate",
+            step=timedelta(minutes=5),
+            grid_multiple=4,
+            max_steps=6,
+            trained=True,
+        )
+
+    def forecast(self, frames, observed, steps, noise=None):
+        assert frames.shape[-1] % 4 == 0 and frames.shape[-2] % 4 == 0
+        step = self.out(self.dropout(torch.relu(self.hidden(frames[:, :, 0] / 10))))
+        return (frames[:, -1:] + step[:, None]).expand(-1, steps, -1, -1, -1)
+
+
+class Counting:
+    """Persistence that counts how often it is built and called; the newest frame must never be all dry."""
+
+    built = 0
+    calls = 0
+    batch_sizes: list[int] = []
+    running = 0
+    most_at_once = 0
+    lock = threading.Lock()
+
+    def __init__(self) -> None:
+        type(self).built += 1
+        self.task = self.declare()
+        self.transform = Identity()
+
+    @classmethod
+    def declare(cls) -> Task:
+        return Task("forecast", input_frames=1)
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.built = cls.calls = cls.most_at_once = 0
+        cls.batch_sizes = []
+
+    def forecast(self, frames, observed, steps, noise=None):
+        with self.lock:
+            Counting.calls += 1
+            Counting.running += 1
+            Counting.most_at_once = max(Counting.most_at_once, Counting.running)
+        Counting.batch_sizes.append(len(frames))
+        Counting.running -= 1
+        return frames[:, -1:].expand(-1, steps, -1, -1, -1)

@@ -1,0 +1,223 @@
+"""Observations and forecasts on the same coordinates: checked exactly, or aligned by valid time."""
+
+from collections.abc import Hashable
+
+import numpy as np
+import xarray as xr
+
+# Grids that were computed twice differ in the last digits; beyond this part of a cell they are two grids.
+GRID_TOLERANCE = 0.01
+
+PLACES = (("y", "x"), ("latitude", "longitude"), ("lat", "lon"), ("yc", "xc"))
+
+
+def find_spatial_dims(array: xr.DataArray, spatial_dims: tuple[Hashable, Hashable] | None) -> tuple[Hashable, Hashable]:
+    """Names of the two horizontal dims of an array.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    spatial_dims : (hashable, hashable) or None
+        The names, or None to look for y and x, latitude and longitude, lat and lon.
+
+    Returns
+    -------
+    (hashable, hashable)
+
+    Raises
+    ------
+    ValueError
+        If they are not there.
+
+    Examples
+    --------
+    >>> find_spatial_dims(xr.DataArray(np.zeros((2, 3, 4)), dims=("time", "lat", "lon")), None)
+    ('lat', 'lon')
+    """
+    for y, x in (tuple(spatial_dims),) if spatial_dims is not None else PLACES:
+        if y in array.dims and x in array.dims:
+            return y, x
+    if spatial_dims is not None:
+        raise ValueError(f"spatial_dims={tuple(spatial_dims)} are not both among the dims {array.dims}")
+    raise ValueError(f"cannot tell which of the dims {array.dims} are horizontal: name them with spatial_dims=")
+
+
+def check_same_coordinates(observations: xr.DataArray, forecasts: xr.DataArray) -> None:
+    """Refuse fields whose shared dims do not have exactly the same size and coordinate.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray
+
+    Raises
+    ------
+    ValueError
+        Saying which dim differs, and how.
+
+    Examples
+    --------
+    >>> a = xr.DataArray([1.0, 2.0], dims="x", coords={"x": [0, 1]})
+    >>> check_same_coordinates(a, a.assign_coords(x=[1, 2]))
+    Traceback (most recent call last):
+    ...
+    ValueError: dim 'x' differs: observations have 2 values from 0 to 1, forecasts 2 from 1 to 2. Scores ...
+    """
+    for dim in observations.dims:
+        if dim not in forecasts.dims:
+            continue
+        if observations.sizes[dim] != forecasts.sizes[dim]:
+            raise ValueError(_difference(dim, observations, forecasts))
+        if dim in observations.indexes and dim in forecasts.indexes:
+            if not observations.indexes[dim].equals(forecasts.indexes[dim]):
+                raise ValueError(_difference(dim, observations, forecasts))
+
+
+def _difference(dim: Hashable, observations: xr.DataArray, forecasts: xr.DataArray) -> str:
+    sides = [_described(dim, array) for array in (observations, forecasts)]
+    how = f"observations have {sides[0]}, forecasts {sides[1].replace(' values', '')}"
+    if dim in observations.indexes and dim in forecasts.indexes:
+        ours, theirs = observations.indexes[dim], forecasts.indexes[dim]
+        if len(ours) == len(theirs) and ours.sort_values().equals(theirs.sort_values()):
+            how = f"the same {len(ours)} values come in another order"
+        elif sides[0] == sides[1]:
+            first = int(np.flatnonzero(np.asarray(ours != theirs))[0])
+            how = f"the values at position {first} are {ours[first]} in observations and {theirs[first]} in forecasts"
+    advice = "select or align one on the other first, such as with .sel or xarray.align"
+    return f"dim {dim!r} differs: {how}. Scores pair values of the same coordinates: {advice}"
+
+
+def _described(dim: Hashable, array: xr.DataArray) -> str:
+    if dim not in array.indexes or not array.sizes[dim]:
+        return f"{array.sizes[dim]} values"
+    index = array.indexes[dim]
+    return f"{len(index)} values from {index[0]} to {index[-1]}"
+
+
+def align_observations(
+    observations: xr.DataArray, forecasts: xr.DataArray, *, spatial_dims: tuple[Hashable, Hashable] | None = None
+) -> xr.DataArray:
+    """Observations as seen from forecasts: the one at ``valid_time`` for every init and lead time.
+
+    Parameters
+    ----------
+    observations : xarray.DataArray
+        With a time dim (datetime64) and the grid of the forecasts.
+    forecasts : xarray.DataArray
+        With ``init_time`` and ``lead_time``, as dims or as scalar coordinates; ``valid_time`` is computed where
+        it is not there.
+    spatial_dims : (hashable, hashable), optional
+        Names of the horizontal dims of both. By default y and x, or latitude and longitude.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims ``(init_time, lead_time, ..., y, x)``, those of the two first that the forecasts have; NaN where the
+        time was not observed. Lazy where an input is, in chunks like the forecasts'.
+
+    Raises
+    ------
+    ValueError
+        If a time axis is missing or has duplicates, the grids differ, or no valid time was observed.
+
+    Examples
+    --------
+    >>> minutes = np.datetime64("2024-06-01", "ns") + np.arange(3) * np.timedelta64(5, "m")
+    >>> rain = xr.DataArray([[[1.0]], [[2.0]], [[3.0]]], dims=("time", "y", "x"), coords={"time": minutes})
+    >>> fc = xr.DataArray(np.zeros((2, 2, 1, 1)), dims=("init_time", "lead_time", "y", "x"), coords={
+    ...     "init_time": minutes[:2], "lead_time": np.array([5, 10], "m8[m]").astype("m8[ns]")})
+    >>> align_observations(rain, fc).squeeze().values
+    array([[ 2.,  3.],
+           [ 3., nan]])
+    """
+    time = _time_dim(observations)
+    places = find_spatial_dims(forecasts, spatial_dims)
+    observations = _on_grid_of(forecasts, observations, places)
+    valid = _valid_time(forecasts)
+    _check_overlap(observations.indexes[time], valid.values)
+
+    index_coords = [name for name in observations.coords if name in observations.dims]
+    observations = observations.reset_coords(drop=True) if index_coords else observations
+    if forecasts.chunks is not None and observations.chunks is None:
+        # One frame serves many lead times; eager observations would be copied for each of them at once.
+        observations = observations.chunk({time: 1})
+    of_lead = [
+        observations.reindex({time: valid.isel(lead_time=i).values}).rename({time: "init_time"})
+        for i in range(valid.sizes["lead_time"])
+    ]
+    # Each lead time has its own valid times; from here on they are known by where they start.
+    of_lead = [obs.assign_coords(init_time=valid["init_time"].values) for obs in of_lead]
+    aligned = xr.concat(of_lead, dim=xr.DataArray(valid["lead_time"].values, dims="lead_time", name="lead_time"))
+    aligned = aligned.transpose("init_time", "lead_time", ...)
+    scalar = {name: 0 for name in ("init_time", "lead_time") if name not in forecasts.dims}
+    aligned = aligned.isel(scalar, drop=True)
+    return aligned.assign_attrs(observations.attrs)
+
+
+def _time_dim(observations: xr.DataArray) -> Hashable:
+    dated = [d for d, index in observations.indexes.items() if index.dtype.kind == "M" and d != "init_time"]
+    if not dated:
+        raise ValueError(
+            f"observations have dims {observations.dims}, none with times (datetime64): forecasts can only be scored "
+            "against observations with a time axis"
+        )
+    time = "time" if "time" in dated else dated[0]
+    index = observations.indexes[time]
+    if index.has_duplicates:
+        twice = index[index.duplicated()][0]
+        raise ValueError(f"observations have time {twice} more than once: keep one, such as with drop_duplicates")
+    return time
+
+
+def _valid_time(forecasts: xr.DataArray) -> xr.DataArray:
+    """``valid_time`` with dims (init_time, lead_time), both possibly of length 1."""
+    missing = [name for name in ("init_time", "lead_time") if name not in forecasts.coords]
+    if missing:
+        raise ValueError(
+            f"forecasts have no coordinate {' and no '.join(map(repr, missing))}, found {sorted(map(str, forecasts.coords))}:"
+            " they are needed to find the observation of the same time"
+        )
+    init, lead = (forecasts[name].reset_coords(drop=True) for name in ("init_time", "lead_time"))
+    if init.dtype.kind != "M" or lead.dtype.kind != "m":
+        raise ValueError(
+            f"init_time has dtype {init.dtype} and lead_time {lead.dtype}; they must be datetime64 and timedelta64"
+        )
+    init = init if init.ndim else init.expand_dims("init_time")
+    lead = lead if lead.ndim else lead.expand_dims("lead_time")
+    valid = (init + lead).transpose("init_time", "lead_time")
+    told = forecasts.coords.get("valid_time")
+    if told is not None and set(told.dims) <= {"init_time", "lead_time"} and told.dtype.kind == "M":
+        valid = valid.copy(data=np.broadcast_to(told.transpose("init_time", "lead_time", missing_dims="ignore").values.reshape(
+            [valid.sizes[d] if d in told.dims else 1 for d in ("init_time", "lead_time")]), valid.shape))
+    return valid
+
+
+def _check_overlap(observed, valid: np.ndarray) -> None:
+    if not np.isin(valid, observed.values).any():
+        span = f"{len(observed)} times from {observed.min()} to {observed.max()}" if len(observed) else "no time"
+        raise ValueError(
+            f"no valid time of the forecasts was observed: forecasts are valid from {_minute(valid.min())} to "
+            f"{_minute(valid.max())}, observations have {span}"
+        )
+
+
+def _minute(time: np.datetime64) -> str:
+    return str(time.astype("M8[s]")).replace("T", " ")
+
+
+def _on_grid_of(forecasts: xr.DataArray, observations: xr.DataArray, places: tuple[Hashable, Hashable]) -> xr.DataArray:
+    """Observations with the very y and x of the forecasts, if these are the same but for rounding."""
+    for dim in places:
+        if dim not in observations.dims:
+            raise ValueError(f"forecasts have the horizontal dim {dim!r}, observations have dims {observations.dims}")
+        same_size = observations.sizes[dim] == forecasts.sizes[dim]
+        if same_size and not (dim in observations.indexes and dim in forecasts.indexes):
+            continue
+        if not same_size or not _close(observations.indexes[dim].values, forecasts.indexes[dim].values):
+            raise ValueError(f"the grids are not the same: {_difference(dim, observations, forecasts)}")
+        observations = observations.assign_coords({dim: forecasts[dim].variable})
+    return observations
+
+
+def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    cell = np.median(np.abs(np.diff(theirs.astype(np.float64)))) if len(theirs) > 1 else 1.0
+    return bool(np.all(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)) <= GRID_TOLERANCE * cell))

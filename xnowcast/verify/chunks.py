@@ -1,0 +1,203 @@
+"""A kernel on every chunk, and the sum of what comes out: the only file of the scores that knows Dask."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xnowcast.verify.align import check_same_coordinates
+
+Dims = str | Iterable[Hashable] | None
+
+
+def reduced_dims(dim: Dims, observations: xr.DataArray, forecasts: xr.DataArray, *, never: Iterable[Hashable] = ()) -> list:
+    """The dims that ``dim`` means: those named, or all of both arrays, less ``never``.
+
+    Parameters
+    ----------
+    dim : str, iterable of hashable or None
+    observations, forecasts : xarray.DataArray
+    never : iterable of hashable
+        Dims that are dealt with elsewhere, such as the members of an ensemble.
+
+    Returns
+    -------
+    list of hashable
+
+    Raises
+    ------
+    ValueError
+        If a dim is in neither array.
+
+    Examples
+    --------
+    >>> a = xr.DataArray(np.zeros((2, 3)), dims=("time", "x"))
+    >>> reduced_dims(None, a, a), reduced_dims("x", a, a), reduced_dims([], a, a)
+    (['time', 'x'], ['x'], [])
+    """
+    present = list(dict.fromkeys([*forecasts.dims, *observations.dims]))
+    named = present if dim is None else [dim] if isinstance(dim, str) else list(dim)
+    unknown = [d for d in named if d not in present]
+    if unknown:
+        raise ValueError(f"dim {unknown[0]!r} is in neither array; observations have {observations.dims}, forecasts {forecasts.dims}")
+    return [d for d in dict.fromkeys(named) if d not in set(never)]
+
+
+def sum_over_chunks(
+    kernel: Callable[..., np.ndarray],
+    observations: xr.DataArray,
+    forecasts: xr.DataArray,
+    *,
+    reduce: Iterable[Hashable],
+    new_sizes: Mapping[str, int],
+    dtype: np.dtype | type,
+    whole: Iterable[Hashable] = (),
+    last: Iterable[Hashable] = (),
+    member_dim: Hashable | None = None,
+    **options: Any,
+) -> xr.DataArray:
+    """Sums over dims that a kernel of `xnowcast.verify.kernels` takes within each chunk, added up over the chunks.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(observations, forecasts, *, axis, **options)`` on numpy arrays.
+    observations, forecasts : xarray.DataArray
+        With equal coordinates on the dims that they share; each may have dims that the other has not.
+    reduce : iterable of hashable
+        Dims to sum over.
+    new_sizes : mapping of str to int
+        Dims that the kernel appends, and their sizes.
+    dtype : numpy.dtype
+        Of the sums.
+    whole : iterable of hashable
+        Dims that the kernel needs in one piece; they are rechunked so.
+    last : iterable of hashable
+        Dims that the kernel needs as its last axes.
+    member_dim : hashable, optional
+        Dim of the forecasts that the kernel removes (it gets ``member_axis``); needs to be in ``whole``.
+    **options
+        Handed to the kernel.
+
+    Returns
+    -------
+    xarray.DataArray
+        The kept dims, in the order of the forecasts, then the new ones; lazy where an input is. One task per
+        chunk; observations are never copied for the members that share them.
+
+    Raises
+    ------
+    ValueError
+        If coordinates differ.
+
+    Examples
+    --------
+    >>> from xnowcast.verify.kernels import error_sums
+    >>> o = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("time", "x"))
+    >>> sums = sum_over_chunks(error_sums, o, o + 1, reduce=["x"], new_sizes={"statistic": 4}, dtype=float)
+    >>> sums.dims, sums.values.tolist()
+    (('time', 'statistic'), [[2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0]])
+    """
+    check_same_coordinates(observations, forecasts)
+    taken = [d for d in (*observations.dims, *forecasts.dims) if d in new_sizes]
+    if taken:
+        raise ValueError(f"dim {taken[0]!r} is one that the score makes itself; rename it first")
+    dims = _kernel_order(observations, forecasts, list(last))
+    reduce = [d for d in dims if d in set(reduce)]
+    on_block = _OnBlock(
+        kernel,
+        tuple(observations.dims),
+        tuple(forecasts.dims),
+        tuple(dims),
+        {
+            **options,
+            "axis": tuple(dims.index(d) for d in reduce),
+            **({} if member_dim is None else {"member_axis": dims.index(member_dim)}),
+        },
+    )
+    gone = [*reduce, *([] if member_dim is None else [member_dim])]
+    if observations.chunks is None and forecasts.chunks is None:
+        data = on_block(observations.values, forecasts.values)
+    else:
+        data = _sums_per_chunk(on_block, observations, forecasts, dims, gone, new_sizes, dtype, list(whole))
+    data = data.sum(axis=tuple(dims.index(d) for d in gone))
+    kept = [d for d in dims if d not in gone]
+    result = xr.DataArray(data, dims=[*kept, *new_sizes], coords=_kept_coords(observations, forecasts, kept))
+    in_order = [d for d in (*forecasts.dims, *observations.dims) if d in kept]
+    return result.transpose(*dict.fromkeys(in_order), *new_sizes)
+
+
+class _OnBlock:
+    """The kernel with both blocks brought to the same axes; a class so that it can be pickled and has a name."""
+
+    def __init__(self, kernel: Callable, obs_dims: tuple, fcst_dims: tuple, dims: tuple, options: dict[str, Any]):
+        self.kernel, self.obs_dims, self.fcst_dims, self.dims, self.options = kernel, obs_dims, fcst_dims, dims, options
+        self.__name__ = kernel.__name__
+
+    def __dask_tokenize__(self) -> tuple:
+        return (self.kernel, self.obs_dims, self.fcst_dims, self.dims, sorted(self.options.items()))
+
+    def __call__(self, observations: np.ndarray, forecasts: np.ndarray) -> np.ndarray:
+        return self.kernel(
+            _with_dims(observations, self.obs_dims, self.dims),
+            _with_dims(forecasts, self.fcst_dims, self.dims),
+            **self.options,
+        )
+
+
+def _with_dims(array: np.ndarray, have: tuple, want: tuple) -> np.ndarray:
+    """A view with the axes ``want``, of length 1 where the array has no such axis."""
+    present = [d for d in want if d in have]
+    array = array.transpose([have.index(d) for d in present])
+    return array[tuple(slice(None) if d in have else np.newaxis for d in want)]
+
+
+def _kernel_order(observations: xr.DataArray, forecasts: xr.DataArray, last: list[Hashable]) -> list[Hashable]:
+    """Shared dims, then those of one array alone (members), then planes: members of one observation lie together."""
+    shared = [d for d in forecasts.dims if d in observations.dims and d not in last]
+    n_plane = max(2 - len(last), 0)
+    plane = shared[len(shared) - min(n_plane, len(shared)) :]
+    leading = shared[: len(shared) - len(plane)]
+    alone = [d for d in observations.dims if d not in forecasts.dims and d not in last]
+    alone += [d for d in forecasts.dims if d not in observations.dims and d not in last]
+    return [*leading, *alone, *plane, *last]
+
+
+def _sums_per_chunk(on_block, observations, forecasts, dims, gone, new_sizes, dtype, whole):
+    import dask.array as da
+
+    observations, forecasts = _like_chunks(observations, forecasts, whole)
+    labels = {d: i for i, d in enumerate([*dims, *new_sizes])}
+    return da.blockwise(
+        on_block,
+        tuple(labels.values()),
+        observations.data,
+        tuple(labels[d] for d in observations.dims),
+        forecasts.data,
+        tuple(labels[d] for d in forecasts.dims),
+        new_axes={labels[d]: n for d, n in new_sizes.items()},
+        adjust_chunks={labels[d]: (lambda n: 1) for d in gone},
+        name=None,
+        token=f"verify-{on_block.__name__}",
+        dtype=dtype,
+        meta=np.empty((0,) * len(labels), dtype),
+    )
+
+
+def _like_chunks(
+    observations: xr.DataArray, forecasts: xr.DataArray, whole: list[Hashable]
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Both as Dask arrays in the chunks of the forecasts, which are the larger, with ``whole`` dims in one piece."""
+    if forecasts.chunks is None:
+        forecasts = forecasts.chunk({d: n for d, n in observations.chunksizes.items() if d in forecasts.dims})
+    forecasts = forecasts.chunk({d: -1 for d in whole if d in forecasts.dims})
+    like = {d: n for d, n in forecasts.chunksizes.items() if d in observations.dims}
+    like |= {d: -1 for d in whole if d in observations.dims}
+    return observations.chunk(like), forecasts
+
+
+def _kept_coords(observations: xr.DataArray, forecasts: xr.DataArray, kept: list[Hashable]) -> dict[Hashable, Any]:
+    """Coordinates that the reduction leaves intact; where both arrays have one, the forecasts'."""
+    both = {**observations.coords, **forecasts.coords}
+    return {name: coord for name, coord in both.items() if set(coord.dims) <= set(kept)}
