@@ -42,7 +42,9 @@ _NO_LICENCE = (
     "The pysteps-data README states no licence for this source; research/test use only, all rights stay with the "
     "data owner; cite the institution and https://pysteps.github.io."
 )
-_KNMI_LICENCE = f"{_NO_LICENCE} KNMI open data are generally CC BY 4.0 (dataplatform.knmi.nl), not stated in the repo."
+_KNMI_LICENCE = (
+    f"{_NO_LICENCE} KNMI open data are generally CC BY 4.0 (dataplatform.knmi.nl), not stated in the repo."
+)
 _RMI_LICENCE = (
     "This example data originating from RMI (Royal Meteorological Institute of Belgium) may not be used for "
     "commercial purposes, all property and intellectual rights are an exclusivity of the RMI and may not be "
@@ -249,7 +251,9 @@ def open(
     if name == "synthetic":
         return _synthetic(options, frames=frames, chunks=chunks)
     if options:
-        raise TypeError(f"{name!r} takes no option {next(iter(options))!r}; only 'synthetic' takes more options")
+        raise TypeError(
+            f"{name!r} takes no option {next(iter(options))!r}; only 'synthetic' takes more options"
+        )
     files = _raw_files(name)
     wanted = files[_selection(name, frames, len(files))]
     folder = _cache_folder(cache)
@@ -264,6 +268,8 @@ def open(
 
 
 def _synthetic(options: dict[str, Any], *, frames: int | slice | None, chunks: Any) -> xr.Dataset:
+    if isinstance(frames, slice):
+        raise ValueError(f"frames={frames!r} is for events; 'synthetic' takes the number of frames to make")
     if frames is not None:
         options["frames"] = frames
     if chunks is not None:
@@ -310,7 +316,9 @@ def _selection(name: str, frames: int | slice | None, available: int) -> slice:
 def _cache_folder(cache: str | os.PathLike | None) -> Path:
     import pooch  # here, because it is only needed once data are opened
 
-    return Path(cache or os.environ.get("XNOWCAST_DATA") or pooch.os_cache("xnowcast")).expanduser().absolute()
+    return (
+        Path(cache or os.environ.get("XNOWCAST_DATA") or pooch.os_cache("xnowcast")).expanduser().absolute()
+    )
 
 
 def _decoded_path(folder: Path, name: str, files: list[RawFile]) -> Path:
@@ -356,22 +364,24 @@ def _fetch(
 
 
 def _fetch_one(store: Any, file: RawFile, downloader: Any) -> None:
-    url = store.get_url(file.path)
+    import requests
+
+    url, attempts = store.get_url(file.path), 1 + RETRIES
     try:
         store.fetch(file.path, downloader=downloader)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{url} does not exist; a mirror has the files below their registered paths") from None
+        raise FileNotFoundError(
+            f"{url} does not exist; a mirror has the files below their registered paths"
+        ) from None
+    except requests.RequestException as error:
+        raise ConnectionError(
+            f"{url} could not be fetched in {attempts} attempts ({type(error).__name__}: {error}); nothing "
+            "partial was kept. Another address or a folder can be given as mirror= or XNOWCAST_MIRROR"
+        ) from None
     except ValueError:
         raise ValueError(
-            f"{url} does not have the registered content (sha256 {file.sha256[:12]}..., {file.size} bytes) after "
-            f"{1 + RETRIES} attempts; nothing was kept"
-        ) from None
-    except PermissionError:
-        raise
-    except OSError as error:  # requests' exceptions are OSErrors too
-        raise ConnectionError(
-            f"{url} could not be fetched after {1 + RETRIES} attempts ({type(error).__name__}: {error}); nothing "
-            "partial was kept. Another address or a folder can be given as mirror= or XNOWCAST_MIRROR"
+            f"{url} does not have the registered content (sha256 {file.sha256[:12]}..., {file.size} bytes) in "
+            f"{attempts} attempts; nothing was kept"
         ) from None
 
 
@@ -382,7 +392,9 @@ def _base_url(mirror: str | os.PathLike | None) -> str:
         return given.rstrip("/") + "/"
     folder = Path(given).expanduser().absolute()
     if not folder.is_dir():
-        raise FileNotFoundError(f"mirror {given!r} is neither an address (http, https, file) nor an existing folder")
+        raise FileNotFoundError(
+            f"mirror {given!r} is neither an address (http, https, file) nor an existing folder"
+        )
     return folder.as_uri() + "/"
 
 
@@ -452,7 +464,7 @@ def _decode(name: str, paths: list[Path], target: Path) -> None:
 
 def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     """Compressed, one chunk per time step, no fill value on what has none."""
-    seconds = {"units": "seconds since 1970-01-01 00:00:00", "dtype": "int64"}
+    seconds = {"units": "seconds since 1970-01-01 00:00:00", "dtype": "int32"}
     encoding: dict[str, dict[str, Any]] = {}
     for name, variable in dataset.variables.items():
         if variable.dims == ("time", "y", "x"):

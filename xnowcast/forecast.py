@@ -106,6 +106,7 @@ def forecast(
     _check_counts(seed=seed, batch_size=batch_size)
     engine.choose_device(device)
     chosen = windows.input_windows(axis, task.input_frames, init_times, on_gap=on_gap)
+    _check_values(field, chosen)
 
     lazy = field.array.chunks is not None
     data, indices = _frames(field, chosen)
@@ -163,7 +164,8 @@ def _plan_model(
         raise ValueError(f"{path} holds weights of {card.system!r}, not of {model!r}")
     if options:
         raise ValueError(f"{path} fixes the model's options; leave out {', '.join(options)}")
-    recipe = ModelRecipe(card.system, tuple(sorted(card.options.items())), str(path), card.sha256)
+    built_with = ((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(card.options.items()))  # hashable
+    recipe = ModelRecipe(card.system, tuple(built_with), str(path), card.sha256)
     return recipe, models.declare(card.system, **card.options)
 
 
@@ -174,6 +176,12 @@ def _check(field: Field, task: "Task", recipe: Any, step: np.timedelta64, steps:
         raise ValueError(f"{name!r} does not forecast, it is for ds.nowcast.{task.verb}")
     if task.quantity is not None and task.quantity != field.quantity:
         raise ValueError(f"{name!r} reads {task.quantity}, and variable {field.name!r} is {field.quantity}")
+    taken = {"init_time", "lead_time", *(["member"] if task.stochastic else [])} & set(field.extra)
+    if taken:
+        raise ValueError(
+            f"variable {field.name!r} already has a dim {', '.join(map(repr, sorted(taken)))}, which the forecast adds: "
+            "choose one of its labels with .isel, or rename it"
+        )
     size = field.array.sizes[field.y], field.array.sizes[field.x]
     if min(size) < task.min_grid:
         raise ValueError(
@@ -183,16 +191,22 @@ def _check(field: Field, task: "Task", recipe: Any, step: np.timedelta64, steps:
         raise ValueError(f"{name!r} was made for a step of {task.step}, and the data have {step.astype('m8[s]')}")
     if task.max_steps is not None and steps > task.max_steps:
         raise ValueError(f"{name!r} forecasts up to {task.max_steps} steps; {steps} were asked for")
-    if field.array.chunks is None and _all_nan(field):
+
+
+def _check_values(field: Field, chosen: windows.Windows) -> None:
+    """Refuse impossible values before a model runs for hours on the frames before them; lazy data fail when read.
+
+    Frame by frame, so that a file that was opened without Dask is never in memory whole.
+    """
+    if field.array.chunks is not None:
+        return
+    used = np.unique(chosen.indices[chosen.indices != windows.MISSING])
+    measured = [np.isfinite(field.conversion(field.array.isel({field.time: i}).values)).any() for i in used]
+    if not any(measured):
         raise ValueError(
-            f"variable {field.name!r} is NaN everywhere: nothing was measured, so there is nothing to continue"
+            f"variable {field.name!r} is NaN in every frame that the forecasts read: nothing was measured there, so "
+            "there is nothing to continue"
         )
-
-
-def _all_nan(field: Field) -> bool:
-    """Whether data in memory are all NaN; stops at the first frame that is not, and never loads a file whole."""
-    array = field.array.transpose(field.time, ...)
-    return all(bool(np.isnan(array[i].values).all()) for i in range(array.shape[0] - 1, -1, -1))
 
 
 def _member_numbers(task: "Task", recipe: Any, members: int | None) -> range | None:
@@ -210,7 +224,8 @@ def _member_numbers(task: "Task", recipe: Any, members: int | None) -> range | N
 def _check_counts(*, seed: int, batch_size: int | None) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed is {seed!r}; it must be a whole number of 0 or more")
-    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
+    is_count = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if batch_size is not None and (not is_count or batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of 1 or more")
 
 

@@ -109,7 +109,35 @@ def synthetic_radar(
 
     Notes
     -----
-    REALISM
+    The rain is made of two Gaussian fields with power-law spectra, one of weather systems and one of showers within
+    them, whose Fourier modes keep exactly with the motion and draw new phases at a rate that rises with wavenumber.
+    Nothing is drawn in sequence: noise is keyed by (seed, mode, renewal). Where the first field exceeds a quantile
+    it rains, with lognormal rates between 0.1 and 150 mm h-1; the edge of the rain is light, its core heavy.
+
+    Three seeds of 30 frames of 512 by 512 km beside six radar events (Finland, the Netherlands, Belgium, two of
+    Switzerland and MRMS tiles of the USA):
+
+    ===============================================  =============  =============
+    figure                                           synthetic      radar
+    ===============================================  =============  =============
+    area of at least 0.1, 1, 5 mm h-1, %             25-34, 11-19,  14-53, 5-16,
+                                                     1.1-2.8        0.2-2.1
+    wet rain: median, 90 %, 99 %, mm h-1             0.8-1.2, 3-4,  0.4-1.6, 2-7,
+                                                     9-13           4-25
+    wet rain: 99.9 % and largest, mm h-1             19-25, 58-126  7-54, 24-116
+    spectral slope of dBR, 64-16, 32-8, 16-3 km      -2.7, -2.7,    -2.2 to -2.9, -2.5
+                                                     -3.5           to -3.3, -2.5 to -4.6
+    correlation following the motion, 30 and 60 min  0.8, 0.7       0.6-0.8, 0.5-0.7
+    the same of features under 8 km, 10 and 30 min   0.5, 0.2       0.1-0.7, 0-0.2
+    the same of features of 8-32 km, 30 and 60 min   0.7, 0.5       0-0.7, 0-0.4
+    ===============================================  =============  =============
+
+    What differs from real radar: statistics are the same everywhere and at every hour (no orography, no life cycle
+    of a single storm, no squall line that holds its shape); the spectrum is flat beyond about 250 km, or three
+    quarters of a smaller grid; rain does not die out as a whole; all scales move with one wind; and there is no
+    clutter, attenuation, beam blocking, bright band or rounding. Skill on it says that a method works, not how good
+    it is. The field repeats itself when rain has travelled one and a half times the width of the grid, by when its
+    own changes have made it another, unless ``lifetime`` is None.
 
     Examples
     --------
@@ -136,7 +164,7 @@ def synthetic_radar(
     )
     if frames != int(frames) or frames < 1:
         raise ValueError(f"frames is {frames!r}; give a whole number of at least 1.")
-    time = pd.Timestamp(start) + pd.to_timedelta(np.arange(int(frames)) * weather.step_s, unit="s")
+    time = _checked_start(start) + pd.to_timedelta(np.arange(int(frames)) * weather.step_s, unit="s")
     name, attrs = _field_labels(weather)
     values = _lazy_frames(weather, int(frames), _frames_per_chunk(chunks, int(frames), weather.shape))
     ds = xr.Dataset(
@@ -144,10 +172,7 @@ def synthetic_radar(
         coords={"time": ("time", time.astype("datetime64[ns]").values, _TIME_ATTRS), **_grid(weather)},
         attrs=_truth(weather),
     )
-    ds = ds.set_coords("crs")
-    if isinstance(chunks, Mapping):
-        ds = ds.chunk(chunks)
-    return ds
+    return ds.chunk(chunks) if isinstance(chunks, Mapping) else ds
 
 
 def synthetic_motion(radar: xr.Dataset) -> xr.Dataset:
@@ -186,7 +211,7 @@ def synthetic_motion(radar: xr.Dataset) -> xr.Dataset:
     motion = xr.Dataset({"eastward_motion": eastward, "northward_motion": northward})
     for name in motion:
         motion[name].attrs = {"units": "m s-1", "long_name": f"{str(name).replace('_', ' ')} of the rain"}
-    return motion.assign_coords({name: radar[name] for name in ("lat", "lon", "crs") if name in radar.coords})
+    return motion.assign_coords({name: radar[name] for name in ("lat", "lon") if name in radar.coords})
 
 
 @dataclass(frozen=True)
@@ -256,9 +281,7 @@ def _modes(weather: _Weather, layer: _Layer) -> _Modes:
         amplitude[rows // 2] = 0.0  # the phase of a shifted Nyquist mode is ambiguous
     if columns % 2 == 0:
         amplitude[:, -1] = 0.0
-    power = (
-        2.0 * (amplitude[:, 1:] ** 2).sum() + (amplitude[:, 0] ** 2).sum()
-    )  # a real field has both signs of x
+    power = 2.0 * (amplitude[:, 1:] ** 2).sum() + (amplitude[:, 0] ** 2).sum()  # a real field has both signs of x
     amplitude *= rows * columns / np.sqrt(power)
     amplitude[:, 0] *= np.sqrt(2.0)  # here the inverse transform keeps the real part, half the power
     wavelength = 1.0 / np.maximum(np.hypot(fy, fx), 1e-9)
@@ -280,9 +303,7 @@ def _modes(weather: _Weather, layer: _Layer) -> _Modes:
 def _amplitude(weather: _Weather, layer: _Layer, fy: np.ndarray, fx: np.ndarray) -> np.ndarray:
     """Root of the power spectrum: flat, then a power law, then the beam; stretched along a seeded direction."""
     extent = min(weather.shape) * weather.spacing_km
-    outer = min(
-        layer.outer_scale_km, 0.75 * extent
-    )  # a tiny grid gets a small weather of its own, not a dry corner
+    outer = min(layer.outer_scale_km, 0.75 * extent)  # a tiny grid gets a small weather of its own, not a dry corner
     angle = np.pi * _draw(weather.seed, 2)
     along = fx * np.cos(angle) - fy * np.sin(angle)
     across = fx * np.sin(angle) + fy * np.cos(angle)
@@ -298,9 +319,7 @@ def _gaussian_field(weather: _Weather, modes: _Modes, seconds: float) -> np.ndar
     turn = (0.5 * np.pi * (phase - renewal)).astype(np.float32)
     renewal = renewal.astype(np.uint64)
     # From one draw to the next along a quarter circle: the variance stays 1 on the way.
-    noise = np.cos(turn) * _phases(modes.key, renewal) + np.sin(turn) * _phases(
-        modes.key, renewal + np.uint64(1)
-    )
+    noise = np.cos(turn) * _phases(modes.key, renewal) + np.sin(turn) * _phases(modes.key, renewal + np.uint64(1))
     noise *= modes.amplitude
     if weather.rotation:
         field = scipy.fft.irfft2(noise, s=modes.padded)
@@ -344,9 +363,7 @@ def _rain_rate(weather: _Weather, systems: np.ndarray, showers: np.ndarray, seco
     rain = np.zeros(systems.shape, np.float32)
     wet = systems > ndtri(1.0 - min(raining, 1.0))
     exceedance = ndtr(-systems[wet].astype(float)) / raining  # 1 at the edge of the rain, 0 in its core
-    score = (
-        np.sqrt(1.0 - weather.convection) * -ndtri(exceedance) + np.sqrt(weather.convection) * showers[wet]
-    )
+    score = np.sqrt(1.0 - weather.convection) * -ndtri(exceedance) + np.sqrt(weather.convection) * showers[wet]
     rate = weather.median_rain * np.exp(LOG_SPREAD * score)
     rate[rate < SMALLEST_RAIN] = 0.0
     rain[wet] = np.minimum(rate * np.exp(weather.growth * seconds / 3600.0), HEAVIEST_RAIN)
@@ -355,12 +372,12 @@ def _rain_rate(weather: _Weather, systems: np.ndarray, showers: np.ndarray, seco
 
 def _frames(indices: np.ndarray, weather: _Weather) -> np.ndarray:
     """The frames with these indices. (time,) -> (time, rows, columns) float32."""
-    systems, showers = _modes(weather, SYSTEMS), _modes(weather, SHOWERS)
+    layers = _modes(weather, SYSTEMS), _modes(weather, SHOWERS)
     out = np.empty((len(indices), *weather.shape), np.float32)
     for frame, index in zip(out, indices, strict=True):
         seconds = float(index) * weather.step_s
-        fields = (_gaussian_field(weather, modes, seconds) for modes in (systems, showers))
-        frame[:] = _rain_rate(weather, *fields, seconds)
+        where, showers = (_gaussian_field(weather, modes, seconds) for modes in layers)
+        frame[:] = _rain_rate(weather, where, showers, seconds)
     if weather.zr is not None:
         a, b = weather.zr
         wet = out > 0
@@ -571,6 +588,16 @@ def _positive(value: float, name: str) -> float:
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"{name} is {value!r}; give a number over 0.")
     return float(value)
+
+
+def _checked_start(start: Any) -> pd.Timestamp:
+    try:
+        time = pd.Timestamp(start)
+    except (ValueError, TypeError):
+        time = pd.NaT
+    if pd.isna(time) or time.tzinfo is not None:
+        raise ValueError(f"start is {start!r}; give a time in UTC without a zone, such as '2024-06-01T12:00'.")
+    return time
 
 
 def _checked_seed(seed: int) -> int:

@@ -16,6 +16,9 @@ NO_ECHO_DBZ = -32.0
 # Differences of accumulations leave rain a hair below zero; anything further below is a value nobody declared missing.
 _TOLERATED_NEGATIVE = 0.01
 
+# No radar hears less; what lies below is a fill value nobody declared, such as -999. Minus infinity is log10(0).
+_LOWEST_DBZ = -100.0
+
 
 class Conversion(Protocol):
     """Elementwise, on numpy arrays; NaN stays NaN."""
@@ -78,6 +81,12 @@ class ZR:
             raise ValueError(
                 "the reflectivity is infinite somewhere; cells that were not measured must be NaN"
             )
+        if np.any((dbz < _LOWEST_DBZ) & np.isfinite(dbz)):
+            lowest = dbz[np.isfinite(dbz)].min()
+            raise ValueError(
+                f"the reflectivity goes down to {lowest:g} dBZ, which no radar measures; cells that were not measured "
+                f"must be NaN: write ds.where(ds > {lowest:g}), or set _FillValue to {lowest:g} and open the file again"
+            )
         rain = np.exp(dbz * np.float32(np.log(10) / (10 * self.b)) - np.float32(np.log(self.a) / self.b))
         return np.where(dbz <= self.no_echo + 0.25, np.float32(0), rain)
 
@@ -116,6 +125,27 @@ def is_reflectivity(units: object) -> bool:
     (True, False)
     """
     return str(units).strip().lower() == "dbz"
+
+
+def is_amount(units: object) -> bool:
+    """Whether a ``units`` attribute means an amount of water (per step), not a rate.
+
+    Parameters
+    ----------
+    units : object
+        The attribute as found.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_amount("mm"), is_amount("kg m-2"), is_amount("mm h-1"), is_amount("dBZ")
+    (True, True, False, False)
+    """
+    quantity = _parse(str(units)) if units else None
+    return quantity is not None and (quantity.check("[length]") or quantity.check("[mass]/[length]**2"))
 
 
 def rain_rate_conversion(units: object, *, name: str, step: np.timedelta64 | None) -> Linear:

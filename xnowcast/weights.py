@@ -215,9 +215,12 @@ def read_card(path: str | Path) -> ModelCard:
         raise ValueError(
             f"{path} is a safetensors file without an xnowcast card: write weights with xnowcast.weights.save"
         )
-    content = json.loads(metadata[_KEY])
     known = {f.name for f in fields(ModelCard)}
-    return ModelCard(**{k: v for k, v in content.items() if k in known})
+    try:
+        content = json.loads(metadata[_KEY])
+        return ModelCard(**{k: v for k, v in content.items() if k in known})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} has a card that cannot be read: {error}") from None
 
 
 def load(model: str | Path, *, sha256: str | None = None) -> Any:
@@ -264,7 +267,7 @@ def load(model: str | Path, *, sha256: str | None = None) -> Any:
     built = models.build(about.system, **about.options)
     try:
         built.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:  # other tensors, or a system without any
         raise ValueError(f"{model} does not fit {about.system!r} as it is built here: {error}") from None
     built.card = about
     return built.eval()

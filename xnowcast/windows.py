@@ -85,7 +85,7 @@ def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
         )
     if time not in array.coords:
         raise ValueError(f"dim {time!r} has no coordinate: give it the times, ds.assign_coords({time}=...)")
-    times = _real_times(array[time])
+    times = real_times(array[time])
     if times.size < 2:
         raise ValueError(f"there is {times.size} time on {time!r}; two or more are needed to know the step")
     differences = np.diff(times.astype("i8"))
@@ -96,11 +96,11 @@ def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
         raise ValueError(
             f"the times fall after {_clock(times[:-1][differences < 0][0])}: sort them with ds.sortby({time!r})"
         )
-    step = _step(differences)
+    step = common_step(differences)
     if (differences % step).any():
         odd = np.flatnonzero(differences % step)[0]
         raise ValueError(
-            f"the times are irregular: most are {_minutes(step)} apart, but {_clock(times[odd + 1])} follows "
+            f"the times are irregular: the step is {_minutes(step)}, but {_clock(times[odd + 1])} follows "
             f"{_clock(times[odd])} after {_minutes(differences[odd])}; put them on a regular axis first, for "
             f"example ds.resample({time}='{_minutes(step).replace(' ', '')}').nearest(tolerance='1min')"
         )
@@ -108,7 +108,29 @@ def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
     return TimeAxis(times, np.timedelta64(int(step), "ns"), slots)
 
 
-def _real_times(coordinate: xr.DataArray) -> np.ndarray:
+def real_times(coordinate: xr.DataArray) -> np.ndarray:
+    """The times of a coordinate as datetime64[ns]; cftime dates of the real calendar are converted.
+
+    Parameters
+    ----------
+    coordinate : xarray.DataArray
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Raises
+    ------
+    ValueError
+        If it holds no times, times are missing, or their calendar is a climate model's.
+
+    Examples
+    --------
+    >>> real_times(xr.DataArray(np.array(["2024-06-01"], "M8[s]"), dims="time"))
+    array(['2024-06-01T00:00:00.000000000'], dtype='datetime64[ns]')
+    """
+    if coordinate.dtype == object and coordinate.size and hasattr(coordinate.values.flat[0], "calendar"):
+        return _from_cftime(coordinate.values)
     if coordinate.dtype.kind == "M":
         times = coordinate.values.astype("M8[ns]")
         if np.isnat(times).any():
@@ -116,20 +138,40 @@ def _real_times(coordinate: xr.DataArray) -> np.ndarray:
                 f"coordinate {coordinate.name!r} holds {np.isnat(times).sum()} missing times (NaT): drop them"
             )
         return times
-    if coordinate.dtype == object and coordinate.size and hasattr(coordinate.values.flat[0], "calendar"):
-        calendar = coordinate.values.flat[0].calendar
-        raise ValueError(
-            f"the times are cftime dates of the calendar {calendar!r}; radar times are real ones: convert them with "
-            f"ds.convert_calendar('standard', use_cftime=False)"
-        )
     raise ValueError(
         f"coordinate {coordinate.name!r} holds {coordinate.dtype}, not times: decode it with xr.decode_cf(ds), or "
         "assign datetime64 values"
     )
 
 
-def _step(differences: np.ndarray) -> int:
-    """The most common distance; the smallest of them where several are equally common."""
+def _from_cftime(dates: np.ndarray) -> np.ndarray:
+    calendar = dates.flat[0].calendar
+    if calendar not in ("standard", "gregorian", "proleptic_gregorian"):
+        raise ValueError(
+            f"the times are cftime dates of the calendar {calendar!r}, which is no calendar that radars keep; if the "
+            "dates are right, convert them with ds.convert_calendar('standard', use_cftime=False)"
+        )
+    return np.array([date.isoformat() for date in dates.flat], dtype="M8[ns]")
+
+
+def common_step(differences: np.ndarray) -> int:
+    """The most common distance between times.
+
+    Parameters
+    ----------
+    differences : numpy.ndarray
+        Integers above 0.
+
+    Returns
+    -------
+    int
+        Where several are equally common the smallest, which a gap or two leave in place.
+
+    Examples
+    --------
+    >>> common_step(np.array([5, 5, 15, 15]))
+    5
+    """
     values, counts = np.unique(differences, return_counts=True)
     return int(values[np.argmax(counts)])
 
@@ -215,6 +257,8 @@ def _choose(axis: TimeAxis, init_times: InitTimes, input_frames: int) -> np.ndar
     wanted = _as_times(init_times)
     if wanted.size == 0:
         raise ValueError("init_times is empty: give at least one time, 'latest' or 'all'")
+    if not wanted.is_unique:
+        raise ValueError(f"init time {_clock(wanted[wanted.duplicated()][0])} is asked for twice")
     found = index.get_indexer(wanted)
     if (found < 0).any():
         absent = wanted[found < 0][0]
@@ -238,7 +282,16 @@ def _choose_slice(axis: TimeAxis, index: pd.DatetimeIndex, chosen: slice, input_
         raise ValueError(
             f"no time lies in init_times={chosen}; the data run from {_clock(axis.times[0])} to {_clock(axis.times[-1])}"
         )
-    return positions[(axis.slots[positions] - axis.slots[positions[0]]) % stride == 0]
+    return positions[(axis.slots[positions] - _first_slot(axis, chosen, positions)) % stride == 0]
+
+
+def _first_slot(axis: TimeAxis, chosen: slice, positions: np.ndarray) -> int:
+    """Where the strides of a slice begin: at its start, even where that frame is missing, else at its first frame."""
+    if chosen.start is not None:
+        slot, rest = divmod(int((pd.Timestamp(chosen.start) - pd.Timestamp(axis.times[0])).value), int(axis.step.astype("i8")))
+        if rest == 0:
+            return slot
+    return int(axis.slots[positions[0]])
 
 
 def _stride(step: Any, time_step: np.timedelta64) -> int:
@@ -254,14 +307,19 @@ def _stride(step: Any, time_step: np.timedelta64) -> int:
 
 
 def _as_times(init_times: Any) -> pd.DatetimeIndex:
+    if isinstance(init_times, xr.DataArray):
+        init_times = init_times.values
     several = isinstance(init_times, Iterable) and not isinstance(init_times, str | bytes) and np.ndim(init_times) > 0
     try:
-        return pd.DatetimeIndex(pd.to_datetime(list(init_times) if several else [init_times])).as_unit("ns")
+        times = pd.DatetimeIndex(pd.to_datetime(list(init_times) if several else [init_times])).as_unit("ns")
     except (TypeError, ValueError):
+        times = pd.DatetimeIndex([pd.NaT])
+    if times.hasnans:
         raise ValueError(
             f"init_times is {init_times!r}; it can be 'latest', 'all', a time such as '2024-06-01T12:00', a list of "
             "times or a slice of times"
-        ) from None
+        )
+    return times.tz_convert(None) if times.tz is not None else times  # the data's times are UTC by CF
 
 
 def to_timedelta(value: Any, what: str) -> np.timedelta64:
@@ -288,8 +346,9 @@ def to_timedelta(value: Any, what: str) -> np.timedelta64:
     >>> to_timedelta("1h", "the lead time").astype("m8[m]")
     np.timedelta64(60,'m')
     """
-    if isinstance(value, int | float | np.number) and not isinstance(value, np.timedelta64):
-        raise ValueError(f"{what} is the bare number {value}; write it with its unit, such as '{value}min'")
+    bare = isinstance(value, int | float | np.number) and not isinstance(value, np.timedelta64)
+    if bare or (isinstance(value, str) and value.strip().isdigit()):
+        raise ValueError(f"{what} is the bare number {value}; write it with its unit, such as '60min'")
     try:
         duration = pd.Timedelta(value)
     except (TypeError, ValueError):

@@ -99,10 +99,10 @@ def _read(content: bytes) -> Frame:
             "license": "all rights stay with the data owner (FMI), whose terms apply",
         },
         packing={
-            "dtype": "uint8",
+            "dtype": "int16",
             "scale_factor": np.float32(0.5),
             "add_offset": np.float32(-32),
-            "_FillValue": np.uint8(MISSING),
+            "_FillValue": np.int16(MISSING),
         },
     )
 
@@ -136,5 +136,7 @@ def _grid(header: dict[str, str], shape: tuple[int, int]) -> Grid:
     left, bottom = project(*map(float, header["bottomleft"].split()))
     _, top = project(*map(float, header["topright"].split()))
     if abs(top - bottom - shape[0] * dy) > dy:
-        raise ValueError(f"its corners are {top - bottom:.0f} m apart, its {shape[0]} rows {shape[0] * dy:.0f} m")
+        raise ValueError(
+            f"its corners are {top - bottom:.0f} m apart, its {shape[0]} rows {shape[0] * dy:.0f} m"
+        )
     return Grid(plane, left, top, dx, dy, nx=shape[1], ny=shape[0])

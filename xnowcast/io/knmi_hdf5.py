@@ -76,11 +76,17 @@ def _read(content: bytes) -> Frame:
         image = file["image1"]
         parameter = text(image.attrs["image_geo_parameter"])
         if not parameter.startswith("ACCUMULATED_PRECIPITATION"):
-            raise ValueError(f"it holds {parameter!r}; ACCUMULATED_PRECIPITATION_[MM] is what this reader knows")
-        start, end = (_moment(text(file["overview"].attrs[f"product_datetime_{edge}"])) for edge in ("start", "end"))
+            raise ValueError(
+                f"it holds {parameter!r}; ACCUMULATED_PRECIPITATION_[MM] is what this reader knows"
+            )
+        start, end = (
+            _moment(text(file["overview"].attrs[f"product_datetime_{edge}"])) for edge in ("start", "end")
+        )
         seconds = (end - start).total_seconds()
         if seconds <= 0:
-            raise ValueError(f"it is an accumulation from {start} to {end}; the end must be later than the start")
+            raise ValueError(
+                f"it is an accumulation from {start} to {end}; the end must be later than the start"
+            )
         counts = image["image_data"][()]
         values, packing = _calibrate(counts, image["calibration"].attrs, 3600 / seconds)
         grid = _grid(file["geographic"], counts.shape)
@@ -120,14 +126,12 @@ def _calibrate(counts: np.ndarray, calibration, per_hour: float) -> tuple[np.nda
     codes = ("calibration_missing_data", "calibration_out_of_image")
     unmeasured = {int(number(calibration[code])) for code in codes if code in calibration}
     rates = counts.astype(np.float32) * gain + offset
-    rates[np.isin(counts, list(unmeasured))] = np.nan
-    if len(unmeasured) != 1 or offset != 0:
+    measured = ~np.isin(counts, list(unmeasured))
+    rates[~measured] = np.nan
+    # Signed, because older readers of CF know no unsigned integers; heavier rain than 32767 counts is not packed.
+    if offset != 0 or counts.max(where=measured, initial=0) > 32767:
         return rates, {}
-    return rates, {
-        "dtype": counts.dtype.name,
-        "scale_factor": gain,
-        "_FillValue": counts.dtype.type(unmeasured.pop()),
-    }
+    return rates, {"dtype": "int16", "scale_factor": gain, "_FillValue": np.int16(-32768)}
 
 
 def _moment(stamp: str) -> datetime:
@@ -145,6 +149,8 @@ def _grid(geographic, shape: tuple[int, int]) -> Grid:
     if dy > 0:
         raise ValueError(f"its rows run northward (geo_pixel_size_y is {dy / 1000:g}); southward is expected")
     plane = text(geographic["map_projection"].attrs["projection_proj4_params"])
-    in_metres = re.sub(r"\+(a|b|x_0|y_0)=([-+.\deE]+)", lambda term: f"+{term[1]}={1000 * float(term[2]):.3f}", plane)
+    in_metres = re.sub(
+        r"\+(a|b|x_0|y_0)=([-+.\deE]+)", lambda term: f"+{term[1]}={1000 * float(term[2]):.3f}", plane
+    )
     left, top = number(about["geo_column_offset"]) * dx, number(about["geo_row_offset"]) * dy
     return Grid(f"{in_metres} +units=m +no_defs", left, top, dx, -dy, nx=shape[1], ny=shape[0])

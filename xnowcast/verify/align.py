@@ -1,6 +1,7 @@
 """Observations and forecasts on the same coordinates: checked exactly, or aligned by valid time."""
 
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -67,9 +68,9 @@ def check_same_coordinates(observations: xr.DataArray, forecasts: xr.DataArray) 
             continue
         if observations.sizes[dim] != forecasts.sizes[dim]:
             raise ValueError(_difference(dim, observations, forecasts))
-        if dim in observations.indexes and dim in forecasts.indexes:
-            if not observations.indexes[dim].equals(forecasts.indexes[dim]):
-                raise ValueError(_difference(dim, observations, forecasts))
+        labelled = dim in observations.indexes and dim in forecasts.indexes
+        if labelled and not observations.indexes[dim].equals(forecasts.indexes[dim]):
+            raise ValueError(_difference(dim, observations, forecasts))
 
 
 def _difference(dim: Hashable, observations: xr.DataArray, forecasts: xr.DataArray) -> str:
@@ -103,8 +104,8 @@ def align_observations(
     observations : xarray.DataArray
         With a time dim (datetime64) and the grid of the forecasts.
     forecasts : xarray.DataArray
-        With ``init_time`` and ``lead_time``, as dims or as scalar coordinates; ``valid_time`` is computed where
-        it is not there.
+        With ``init_time`` (datetime64) and ``lead_time`` (timedelta64), as dims or as scalar coordinates; the
+        valid time is their sum.
     spatial_dims : (hashable, hashable), optional
         Names of the horizontal dims of both. By default y and x, or latitude and longitude.
 
@@ -173,8 +174,8 @@ def _valid_time(forecasts: xr.DataArray) -> xr.DataArray:
     missing = [name for name in ("init_time", "lead_time") if name not in forecasts.coords]
     if missing:
         raise ValueError(
-            f"forecasts have no coordinate {' and no '.join(map(repr, missing))}, found {sorted(map(str, forecasts.coords))}:"
-            " they are needed to find the observation of the same time"
+            f"forecasts have no coordinate {' and no '.join(map(repr, missing))}, which the observation of the same "
+            f"time is found by; they have {sorted(map(str, forecasts.coords))}"
         )
     init, lead = (forecasts[name].reset_coords(drop=True) for name in ("init_time", "lead_time"))
     if init.dtype.kind != "M" or lead.dtype.kind != "m":
@@ -183,15 +184,10 @@ def _valid_time(forecasts: xr.DataArray) -> xr.DataArray:
         )
     init = init if init.ndim else init.expand_dims("init_time")
     lead = lead if lead.ndim else lead.expand_dims("lead_time")
-    valid = (init + lead).transpose("init_time", "lead_time")
-    told = forecasts.coords.get("valid_time")
-    if told is not None and set(told.dims) <= {"init_time", "lead_time"} and told.dtype.kind == "M":
-        valid = valid.copy(data=np.broadcast_to(told.transpose("init_time", "lead_time", missing_dims="ignore").values.reshape(
-            [valid.sizes[d] if d in told.dims else 1 for d in ("init_time", "lead_time")]), valid.shape))
-    return valid
+    return (init + lead).transpose("init_time", "lead_time")
 
 
-def _check_overlap(observed, valid: np.ndarray) -> None:
+def _check_overlap(observed: Any, valid: np.ndarray) -> None:
     if not np.isin(valid, observed.values).any():
         span = f"{len(observed)} times from {observed.min()} to {observed.max()}" if len(observed) else "no time"
         raise ValueError(

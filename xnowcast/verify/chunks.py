@@ -11,7 +11,9 @@ from xnowcast.verify.align import check_same_coordinates
 Dims = str | Iterable[Hashable] | None
 
 
-def reduced_dims(dim: Dims, observations: xr.DataArray, forecasts: xr.DataArray, *, never: Iterable[Hashable] = ()) -> list:
+def reduced_dims(
+    dim: Dims, observations: xr.DataArray, forecasts: xr.DataArray, *, never: Iterable[Hashable] = ()
+) -> list:
     """The dims that ``dim`` means: those named, or all of both arrays, less ``never``.
 
     Parameters
@@ -40,7 +42,9 @@ def reduced_dims(dim: Dims, observations: xr.DataArray, forecasts: xr.DataArray,
     named = present if dim is None else [dim] if isinstance(dim, str) else list(dim)
     unknown = [d for d in named if d not in present]
     if unknown:
-        raise ValueError(f"dim {unknown[0]!r} is in neither array; observations have {observations.dims}, forecasts {forecasts.dims}")
+        raise ValueError(
+            f"dim {unknown[0]!r} is in neither array; observations have {observations.dims}, forecasts {forecasts.dims}"
+        )
     return [d for d in dict.fromkeys(named) if d not in set(never)]
 
 
@@ -192,7 +196,7 @@ def _like_chunks(
     if forecasts.chunks is None:
         forecasts = forecasts.chunk({d: n for d, n in observations.chunksizes.items() if d in forecasts.dims})
     forecasts = forecasts.chunk({d: -1 for d in whole if d in forecasts.dims})
-    like = {d: n for d, n in forecasts.chunksizes.items() if d in observations.dims}
+    like: dict[Hashable, Any] = {d: n for d, n in forecasts.chunksizes.items() if d in observations.dims}
     like |= {d: -1 for d in whole if d in observations.dims}
     return observations.chunk(like), forecasts
 

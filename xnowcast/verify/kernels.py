@@ -304,10 +304,8 @@ def crps_sums(
     sums = np.zeros((*kept, 2))
     for index in _slabs(shape):
         obs = observations[_within(index, observations.shape)]
-        # The slab of members: the member axis, length 1 in the index, is taken whole.
-        fcst = forecasts[
-            _within(index[:member_axis] + (slice(None),) + index[member_axis + 1 :], forecasts.shape)
-        ]
+        of_members = (*index[:member_axis], slice(None), *index[member_axis + 1 :])
+        fcst = forecasts[_within(of_members, forecasts.shape)]
         fcst = np.moveaxis(fcst, member_axis, 0)
         obs = np.squeeze(obs, member_axis)
         slab_shape = np.broadcast_shapes(obs.shape, fcst.shape[1:])
@@ -416,9 +414,7 @@ def _crps_tile_with_nan(difference: np.ndarray, missing: np.ndarray, *, fair: bo
     return crps
 
 
-def _mean_less_spread(
-    distance: np.ndarray, spread: np.ndarray, n: int | np.ndarray, fair: bool
-) -> np.ndarray:
+def _mean_less_spread(distance: np.ndarray, spread: np.ndarray, n: int | np.ndarray, fair: bool) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         # 0 / 0 with one member: the fair spread of one member is unknown.
         crps = distance / n - spread / np.asarray(n * (n - 1 if fair else n), distance.dtype)
@@ -427,10 +423,10 @@ def _mean_less_spread(
     return crps
 
 
-def _sort_members(difference: np.ndarray) -> Sequence[np.ndarray]:
+def _sort_members(difference: np.ndarray) -> list[np.ndarray]:
     """Rows such that they rise at each point; overwrites its input."""
     if len(difference) > NETWORK_MEMBERS:
-        return np.sort(difference, axis=0)
+        return list(np.sort(difference, axis=0))
     # A network of min and max on whole rows runs in vector registers, which sorting along axis 0 does not.
     rows = list(difference)
     spare = np.empty_like(rows[0])

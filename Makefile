@@ -1,0 +1,46 @@
+# make demo   the main job on the embedded data: a score table, a CF Zarr, pictures
+# make test   the whole suite: tests, doctests, README, tutorials, docs, ruff, mypy
+# make docs | bench | lint | clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Pins versions that are known to work together; a bare "torch" would fetch gigabytes of GPU libraries.
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+
+.PHONY: demo test docs bench lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/xnowcast demo --out demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+docs: $(VENV)/.test
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/extrapolation.py
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build docs/_build docs/api/generated demo .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) ".[plot,io]"
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) ".[plot,io,docs,test]"
+	@touch $@
+
+$(VENV)/.bench: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) ".[plot,io,pysteps]"
+	@touch $@

@@ -1,0 +1,157 @@
+"""The command line: what it writes, what it refuses, and that it never shows a traceback."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xnowcast import storage
+from xnowcast.cli import main
+
+
+@pytest.fixture
+def event(radar, tmp_path):
+    path = tmp_path / "radar.nc"
+    radar.to_netcdf(path)
+    return path
+
+
+def fails(capsys, *words):
+    """The one line that a failing command says."""
+    assert main([str(word) for word in words]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = output.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("xnowcast: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("ending", [".nc", ".zarr"])
+def test_a_forecast_is_written_as_its_name_says(event, tmp_path, ending, capsys, radar):
+    out = tmp_path / f"forecast{ending}"
+    assert main(["forecast", str(event), str(out), "--model", "persistence", "--lead-time", "10min"]) == 0
+    assert "persistence" in capsys.readouterr().out
+    written = storage.open_input(str(out)).load()
+    assert written.rain.dims == ("init_time", "lead_time", "y", "x")
+    np.testing.assert_allclose(written.rain[0, 1], radar.rain[-1], rtol=1e-6)
+    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
+
+
+def test_zarr_comes_in_as_well(radar, tmp_path):
+    radar.to_zarr(tmp_path / "radar.zarr", consolidated=False)
+    assert main(["forecast", str(tmp_path / "radar.zarr"), str(tmp_path / "f.nc"), "--model", "persistence"]) == 0
+
+
+def test_several_files_are_one_event(radar, tmp_path):
+    for i in range(10):
+        radar.isel(time=[i]).to_netcdf(tmp_path / f"radar_{i}.nc")
+    pattern, out = str(tmp_path / "radar_*.nc"), tmp_path / "f.nc"
+    assert main(["forecast", pattern, str(out), "--model", "persistence", "--init-times", "all", "--steps", "2"]) == 0
+    assert storage.open_input(str(out)).sizes["init_time"] == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("latest", 1),
+        ("all", 10),
+        ("2024-06-01T12:10", 1),
+        ("2024-06-01T12:10,2024-06-01T12:20", 2),
+        ("2024-06-01T12:10/2024-06-01T12:30", 5),
+        ("2024-06-01T12:10/2024-06-01T12:30/10min", 3),
+    ],
+)
+def test_init_times_can_be_said_in_many_ways(event, tmp_path, text, count):
+    out = tmp_path / "f.nc"
+    assert main(["forecast", str(event), str(out), "--model", "persistence", "--init-times", text]) == 0
+    assert storage.open_input(str(out)).sizes["init_time"] == count
+
+
+def test_a_score_table_is_printed_and_written(event, tmp_path, capsys):
+    main(["forecast", str(event), str(tmp_path / "f.nc"), "--model", "persistence", "--init-times", "2024-06-01T12:10"])
+    words = ["score", tmp_path / "f.nc", event, "--thresholds", "0.5,2", "--scales", "1,4", "--out", tmp_path / "s.nc"]
+    assert main([str(word) for word in words]) == 0
+    assert "persistence" in capsys.readouterr().out
+    scores = xr.open_dataset(tmp_path / "s.nc")
+    assert scores.csi.sizes["threshold"] == 2
+    assert scores.csi.sizes["scale"] == 2
+
+
+def test_models_and_datasets_are_listed(capsys):
+    assert main(["models"]) == 0 and main(["datasets"]) == 0
+    listed = capsys.readouterr().out
+    assert "persistence" in listed and "extrapolation" in listed and "mch_20160711" in listed
+    assert main(["datasets", "rmi_20210704"]) == 0
+    assert "commercial" in capsys.readouterr().out, "an owner's terms are shown"
+
+
+def test_an_existing_output_is_refused_and_kept(event, tmp_path, capsys):
+    out = tmp_path / "f.nc"
+    out.write_text("precious")
+    assert "--overwrite" in fails(capsys, "forecast", event, out, "--model", "persistence")
+    assert out.read_text() == "precious"
+    assert main(["forecast", str(event), str(out), "--model", "persistence", "--overwrite"]) == 0
+    assert storage.open_input(str(out)).rain.ndim == 4
+
+
+def test_an_existing_zarr_is_replaced_only_when_told(event, tmp_path, capsys):
+    out = tmp_path / "f.zarr"
+    assert main(["forecast", str(event), str(out), "--model", "persistence", "--steps", "1"]) == 0
+    fails_first = main(["forecast", str(event), str(out), "--model", "persistence", "--steps", "2"])
+    assert fails_first == 2 and storage.open_input(str(out)).sizes["lead_time"] == 1
+    assert main(["forecast", str(event), str(out), "--model", "persistence", "--steps", "2", "--overwrite"]) == 0
+    assert storage.open_input(str(out)).sizes["lead_time"] == 2
+
+
+def test_a_failure_in_the_middle_leaves_nothing_and_keeps_what_was_there(radar, tmp_path, capsys):
+    bad = radar.copy(deep=True)
+    bad.rain[-1, 10, 10] = -9999.0
+    bad.to_netcdf(tmp_path / "bad.nc")
+    out = tmp_path / "f.nc"
+    out.write_text("precious")
+    message = fails(capsys, "forecast", tmp_path / "bad.nc", out, "--model", "persistence", "--overwrite")
+    assert "-9999" in message
+    assert out.read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.nc", "f.nc"]
+
+
+def test_bad_input_is_told_in_one_line(event, tmp_path, capsys):
+    text = tmp_path / "notes.nc"
+    text.write_text("this is no NetCDF")
+    out = tmp_path / "out.zarr"
+    assert "no NetCDF file" in fails(capsys, "forecast", text, out)
+    assert "there is no file" in fails(capsys, "forecast", tmp_path / "absent.nc", out)
+    assert "no Zarr store" in fails(capsys, "forecast", tmp_path, out)
+    assert "did you mean 'persistence'" in fails(capsys, "forecast", event, out, "--model", "persistense")
+    assert "no multiple" in fails(capsys, "forecast", event, out, "--lead-time", "7min")
+    assert ".zarr or .nc" in fails(capsys, "forecast", event, tmp_path / "out.txt")
+    assert "does not exist" in fails(capsys, "forecast", event, tmp_path / "no" / "out.nc")
+    assert "NAME=VALUE" in fails(capsys, "forecast", event, out, "--option", "inflow")
+    assert "200,1.6" in fails(capsys, "forecast", event, out, "--zr", "200")
+    assert "--help" in fails(capsys, "forecast", event)
+    assert "invalid choice" in fails(capsys, "foretell", event)
+    assert "'0.5,x'" in fails(capsys, "score", event, event, "--thresholds", "0.5,x")
+    assert not out.exists()
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(ValueError, match="there is no file"):
+        main(["forecast", str(tmp_path / "absent.nc"), str(tmp_path / "out.nc"), "--debug"])
+
+
+def test_the_program_is_installed_and_exits_with_two():
+    run = subprocess.run(
+        [sys.executable, "-m", "xnowcast", "forecast", "absent.nc", "out.nc"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr and len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_real_event_goes_from_file_to_file(shared_data, tmp_path):
+    out = tmp_path / "out.zarr"
+    assert main(["forecast", str(shared_data / "mch_20160711.nc"), str(out), "--model", "extrapolation"]) == 0
+    forecast = storage.open_input(str(out)).rainfall_rate.isel(lead_time=0)
+    observed = xr.open_dataset(shared_data / "mch_20160711.nc").rainfall_rate.isel(time=-1)
+    assert 0.7 < float(forecast.mean()) / float(observed.mean()) < 1.3

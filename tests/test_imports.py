@@ -1,0 +1,106 @@
+"""Importing is cheap, and imports run one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "xnowcast"
+
+LAYERS = [
+    {"units", "transforms", "noise", "nn", "diffusion"},
+    {"models"},
+    {"cf", "windows", "weights"},
+    {"engine", "io", "synthetic"},
+    {"forecast", "deblur", "downscale", "postprocess", "datasets"},
+    {"storage"},
+    {"verify"},
+    {"train"},
+    {"plot"},
+    {"accessor", "demo"},
+    {"cli", "__main__"},
+]
+"""From the bottom up: a part may import its own layer and those before it."""
+
+ARRAY_CODE = ("nn", "diffusion", "models", "transforms", "noise", "verify/kernels")
+"""Parts that work on arrays and know neither xarray nor dask."""
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        if relative != "__init__":
+            yield relative, path
+
+
+def imported(path, top_level_only=False):
+    """Absolute names that a file imports, those for type checking alone left out."""
+    tree = ast.parse(path.read_text())
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively: write the package's name"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(name):
+    return name.split(".")[1] if name.count(".") else None
+
+
+def layer(of):
+    return next((i for i, parts in enumerate(LAYERS) if of in parts), None)
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else "")
+def test_imports_run_one_way(name, path):
+    own = layer(name.split("/")[0])
+    assert own is not None, f"{name} has no place among the layers: give it one"
+    for target in imported(path):
+        if target.startswith("xnowcast.") and part(target) in {p for parts in LAYERS for p in parts}:
+            assert layer(part(target)) <= own, f"{name} imports {target}, which lies above it"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [(n, p) for n, p in modules() if n.startswith(ARRAY_CODE)], ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_array_code_knows_neither_xarray_nor_dask(name, path):
+    packages = {target.split(".")[0] for target in imported(path)}
+    assert not packages & {"xarray", "dask", "distributed", "pandas"}
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = ["torch", "dask.array", "distributed", "matplotlib", "pint", "pysteps", "h5py", "scipy.signal", "lightning"]
+    code = f"import sys, xnowcast; print([m for m in {heavy} if m in sys.modules])"
+    assert _run(code) == "[]"
+
+
+def test_importing_the_package_costs_little_more_than_importing_xarray():
+    code = (
+        "import time, xarray, cf_xarray, pandas; start = time.process_time(); import xnowcast; "
+        "print(time.process_time() - start)"
+    )
+    assert min(float(_run(code)) for _ in range(3)) < 0.2
+
+
+def test_the_functions_and_the_modules_have_their_names():
+    code = (
+        "import xnowcast, xarray as xr; xnowcast.models, xnowcast.datasets, xnowcast.verify, xnowcast.io, xnowcast.plot; "
+        "print(callable(xnowcast.forecast), callable(xnowcast.load), hasattr(xr.Dataset, 'nowcast'))"
+    )
+    assert _run(code) == "True True True"
+
+
+def _run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,256 @@
+"""``xnowcast forecast | score | models | datasets | demo`` on the command line."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import xnowcast
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells of a wrong call in one line; the usage is one ``--help`` away."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process by default.
+
+    Returns
+    -------
+    int
+        0, 2 after an error (told in one line on stderr; with ``--debug`` as a traceback), 130 after Ctrl-C.
+
+    Examples
+    --------
+    >>> main(["models", "persistence"])
+    persistence: The newest frame, unchanged: what everybody must beat.
+      reads       1 frame of any precipitation field, any step, grids of 8 x 8 cells or more
+    0
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        options = _parser().parse_args([word for word in words if word != "--debug"])
+        options.run(options)
+        return 0
+    except KeyboardInterrupt:
+        print("xnowcast: interrupted; nothing half-written was left", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(f"xnowcast: {_in_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _in_one_line(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, ValueError | OSError | ImportError) and message:
+        return message
+    return f"{type(error).__name__}: {message} (run again with --debug to see where)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="xnowcast", description="Precipitation nowcasting on CF datasets.")
+    parser.add_argument("--version", action="version", version=f"xnowcast {xnowcast.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    for add in (_add_forecast, _add_score, _add_models, _add_datasets, _add_demo):
+        add(commands)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    return command
+
+
+# ---------------------------------------------------------------- forecast
+
+
+def _add_forecast(commands: Any) -> None:
+    command = _command(commands, "forecast", _forecast, "Forecast from a radar file and write NetCDF or Zarr.")
+    command.add_argument("input", help="NetCDF, Zarr, radar product files (a quoted pattern), or a dataset's name")
+    command.add_argument("output", help="ends in .zarr or .nc")
+    command.add_argument("--model", default="extrapolation", help="a name (xnowcast models) or a weights file")
+    command.add_argument("--lead-time", help="such as 60min (the default) or 2h")
+    command.add_argument("--steps", type=int, help="how far in steps, instead of --lead-time")
+    command.add_argument(
+        "--init-times",
+        default="latest",
+        help="latest (the default), all, one time, several with commas, or START/STOP or START/STOP/STEP",
+    )
+    command.add_argument("--members", type=int, help="members of an ensemble")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--variable", help="the field, where a file has more than one")
+    command.add_argument("--zr", help="a,b of Z = a R^b for reflectivity, such as 200,1.6")
+    command.add_argument("--on-gap", choices=("raise", "skip", "fill"), default="raise")
+    command.add_argument("--weights", help="a weights file for the model")
+    command.add_argument("--device", default="auto")
+    command.add_argument("--batch-size", type=int)
+    command.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the model's own"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+
+
+def _forecast(options: argparse.Namespace) -> None:
+    from xnowcast import storage
+    from xnowcast.engine import progress_bar
+
+    output = storage.check_output(options.output, overwrite=options.overwrite)
+    forecast = xnowcast.forecast(
+        storage.open_input(options.input),
+        options.model,
+        lead_time=options.lead_time,
+        steps=options.steps,
+        init_times=_init_times(options.init_times),
+        members=options.members,
+        seed=options.seed,
+        variable=options.variable,
+        zr=_pair(options.zr) if options.zr else None,
+        on_gap=options.on_gap,
+        weights=options.weights,
+        device=options.device,
+        batch_size=options.batch_size,
+        **dict(_name_and_value(option) for option in options.option),
+    )
+    with progress_bar(None):
+        storage.write(forecast, output, overwrite=options.overwrite)
+    sizes = ", ".join(f"{dim} {size}" for dim, size in forecast.sizes.items() if dim != "bnds")
+    print(f"wrote {output}: {options.model}, {sizes}")
+
+
+def _init_times(text: str) -> Any:
+    if "/" in text:
+        parts = [part or None for part in text.split("/")]
+        if len(parts) > 3:
+            raise ValueError(f"--init-times is {text!r}; a range is START/STOP or START/STOP/STEP")
+        return slice(*parts)
+    return text.split(",") if "," in text else text
+
+
+def _pair(text: str) -> tuple[float, float]:
+    try:
+        a, b = (float(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"--zr is {text!r}; write a and b with a comma between, such as 200,1.6") from None
+    return a, b
+
+
+def _name_and_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--option is {text!r}; write it as NAME=VALUE")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            pass
+    return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)
+
+
+# ---------------------------------------------------------------- score
+
+
+def _add_score(commands: Any) -> None:
+    command = _command(commands, "score", _score, "Score a forecast file against observations.")
+    command.add_argument("forecast", help="as xnowcast forecast wrote it")
+    command.add_argument("observations", help="NetCDF, Zarr, radar product files, or a dataset's name")
+    command.add_argument("--thresholds", default="0.5,2,5,10", help="rain rates in mm/h, with commas")
+    command.add_argument("--scales", default="1,4,16", help="max-pooling windows in cells, with commas")
+    command.add_argument("--variable", help="the observed field, where a file has more than one")
+    command.add_argument("--out", help="write all scores to this .nc or .zarr")
+    command.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
+
+
+def _score(options: argparse.Namespace) -> None:
+    from xnowcast import storage, verify
+    from xnowcast.engine import progress_bar
+
+    if options.out:
+        storage.check_output(options.out, overwrite=options.overwrite)
+    forecast = storage.open_input(options.forecast)
+    scores = verify.scorecard(
+        storage.open_input(options.observations),
+        forecast,
+        thresholds=_numbers(options.thresholds, float, "--thresholds"),
+        scales=_numbers(options.scales, int, "--scales"),
+        variable=options.variable,
+    )
+    with progress_bar(None):
+        scores = scores.compute()
+    print(verify.format_scorecard({forecast.attrs.get("nowcast_model", "forecast"): scores}))
+    if options.out:
+        print(f"wrote {storage.write(scores, options.out, overwrite=options.overwrite)}")
+
+
+def _numbers(text: str, kind: type, option: str) -> list[Any]:
+    try:
+        return [kind(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; write numbers with commas between") from None
+
+
+# ---------------------------------------------------------------- lists
+
+
+def _add_models(commands: Any) -> None:
+    command = _command(commands, "models", _models, "List the models, or show one model's card.")
+    command.add_argument("name", nargs="?", help="a model or a weights file")
+
+
+def _models(options: argparse.Namespace) -> None:
+    from xnowcast import models
+
+    if options.name:
+        print(xnowcast.card(options.name))
+        return
+    for name in models.names():
+        print(f"{name:<16} {xnowcast.card(name).description}")
+
+
+def _add_datasets(commands: Any) -> None:
+    command = _command(commands, "datasets", _datasets, "List the tutorial datasets, or fetch one.")
+    command.add_argument("name", nargs="?", help="tell about this one")
+    command.add_argument("--fetch", action="store_true", help="download and decode it into the cache")
+
+
+def _datasets(options: argparse.Namespace) -> None:
+    from xnowcast import datasets
+
+    if options.name is None:
+        for name in datasets.names():
+            print(f"{name:<16} {datasets.describe(name)['title']}")
+    elif options.fetch:
+        print(datasets.open(options.name, progressbar=sys.stderr.isatty()))
+    else:
+        for key, value in datasets.describe(options.name).items():
+            print(f"{key:<12} {value}")
+
+
+def _add_demo(commands: Any) -> None:
+    command = _command(commands, "demo", _demo, "Forecast, score and plot an event from end to end.")
+    command.add_argument("--data", default="synthetic", help="a dataset's name or a file; synthetic by default")
+    command.add_argument("--out", default="demo", help="folder for the forecast, the scores and the pictures")
+    command.add_argument("--model", default="extrapolation")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from xnowcast.demo import run
+
+    run(options.data, options.out, options.model)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The main job from end to end on one event: forecast, score against the baselines, write, plot."""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import xnowcast
+from xnowcast import cf, datasets, engine, plot, storage, verify, windows
+
+BASELINES = ("persistence", "extrapolation")
+THRESHOLDS = (0.5, 2.0, 5.0)
+SCALES = (1, 4, 16)
+LEAD_TIME = "60min"
+
+
+def run(data: str = "synthetic", out: str | Path = "demo", model: str = "extrapolation") -> Path:
+    """Forecast every half hour of an event, score the model beside the baselines, write the forecast and pictures.
+
+    Parameters
+    ----------
+    data : str
+        Name of a dataset (``xnowcast datasets``) or path of a file.
+    out : str or pathlib.Path
+        Folder for the results; made if it is missing, files of an earlier run are replaced.
+    model : str
+        Any model that forecasts.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        If the event is too short: an hour must follow the first forecast.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    radar = open_event(data)
+    starts = verifiable_init_times(radar, model)
+    print(f"{data}: {len(starts)} forecasts of {LEAD_TIME}, from {starts[0]:%Y-%m-%d %H:%M} to {starts[-1]:%H:%M} UTC\n")
+
+    names = list(dict.fromkeys([model, *BASELINES]))
+    forecasts = {name: radar.nowcast.forecast(name, lead_time=LEAD_TIME, init_times=starts) for name in names}
+    with engine.progress_bar(None):
+        forecasts = {name: forecast.compute() for name, forecast in forecasts.items()}
+    scores = {
+        name: verify.scorecard(radar, forecast, thresholds=THRESHOLDS, scales=SCALES).compute()
+        for name, forecast in forecasts.items()
+    }
+    print(verify.format_scorecard(scores))
+
+    store = storage.write(forecasts[model], folder / f"forecast_{model}.zarr", overwrite=True)
+    table = storage.write(
+        xr.concat(list(scores.values()), xr.DataArray(names, dims="model", name="model")),
+        folder / "scores.nc",
+        overwrite=True,
+    )
+    pictures = draw(radar, forecasts, scores, model, folder)
+    print("\nwritten:", *[f"  {path}" for path in (store, table, *pictures)], sep="\n")
+    return folder
+
+
+def open_event(data: str) -> xr.Dataset:
+    """The event by its name or path; the embedded synthetic one has three hours of 256 x 256 km.
+
+    Parameters
+    ----------
+    data : str
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Examples
+    --------
+    >>> dict(open_event("synthetic").sizes)["time"]
+    36
+    """
+    if data == "synthetic":
+        return datasets.synthetic_radar(frames=36, shape=(256, 256), seed=7)
+    return storage.open_input(data)
+
+
+def verifiable_init_times(radar: xr.Dataset, model: str) -> list[np.datetime64]:
+    """Half-hourly starts that have the frames that any of the models reads before them and the lead time after them.
+
+    Parameters
+    ----------
+    radar : xarray.Dataset
+    model : str
+
+    Returns
+    -------
+    list of pandas.Timestamp
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    field = cf.find_field(radar)
+    axis = windows.time_axis(field.array, field.time)
+    frames = max(xnowcast.models.declare(name).input_frames for name in (model, *BASELINES))
+    steps = windows.lead_steps(axis.step, lead_time=LEAD_TIME)
+    chosen = windows.input_windows(axis, frames, "all", on_gap="skip").init_times
+    chosen = chosen[chosen + steps * axis.step <= axis.times[-1]]
+    if chosen.size == 0:
+        raise ValueError(
+            f"the event has {axis.times.size} frames; {frames} before and {steps} after a forecast's start are needed"
+        )
+    every = max(1, int(np.timedelta64(30, "m") / axis.step))
+    return [np.datetime64(time).astype("M8[us]").item() for time in chosen[::every]]
+
+
+def draw(
+    radar: xr.Dataset,
+    forecasts: dict[str, xr.Dataset],
+    scores: dict[str, xr.Dataset],
+    model: str,
+    folder: Path,
+) -> list[Path]:
+    """Observed beside forecast, score against lead time, and spectra after half an hour.
+
+    Parameters
+    ----------
+    radar : xarray.Dataset
+    forecasts, scores : dict
+        By model.
+    model : str
+        The one whose maps are drawn.
+    folder : pathlib.Path
+
+    Returns
+    -------
+    list of pathlib.Path
+    """
+    paths = [folder / f"{name}.png" for name in ("maps", "csi", "spectra")]
+    plot.plot(forecasts[model], radar, init_time=0, path=paths[0])
+    plot.plot_scores(scores, "csi", path=paths[1])
+    valid = forecasts[model].valid_time.sel(lead_time=np.timedelta64(30, "m"))
+    observed = cf.rain_rate(radar)
+    # Spectra of the same cells: where one field is not known, none of them counts.
+    fields = {"observed": observed.sel(time=valid).drop_vars("time")}
+    fields |= {n: cf.rain_rate(f).sel(lead_time=np.timedelta64(30, "m")) for n, f in forecasts.items()}
+    known = xr.concat([f.notnull().reset_coords(drop=True) for f in fields.values()], "model", coords="minimal").all("model")
+    plot.plot_spectra({n: f.where(known) for n, f in fields.items()}, title="after 30 minutes", path=paths[2])
+    return paths

@@ -1,0 +1,892 @@
+"""Pictures for forecasters: maps by lead time, animations, scores against lead time, spectra.
+
+matplotlib is imported when a picture is drawn, not before. Figures are closed in pyplot before they are returned,
+so a notebook shows them once and none piles up; ``fig.savefig`` works as always.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import dask
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from . import cf
+
+if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.axes import Axes
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.figure import Figure
+
+RAIN_LEVELS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+"""Steps of the rain-rate colour scale, mm h-1; less than the first is drawn as dry."""
+
+_RAIN_COLORS = ("#bfe0f7", "#7ab8ea", "#2f7fd0", "#35a85a", "#f6e13c", "#f79a1e", "#e2301f", "#b3128c", "#5a0d6b")
+NOT_MEASURED = "#c9c9c9"
+
+Member = int | Literal["mean", "probability"]
+
+
+def rain_colormap() -> tuple["ListedColormap", "BoundaryNorm"]:
+    """The rain-rate colour scale: blue for light rain, then green, yellow, red and purple.
+
+    Returns
+    -------
+    matplotlib.colors.ListedColormap
+        Under the first of `RAIN_LEVELS` transparent, NaN ("not measured") grey.
+    matplotlib.colors.BoundaryNorm
+        From mm h-1 to the colours; a value on a level has the colour above it.
+
+    Examples
+    --------
+    >>> cmap, norm = rain_colormap()
+    >>> bool(cmap(norm(0.0))[3] == 0), cmap(norm(3.0)) == cmap(norm(4.9))
+    (True, True)
+    """
+    _matplotlib()
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    cmap = ListedColormap(_RAIN_COLORS, name="rain_rate")
+    cmap.set_extremes(under=(1, 1, 1, 0), bad=NOT_MEASURED)
+    return cmap, BoundaryNorm(RAIN_LEVELS, ncolors=len(_RAIN_COLORS), extend="max")
+
+
+def plot(
+    forecasts: xr.Dataset | xr.DataArray,
+    observations: xr.Dataset | xr.DataArray | None = None,
+    *,
+    variable: Hashable | None = None,
+    lead_times: Sequence[Any] | None = None,
+    init_time: Any = -1,
+    member: Member = 0,
+    threshold: float | None = None,
+    title: str | None = None,
+    coastlines: bool = True,
+    path: str | Path | None = None,
+) -> "Figure":
+    """Maps of a forecast by lead time, what was observed above it.
+
+    Parameters
+    ----------
+    forecasts : xarray.Dataset or xarray.DataArray
+        In the forecast layout, dims (init_time, [member], lead_time, y, x), in any units that `cf.rain_rate` reads.
+        Only what is drawn is computed.
+    observations : xarray.Dataset or xarray.DataArray, optional
+        Sequence with a time axis on the same grid. Matched by valid time; where there is no frame the panel says so.
+    variable : hashable, optional
+        Name of the field where a dataset has several.
+    lead_times : sequence of timedelta or str, optional
+        What to show, such as ``["15min", "60min"]``. By default up to four, evenly spread, the last one included.
+    init_time : int or datetime or str
+        Position or label of the start.
+    member : int, "mean" or "probability"
+        Number of the ensemble member, the mean of all, or the share of them at or over ``threshold``. Ignored by
+        deterministic forecasts, save for "probability", which they do not have.
+    threshold : float, optional
+        mm h-1, for "probability"; the observed area at or over it is outlined.
+    title : str, optional
+        By default the model, if the attributes tell, and the start.
+    coastlines : bool
+        Draw coastlines where they can be had without a download: cartopy is installed, has the Natural Earth
+        coastline on disk, and the grid is in latitude and longitude or has a grid mapping. Otherwise left out.
+    path : str or path, optional
+        Also write the figure there.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Cells that were not measured, or that the forecast does not reach, are grey; dry ones are white.
+
+    Raises
+    ------
+    ValueError
+        If a lead time, start or member is not in the forecast, ``threshold`` is missing, or another dim is left.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> rain = xr.DataArray(
+    ...     np.ones((1, 3, 8, 8)), dims=("init_time", "lead_time", "y", "x"), name="rr", attrs={"units": "mm h-1"},
+    ...     coords={"init_time": [np.datetime64("2024-06-01T12:00", "ns")],
+    ...             "lead_time": np.arange(1, 4) * np.timedelta64(5, "m").astype("timedelta64[ns]")})
+    >>> figure = plot(rain, lead_times=["5min", "15min"])
+    >>> [axes.get_title() for axes in figure.axes[:2]]
+    ['+5 min\\n12:05 UTC', '+15 min\\n12:15 UTC']
+    """
+    shown = _forecast_maps(forecasts, variable, init_time, lead_times, member, threshold)
+    rows = [("forecast" if not shown.what else shown.what, shown)]
+    if observations is not None:
+        rows.insert(0, ("observed", _matching_maps(observations, shown)))
+    if title is None:
+        title = _forecast_title(forecasts, shown)
+    fig = _map_grid(rows, title, coastlines)
+    return _finish(fig, path)
+
+
+def plot_field(
+    observations: xr.Dataset | xr.DataArray,
+    *,
+    variable: Hashable | None = None,
+    times: Sequence[Any] | None = None,
+    title: str | None = None,
+    coastlines: bool = True,
+    path: str | Path | None = None,
+) -> "Figure":
+    """Maps of an observed sequence.
+
+    Parameters
+    ----------
+    observations : xarray.Dataset or xarray.DataArray
+        Field with a time axis, or a single field; only what is drawn is computed.
+    variable, coastlines, path
+        As in `plot`.
+    times : sequence of datetime or str, optional
+        What to show. By default up to four, evenly spread, the first and last included.
+    title : str, optional
+        By default the dataset's title.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If a time is not in the sequence, or a dim besides time, y and x is left.
+
+    Examples
+    --------
+    >>> rain = xr.DataArray(
+    ...     np.ones((2, 8, 8)), dims=("time", "y", "x"), name="rr", attrs={"units": "mm h-1"},
+    ...     coords={"time": np.array(["2024-06-01T12:00", "2024-06-01T12:05"], "datetime64[ns]")})
+    >>> [axes.get_title() for axes in plot_field(rain).axes[:2]]
+    ['2024-06-01\\n12:00 UTC', '12:05 UTC']
+    """
+    shown = _observed_maps(observations, variable, times)
+    if title is None:
+        title = str(observations.attrs.get("title", "")) or "observed"
+    return _finish(_map_grid([("", shown)], title, coastlines), path)
+
+
+def animate(
+    forecasts: xr.Dataset | xr.DataArray,
+    observations: xr.Dataset | xr.DataArray | None = None,
+    *,
+    variable: Hashable | None = None,
+    init_time: Any = -1,
+    member: Member = 0,
+    threshold: float | None = None,
+    title: str | None = None,
+    coastlines: bool = True,
+    fps: int = 4,
+    path: str | Path | None = None,
+) -> "FuncAnimation":
+    """Forecast in motion, beside what was observed; or an observed sequence in motion.
+
+    Parameters
+    ----------
+    forecasts : xarray.Dataset or xarray.DataArray
+        A forecast as in `plot`, or a sequence with a time axis. Every frame is computed and held in memory.
+    observations, variable, init_time, member, threshold, title, coastlines
+        As in `plot`.
+    fps : int
+        Frames per second.
+    path : str or path, optional
+        Write the animation there: a GIF, or whatever the writers of matplotlib make of the suffix.
+
+    Returns
+    -------
+    matplotlib.animation.FuncAnimation
+        In Jupyter, ``IPython.display.HTML(animation.to_jshtml())`` plays it.
+
+    Raises
+    ------
+    ValueError
+        As `plot`; or if ``fps`` is not over 0.
+
+    Examples
+    --------
+    >>> from xnowcast.synthetic import synthetic_radar
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = pathlib.Path(folder, "radar.gif")
+    ...     animation = animate(synthetic_radar(frames=2, shape=(16, 16)), path=written)
+    ...     written.exists()
+    True
+    """
+    _matplotlib()
+    from matplotlib.animation import FuncAnimation
+
+    if not fps > 0:
+        raise ValueError(f"fps is {fps!r}; give a number over 0.")
+    if "lead_time" in forecasts.dims:
+        shown = _forecast_maps(forecasts, variable, init_time, "all", member, threshold)
+        columns = [(shown.what or "forecast", shown)]
+        if observations is not None:
+            columns.insert(0, ("observed", _matching_maps(observations, shown)))
+        title = _forecast_title(forecasts, shown) if title is None else title
+    else:
+        shown = _observed_maps(forecasts, variable, "all")
+        columns = [("observed", shown)]
+        title = str(forecasts.attrs.get("title", "")) if title is None else title
+    fig, draw = _moving_maps(columns, title, coastlines)
+    animation = FuncAnimation(fig, draw, frames=len(shown.labels), interval=1000.0 / fps, blit=False)
+    if path is not None:
+        animation.save(str(path), writer="pillow" if Path(path).suffix.lower() == ".gif" else None, fps=fps)
+    _close(fig)
+    return animation
+
+
+def plot_scores(
+    scorecards: Mapping[str, xr.Dataset] | xr.Dataset,
+    score: str = "csi",
+    *,
+    thresholds: Sequence[float] | None = None,
+    scale: int = 1,
+    title: str | None = None,
+    path: str | Path | None = None,
+) -> "Figure":
+    """A score against lead time, one line per model, one panel per threshold.
+
+    Parameters
+    ----------
+    scorecards : mapping of str to xarray.Dataset, or xarray.Dataset
+        What ``verify`` gives, by the name to show: ``score`` with the dim ``lead_time`` (timedelta64) and, if it has
+        them, ``threshold`` (mm h-1) and ``scale`` (grid cells).
+    score : str
+        Name of the variable, such as "csi" or "rmse".
+    thresholds : sequence of float, optional
+        Which to show; all by default.
+    scale : int
+        Pooling scale to show, for scores that have scales.
+    title : str, optional
+        By default the name of the score.
+    path : str or path, optional
+        Also write the figure there.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the score, a threshold or the scale is missing in a scorecard, or a dim besides those three is left.
+
+    Examples
+    --------
+    >>> card = xr.Dataset(
+    ...     {"csi": (("lead_time", "threshold"), [[0.8, 0.5], [0.6, 0.2]])},
+    ...     coords={"lead_time": np.array([30, 60], "timedelta64[m]").astype("timedelta64[ns]"),
+    ...             "threshold": [0.5, 5.0]})
+    >>> figure = plot_scores({"persistence": card})
+    >>> [axes.get_title() for axes in figure.axes]
+    ['at least 0.5 mm/h', 'at least 5 mm/h']
+    """
+    if isinstance(scorecards, xr.Dataset):
+        scorecards = {"forecast": scorecards}
+    if not scorecards:
+        raise ValueError("there are no scorecards; give {name: scorecard}.")
+    lines = {name: _score_lines(card, name, score, thresholds, scale) for name, card in scorecards.items()}
+    panels = list(next(iter(lines.values())))
+    fig = _figure(3.2 * len(panels) + 0.9, 3.1)
+    axes = fig.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, threshold in zip(axes, panels, strict=True):
+        for name, by_threshold in lines.items():
+            if threshold not in by_threshold:
+                raise ValueError(f"the scorecard {name!r} lacks the threshold {threshold:g} of the others.")
+            line = by_threshold[threshold]
+            axis.plot(_minutes(line["lead_time"].values), line.values, marker="o", markersize=3, label=name)
+        axis.set_title("" if threshold is None else f"at least {threshold:g} mm/h", fontsize=10)
+        axis.set_xlabel("lead time (min)")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    first = next(iter(scorecards.values()))[score]
+    axes[0].set_ylabel(_score_label(first, score))
+    if score.lower() in _FROM_ZERO_TO_ONE:
+        axes[0].set_ylim(0.0, 1.0)
+    axes[-1].legend(frameon=False, fontsize=9)
+    if title is None:
+        title = str(first.attrs.get("long_name", score.upper()))
+        title += f", {scale} x {scale} cells" if "scale" in first.dims and scale != 1 else ""
+    fig.suptitle(title, fontsize=11)
+    return _finish(fig, path)
+
+
+def plot_spectra(
+    fields: Mapping[str, xr.Dataset | xr.DataArray],
+    *,
+    spacing_km: float | None = None,
+    variable: Hashable | None = None,
+    title: str | None = None,
+    path: str | Path | None = None,
+) -> "Figure":
+    """Radially averaged power spectra of rain rate against wavelength.
+
+    Parameters
+    ----------
+    fields : mapping of str to xarray.Dataset or xarray.DataArray
+        By the name to show; y, x and any other dims, over which power is averaged. NaN is filled with 0, so give
+        fields of one coverage.
+    spacing_km : float, optional
+        Grid spacing, km; by default read from the coordinates.
+    variable, path
+        As in `plot`.
+    title : str, optional
+        By default says what is drawn.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Wavelength falls to the right: small scales are where blurred forecasts lose power.
+
+    Raises
+    ------
+    ValueError
+        If the grid spacing is unknown or rows and columns differ in spacing.
+
+    Examples
+    --------
+    >>> from xnowcast.synthetic import synthetic_radar
+    >>> figure = plot_spectra({"observed": synthetic_radar(frames=2, shape=(32, 32))})
+    >>> figure.axes[0].get_xlabel()
+    'wavelength (km)'
+    """
+    if not fields:
+        raise ValueError("there are no fields; give {name: field}.")
+    fig = _figure(5.2, 3.8)
+    axis = fig.subplots()
+    widest = 0.0
+    for name, field in fields.items():
+        rain = cf.rain_rate(field, variable)
+        wavelength, power = radial_power_spectrum(rain.values, _square_spacing(rain, spacing_km, name))
+        axis.loglog(wavelength, power, label=name, linewidth=1.6)
+        widest = max(widest, float(wavelength.max()))
+        narrowest = float(wavelength.min())
+    axis.set_xlim(widest, narrowest)
+    ticks = [km for km in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if narrowest <= km <= widest]
+    axis.set_xticks(ticks, [str(km) for km in ticks])
+    axis.set_xticks([], minor=True)
+    axis.set_xlabel("wavelength (km)")
+    axis.set_ylabel("power density ((mm/h)² km²)")
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=9)
+    fig.suptitle("Power spectrum of rain rate (not measured as dry)" if title is None else title, fontsize=11)
+    return _finish(fig, path)
+
+
+def radial_power_spectrum(rain: np.ndarray, spacing_km: float) -> tuple[np.ndarray, np.ndarray]:
+    """Radially averaged power spectrum.
+
+    Parameters
+    ----------
+    rain : numpy.ndarray
+        (..., y, x), at least 4 by 4. NaN is filled with 0; no window is applied.
+    spacing_km : float
+        Grid spacing, km.
+
+    Returns
+    -------
+    wavelength : numpy.ndarray
+        km, from the longer side of the grid down to two cells.
+    power : numpy.ndarray
+        Power density, mean over each ring of wavenumbers and over the leading dims, in (units of ``rain``)² km²:
+        that of a field does not change with the size of the grid.
+
+    Raises
+    ------
+    ValueError
+        If the grid is smaller than 4 by 4.
+
+    Examples
+    --------
+    A wave of 8 km on a 1 km grid:
+
+    >>> wave = np.cos(2 * np.pi * np.arange(32) / 8) * np.ones((32, 1))
+    >>> wavelength, power = radial_power_spectrum(wave, 1.0)
+    >>> float(wavelength[power.argmax()])
+    8.0
+    """
+    rows, columns = rain.shape[-2:]
+    if min(rows, columns) < 4:
+        raise ValueError(f"the grid is {rows} x {columns}; a spectrum needs at least 4 x 4 cells.")
+    filled = np.nan_to_num(np.asarray(rain, np.float32)).reshape(-1, rows, columns)
+    power = np.zeros((rows, columns))
+    for frame in filled:  # one by one: the transform of an archive would not fit in memory
+        power += np.abs(np.fft.fft2(frame)) ** 2
+    power *= spacing_km**2 / (len(filled) * rows * columns)
+    longest = max(rows, columns)
+    wavenumber = longest * np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.fftfreq(columns)[None, :])
+    ring = np.rint(wavenumber).astype(int).ravel()
+    rings = np.arange(1, longest // 2 + 1)
+    count = np.bincount(ring, minlength=len(rings) + 1)[rings]
+    total = np.bincount(ring, power.ravel(), minlength=len(rings) + 1)[rings]
+    return longest * spacing_km / rings, total / count
+
+
+# What is to be drawn
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """Fields in the units of computing with all that a panel says of them."""
+
+    values: np.ndarray  # (panel, y, x); NaN is not measured
+    found: np.ndarray  # (panel,), False where there is no such frame
+    labels: list[str]
+    times: pd.DatetimeIndex | None  # valid times
+    x: np.ndarray
+    y: np.ndarray
+    axis_labels: tuple[str, str]
+    quantity: str  # label of the colour bar
+    lines: list[np.ndarray]  # coastlines in the units of x and y
+    name: Hashable  # of the variable
+    start: pd.Timestamp | None = None  # of a forecast
+    what: str = ""  # "" for rain, else what the forecast row is: mean, probability
+    threshold: float | None = None  # of a probability
+
+    @property
+    def is_probability(self) -> bool:
+        return self.what == "probability"
+
+
+def _forecast_maps(
+    forecasts: xr.Dataset | xr.DataArray,
+    variable: Hashable | None,
+    init_time: Any,
+    lead_times: Any,
+    member: Member,
+    threshold: float | None,
+) -> _Maps:
+    field = cf.find_field(forecasts, variable)
+    array = field.array
+    if "init_time" in array.dims:
+        array = _select(array, "init_time", init_time)
+    if "lead_time" not in array.dims:
+        if "lead_time" not in array.coords:
+            raise ValueError("the forecast has no lead_time; a sequence with a time axis is drawn by plot_field.")
+        array = array.expand_dims("lead_time")
+    array = array.isel(lead_time=_lead_positions(array["lead_time"], lead_times))
+    lead = pd.TimedeltaIndex(array["lead_time"].values)
+    start = pd.Timestamp(array["init_time"].values) if "init_time" in array.coords else None
+    if start is None and "valid_time" in array.coords:
+        start = pd.Timestamp(np.atleast_1d(array["valid_time"].values)[0]) - lead[0]
+    times = None if start is None else start + lead
+    rain, what = _member(_rain(field, array), member, threshold)
+    labels = [f"+{minutes:g} min" for minutes in _minutes(array["lead_time"].values)]
+    if times is not None:
+        labels = [f"{label}\n{time:%H:%M} UTC" for label, time in zip(labels, times, strict=True)]
+    values = _values(rain, ("lead_time", field.y, field.x))
+    return _Maps(
+        values,
+        np.ones(len(labels), bool),
+        labels,
+        times,
+        **_axes_of(array, field, forecasts),
+        start=start,
+        what=what,
+        threshold=threshold if what == "probability" else None,
+    )
+
+
+def _member(rain: xr.DataArray, member: Member, threshold: float | None) -> tuple[xr.DataArray, str]:
+    """One field of an ensemble, and what to call it."""
+    if member not in ("mean", "probability") and (isinstance(member, bool | str) or not float(member).is_integer()):
+        raise ValueError(f"member is {member!r}; give a number, 'mean' or 'probability'.")
+    if member == "probability" and "member" not in rain.dims:
+        raise ValueError("member is 'probability', but the forecast has no ensemble; it is deterministic.")
+    if "member" not in rain.dims:
+        return rain, ""
+    if member == "mean":
+        return rain.mean("member", skipna=False), f"mean of {rain.sizes['member']}"
+    if member == "probability":
+        if threshold is None:
+            raise ValueError("member is 'probability' without a threshold; give one in mm h-1.")
+        share = (rain >= threshold).where(rain.notnull()).mean("member", skipna=False)
+        return share, "probability"
+    numbers = rain["member"].values.tolist() if "member" in rain.coords else list(range(rain.sizes["member"]))
+    if member not in numbers:
+        raise ValueError(f"member {member} is not in the forecast; it has {_few(numbers)}.")
+    return rain.isel(member=numbers.index(member)), f"member {member}"
+
+
+def _matching_maps(observations: xr.Dataset | xr.DataArray, shown: _Maps) -> _Maps:
+    """The observed frames at the valid times of the forecast."""
+    named = isinstance(observations, xr.Dataset) and shown.name in observations
+    field = cf.find_field(observations, shown.name if named else None)
+    if field.time is None:
+        raise ValueError("the observations have no time axis; give the radar sequence.")
+    if shown.times is None:
+        raise ValueError("the forecast has neither valid_time nor init_time, so observations cannot be matched.")
+    if (field.array.sizes[field.y], field.array.sizes[field.x]) != shown.values.shape[-2:]:
+        raise ValueError(
+            f"the observations have {field.array.sizes[field.y]} x {field.array.sizes[field.x]} cells, the forecast "
+            f"{shown.values.shape[-2]} x {shown.values.shape[-1]}; bring them to one grid first."
+        )
+    positions = pd.DatetimeIndex(field.array[field.time].values).get_indexer(shown.times)
+    rain = _rain(field, field.array.isel({field.time: np.maximum(positions, 0)}))
+    values = _values(rain, (field.time, field.y, field.x))
+    values[positions < 0] = np.nan
+    grid = _axes_of(field.array, field, observations)
+    labels = [f"{time:%H:%M} UTC" for time in shown.times]
+    return _Maps(values, positions >= 0, labels, shown.times, **grid, threshold=shown.threshold)
+
+
+def _observed_maps(observations: xr.Dataset | xr.DataArray, variable: Hashable | None, times: Any) -> _Maps:
+    field = cf.find_field(observations, variable)
+    array = field.array
+    if field.time is None:
+        rain, labels, index = _rain(field, array).expand_dims("frame"), [""], None
+        values = _values(rain, ("frame", field.y, field.x))
+    else:
+        index = pd.DatetimeIndex(array[field.time].values)
+        positions = _spread(len(index), 4, first=True) if times is None else np.arange(len(index))
+        if times is not None and not (isinstance(times, str) and times == "all"):
+            positions = index.get_indexer(pd.DatetimeIndex([pd.Timestamp(time) for time in times]))
+            if (positions < 0).any():
+                absent = list(times)[int(np.argmin(positions))]
+                raise ValueError(f"time {absent} is not in the sequence; it goes from {index[0]} to {index[-1]}.")
+        index = index[positions]
+        values = _values(_rain(field, array.isel({field.time: positions})), (field.time, field.y, field.x))
+        new_day = np.r_[True, index[1:].normalize() != index[:-1].normalize()]
+        labels = [
+            f"{t:%Y-%m-%d}\n{t:%H:%M} UTC" if d else f"{t:%H:%M} UTC" for t, d in zip(index, new_day, strict=True)
+        ]
+    return _Maps(values, np.ones(len(labels), bool), labels, index, **_axes_of(array, field, observations))
+
+
+def _rain(field: cf.Field, part: xr.DataArray) -> xr.DataArray:
+    """Part of a field in the units of computing. The whole field tells the step of amounts, the part could not."""
+    return cf.converted(replace(field, array=part))
+
+
+def _values(rain: xr.DataArray, dims: tuple[Hashable, ...]) -> np.ndarray:
+    extra = [dim for dim in rain.dims if dim not in dims]
+    if extra:
+        size = rain.sizes[extra[0]]
+        raise ValueError(f"the field has the dim {extra[0]!r} of length {size}; select one first: .isel({extra[0]}=0).")
+    return np.array(dask.compute(rain.transpose(*dims).data)[0], np.float32)
+
+
+def _select(array: xr.DataArray, dim: str, wanted: Any) -> xr.DataArray:
+    """One start, by position or by label."""
+    size = array.sizes[dim]
+    if isinstance(wanted, int | np.integer) and not isinstance(wanted, bool):
+        if not -size <= wanted < size:
+            raise ValueError(f"{dim} is {wanted}, but the forecast has {size}.")
+        return array.isel({dim: wanted})
+    position = pd.DatetimeIndex(array[dim].values).get_indexer(pd.DatetimeIndex([pd.Timestamp(wanted)]))[0]
+    if position < 0:
+        known = [str(pd.Timestamp(t)) for t in array[dim].values]
+        raise ValueError(f"{dim} {wanted} is not in the forecast; it has {_few(known)}.")
+    return array.isel({dim: position})
+
+
+def _lead_positions(lead_time: xr.DataArray, wanted: Any) -> np.ndarray:
+    if wanted is None:
+        return _spread(lead_time.size, 4, first=False)
+    if isinstance(wanted, str) and wanted == "all":
+        return np.arange(lead_time.size)
+    index = pd.TimedeltaIndex(lead_time.values)
+    if isinstance(wanted, str | np.timedelta64 | pd.Timedelta):
+        wanted = [wanted]
+    positions = index.get_indexer(pd.TimedeltaIndex([pd.Timedelta(lead) for lead in wanted]))
+    if (positions < 0).any():
+        known = [f"{minutes:g}" for minutes in _minutes(lead_time.values)]
+        absent = list(wanted)[int(np.argmin(positions))]
+        raise ValueError(f"lead time {absent} is not in the forecast; it has {_few(known)} min.")
+    return positions
+
+
+def _spread(size: int, most: int, *, first: bool) -> np.ndarray:
+    """Up to ``most`` positions, evenly spread, the last included."""
+    if size <= most:
+        return np.arange(size)
+    if first:
+        return np.rint(np.linspace(0, size - 1, most)).astype(int)
+    return np.rint(np.arange(1, most + 1) * size / most).astype(int) - 1
+
+
+def _axes_of(array: xr.DataArray, field: cf.Field, source: xr.Dataset | xr.DataArray) -> dict[str, Any]:
+    """x and y in km where the grid is projected, in degrees where it is not, else in cells; with coastlines."""
+    quantity = "rain rate (mm/h)" if field.quantity == "rain_rate" else "vertically integrated liquid (kg/m²)"
+    x, y, labels, projected = None, None, ("x (cells)", "y (cells)"), False
+    if field.x in array.coords and field.y in array.coords:
+        x, y = (np.asarray(array[d].values, float) for d in (field.x, field.y))
+        unit = str(array[field.x].attrs.get("units", ""))
+        factor = {"m": 1e-3, "metre": 1e-3, "meter": 1e-3, "metres": 1e-3, "meters": 1e-3, "km": 1.0}.get(unit)
+        if factor is not None:
+            x, y, labels, projected = x * factor, y * factor, ("x (km)", "y (km)"), True
+        elif unit.startswith("degree"):
+            labels = ("longitude (°)", "latitude (°)")
+        else:
+            labels = (f"{field.x} ({unit})" if unit else str(field.x), f"{field.y} ({unit})" if unit else str(field.y))
+    if x is None or y is None:
+        x, y = np.arange(array.sizes[field.x], dtype=float), -np.arange(array.sizes[field.y], dtype=float)
+    crs = _crs(array, source) if projected else ("degrees" if labels[0].startswith("longitude") else None)
+    return {
+        "x": x,
+        "y": y,
+        "axis_labels": labels,
+        "quantity": quantity,
+        "lines": _coastlines(crs, x, y),
+        "name": array.name,
+    }
+
+
+def _crs(array: xr.DataArray, source: xr.Dataset | xr.DataArray) -> dict[str, Any] | None:
+    """Attributes of the grid mapping, if there is one."""
+    name = array.attrs.get("grid_mapping", array.encoding.get("grid_mapping"))
+    for holder in (source, array):
+        if name is not None and (name in holder.coords or (isinstance(holder, xr.Dataset) and name in holder)):
+            return dict(holder[name].attrs)
+    return None
+
+
+def _coastlines(crs: dict[str, Any] | str | None, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+    """Coastlines within the map, in its units; none where cartopy, its data or the projection are missing."""
+    shapefile = _coastline_file() if crs is not None else None
+    if shapefile is None:
+        return []
+    import pyproj
+    from cartopy.io.shapereader import Reader
+
+    forward = None
+    if isinstance(crs, dict):
+        try:
+            forward = pyproj.Transformer.from_crs("EPSG:4326", pyproj.CRS.from_cf(crs), always_xy=True)
+        except (pyproj.exceptions.CRSError, KeyError):
+            return []
+    lines = []
+    for shape in Reader(str(shapefile)).geometries():
+        for part in getattr(shape, "geoms", [shape]):
+            line = np.asarray(part.coords)[:, :2]
+            if forward is not None:
+                line = np.stack(forward.transform(line[:, 0], line[:, 1]), -1) / 1000.0
+            inside = (line[:, 0] > x.min()) & (line[:, 0] < x.max()) & (line[:, 1] > y.min()) & (line[:, 1] < y.max())
+            if inside.any():
+                lines.append(np.where(np.isfinite(line), line, np.nan))
+    return lines
+
+
+def _coastline_file() -> Path | None:
+    """Natural Earth's coastline if it is on disk. cartopy would download it while drawing; we never do."""
+    try:
+        import cartopy
+    except ImportError:
+        return None
+    for resolution in ("10m", "50m", "110m"):
+        for folder in ("pre_existing_data_dir", "data_dir", "repo_data_dir"):
+            root = Path(str(cartopy.config[folder])) / "shapefiles" / "natural_earth" / "physical"
+            if (root / f"ne_{resolution}_coastline.shp").is_file():
+                return root / f"ne_{resolution}_coastline.shp"
+    return None
+
+
+# Drawing
+
+
+def _map_grid(rows: list[tuple[str, _Maps]], title: str, coastlines: bool) -> "Figure":
+    """A row of panels for each of ``rows``, with one colour bar for rain and, if need be, one for probability."""
+    first = rows[0][1]
+    width = max(len(first.labels), 1)
+    panel = 2.6 if width > 2 else 3.6
+    height = panel * float(np.clip(np.ptp(first.y) / max(np.ptp(first.x), 1e-9), 0.4, 2.0))
+    if first.axis_labels[0].startswith("longitude"):
+        height /= max(float(np.cos(np.deg2rad(first.y.mean()))), 0.2)
+    fig = _figure(panel * width + 1.5, height * len(rows) + 0.9)
+    axes = fig.subplots(len(rows), width, squeeze=False, sharex=True, sharey=True)
+    drawn = []
+    for number, (name, maps) in enumerate(rows):
+        meshes = [_draw_map(axis, maps, column, coastlines) for column, axis in enumerate(axes[number])]
+        drawn.append((meshes[0], maps, list(axes[number])))
+        axes[number, 0].set_ylabel(f"{name}\n{maps.axis_labels[1]}" if name else maps.axis_labels[1], fontsize=9)
+    for column, label in enumerate(rows[-1][1].labels):
+        axes[0, column].set_title(label, fontsize=10)
+        axes[-1, column].set_xlabel(first.axis_labels[0], fontsize=9)
+    _colorbars(fig, drawn)
+    fig.suptitle(title, fontsize=11)
+    return fig
+
+
+def _moving_maps(columns: list[tuple[str, _Maps]], title: str, coastlines: bool) -> tuple["Figure", Any]:
+    """A panel for each of ``columns`` and the function that sets them to a frame."""
+    first = columns[0][1]
+    fig = _figure(
+        4.2 * len(columns) + 1.2, 4.2 * float(np.clip(np.ptp(first.y) / max(np.ptp(first.x), 1e-9), 0.4, 2.0)) + 1
+    )
+    axes = fig.subplots(1, len(columns), squeeze=False, sharex=True, sharey=True)[0]
+    drawn = []
+    for axis, (name, maps) in zip(axes, columns, strict=True):
+        drawn.append((_draw_map(axis, maps, 0, coastlines, outline=False), maps, [axis]))
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel(maps.axis_labels[0], fontsize=9)
+    axes[0].set_ylabel(first.axis_labels[1], fontsize=9)
+    _colorbars(fig, drawn)
+    heading = fig.suptitle("", fontsize=11)
+
+    def draw(frame: int) -> list[Any]:
+        for mesh, maps, _ in drawn:
+            mesh.set_array(np.ma.masked_invalid(maps.values[frame]))
+        label = columns[-1][1].labels[frame].replace("\n", ", ")
+        heading.set_text(f"{title}\n{label}" if title else label)
+        return [*(mesh for mesh, _, _ in drawn), heading]
+
+    draw(0)
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # the layout stands: frames need not work it out again
+    return fig, draw
+
+
+def _draw_map(axis: "Axes", maps: _Maps, panel: int, coastlines: bool, outline: bool = True) -> Any:
+    values = np.ma.masked_invalid(maps.values[panel])
+    if maps.is_probability:
+        mesh = axis.pcolormesh(maps.x, maps.y, values, cmap=_probability_colormap(), vmin=0, vmax=1, shading="nearest")
+    else:
+        cmap, norm = rain_colormap()
+        mesh = axis.pcolormesh(maps.x, maps.y, values, cmap=cmap, norm=norm, shading="nearest")
+    mesh.set_rasterized(True)
+    if outline and maps.threshold is not None and not maps.is_probability:
+        over = np.nan_to_num(maps.values[panel]) >= maps.threshold
+        if over.any() and not over.all():
+            axis.contour(maps.x, maps.y, over.astype(float), levels=[0.5], colors="black", linewidths=0.6)
+    if not maps.found[panel]:
+        axis.text(0.5, 0.5, "no frame", transform=axis.transAxes, ha="center", va="center", fontsize=9)
+    if coastlines and maps.lines:
+        from matplotlib.collections import LineCollection
+
+        axis.add_collection(LineCollection(maps.lines, colors="#404040", linewidths=0.6), autolim=False)
+    in_degrees = maps.axis_labels[0].startswith("longitude")
+    axis.set_aspect(1.0 / max(float(np.cos(np.deg2rad(maps.y.mean()))), 0.2) if in_degrees else "equal")
+    axis.tick_params(labelsize=8)
+    axis.locator_params(nbins=4)
+    return mesh
+
+
+def _colorbars(fig: "Figure", drawn: list[tuple[Any, _Maps, list[Any]]]) -> None:
+    """One colour bar for all maps of rain, and one for those of probability."""
+    for probability in (False, True):
+        group = [(mesh, maps, axes) for mesh, maps, axes in drawn if maps.is_probability is probability]
+        if not group:
+            continue
+        mesh, maps, _ = group[0]
+        beside = [axis for _, _, axes in group for axis in axes]
+        if probability:
+            bar = fig.colorbar(mesh, ax=beside, label=f"probability of at least {maps.threshold:g} mm/h", aspect=30)
+        else:
+            bar = fig.colorbar(mesh, ax=beside, label=maps.quantity, aspect=30, ticks=list(RAIN_LEVELS))
+            bar.ax.set_yticklabels([f"{level:g}" for level in RAIN_LEVELS])
+        bar.ax.tick_params(labelsize=8)
+
+
+def _probability_colormap() -> Any:
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    colors = colormaps["YlGnBu"](np.linspace(0.0, 1.0, 10))
+    colors[0] = (1, 1, 1, 1)  # under a tenth reads as "no"
+    return ListedColormap(colors).with_extremes(bad=NOT_MEASURED)
+
+
+def _forecast_title(forecasts: xr.Dataset | xr.DataArray, shown: _Maps) -> str:
+    model = next((str(forecasts.attrs[k]) for k in ("model", "xnowcast_model") if k in forecasts.attrs), "")
+    start = "" if shown.start is None else f"from {shown.start:%Y-%m-%d %H:%M} UTC"
+    return " ".join(part for part in (model, "forecast", start) if part)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    return _matplotlib().figure(figsize=(width, height), layout="constrained")
+
+
+def _finish(fig: "Figure", path: str | Path | None) -> "Figure":
+    if path is not None:
+        fig.savefig(path, dpi=150)
+    _close(fig)
+    return fig
+
+
+def _close(fig: "Figure") -> None:
+    _matplotlib().close(fig)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'xnowcast[plot]'") from error
+    return plt
+
+
+# Scores and spectra
+
+
+_FROM_ZERO_TO_ONE = ("csi", "pod", "far", "false_alarm_ratio", "success_ratio", "fss")
+
+
+def _score_lines(
+    card: xr.Dataset, name: str, score: str, thresholds: Sequence[float] | None, scale: int
+) -> dict[float | None, xr.DataArray]:
+    """The lines of one model by threshold; by None for a score without thresholds."""
+    if score not in card:
+        raise ValueError(f"the scorecard {name!r} has no {score!r}; it has {_few([str(v) for v in card.data_vars])}.")
+    array = card[score]
+    if "lead_time" not in array.dims:
+        raise ValueError(f"{score!r} of the scorecard {name!r} has no dim 'lead_time'; its dims are {array.dims}.")
+    if "scale" in array.dims:
+        scales = array["scale"].values.tolist()
+        if scale not in scales:
+            raise ValueError(f"scale {scale} is not in the scorecard {name!r}; it has {_few(scales)}.")
+        array = array.isel(scale=scales.index(scale))
+    extra = [dim for dim in array.dims if dim not in ("lead_time", "threshold")]
+    if extra:
+        raise ValueError(f"{score!r} of the scorecard {name!r} has the dim {extra[0]!r}; select or average it first.")
+    if "threshold" not in array.dims:
+        return {None: array.compute()}
+    known = array["threshold"].values
+    lines: dict[float | None, xr.DataArray] = {}
+    for threshold in known.tolist() if thresholds is None else thresholds:
+        position = int(np.argmin(np.abs(known - threshold)))
+        if not np.isclose(known[position], threshold, rtol=1e-5):
+            raise ValueError(
+                f"threshold {threshold:g} is not in the scorecard {name!r}; it has {_few(known.tolist())}."
+            )
+        lines[float(threshold)] = array.isel(threshold=position).compute()
+    return lines
+
+
+def _score_label(array: xr.DataArray, score: str) -> str:
+    units = str(array.attrs.get("units", ""))
+    return score.upper() if units in ("", "1") else f"{score.upper()} ({units})"
+
+
+def _square_spacing(rain: xr.DataArray, spacing_km: float | None, name: str) -> float:
+    if spacing_km is not None:
+        if not spacing_km > 0:
+            raise ValueError(f"spacing_km is {spacing_km!r}; give a number over 0.")
+        return float(spacing_km)
+    spacing = cf.grid_spacing(rain)
+    if spacing is None:
+        raise ValueError(f"the grid spacing of {name!r} is unknown; give spacing_km.")
+    if abs(spacing[0] - spacing[1]) > 0.05 * max(spacing):
+        raise ValueError(
+            f"the cells of {name!r} are {spacing[0]:.2f} by {spacing[1]:.2f} km; a radial spectrum needs square cells: "
+            "regrid first, or give spacing_km to go on regardless."
+        )
+    return float(np.mean(spacing))
+
+
+def _minutes(lead_time: np.ndarray) -> np.ndarray:
+    return np.atleast_1d(lead_time) / np.timedelta64(1, "m")
+
+
+def _few(values: Sequence[Any]) -> str:
+    """Some of many, for messages."""
+    shown = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in list(values)[:8])
+    return shown if len(values) <= 8 else f"{shown}, ... ({len(values)} in all)"

@@ -1,0 +1,169 @@
+"""Open whatever a path holds, and write NetCDF or Zarr whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Callable
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+NETCDF_ENDINGS = (".nc", ".nc4", ".netcdf", ".cdf")
+
+
+def open_input(path: str) -> xr.Dataset:
+    """Open a dataset by its path or name, lazily.
+
+    Parameters
+    ----------
+    path : str
+        A NetCDF file, a Zarr store, files of a radar product that `xnowcast.io` reads (a glob pattern for
+        several), or the name of a tutorial dataset.
+
+    Returns
+    -------
+    xarray.Dataset
+        With Dask arrays.
+
+    Raises
+    ------
+    ValueError
+        If nothing is there, or it is nothing that can be read.
+    """
+    if "://" in path:
+        return xr.open_zarr(path) if path.rstrip("/").endswith(".zarr") else xr.open_dataset(path, chunks={})
+    if Path(path).is_dir():
+        return _open_zarr(Path(path))
+    if Path(path).is_file():
+        return _open_file(Path(path))
+    several = sorted(glob(path))
+    if several:
+        return _open_several(several)
+    return _open_by_name(path)
+
+
+def _open_zarr(path: Path) -> xr.Dataset:
+    if not any((path / marker).exists() for marker in ("zarr.json", ".zgroup", ".zmetadata")):
+        raise ValueError(
+            f"{path} is a folder and no Zarr store; give a store, a file or a pattern such as '{path}/*.h5'"
+        )
+    return xr.open_zarr(path)
+
+
+def _open_file(path: Path) -> xr.Dataset:
+    if path.suffix.lower() not in NETCDF_ENDINGS:
+        return _open_several([str(path)])
+    try:
+        return xr.open_dataset(path, chunks={})
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is no NetCDF file that can be read: {_first_line(error)}") from error
+
+
+def _open_several(paths: list[str]) -> xr.Dataset:
+    if all(Path(p).suffix.lower() in NETCDF_ENDINGS for p in paths):
+        return xr.open_mfdataset(paths, combine="by_coords", data_vars="minimal", coords="minimal", compat="override")
+    from xnowcast.io import open_radar
+
+    return open_radar(paths).chunk(time=1)
+
+
+def _open_by_name(name: str) -> xr.Dataset:
+    from xnowcast import datasets
+
+    known = ["synthetic", *datasets.names()]
+    if name not in known:
+        raise ValueError(
+            f"there is no file {name}, and no tutorial dataset of that name ({', '.join(dict.fromkeys(known))})"
+        )
+    return datasets.open(name, chunks={})
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Whether a result can be written there; asked before any work.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Ends in ``.zarr``, or in ``.nc`` for NetCDF.
+    overwrite : bool
+        Whether what is there may be replaced.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If the ending is another, the folder is missing, or something is there and may not be replaced.
+
+    Examples
+    --------
+    >>> check_output("forecast.txt")
+    Traceback (most recent call last):
+    ValueError: the output forecast.txt must end in .zarr or .nc, which tells the format
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".zarr", *NETCDF_ENDINGS):
+        raise ValueError(f"the output {path} must end in .zarr or .nc, which tells the format")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"the folder {path.absolute().parent} does not exist: create it first")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists already: choose another name, or say --overwrite (overwrite=True)")
+    return path
+
+
+def write(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Compute a dataset and write it as NetCDF or Zarr, whole or not at all.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    path : str or pathlib.Path
+        Ends in ``.zarr``, or in ``.nc`` for NetCDF.
+    overwrite : bool
+        Whether what is there may be replaced. It stays until the new result is complete.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        As `check_output`.
+    """
+    path = check_output(path, overwrite=overwrite)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    save: Callable[[Any], Any] = _save_zarr(dataset) if path.suffix.lower() == ".zarr" else _save_netcdf(dataset)
+    try:
+        save(part)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(part, path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _save_zarr(dataset: xr.Dataset) -> Callable[[Path], Any]:
+    # Dask chunks that differ in size along one dim are no Zarr chunks: the first size is taken for all.
+    uneven = {
+        dim: sizes[0] for dim, sizes in dataset.chunksizes.items() if len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]
+    }
+    even = dataset.chunk(uneven) if uneven else dataset
+    for variable in even.variables.values():
+        variable.encoding.pop("chunks", None)
+    return lambda target: even.to_zarr(target, mode="w", consolidated=False)
+
+
+def _save_netcdf(dataset: xr.Dataset) -> Callable[[Path], Any]:
+    compressed = {n: {"zlib": True, "complevel": 1} for n, v in dataset.data_vars.items() if v.ndim > 1}
+    return lambda target: dataset.to_netcdf(target, engine="netcdf4", encoding=compressed)

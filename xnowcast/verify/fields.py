@@ -1,0 +1,170 @@
+"""What all scores do with their two arguments: variables of Datasets one by one, ensemble means, attributes."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import xarray as xr
+
+XarrayObject = Any  # a DataArray or a Dataset; what comes out is what went in
+
+
+def matching_variables(observations: XarrayObject, forecasts: XarrayObject) -> list[Hashable] | None:
+    """Names of the variables to score, or None for two DataArrays.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        Variables without dims, such as grid mappings, are not scored.
+
+    Returns
+    -------
+    list of hashable or None
+
+    Raises
+    ------
+    TypeError
+        If the two are not of one kind, or neither DataArray nor Dataset.
+    ValueError
+        If they do not have the same variables.
+
+    Examples
+    --------
+    >>> rain = xr.Dataset({"rain": ("x", [1.0, 2.0]), "crs": 0})
+    >>> matching_variables(rain, rain)
+    ['rain']
+    """
+    kinds = [type(obj) for obj in (observations, forecasts)]
+    if all(issubclass(kind, xr.DataArray) for kind in kinds):
+        return None
+    if not all(issubclass(kind, xr.Dataset) for kind in kinds):
+        raise TypeError(
+            "observations and forecasts must be two DataArrays or two Datasets; found "
+            f"{kinds[0].__name__} and {kinds[1].__name__}"
+        )
+    scored = [[name for name in obj.data_vars if obj[name].ndim] for obj in (observations, forecasts)]
+    alone = set(scored[0]) ^ set(scored[1])
+    if alone or not scored[0]:
+        raise ValueError(
+            f"observations have the variables {sorted(map(str, scored[0]))}, forecasts "
+            f"{sorted(map(str, scored[1]))}; they must be the same: select with ds[[...]] or rename"
+        )
+    return scored[0]
+
+
+def each_variable(
+    score: Callable[[xr.DataArray, xr.DataArray], xr.DataArray],
+    observations: XarrayObject,
+    forecasts: XarrayObject,
+    keep_attrs: bool,
+) -> XarrayObject:
+    """The score of two DataArrays, or a Dataset with the score of each variable.
+
+    Parameters
+    ----------
+    score : callable
+        Takes and returns DataArrays.
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+    keep_attrs : bool
+        Whether to copy the attributes of the observed Dataset.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `matching_variables`.
+
+    Examples
+    --------
+    >>> rain = xr.Dataset({"rain": ("x", [1.0, 2.0])})
+    >>> float(each_variable(lambda o, f: (f - o).mean(), rain, rain + 1, False)["rain"])
+    1.0
+    """
+    variables = matching_variables(observations, forecasts)
+    if variables is None:
+        return score(observations, forecasts)
+    attrs = dict(observations.attrs) if keep_attrs else {}
+    return xr.Dataset({name: score(observations[name], forecasts[name]) for name in variables}, attrs=attrs)
+
+
+def ensemble_mean(forecasts: xr.DataArray, member_dim: Hashable | None, skipna: bool) -> xr.DataArray:
+    """Mean over the members, or the forecasts themselves if ``member_dim`` is None.
+
+    Parameters
+    ----------
+    forecasts : xarray.DataArray
+    member_dim : hashable or None
+    skipna : bool
+        True: the mean of the members that are not NaN.
+
+    Returns
+    -------
+    xarray.DataArray
+
+    Raises
+    ------
+    ValueError
+        If there is no such dim.
+
+    Examples
+    --------
+    >>> ensemble_mean(xr.DataArray([[1.0, 2.0], [3.0, float("nan")]], dims=("member", "x")), "member", True).values
+    array([2., 2.])
+    """
+    if member_dim is None:
+        return forecasts
+    require_member_dim(forecasts, member_dim)
+    return forecasts.mean([member_dim], skipna=skipna)
+
+
+def require_member_dim(forecasts: xr.DataArray, member_dim: Hashable) -> None:
+    """Refuse forecasts without the dim of their members.
+
+    Parameters
+    ----------
+    forecasts : xarray.DataArray
+    member_dim : hashable
+
+    Raises
+    ------
+    ValueError
+
+    Examples
+    --------
+    >>> require_member_dim(xr.DataArray([1.0], dims="x"), "member")
+    Traceback (most recent call last):
+    ...
+    ValueError: forecasts have dims ('x',), no 'member': name the dim of the members with member_dim=
+    """
+    if member_dim not in forecasts.dims:
+        raise ValueError(
+            f"forecasts have dims {forecasts.dims}, no {member_dim!r}: name the dim of the members with member_dim="
+        )
+
+
+def with_attrs(result: XarrayObject, source: xr.DataArray | None) -> XarrayObject:
+    """The result with the attributes of ``source`` on it and its variables, or without any if that is None.
+
+    Parameters
+    ----------
+    result : xarray.DataArray or xarray.Dataset
+    source : xarray.DataArray or None
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+        The same object.
+
+    Examples
+    --------
+    >>> with_attrs(xr.DataArray(1.0, attrs={"units": "m"}), None).attrs
+    {}
+    """
+    attrs = {} if source is None else dict(source.attrs)
+    result.attrs = dict(attrs)
+    if isinstance(result, xr.Dataset):
+        for name in result.data_vars:
+            result[name].attrs = dict(attrs)
+    return result
