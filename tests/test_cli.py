@@ -125,7 +125,7 @@ def test_bad_input_is_told_in_one_line(event, tmp_path, capsys):
     assert "there is no file" in fails(capsys, "forecast", tmp_path / "absent.nc", out)
     assert "no Zarr store" in fails(capsys, "forecast", tmp_path, out)
     assert "did you mean 'persistence'" in fails(capsys, "forecast", event, out, "--model", "persistense")
-    assert "no multiple" in fails(capsys, "forecast", event, out, "--lead-time", "7min")
+    assert "no multiple" in fails(capsys, "forecast", event, out, "--model", "persistence", "--lead-time", "7min")
     assert ".zarr or .nc" in fails(capsys, "forecast", event, tmp_path / "out.txt")
     assert "does not exist" in fails(capsys, "forecast", event, tmp_path / "no" / "out.nc")
     assert "NAME=VALUE" in fails(capsys, "forecast", event, out, "--option", "inflow")

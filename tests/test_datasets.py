@@ -95,9 +95,7 @@ def serve():
 def tiny_odim(path: Path, minute: int) -> bytes:
     """A 2 x 3 composite whose dry pixel is 0 and whose wet ones are ``minute`` mm h-1; one is not measured."""
     with h5py.File(path, "w") as file:
-        file.create_group("what").attrs.update(
-            object="COMP", date="20200601", time=f"12{minute:02d}00", source="X"
-        )
+        file.create_group("what").attrs.update(object="COMP", date="20200601", time=f"12{minute:02d}00", source="X")
         file.create_group("where").attrs.update(
             projdef="+proj=laea +lat_0=55 +lon_0=10 +ellps=WGS84",
             xscale=1000.0,
@@ -116,12 +114,10 @@ def tiny_odim(path: Path, minute: int) -> bytes:
 def tiny(monkeypatch, tmp_path):
     """An event of three tiny files in the registry; gives their contents by registered path."""
     contents = {
-        f"{TINY_FOLDER}/20200601_12{minute:02d}.h5": tiny_odim(tmp_path / "raw.h5", minute)
-        for minute in (0, 5, 10)
+        f"{TINY_FOLDER}/20200601_12{minute:02d}.h5": tiny_odim(tmp_path / "raw.h5", minute) for minute in (0, 5, 10)
     }
     registry = tuple(
-        datasets.RawFile(path, hashlib.sha256(content).hexdigest(), len(content))
-        for path, content in contents.items()
+        datasets.RawFile(path, hashlib.sha256(content).hexdigest(), len(content)) for path, content in contents.items()
     )
     event = datasets.Event(TINY_FOLDER, "2020-06-01T12:00", (2, 3), "tiny event", "nobody", "made up", "free")
     monkeypatch.setitem(datasets.EVENTS, "tiny_20200601", event)
@@ -142,9 +138,7 @@ def test_every_event_is_whole_in_the_registry():
         assert event["files"] >= 39 and event["size"] > 1e6, name
         assert event["end"] - event["start"] == (event["files"] - 1) * np.timedelta64(5, "m")
         assert event["license"] and event["institution"] and event["title"]
-    assert "may not be used for commercial purposes" in " ".join(
-        datasets.describe("rmi_20210704")["license"].split()
-    )
+    assert "may not be used for commercial purposes" in " ".join(datasets.describe("rmi_20210704")["license"].split())
     assert datasets.describe("knmi_20100826")["files"] == 92
 
 
@@ -166,9 +160,7 @@ def test_events_carry_the_owners_terms_of_the_shared_files(shared_data):
 
 def test_unknown_name_suggests_the_nearest():
     for function in (datasets.open, datasets.describe):
-        with pytest.raises(
-            ValueError, match=r"no dataset 'rmi_2021'; did you mean 'rmi_20210704'\? There are fmi"
-        ):
+        with pytest.raises(ValueError, match=r"no dataset 'rmi_2021'; did you mean 'rmi_20210704'\? There are fmi"):
             function("rmi_2021")
 
 
@@ -271,9 +263,7 @@ def test_offline_without_files_says_which_and_where(tiny, serve, monkeypatch, tm
     mirror = serve(tiny)
     datasets.open("tiny_20200601", frames=1, mirror=mirror.url)
     monkeypatch.setenv("XNOWCAST_OFFLINE", "1")
-    with pytest.raises(
-        FileNotFoundError, match=r"2 of 3 files of 'tiny_20200601' are missing: .*1205\.h5"
-    ) as caught:
+    with pytest.raises(FileNotFoundError, match=r"2 of 3 files of 'tiny_20200601' are missing: .*1205\.h5") as caught:
         datasets.open("tiny_20200601", mirror=mirror.url)
     assert str(tmp_path / "cache") in str(caught.value)
     assert sum(mirror.requests.values()) == 1
@@ -286,9 +276,7 @@ def test_content_that_differs_from_the_registry_is_refused_and_not_kept(tiny, se
     mirror = serve(tiny)
     bad = f"{TINY_FOLDER}/20200601_1205.h5"
     mirror.corrupt.add(bad)
-    with pytest.raises(
-        ValueError, match=r"1205\.h5 does not have the registered content .* nothing was kept"
-    ):
+    with pytest.raises(ValueError, match=r"1205\.h5 does not have the registered content .* nothing was kept"):
         datasets.open("tiny_20200601", mirror=mirror.url)
     assert mirror.requests[bad] == 1 + datasets.RETRIES
     assert all_files(tmp_path / "cache") <= set(tiny) - {bad}
@@ -312,9 +300,7 @@ def test_download_that_always_breaks_off_fails_and_leaves_nothing_partial(tiny, 
         datasets.open("tiny_20200601", mirror=mirror.url)
     assert caught.value.__suppress_context__
     assert all_files(tmp_path / "cache") <= set(tiny) - {broken}
-    assert (
-        datasets.open("tiny_20200601", mirror=mirror.url).sizes["time"] == 3
-    )  # a later call takes up the rest
+    assert datasets.open("tiny_20200601", mirror=mirror.url).sizes["time"] == 3  # a later call takes up the rest
     assert all(mirror.requests[path] == 1 for path in set(tiny) - {broken} if path in mirror.requests)
 
 
@@ -358,9 +344,7 @@ def test_new_decoder_decodes_again_without_fetching(tiny, serve, monkeypatch):
     datasets.open("tiny_20200601", mirror=mirror.url).close()
     decoded = []
     monkeypatch.setattr(datasets, "DECODER_VERSION", datasets.DECODER_VERSION + 1)
-    monkeypatch.setattr(
-        datasets, "_decode", lambda *args, inner=datasets._decode: decoded.append(1) or inner(*args)
-    )
+    monkeypatch.setattr(datasets, "_decode", lambda *args, inner=datasets._decode: decoded.append(1) or inner(*args))
     datasets.open("tiny_20200601", mirror=mirror.url)
     datasets.open("tiny_20200601", mirror=mirror.url)
     assert len(decoded) == 1 and sum(mirror.requests.values()) == 3

@@ -51,9 +51,7 @@ def write_gif(path: Path, classes, *, stamp="151351545", scale="mmh2LASSEN8bitmm
     return path
 
 
-def write_knmi(
-    path: Path, counts, *, end="26-AUG-2010;00:00:00.000", parameter="ACCUMULATED_PRECIPITATION_[MM]"
-):
+def write_knmi(path: Path, counts, *, end="26-AUG-2010;00:00:00.000", parameter="ACCUMULATED_PRECIPITATION_[MM]"):
     with h5py.File(path, "w") as file:
         file.create_group("overview").attrs.update(
             product_datetime_start="25-AUG-2010;23:55:00.000", product_datetime_end=np.bytes_(end)
@@ -154,9 +152,7 @@ def test_odim_gain_offset_undetect_and_nodata_are_honoured(tmp_path):
 
 def test_odim_without_gain_holds_physical_values_and_ul_counts_before_ll(tmp_path):
     where = {"UL_x": 0.0, "UL_y": 7000.0}
-    radar = io.open_odim(
-        write_odim(tmp_path / "a.h5", (np.array([[0.25, NAN]]), {"quantity": "RATE"}), where=where)
-    )
+    radar = io.open_odim(write_odim(tmp_path / "a.h5", (np.array([[0.25, NAN]]), {"quantity": "RATE"}), where=where))
     np.testing.assert_array_equal(radar.rainfall_rate.values, [[[0.25, NAN]]])
     assert radar.y.values.tolist() == [6500.0]
 
@@ -199,9 +195,7 @@ def test_odim_file_with_several_times_gives_several_frames_in_numeric_order(tmp_
 
 def test_odim_quantity_is_chosen_or_asked_for(tmp_path):
     one = np.array([[2]], np.uint8)
-    path = write_odim(
-        tmp_path / "a.h5", (one, RATE), (one, {**RATE, "quantity": "DBZH"}), (one, {"quantity": "QIND"})
-    )
+    path = write_odim(tmp_path / "a.h5", (one, RATE), (one, {**RATE, "quantity": "DBZH"}), (one, {"quantity": "QIND"}))
     with pytest.raises(ValueError, match="holds DBZH and RATE: choose with quantity="):
         io.open_odim(path)
     assert "rainfall_rate" in io.open_odim(path, quantity="RATE")
@@ -221,9 +215,7 @@ def test_labels_are_those_of_cf(tmp_path):
     assert radar.lat.dtype == np.float32 and radar.lon.dims == ("y", "x")
     assert abs(radar.lat.values[1, 0] - 55) < 0.01 and abs(radar.lon.values[1, 0] - 10) < 0.02
     assert radar.time.dtype == "datetime64[ns]"
-    assert radar.attrs["Conventions"] == "CF-1.10" and {"title", "institution", "source", "license"} <= set(
-        radar.attrs
-    )
+    assert radar.attrs["Conventions"] == "CF-1.10" and {"title", "institution", "source", "license"} <= set(radar.attrs)
 
 
 def test_writing_into_a_result_does_not_change_the_next_one(tmp_path):
@@ -270,9 +262,7 @@ def test_open_radar_sees_the_product_in_the_content(tmp_path):
 def test_open_radar_refuses_other_files_and_names_what_it_knows(tmp_path, content):
     path = tmp_path / "other"
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match="no supported radar product; supported are FMI PGM, MeteoSwiss GIF, KNMI"
-    ):
+    with pytest.raises(ValueError, match="no supported radar product; supported are FMI PGM, MeteoSwiss GIF, KNMI"):
         io.open_radar(path)
 
 
@@ -402,18 +392,14 @@ def test_raw_files_decode_to_the_event(shared_data, folder, event, tolerance):
     if "time_bnds" in expected:
         np.testing.assert_array_equal(radar.time_bnds, expected.time_bnds)
     labels = ("standard_name", "long_name", "units", "cell_methods", "grid_mapping", "zr_a", "zr_b")
-    assert {key: radar[name].attrs.get(key) for key in labels} == {
-        key: expected[name].attrs.get(key) for key in labels
-    }
+    assert {key: radar[name].attrs.get(key) for key in labels} == {key: expected[name].attrs.get(key) for key in labels}
 
 
 def test_european_and_belgian_odim_composites(shared_data):
     europe = io.open_radar(shared_data / "raw/opera_odim/T_PAAH21_C_EUOC_20180824180000.hdf")
     assert europe.rainfall_rate.shape == (1, 2200, 1900)
     assert europe.rainfall_rate.isnull().mean().item() == pytest.approx(0.49900885)
-    assert europe.rainfall_rate.min().item() == 0 and europe.rainfall_rate.max().item() == pytest.approx(
-        1205.22
-    )
+    assert europe.rainfall_rate.min().item() == 0 and europe.rainfall_rate.max().item() == pytest.approx(1205.22)
     assert (europe.x.values[0], europe.y.values[0]) == (1000.0, -1000.0)
     belgium = io.open_radar(shared_data / "raw/odim_other/belgium.comp.hdf")
     assert belgium.precipitation_amount.max().item() == pytest.approx(23.015533)

@@ -10,7 +10,7 @@ import cf_xarray  # noqa: F401  (registers the .cf accessor)
 import numpy as np
 import xarray as xr
 
-from xnowcast import units
+from xnowcast import units, windows
 
 CONVENTIONS = "CF-1.10"
 
@@ -33,7 +33,19 @@ _AXIS_NAMES = {
     "time": ("time", "valid_time", "t"),
 }
 
+_LATLON_NAMES = {"y": ("latitude", ("lat", "latitude", "xlat")), "x": ("longitude", ("lon", "longitude", "xlong"))}
+
 EARTH_RADIUS_KM = 6371.0
+
+# How a variable's numbers are written; chunks and compressors belong to the file it came from, and zarr 3 refuses
+# those of zarr 2.
+_MEANING_OF_ENCODING = (
+    *("dtype", "_FillValue", "missing_value", "scale_factor", "add_offset", "units", "calendar"),
+    *("bounds", "grid_mapping"),
+)
+
+# Attributes that are true of the observations alone. Packed ranges are in packed units, besides.
+_OF_OBSERVATIONS = ("ancillary_variables", "coordinates", "valid_min", "valid_max", "valid_range", "actual_range")
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class Field:
     @property
     def name(self) -> str:
         """Name of the variable, for messages and output."""
-        return str(self.array.name) if self.array.name is not None else "precipitation"
+        return _name(self.array)
 
     @property
     def extra(self) -> tuple[Hashable, ...]:
@@ -112,11 +124,13 @@ def find_field(
     ('rr', 'time', 'lat', 'lon', 'rain_rate')
     """
     array = _decode(_pick(obj, variable))
-    if not np.issubdtype(array.dtype, np.number):
-        raise ValueError(f"variable {array.name!r} holds {array.dtype}, not numbers")
+    name = _name(array)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"variable {name!r} holds {array.dtype}, not real numbers")
     y, x = _horizontal_dims(array)
     time = _time_dim(array, (y, x))
-    name = str(array.name)
+    if zr is not None and not units.is_reflectivity(array.attrs.get("units")):
+        raise ValueError(f"zr={zr} is for fields in dBZ; variable {name!r} has units {array.attrs.get('units')!r}")
     if _is_vil(array):
         if str(array.attrs.get("units", "")).replace("^", "").replace("/m2", " m-2") != "kg m-2":
             raise ValueError(
@@ -126,9 +140,8 @@ def find_field(
         return Field(array, y, x, time, "vil", units.Linear(1.0))
     if units.is_reflectivity(array.attrs.get("units")):
         return Field(array, y, x, time, "rain_rate", _reflectivity_conversion(array, zr))
-    if zr is not None:
-        raise ValueError(f"zr={zr} is for fields in dBZ; variable {name!r} has units {array.attrs.get('units')!r}")
-    conversion = units.rain_rate_conversion(array.attrs.get("units"), name=name, step=_any_step(array, time))
+    step = _amount_step(array, time) if units.is_amount(array.attrs.get("units")) else None
+    conversion = units.rain_rate_conversion(array.attrs.get("units"), name=name, step=step)
     return Field(array, y, x, time, "rain_rate", conversion)
 
 
@@ -157,6 +170,10 @@ def _pick(obj: xr.Dataset | xr.DataArray, variable: Hashable | None) -> xr.DataA
     return obj[found[0]]
 
 
+def _name(array: xr.DataArray) -> str:
+    return str(array.name) if array.name is not None else "precipitation"
+
+
 def _listed(names: Any) -> str:
     return ", ".join(repr(str(n)) for n in names) or "none"
 
@@ -171,7 +188,7 @@ def _decode(array: xr.DataArray) -> xr.DataArray:
     packing = {"scale_factor", "add_offset", "_FillValue", "missing_value"} & set(array.attrs)
     if not packing:
         return array
-    name = array.name if array.name is not None else "precipitation"
+    name = _name(array)
     decoded = xr.decode_cf(array.to_dataset(name=name), decode_times=False, decode_coords=False)[name]
     return decoded.rename(array.name)
 
@@ -179,38 +196,78 @@ def _decode(array: xr.DataArray) -> xr.DataArray:
 def _reflectivity_conversion(array: xr.DataArray, zr: tuple[float, float] | None) -> units.ZR:
     if zr is None:
         a, b = array.attrs.get("zr_a"), array.attrs.get("zr_b")
-        zr = units.MARSHALL_PALMER if a is None or b is None else (float(a), float(b))
-    return units.ZR(float(zr[0]), float(zr[1]), float(array.attrs.get("zerovalue", units.NO_ECHO_DBZ)))
+        zr = units.MARSHALL_PALMER if a is None or b is None else (a, b)
+    try:
+        a, b = map(float, zr)
+    except (TypeError, ValueError):
+        raise ValueError(f"zr is {zr!r}; it must be the two numbers of Z = a R**b, such as (200, 1.6)") from None
+    no_echo = float(array.attrs.get("zerovalue", units.NO_ECHO_DBZ))
+    return units.ZR(a, b, no_echo if np.isfinite(no_echo) else units.NO_ECHO_DBZ)
 
 
 def _horizontal_dims(array: xr.DataArray) -> tuple[Hashable, Hashable]:
-    by_cf = array.cf.axes | {"lat": array.cf.coordinates.get("latitude", [])}
-    by_cf |= {"lon": array.cf.coordinates.get("longitude", [])}
-    candidates = {
-        "y": [*by_cf.get("Y", []), *by_cf["lat"], *_AXIS_NAMES["y"]],
-        "x": [*by_cf.get("X", []), *by_cf["lon"], *_AXIS_NAMES["x"]],
-    }
-    y, x = (next((n for n in candidates[axis] if n in array.dims), None) for axis in "yx")
+    y, x = (_horizontal_dim(array, axis) for axis in ("y", "x"))
     if y is None or x is None:
-        # Curvilinear grids may name their dims as they like: the two dims of the latitudes are y and x.
-        curvilinear = [array[n].dims for n in by_cf["lat"] if n in array.coords and array[n].ndim == 2]
-        if curvilinear:
-            y, x = curvilinear[0]
+        y, x = _curvilinear_dims(array) or (y, x)
     if y is None or x is None or y == x:
         raise ValueError(
-            f"cannot tell the {'y' if y is None else 'x'} axis of variable {array.name!r} with dims {array.dims}: give "
-            "its coordinates the attribute axis='Y' or axis='X', or name the dims y and x"
+            f"cannot tell the {'y' if y is None else 'x'} axis of variable {_name(array)!r} with dims {array.dims}: "
+            "give its coordinates the attribute axis='Y' or axis='X', or name the dims y and x"
         )
-    for axis in (y, x):
-        if axis in array.coords and array.sizes[axis] > 1:
-            _refuse_unordered(axis, array[axis])
+    for axis, dim in (("y", y), ("x", x)):
+        _refuse_unordered(dim, _along(array, axis, dim))
     return y, x
 
 
-def _refuse_unordered(axis: Hashable, coordinate: xr.DataArray) -> None:
-    difference = np.diff(coordinate.values)
+def _horizontal_dim(array: xr.DataArray, axis: str) -> Hashable | None:
+    """The dim that CF attributes, else its own name, tell to be y or x."""
+    told = [d for n in _axis_coordinates(array, axis) if array[n].ndim == 1 for d in array[n].dims if d in array.dims]
+    named = [d for n in _AXIS_NAMES[axis] for d in array.dims if str(d).lower() == n]
+    return next(iter([*told, *named]), None)
+
+
+def _axis_coordinates(array: xr.DataArray, axis: str) -> list[Hashable]:
+    """Coordinates that tell places along y or x: those of the CF axis first, then latitudes or longitudes."""
+    return [*array.cf.axes.get(axis.upper(), []), *_latlon(array, axis)]
+
+
+def _latlon(array: xr.DataArray, axis: str) -> list[Hashable]:
+    """Coordinates of latitude ("y") or longitude ("x"), by CF attributes, else by name."""
+    kind, names = _LATLON_NAMES[axis]
+    return array.cf.coordinates.get(kind, []) or [n for n in array.coords if str(n).lower() in names]
+
+
+def _along(array: xr.DataArray, axis: str, dim: Hashable) -> np.ndarray | None:
+    """Places along a horizontal dim: its own coordinate, or another 1-D one along it. Longitudes do not jump."""
+    for name in (dim, *_axis_coordinates(array, axis)):
+        if name in array.coords and array[name].dims == (dim,):
+            places = array[name].values
+            if places.dtype.kind not in "fiu":
+                raise ValueError(f"coordinate {name!r} holds {places.dtype}, not numbers")
+            return np.unwrap(places, period=360.0) if name in array.cf.coordinates.get("longitude", []) else places
+    return None
+
+
+def _curvilinear_dims(array: xr.DataArray) -> tuple[Hashable, Hashable] | None:
+    """The two dims of 2-D latitudes, which may be named in any way: y is the one along which they change more."""
+    for name in _latlon(array, "y"):
+        dims = array[name].dims
+        if len(dims) == 2 and set(dims) <= set(array.dims):
+            latitude = array[name].values
+            change = [
+                float(np.nanmean(np.abs(np.diff(latitude, axis=i)))) if n > 1 else 0.0
+                for i, n in enumerate(latitude.shape)
+            ]
+            return dims if change[0] >= change[1] else dims[::-1]
+    return None
+
+
+def _refuse_unordered(dim: Hashable, places: np.ndarray | None) -> None:
+    if places is None:
+        return
+    difference = np.diff(places)
     if not (np.all(difference > 0) or np.all(difference < 0)):
-        raise ValueError(f"coordinate {axis!r} neither rises nor falls throughout: sort it with ds.sortby({axis!r})")
+        raise ValueError(f"coordinate {dim!r} neither rises nor falls throughout: sort it with ds.sortby({dim!r})")
 
 
 def _time_dim(array: xr.DataArray, horizontal: tuple[Hashable, Hashable]) -> Hashable | None:
@@ -225,16 +282,31 @@ def _is_reference_time(array: xr.DataArray, name: Hashable) -> bool:
     return name == "init_time" or array[name].attrs.get("standard_name") == "forecast_reference_time"
 
 
-def _any_step(array: xr.DataArray, time: Hashable | None) -> np.timedelta64 | None:
-    """Step of the time axis, or of the lead times, that turns an amount into a rate."""
-    for axis in (time, "lead_time"):
-        if axis is not None and axis in array.coords and array.sizes.get(axis, 0) > 1:
-            steps = np.diff(array[axis].values)
-            if steps.dtype.kind == "m" and len(set(steps.tolist())) >= 1:
-                return np.median(steps.astype("m8[ns]").astype("i8")).astype("m8[ns]")
-    if array.sizes.get("lead_time") == 1 and array["lead_time"].dtype.kind == "m":
-        return array["lead_time"].values[0]
-    return None
+def _amount_step(array: xr.DataArray, time: Hashable | None) -> np.timedelta64 | None:
+    """How long an amount was collected: the step of its times, or the attribute ``accutime`` in minutes.
+
+    Lead times may have been picked out of a forecast, so ``accutime``, which every forecast of an amount carries,
+    comes before their distances.
+    """
+    told = array.attrs.get("accutime")
+    told = None if told is None else np.timedelta64(round(float(told) * 60e9), "ns")
+    axis = time if time is not None else "lead_time"
+    if axis not in array.coords or array.sizes.get(axis, 0) < 2 or (axis == "lead_time" and told is not None):
+        return told
+    if axis == "lead_time":
+        times = np.concatenate([[0], array[axis].values.astype("m8[ns]").astype("i8")])
+    else:
+        times = windows.real_times(array[axis]).astype("i8")
+    differences = np.diff(times)
+    if not (differences > 0).any():
+        return told
+    step = np.timedelta64(windows.common_step(differences[differences > 0]), "ns")
+    if told is not None and told != step:
+        raise ValueError(
+            f"variable {_name(array)!r} is an amount of {told / np.timedelta64(60, 's'):g} min by its attribute "
+            f"accutime, but its times are {step / np.timedelta64(60, 's'):g} min apart: correct the attribute or delete it"
+        )
+    return step
 
 
 # ---------------------------------------------------------------- reading
@@ -348,21 +420,22 @@ def orientation(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[bool, bo
     >>> orientation(xr.DataArray(np.zeros((2, 2)), dims=("y", "x"), coords={"y": [0, 1], "x": [0, 1]}), "y", "x")
     (True, False)
     """
-    south_first = _rises(array, y, y, x, "latitude")
-    east_first = not _rises(array, x, y, x, "longitude", unknown=True)
+    south_first = _rises(array, "y", y, x, unknown=False)
+    east_first = not _rises(array, "x", y, x, unknown=True)
     return south_first, east_first
 
 
-def _rises(array: xr.DataArray, axis: Hashable, y: Hashable, x: Hashable, kind: str, unknown: bool = False) -> bool:
-    if array.sizes[axis] < 2:
+def _rises(array: xr.DataArray, axis: str, y: Hashable, x: Hashable, unknown: bool) -> bool:
+    dim, other = (y, x) if axis == "y" else (x, y)
+    if array.sizes[dim] < 2:
         return unknown
-    if axis in array.coords:
-        ends = array[axis].values[[0, -1]]
-        return bool(ends[1] > ends[0])
-    for name in array.cf.coordinates.get(kind, []):
+    places = _along(array, axis, dim)
+    if places is not None:
+        return bool(places[-1] > places[0])
+    for name in _latlon(array, axis):
         if set(array[name].dims) == {y, x}:
-            ends = array[name].isel({axis: [0, -1], (x if axis == y else y): 0}).values
-            return bool(ends[1] > ends[0])
+            ends = array[name].isel({dim: [0, -1], other: array.sizes[other] // 2}).values
+            return bool((np.unwrap(ends, period=360.0) if axis == "x" else ends) @ [-1, 1] > 0)
     return unknown
 
 
@@ -398,18 +471,14 @@ def grid_spacing(
         km = [units.length_in_km(array[d].attrs.get("units")) for d in (y, x)]
         if km[0] is not None and km[1] is not None:
             return float(dy * km[0]), float(dx * km[1])
-        if str(array[y].attrs.get("units", "")).startswith("degree") and "latitude" in array.cf.coordinates:
-            if y in array.cf.coordinates["latitude"]:
-                degree = float(np.deg2rad(1.0)) * EARTH_RADIUS_KM
-                return dy * degree, dx * degree * float(np.cos(np.deg2rad(array[y].values.mean())))
+        if y in array.cf.coordinates.get("latitude", []):
+            degree = float(np.deg2rad(1.0)) * EARTH_RADIUS_KM
+            return dy * degree, dx * degree * float(np.cos(np.deg2rad(array[y].values.mean())))
     return _curvilinear_spacing(array, y, x)
 
 
 def _curvilinear_spacing(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[float, float] | None:
-    pair = [
-        next((n for n in array.cf.coordinates.get(kind, []) if set(array[n].dims) == {y, x}), None)
-        for kind in ("latitude", "longitude")
-    ]
+    pair = [next((n for n in _latlon(array, axis) if set(array[n].dims) == {y, x}), None) for axis in ("y", "x")]
     if pair[0] is None or pair[1] is None or min(array.sizes[y], array.sizes[x]) < 2:
         return None
     middle = {y: array.sizes[y] // 2 - 1, x: array.sizes[x] // 2 - 1}
@@ -486,13 +555,15 @@ def label_forecast(
         numbers = np.asarray(members, dtype="int32")
         coords["member"] = xr.Variable("member", numbers, {"standard_name": "realization", "units": "1"})
     coords |= {
-        name: coordinate.variable
+        name: _stored_anew(coordinate.variable)
         for name, coordinate in array.coords.items()
-        if set(coordinate.dims) <= {*field.extra, field.y, field.x} and name != field.time
+        if set(coordinate.dims) <= {*field.extra, field.y, field.x} and name not in (field.time, *coords)
     }
-    result = xr.DataArray(values, dims=dims, coords=coords, name=array.name)
+    result = xr.DataArray(values, dims=dims, coords=coords).rename(array.name)  # Dask's name is no name
     # Packing fits the observations' range; a forecast is stored as the float32 that it is.
-    result.attrs = {k: v for k, v in array.attrs.items() if k not in ("ancillary_variables", "coordinates")}
+    result.attrs = {k: v for k, v in array.attrs.items() if k not in _OF_OBSERVATIONS}
+    if units.is_amount(array.attrs.get("units")):
+        result.attrs["accutime"] = float(lead_times[0] / np.timedelta64(60, "s"))  # minutes, as pysteps has it
     if isinstance(field.conversion, units.ZR):
         result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
     if "grid_mapping" in array.encoding:
@@ -504,11 +575,18 @@ def label_forecast(
         return result
     dataset = result.to_dataset(name=field.name)
     companions = _companions(field, source)
-    dataset = dataset.assign({n: source[n].variable for n in companions})
+    dataset = dataset.assign({n: _stored_anew(source[n].variable) for n in companions if n not in dataset})
     dataset = dataset.set_coords([n for n in companions if n in source.coords])
     dataset.attrs = dict(source.attrs) | attrs | {"Conventions": CONVENTIONS}
     dataset.attrs["history"] = _prepend(f"{now}: {history}", source.attrs.get("history"))
     return dataset
+
+
+def _stored_anew(variable: xr.Variable) -> xr.Variable:
+    """A copy that does not remember how the file it came from was chunked and compressed."""
+    copy = variable.copy(deep=False)
+    copy.encoding = {k: v for k, v in variable.encoding.items() if k in _MEANING_OF_ENCODING}
+    return copy
 
 
 def _time_coordinates(init_times: np.ndarray, lead_times: np.ndarray) -> dict[Hashable, xr.Variable]:

@@ -42,9 +42,7 @@ _NO_LICENCE = (
     "The pysteps-data README states no licence for this source; research/test use only, all rights stay with the "
     "data owner; cite the institution and https://pysteps.github.io."
 )
-_KNMI_LICENCE = (
-    f"{_NO_LICENCE} KNMI open data are generally CC BY 4.0 (dataplatform.knmi.nl), not stated in the repo."
-)
+_KNMI_LICENCE = f"{_NO_LICENCE} KNMI open data are generally CC BY 4.0 (dataplatform.knmi.nl), not stated in the repo."
 _RMI_LICENCE = (
     "This example data originating from RMI (Royal Meteorological Institute of Belgium) may not be used for "
     "commercial purposes, all property and intellectual rights are an exclusivity of the RMI and may not be "
@@ -251,9 +249,7 @@ def open(
     if name == "synthetic":
         return _synthetic(options, frames=frames, chunks=chunks)
     if options:
-        raise TypeError(
-            f"{name!r} takes no option {next(iter(options))!r}; only 'synthetic' takes more options"
-        )
+        raise TypeError(f"{name!r} takes no option {next(iter(options))!r}; only 'synthetic' takes more options")
     files = _raw_files(name)
     wanted = files[_selection(name, frames, len(files))]
     folder = _cache_folder(cache)
@@ -316,9 +312,7 @@ def _selection(name: str, frames: int | slice | None, available: int) -> slice:
 def _cache_folder(cache: str | os.PathLike | None) -> Path:
     import pooch  # here, because it is only needed once data are opened
 
-    return (
-        Path(cache or os.environ.get("XNOWCAST_DATA") or pooch.os_cache("xnowcast")).expanduser().absolute()
-    )
+    return Path(cache or os.environ.get("XNOWCAST_DATA") or pooch.os_cache("xnowcast")).expanduser().absolute()
 
 
 def _decoded_path(folder: Path, name: str, files: list[RawFile]) -> Path:
@@ -370,9 +364,7 @@ def _fetch_one(store: Any, file: RawFile, downloader: Any) -> None:
     try:
         store.fetch(file.path, downloader=downloader)
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{url} does not exist; a mirror has the files below their registered paths"
-        ) from None
+        raise FileNotFoundError(f"{url} does not exist; a mirror has the files below their registered paths") from None
     except requests.RequestException as error:
         raise ConnectionError(
             f"{url} could not be fetched in {attempts} attempts ({type(error).__name__}: {error}); nothing "
@@ -392,9 +384,7 @@ def _base_url(mirror: str | os.PathLike | None) -> str:
         return given.rstrip("/") + "/"
     folder = Path(given).expanduser().absolute()
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"mirror {given!r} is neither an address (http, https, file) nor an existing folder"
-        )
+        raise FileNotFoundError(f"mirror {given!r} is neither an address (http, https, file) nor an existing folder")
     return folder.as_uri() + "/"
 
 

@@ -179,8 +179,8 @@ def _check(field: Field, task: "Task", recipe: Any, step: np.timedelta64, steps:
     taken = {"init_time", "lead_time", *(["member"] if task.stochastic else [])} & set(field.extra)
     if taken:
         raise ValueError(
-            f"variable {field.name!r} already has a dim {', '.join(map(repr, sorted(taken)))}, which the forecast adds: "
-            "choose one of its labels with .isel, or rename it"
+            f"variable {field.name!r} already has a dim {', '.join(map(repr, sorted(taken)))}, which the forecast "
+            "adds: choose one of its labels with .isel, or rename it"
         )
     size = field.array.sizes[field.y], field.array.sizes[field.x]
     if min(size) < task.min_grid:
@@ -216,7 +216,8 @@ def _member_numbers(task: "Task", recipe: Any, members: int | None) -> range | N
         return range(10 if members is None else int(members))
     if members is not None and members > 1:
         raise ValueError(
-            f"{_model_name(recipe)!r} is deterministic: all of the {members} members would be the same; leave members out"
+            f"{_model_name(recipe)!r} is deterministic: all of the {members} members would be the same; "
+            "leave members out"
         )
     return None
 

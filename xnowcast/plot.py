@@ -1,13 +1,13 @@
 """Pictures for forecasters: maps by lead time, animations, scores against lead time, spectra.
 
-matplotlib is imported when a picture is drawn, not before. Figures are closed in pyplot before they are returned,
-so a notebook shows them once and none piles up; ``fig.savefig`` works as always.
+matplotlib is imported when a picture is drawn, not before. Figures are unknown to pyplot when they are returned, so a
+notebook shows them once and none piles up; ``fig.savefig`` works as always, ``plt.show()`` does not see them.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import dask
 import numpy as np
@@ -50,8 +50,8 @@ def rain_colormap() -> tuple["ListedColormap", "BoundaryNorm"]:
     _matplotlib()
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
-    cmap = ListedColormap(_RAIN_COLORS, name="rain_rate")
-    cmap.set_extremes(under=(1, 1, 1, 0), bad=NOT_MEASURED)
+    plain = ListedColormap(_RAIN_COLORS, name="rain_rate")
+    cmap = cast("ListedColormap", plain.with_extremes(under=(1, 1, 1, 0), bad=NOT_MEASURED))
     return cmap, BoundaryNorm(RAIN_LEVELS, ncolors=len(_RAIN_COLORS), extend="max")
 
 
@@ -239,7 +239,6 @@ def animate(
     animation = FuncAnimation(fig, draw, frames=len(shown.labels), interval=1000.0 / fps, blit=False)
     if path is not None:
         animation.save(str(path), writer="pillow" if Path(path).suffix.lower() == ".gif" else None, fps=fps)
-    _close(fig)
     return animation
 
 
@@ -802,18 +801,16 @@ def _forecast_title(forecasts: xr.Dataset | xr.DataArray, shown: _Maps) -> str:
 
 
 def _figure(width: float, height: float) -> "Figure":
-    return _matplotlib().figure(figsize=(width, height), layout="constrained")
+    plt = _matplotlib()
+    fig = plt.figure(figsize=(width, height), layout="constrained")
+    plt.close(fig)  # pyplot forgets it, at once so that an error leaves nothing behind; it draws all the same
+    return fig
 
 
 def _finish(fig: "Figure", path: str | Path | None) -> "Figure":
     if path is not None:
         fig.savefig(path, dpi=150)
-    _close(fig)
     return fig
-
-
-def _close(fig: "Figure") -> None:
-    _matplotlib().close(fig)
 
 
 def _matplotlib() -> Any:

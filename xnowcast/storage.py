@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from glob import glob
 from pathlib import Path
@@ -48,7 +49,9 @@ def _open_zarr(path: Path) -> xr.Dataset:
         raise ValueError(
             f"{path} is a folder and no Zarr store; give a store, a file or a pattern such as '{path}/*.h5'"
         )
-    return xr.open_zarr(path)
+    with warnings.catch_warnings():  # a store without consolidated metadata is a store all the same
+        warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
+        return xr.open_zarr(path)
 
 
 def _open_file(path: Path) -> xr.Dataset:
@@ -161,7 +164,13 @@ def _save_zarr(dataset: xr.Dataset) -> Callable[[Path], Any]:
     even = dataset.chunk(uneven) if uneven else dataset
     for variable in even.variables.values():
         variable.encoding.pop("chunks", None)
-    return lambda target: even.to_zarr(target, mode="w", consolidated=False)
+
+    def save(target: Path) -> None:
+        with warnings.catch_warnings():  # xarray opens consolidated stores without complaint, so we write one
+            warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+            even.to_zarr(target, mode="w", consolidated=True)
+
+    return save
 
 
 def _save_netcdf(dataset: xr.Dataset) -> Callable[[Path], Any]:

@@ -127,7 +127,7 @@ def synthetic_radar(
     wet rain: 99.9 % and largest, mm h-1             19-25, 58-126  7-54, 24-116
     spectral slope of dBR, 64-16, 32-8, 16-3 km      -2.7, -2.7,    -2.2 to -2.9, -2.5
                                                      -3.5           to -3.3, -2.5 to -4.6
-    correlation following the motion, 30 and 60 min  0.8, 0.7       0.6-0.8, 0.5-0.7
+    correlation following the motion, 30 and 60 min  0.8, 0.7       0.6-0.9, 0.5-0.8
     the same of features under 8 km, 10 and 30 min   0.5, 0.2       0.1-0.7, 0-0.2
     the same of features of 8-32 km, 30 and 60 min   0.7, 0.5       0-0.7, 0-0.4
     ===============================================  =============  =============

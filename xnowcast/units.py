@@ -78,9 +78,7 @@ class ZR:
     def __call__(self, values: np.ndarray) -> np.ndarray:
         dbz = np.asarray(values, dtype=np.float32)
         if np.any(dbz == np.inf):
-            raise ValueError(
-                "the reflectivity is infinite somewhere; cells that were not measured must be NaN"
-            )
+            raise ValueError("the reflectivity is infinite somewhere; cells that were not measured must be NaN")
         if np.any((dbz < _LOWEST_DBZ) & np.isfinite(dbz)):
             lowest = dbz[np.isfinite(dbz)].min()
             raise ValueError(
@@ -196,9 +194,7 @@ def rain_rate_conversion(units: object, *, name: str, step: np.timedelta64 | Non
             )
         hours = float(step / np.timedelta64(1, "h"))
         return Linear(round(float(quantity.to("mm").magnitude), 12) / hours)
-    raise ValueError(
-        f"variable {name!r} has units {str(units)!r}, which are no precipitation's; {known}: {fix}"
-    )
+    raise ValueError(f"variable {name!r} has units {str(units)!r}, which are no precipitation's; {known}: {fix}")
 
 
 def length_in_km(units: object) -> float | None:

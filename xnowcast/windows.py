@@ -165,7 +165,7 @@ def common_step(differences: np.ndarray) -> int:
     Returns
     -------
     int
-        Where several are equally common the smallest, which a gap or two leave in place.
+        Where several are equally common the smallest that all are multiples of, else the middle one.
 
     Examples
     --------
@@ -173,7 +173,9 @@ def common_step(differences: np.ndarray) -> int:
     5
     """
     values, counts = np.unique(differences, return_counts=True)
-    return int(values[np.argmax(counts)])
+    candidates = values[counts == counts.max()]
+    whole = [step for step in candidates if not (differences % step).any()]
+    return int(whole[0] if whole else candidates[len(candidates) // 2])
 
 
 def input_windows(
@@ -220,8 +222,8 @@ def input_windows(
     if before_start.any():
         first = axis.times[chosen[before_start][0]]
         raise ValueError(
-            f"the model reads {input_frames} frames, and fewer lie at or before the init time {_clock(first)}: the data "
-            f"begin at {_clock(axis.times[0])}"
+            f"the model reads {input_frames} frames, and fewer lie at or before the init time {_clock(first)}: "
+            f"the data begin at {_clock(axis.times[0])}"
         )
     broken = (indices == MISSING).any(axis=1)
     skipped = axis.times[chosen[broken]] if on_gap == "skip" else axis.times[:0]
@@ -240,8 +242,8 @@ def _gap_message(axis: TimeAxis, chosen: np.ndarray, needed: np.ndarray, indices
     slot = needed[row][indices[row] == MISSING][0]
     return (
         f"{broken.sum()} of {broken.size} forecasts would read across a gap: the first, of "
-        f"{_clock(axis.times[chosen[row]])}, misses the frame of {_clock(axis.times[0] + slot * axis.step)}. Leave such "
-        "forecasts out with on_gap='skip', or fill the frames from their neighbours with on_gap='fill'"
+        f"{_clock(axis.times[chosen[row]])}, misses the frame of {_clock(axis.times[0] + slot * axis.step)}. Leave "
+        "such forecasts out with on_gap='skip', or fill the frames from their neighbours with on_gap='fill'"
     )
 
 
@@ -280,7 +282,8 @@ def _choose_slice(axis: TimeAxis, index: pd.DatetimeIndex, chosen: slice, input_
         positions = positions[axis.slots[positions] >= input_frames - 1]
     if positions.size == 0:
         raise ValueError(
-            f"no time lies in init_times={chosen}; the data run from {_clock(axis.times[0])} to {_clock(axis.times[-1])}"
+            f"no time lies in init_times={chosen}; the data run from {_clock(axis.times[0])} to "
+            f"{_clock(axis.times[-1])}"
         )
     return positions[(axis.slots[positions] - _first_slot(axis, chosen, positions)) % stride == 0]
 
@@ -288,7 +291,9 @@ def _choose_slice(axis: TimeAxis, index: pd.DatetimeIndex, chosen: slice, input_
 def _first_slot(axis: TimeAxis, chosen: slice, positions: np.ndarray) -> int:
     """Where the strides of a slice begin: at its start, even where that frame is missing, else at its first frame."""
     if chosen.start is not None:
-        slot, rest = divmod(int((pd.Timestamp(chosen.start) - pd.Timestamp(axis.times[0])).value), int(axis.step.astype("i8")))
+        slot, rest = divmod(
+            int((pd.Timestamp(chosen.start) - pd.Timestamp(axis.times[0])).value), int(axis.step.astype("i8"))
+        )
         if rest == 0:
             return slot
     return int(axis.slots[positions[0]])
@@ -314,7 +319,7 @@ def _as_times(init_times: Any) -> pd.DatetimeIndex:
         times = pd.DatetimeIndex(pd.to_datetime(list(init_times) if several else [init_times])).as_unit("ns")
     except (TypeError, ValueError):
         times = pd.DatetimeIndex([pd.NaT])
-    if times.hasnans:
+    if times.hasnans or np.asarray(init_times).dtype.kind in "iuf":  # pandas takes a bare number as nanoseconds
         raise ValueError(
             f"init_times is {init_times!r}; it can be 'latest', 'all', a time such as '2024-06-01T12:00', a list of "
             "times or a slice of times"

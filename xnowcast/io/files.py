@@ -77,9 +77,7 @@ def path_list(paths: Paths) -> list[Path]:
     found = [Path(path) for path in given]
     for path in found:
         if path.is_dir():
-            raise ValueError(
-                f"{path} is a folder: give the files in it, for example sorted(folder.glob('*'))"
-            )
+            raise ValueError(f"{path} is a folder: give the files in it, for example sorted(folder.glob('*'))")
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
     return found

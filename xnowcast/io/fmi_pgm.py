@@ -136,7 +136,5 @@ def _grid(header: dict[str, str], shape: tuple[int, int]) -> Grid:
     left, bottom = project(*map(float, header["bottomleft"].split()))
     _, top = project(*map(float, header["topright"].split()))
     if abs(top - bottom - shape[0] * dy) > dy:
-        raise ValueError(
-            f"its corners are {top - bottom:.0f} m apart, its {shape[0]} rows {shape[0] * dy:.0f} m"
-        )
+        raise ValueError(f"its corners are {top - bottom:.0f} m apart, its {shape[0]} rows {shape[0] * dy:.0f} m")
     return Grid(plane, left, top, dx, dy, nx=shape[1], ny=shape[0])

@@ -49,9 +49,7 @@ class Grid:
 
     def __post_init__(self):
         if not (self.dx > 0 and self.dy > 0 and self.nx > 0 and self.ny > 0):
-            raise ValueError(
-                f"pixels of {self.dx} x {self.dy} m on {self.ny} x {self.nx} points: all must be positive"
-            )
+            raise ValueError(f"pixels of {self.dx} x {self.dy} m on {self.ny} x {self.nx} points: all must be positive")
 
     @property
     def x(self) -> np.ndarray:
@@ -163,9 +161,7 @@ def _refuse_a_mixture(frames: Sequence[Frame], paths: Sequence[Path]) -> None:
                 "open files of each grid on their own"
             )
         if frame.name != frames[0].name:
-            raise ValueError(
-                f"{path} holds {frame.name} and {paths[0]} holds {frames[0].name}: open them on their own"
-            )
+            raise ValueError(f"{path} holds {frame.name} and {paths[0]} holds {frames[0].name}: open them on their own")
     time, count = Counter(frame.time for frame in frames).most_common(1)[0]
     if count > 1:
         same = sorted({str(path) for frame, path in zip(frames, paths, strict=True) if frame.time == time})
@@ -200,18 +196,14 @@ def _axis(name: str) -> dict[str, str]:
 def _grid_mapping(projection: str) -> dict[str, object]:
     crs = extra("pyproj").CRS.from_user_input(projection)
     if not crs.is_projected or {axis.unit_conversion_factor for axis in crs.axis_info} != {1.0}:
-        raise ValueError(
-            f"its projection {projection!r} is not measured in metres; a map plane in metres is needed"
-        )
+        raise ValueError(f"its projection {projection!r} is not measured in metres; a map plane in metres is needed")
     with warnings.catch_warnings():
         # CF has no word for one angle of the Swiss projection; crs_wkt, written beside the CF words, has it.
         warnings.filterwarnings("ignore", message=".*lost in conversion to CF", category=UserWarning)
         words = crs.to_cf()
     if words.get("grid_mapping_name") == "polar_stereographic":
         # CF wants the pole named; pyproj leaves it out where the standard parallel tells it.
-        words.setdefault(
-            "latitude_of_projection_origin", math.copysign(90.0, words.get("standard_parallel", 90))
-        )
+        words.setdefault("latitude_of_projection_origin", math.copysign(90.0, words.get("standard_parallel", 90)))
     if "unknown" in (words.get(name) for name in DATUM_NAMES):
         words = {word: value for word, value in words.items() if word not in DATUM_NAMES}
     return {word: value for word, value in words.items() if value != "unknown"}

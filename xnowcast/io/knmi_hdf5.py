@@ -76,17 +76,11 @@ def _read(content: bytes) -> Frame:
         image = file["image1"]
         parameter = text(image.attrs["image_geo_parameter"])
         if not parameter.startswith("ACCUMULATED_PRECIPITATION"):
-            raise ValueError(
-                f"it holds {parameter!r}; ACCUMULATED_PRECIPITATION_[MM] is what this reader knows"
-            )
-        start, end = (
-            _moment(text(file["overview"].attrs[f"product_datetime_{edge}"])) for edge in ("start", "end")
-        )
+            raise ValueError(f"it holds {parameter!r}; ACCUMULATED_PRECIPITATION_[MM] is what this reader knows")
+        start, end = (_moment(text(file["overview"].attrs[f"product_datetime_{edge}"])) for edge in ("start", "end"))
         seconds = (end - start).total_seconds()
         if seconds <= 0:
-            raise ValueError(
-                f"it is an accumulation from {start} to {end}; the end must be later than the start"
-            )
+            raise ValueError(f"it is an accumulation from {start} to {end}; the end must be later than the start")
         counts = image["image_data"][()]
         values, packing = _calibrate(counts, image["calibration"].attrs, 3600 / seconds)
         grid = _grid(file["geographic"], counts.shape)
@@ -149,8 +143,6 @@ def _grid(geographic, shape: tuple[int, int]) -> Grid:
     if dy > 0:
         raise ValueError(f"its rows run northward (geo_pixel_size_y is {dy / 1000:g}); southward is expected")
     plane = text(geographic["map_projection"].attrs["projection_proj4_params"])
-    in_metres = re.sub(
-        r"\+(a|b|x_0|y_0)=([-+.\deE]+)", lambda term: f"+{term[1]}={1000 * float(term[2]):.3f}", plane
-    )
+    in_metres = re.sub(r"\+(a|b|x_0|y_0)=([-+.\deE]+)", lambda term: f"+{term[1]}={1000 * float(term[2]):.3f}", plane)
     left, top = number(about["geo_column_offset"]) * dx, number(about["geo_row_offset"]) * dy
     return Grid(f"{in_metres} +units=m +no_defs", left, top, dx, -dy, nx=shape[1], ny=shape[0])

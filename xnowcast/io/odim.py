@@ -112,9 +112,7 @@ def open_odim(paths: Paths, quantity: str | None = None) -> xr.Dataset:
     if quantity is not None and quantity not in QUANTITIES:
         raise ValueError(f"quantity {quantity!r} is not known; it is one of {', '.join(QUANTITIES)}")
     files = path_list(paths)
-    frames = [
-        (frame, path) for path in files for frame in decode(path, PRODUCT, lambda raw: _read(raw, quantity))
-    ]
+    frames = [(frame, path) for path in files for frame in decode(path, PRODUCT, lambda raw: _read(raw, quantity))]
     return to_dataset([frame for frame, _ in frames], [path for _, path in frames])
 
 
@@ -137,9 +135,7 @@ def _read(content: bytes, quantity: str | None) -> list[Frame]:
 def _only_quantity(found: list[str]) -> str:
     known = sorted(set(found) & set(QUANTITIES))
     if not known:
-        raise ValueError(
-            f"it holds {', '.join(sorted(set(found))) or 'no field'}; {' or '.join(QUANTITIES)} is needed"
-        )
+        raise ValueError(f"it holds {', '.join(sorted(set(found))) or 'no field'}; {' or '.join(QUANTITIES)} is needed")
     if len(known) > 1:
         raise ValueError(f"it holds {' and '.join(known)}: choose with quantity={known[0]!r}")
     return known[0]

@@ -381,37 +381,33 @@ def _crps_tile(difference: np.ndarray, *, fair: bool, skipna: bool) -> np.ndarra
     distance = np.abs(difference).sum(axis=0)
     missing = np.isnan(distance)
     if skipna and missing.any():
-        return _crps_tile_with_nan(difference, missing, fair=fair)
+        # Off a radar's disc all members are missing together; what some have left is scored apart.
+        missing &= ~np.isnan(difference).all(axis=0)
+        partly = np.flatnonzero(missing)
+        left = difference[:, partly]
+    else:
+        partly, left = np.empty(0, int), difference[:, :0]
     spread = np.zeros_like(distance)
-    with np.errstate(invalid="ignore"):  # inf - inf, mended in _mean_less_spread
+    with np.errstate(invalid="ignore"):  # inf - inf, mended in _mean_less_spread; NaN stays in its point
         for i, row in enumerate(_sort_members(difference)):
             if 2 * i + 1 != n_members:
                 spread += (2 * i + 1 - n_members) * row
-    return _mean_less_spread(distance, spread, n_members, fair)
-
-
-def _crps_tile_with_nan(difference: np.ndarray, missing: np.ndarray, *, fair: bool) -> np.ndarray:
-    """The same where some members are NaN. Most points at the edge of a radar have all members or none."""
-    crps = np.full(len(missing), np.nan, difference.dtype)
-    if not missing.all():
-        crps[~missing] = _crps_tile(difference[:, ~missing], fair=fair, skipna=False)
-    is_nan = np.isnan(difference)
-    n_left = len(difference) - np.count_nonzero(is_nan, axis=0)
-    partly = np.flatnonzero(missing & (n_left > 0))
+    crps = _mean_less_spread(distance, spread, n_members, fair)
     if partly.size:
-        difference, is_nan, n = (
-            difference[:, partly],
-            is_nan[:, partly],
-            n_left[partly].astype(difference.dtype),
-        )
-        distance = np.where(is_nan, 0, np.abs(difference)).sum(axis=0)
-        spread = np.zeros_like(distance)
-        with np.errstate(invalid="ignore"):
-            # NaN sorts to the end, beyond the n that are left.
-            for i, row in enumerate(np.sort(difference, axis=0)):
-                spread += np.where(i < n, (2 * i + 1 - n) * row, 0)
-        crps[partly] = _mean_less_spread(distance, spread, n, fair)
+        crps[partly] = _crps_of_some(left, fair=fair)
     return crps
+
+
+def _crps_of_some(difference: np.ndarray, *, fair: bool) -> np.ndarray:
+    """The same of the members that are not NaN, at least one at each point."""
+    n = len(difference) - np.count_nonzero(np.isnan(difference), axis=0).astype(difference.dtype)
+    distance = np.nansum(np.abs(difference), axis=0)
+    spread = np.zeros_like(distance)
+    with np.errstate(invalid="ignore"):
+        # NaN sorts to the end, beyond the n that are left.
+        for i, row in enumerate(np.sort(difference, axis=0)):
+            spread += np.where(i < n, (2 * i + 1 - n) * row, 0)
+    return _mean_less_spread(distance, spread, n, fair)
 
 
 def _mean_less_spread(distance: np.ndarray, spread: np.ndarray, n: int | np.ndarray, fair: bool) -> np.ndarray:

@@ -1,0 +1,59 @@
+"""The README, the documentation and the tutorials do what they say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python[ ]*(?P<info>.*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (?P<name>\w+\.py)\n")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
+def test_the_code_on_a_page_runs(page, tmp_path, monkeypatch):
+    """All blocks of a page in one namespace; one that begins with a file's name is that file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("xnowcast.models.REGISTRY", dict(_registry()))
+    namespace = {}
+    for number, block in enumerate(BLOCK.finditer(page.read_text()), start=1):
+        if block["info"] == "notest":  # needs a file or a network that a test has not
+            continue
+        named = FILE.match(block["code"])
+        if named:
+            (tmp_path / named["name"]).write_text(block["code"])
+        else:
+            exec(compile(block["code"], f"{page.name}, block {number}", "exec"), namespace)
+
+
+def _registry():
+    from xnowcast import models
+
+    return models.REGISTRY
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "tutorials").glob("*.ipynb")), ids=lambda p: p.name)
+def test_a_tutorial_runs_from_top_to_bottom(notebook, tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="needs the extra test")
+    nbclient = pytest.importorskip("nbclient", reason="needs the extra test")
+    content = nbformat.read(notebook, as_version=4)
+    nbclient.NotebookClient(content, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+
+def test_the_documentation_builds_without_a_warning(tmp_path):
+    pytest.importorskip("myst_nb", reason="needs the extra docs")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", ROOT / "docs", tmp_path / "html"]
+    run = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "html" / "index.html").exists()
+
+
+def test_ruff_and_mypy_have_nothing_to_say():
+    pytest.importorskip("mypy", reason="needs the extra test")
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+        run = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr

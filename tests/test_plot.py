@@ -1,0 +1,458 @@
+"""Pictures show what they say: the right fields, at the right times, in the right colours."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import builtins
+import sys
+
+import dask
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import to_rgba
+
+from xnowcast import plot as plots
+from xnowcast.synthetic import synthetic_radar
+
+START = np.datetime64("2024-06-01T12:00", "ns")
+FIVE_MINUTES = np.timedelta64(5, "m").astype("timedelta64[ns]")
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_open():
+    yield
+    assert plt.get_fignums() == []
+
+
+def sequence(frames: int = 20, **options) -> xr.Dataset:
+    return synthetic_radar(frames=frames, shape=(16, 24), seed=3, **options)
+
+
+def forecast_of(radar: xr.Dataset, start: int = 5, leads: int = 12, members: int | None = None) -> xr.Dataset:
+    """Frame ``start`` held for ``leads`` steps; member m is it times m + 1."""
+    name = next(iter(radar.data_vars))
+    field = radar[name].isel(time=start, drop=True)
+    init = radar.time.values[start : start + 1]
+    lead = np.arange(1, leads + 1) * FIVE_MINUTES
+    held = field.expand_dims(init_time=init, lead_time=lead)
+    if members is not None:
+        held = xr.concat([(m + 1) * held for m in range(members)], "member").assign_coords(member=range(members))
+        held = held.transpose("init_time", "member", "lead_time", "y", "x")
+    held.attrs = field.attrs
+    held = held.assign_coords(valid_time=(("init_time", "lead_time"), init[:, None] + lead))
+    return held.to_dataset(name=name).assign(crs=radar.crs).assign_attrs(model="persistence")
+
+
+def maps(fig) -> list:
+    """Axes with a map, the rows of panels one after another."""
+    return [axes for axes in fig.axes if axes.get_label() != "<colorbar>"]
+
+
+def drawn(axes) -> np.ndarray:
+    (mesh,) = [c for c in axes.collections if isinstance(c, QuadMesh)]
+    return np.ma.filled(mesh.get_array().astype(float), np.nan)
+
+
+def test_forecast_is_drawn_below_what_was_observed_at_the_same_time():
+    radar = sequence()
+    fig = plots.plot(forecast_of(radar), radar)
+    axes = maps(fig)
+    assert len(axes) == 8
+    assert [a.get_title() for a in axes[:4]] == [
+        "+15 min\n12:40 UTC",
+        "+30 min\n12:55 UTC",
+        "+45 min\n13:10 UTC",
+        "+60 min\n13:25 UTC",
+    ]
+    assert [a.get_ylabel() for a in (axes[0], axes[4])] == ["observed\ny (km)", "forecast\ny (km)"]
+    assert axes[4].get_xlabel() == "x (km)"
+    rain = radar.rainfall_rate.values
+    for panel, frame in enumerate((8, 11, 14, 17)):
+        np.testing.assert_array_equal(drawn(axes[panel]), rain[frame])
+        np.testing.assert_array_equal(drawn(axes[4 + panel]), rain[5])
+    assert fig.get_suptitle() == "persistence forecast from 2024-06-01 12:25 UTC"
+    bars = [a.get_ylabel() for a in fig.axes if a.get_label() == "<colorbar>"]
+    assert bars == ["rain rate (mm/h)"]
+
+
+def test_axes_are_in_km_and_north_is_up_whatever_the_order_of_rows():
+    radar = sequence()
+    for field in (radar, radar.isel(y=slice(None, None, -1))):
+        axes = maps(plots.plot_field(field, times=["2024-06-01T12:00"]))[0]
+        (mesh,) = [c for c in axes.collections if isinstance(c, QuadMesh)]
+        corners = mesh.get_coordinates()
+        assert (corners[..., 0].min(), corners[..., 0].max()) == (-12.0, 12.0)
+        assert (corners[..., 1].min(), corners[..., 1].max()) == (-8.0, 8.0)
+        assert axes.get_ylim() == (-8.0, 8.0)
+        northmost = drawn(axes)[0 if corners[0, 0, 1] > 0 else -1]
+        np.testing.assert_array_equal(northmost, radar.rainfall_rate[0, 0])
+
+
+def test_not_measured_is_grey_dry_is_white_and_rain_has_its_colour():
+    rain = np.zeros((1, 8, 8), np.float32)
+    rain[0, 0, 0], rain[0, 0, 1], rain[0, 0, 2] = np.nan, 3.0, 250.0
+    field = xr.DataArray(rain, dims=("time", "y", "x"), coords={"time": [START]}, attrs={"units": "mm h-1"}, name="rr")
+    fig = plots.plot_field(field)
+    (mesh,) = [c for c in maps(fig)[0].collections if isinstance(c, QuadMesh)]
+    colors = mesh.to_rgba(mesh.get_array())
+    np.testing.assert_allclose(colors[0, 0], to_rgba(plots.NOT_MEASURED))
+    np.testing.assert_allclose(colors[0, 1], to_rgba("#35a85a"))  # 2 to 5 mm/h
+    np.testing.assert_allclose(colors[0, 2], to_rgba("#5a0d6b"))  # over 100 mm/h
+    assert colors[4, 4, 3] == 0.0  # dry: the white of the axes
+    assert maps(fig)[0].get_facecolor() == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_rain_colours_change_at_the_levels():
+    cmap, norm = plots.rain_colormap()
+    colors = {cmap(norm(level)) for level in plots.RAIN_LEVELS}
+    assert len(colors) == len(plots.RAIN_LEVELS)
+    assert cmap(norm(0.4999)) == cmap(norm(0.1))
+    assert cmap(norm(0.5)) != cmap(norm(0.4999))
+    assert cmap(norm(0.0999))[3] == 0.0
+
+
+def test_reflectivity_is_drawn_in_mm_per_hour():
+    rain, dbz = sequence(4), sequence(4, as_reflectivity=True).load()
+    axes = maps(plots.plot_field(dbz))
+    np.testing.assert_allclose(drawn(axes[0]), rain.rainfall_rate[0].values, rtol=1e-3, atol=1e-6)
+
+
+def test_amounts_per_step_are_drawn_by_the_step_of_the_whole_sequence():
+    """0.5 mm in 5 minutes are 6 mm/h, also in panels that lie an hour apart."""
+    amount = xr.DataArray(
+        np.full((37, 8, 8), 0.5, np.float32),
+        dims=("time", "y", "x"),
+        name="rr",
+        coords={"time": START + np.arange(37) * FIVE_MINUTES},
+        attrs={"units": "mm", "standard_name": "lwe_thickness_of_precipitation_amount"},
+    )
+    axes = maps(plots.plot_field(amount))
+    assert [a.get_title() for a in axes] == ["2024-06-01\n12:00 UTC", "13:00 UTC", "14:00 UTC", "15:00 UTC"]
+    for panel in axes:
+        np.testing.assert_allclose(drawn(panel), 6.0, rtol=1e-6)
+
+
+def test_a_new_day_is_named():
+    late = synthetic_radar(frames=3, shape=(8, 8), start="2024-06-01T23:55")
+    titles = [a.get_title() for a in maps(plots.plot_field(late))]
+    assert titles == ["2024-06-01\n23:55 UTC", "2024-06-02\n00:00 UTC", "00:05 UTC"]
+
+
+def test_missing_observation_is_said():
+    radar = sequence()
+    fig = plots.plot(forecast_of(radar), radar.isel(time=slice(0, 10)), lead_times=["10min", "60min"])
+    first, second = maps(fig)[:2]
+    assert not [t for t in first.texts if t.get_text() == "no frame"]
+    assert [t.get_text() for t in second.texts] == ["no frame"]
+    assert np.isnan(drawn(second)).all()
+
+
+def test_lead_times_and_start_can_be_chosen():
+    radar = sequence()
+    both = xr.concat([forecast_of(radar, 3), forecast_of(radar, 5)], "init_time", data_vars="minimal")
+    rain = radar.rainfall_rate.values
+    for start, frame in ((-1, 5), (0, 3), ("2024-06-01T12:15", 3), (radar.time.values[5], 5)):
+        fig = plots.plot(both, lead_times=["20min"], init_time=start)
+        (axes,) = maps(fig)
+        np.testing.assert_array_equal(drawn(axes), rain[frame])
+        assert axes.get_title().startswith("+20 min")
+
+
+def test_members_mean_and_probability():
+    radar = sequence(coverage=False)
+    rain = radar.rainfall_rate.values
+    forecast = forecast_of(radar, members=4)  # rain times 1, 2, 3, 4
+    options = {"lead_times": ["30min"]}
+    np.testing.assert_allclose(drawn(maps(plots.plot(forecast, member=2, **options))[0]), 3 * rain[5], rtol=1e-6)
+    mean = plots.plot(forecast, member="mean", **options)
+    np.testing.assert_allclose(drawn(maps(mean)[0]), 2.5 * rain[5], rtol=1e-6)
+    assert maps(mean)[0].get_ylabel().startswith("mean of 4")
+    fig = plots.plot(forecast, radar, member="probability", threshold=2.0, **options)
+    observed, probability = maps(fig)
+    expected = np.mean([m * rain[5] >= 2.0 for m in (1, 2, 3, 4)], axis=0)
+    np.testing.assert_allclose(drawn(probability), expected, atol=1e-6)
+    np.testing.assert_array_equal(drawn(observed), rain[11])
+    bars = [a.get_ylabel() for a in fig.axes if a.get_label() == "<colorbar>"]
+    assert bars == ["rain rate (mm/h)", "probability of at least 2 mm/h"]
+
+
+def test_probability_is_not_measured_where_the_forecast_is_not():
+    radar = sequence()
+    fig = plots.plot(forecast_of(radar, members=2), member="probability", threshold=1.0, lead_times=["5min"])
+    np.testing.assert_array_equal(np.isnan(drawn(maps(fig)[0])), np.isnan(radar.rainfall_rate[0]))
+
+
+def test_data_arrays_and_forecasts_without_init_time_dim_are_drawn():
+    radar = sequence()
+    forecast = forecast_of(radar).rainfall_rate
+    rain = radar.rainfall_rate.values
+    for part in (forecast, forecast.isel(init_time=0), forecast.isel(init_time=0, lead_time=slice(2, 3))):
+        axes = maps(plots.plot(part, radar.rainfall_rate, lead_times=["15min"]))
+        assert axes[0].get_title() == "+15 min\n12:40 UTC"
+        np.testing.assert_array_equal(drawn(axes[0]), rain[8])
+        np.testing.assert_array_equal(drawn(axes[1]), rain[5])
+
+
+def test_latitude_longitude_grid_has_degrees():
+    field = xr.DataArray(
+        np.ones((1, 8, 9), np.float32),
+        dims=("time", "lat", "lon"),
+        name="rr",
+        attrs={"units": "mm h-1"},
+        coords={
+            "time": [START],
+            "lat": ("lat", np.linspace(60, 59.3, 8), {"units": "degrees_north", "standard_name": "latitude"}),
+            "lon": ("lon", np.linspace(10, 10.8, 9), {"units": "degrees_east", "standard_name": "longitude"}),
+        },
+    )
+    axes = maps(plots.plot_field(field))[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("longitude (°)", "latitude (°)")
+    assert axes.get_aspect() == pytest.approx(1 / np.cos(np.deg2rad(59.65)))
+
+
+def test_only_what_is_drawn_is_computed():
+    computed = []
+
+    def remember(block, block_info=None):
+        computed.append(block_info[0]["chunk-location"][0])
+        return block
+
+    radar = synthetic_radar(frames=20, shape=(16, 16), chunks=1)
+    radar["rainfall_rate"].data = radar.rainfall_rate.data.map_blocks(
+        remember, dtype=np.float32, meta=np.empty((0, 0, 0))
+    )
+    plots.plot_field(radar, times=["2024-06-01T12:10", "2024-06-01T12:50"])
+    assert sorted(set(computed)) == [2, 10]
+
+
+def test_figure_is_written(tmp_path):
+    radar = sequence()
+    plots.plot(forecast_of(radar), radar, path=tmp_path / "maps.png")
+    plots.plot_field(radar, path=tmp_path / "field.png")
+    for name in ("maps.png", "field.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_animation_has_a_frame_for_each_lead_time(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    radar = sequence()
+    path = tmp_path / "forecast.gif"
+    animation = plots.animate(forecast_of(radar, leads=5), radar, path=path, fps=5)
+    with image.open(path) as gif:
+        assert gif.n_frames == 5
+        assert gif.info["duration"] == 200
+    fig = animation._fig
+    observed, forecast = maps(fig)
+    assert (observed.get_title(), forecast.get_title()) == ("observed", "forecast")
+    animation._func(2)
+    np.testing.assert_array_equal(drawn(observed), radar.rainfall_rate[8])
+    assert fig.get_suptitle() == "persistence forecast from 2024-06-01 12:25 UTC\n+15 min, 12:40 UTC"
+
+
+def test_sequence_is_animated_and_plays_in_a_notebook():
+    radar = sequence(3)
+    html = plots.animate(radar).to_jshtml()
+    assert html.count("data:image/png;base64") == 3
+
+
+def scorecard(decay: float) -> xr.Dataset:
+    lead = np.arange(1, 4) * np.timedelta64(20, "m").astype("timedelta64[ns]")
+    csi = np.exp(-decay * np.arange(1, 4)[:, None, None] * np.array([1.0, 2.0])[None, :, None]) * np.array([0.5, 1.0])
+    return xr.Dataset(
+        {
+            "csi": (("lead_time", "threshold", "scale"), csi),
+            "rmse": ("lead_time", decay * np.arange(3.0), {"units": "mm h-1"}),
+        },
+        coords={"lead_time": lead, "threshold": [0.5, 5.0], "scale": [1, 4]},
+    )
+
+
+def test_scores_are_drawn_against_lead_time():
+    cards = {"persistence": scorecard(0.4), "extrapolation": scorecard(0.2)}
+    fig = plots.plot_scores(cards)
+    assert [a.get_title() for a in fig.axes] == ["at least 0.5 mm/h", "at least 5 mm/h"]
+    for threshold, axes in enumerate(fig.axes):
+        assert axes.get_xlabel() == "lead time (min)"
+        assert [line.get_label() for line in axes.lines] == list(cards)
+        for line, card in zip(axes.lines, cards.values(), strict=True):
+            np.testing.assert_allclose(line.get_xdata(), [20, 40, 60])
+            np.testing.assert_allclose(line.get_ydata(), card.csi[:, threshold, 0])
+    assert fig.axes[0].get_ylabel() == "CSI"
+    assert fig.axes[0].get_ylim() == (0.0, 1.0)
+
+
+def test_scores_of_one_threshold_one_scale_and_none():
+    fig = plots.plot_scores(scorecard(0.4), thresholds=[5.0], scale=4)
+    np.testing.assert_allclose(fig.axes[0].lines[0].get_ydata(), scorecard(0.4).csi[:, 1, 1])
+    fig = plots.plot_scores({"a": scorecard(0.4)}, "rmse")
+    assert len(fig.axes) == 1
+    assert fig.axes[0].get_ylabel() == "RMSE (mm h-1)"
+
+
+def test_spectrum_of_a_wave_peaks_at_its_wavelength():
+    wave = np.cos(2 * np.pi * np.arange(64) / 16.0) * np.ones((64, 1))
+    for spacing in (1.0, 2.0):
+        wavelength, power = plots.radial_power_spectrum(wave, spacing)
+        assert wavelength[power.argmax()] == 16.0 * spacing
+        assert wavelength[-1] == 2.0 * spacing
+
+
+def test_spectrum_keeps_the_variance_and_does_not_depend_on_the_size_of_the_grid():
+    """White noise of variance 1 on cells of 4 km2 has a density of 4 at every wavelength."""
+    noise = np.random.default_rng(0)
+    for shape in ((3, 64, 64), (64, 96)):
+        _, power = plots.radial_power_spectrum(noise.standard_normal(shape), 2.0)
+        assert power[4:].mean() == pytest.approx(4.0, rel=0.1)
+
+
+def test_spectrum_takes_not_measured_as_dry():
+    rain = np.random.default_rng(0).gamma(0.5, size=(16, 16))
+    rain[:3] = 0.0
+    holed = rain.copy()
+    holed[:3] = np.nan
+    np.testing.assert_array_equal(plots.radial_power_spectrum(holed, 1.0), plots.radial_power_spectrum(rain, 1.0))
+
+
+def test_spectrum_is_that_of_an_independent_implementation():
+    rapsd = pytest.importorskip("pysteps.utils.spectral").rapsd
+    rain = synthetic_radar(frames=1, shape=(64, 64), coverage=False).rainfall_rate.values[0]
+    wavelength, power = plots.radial_power_spectrum(rain, 1.0)
+    reference, frequency = rapsd(rain, fft_method=np.fft, return_freq=True)
+    # theirs is |F|^2 / N^2 and starts at wavenumber 0; its last ring may be cut differently
+    np.testing.assert_allclose(power[:-1], reference[1 : len(power)], rtol=1e-4)
+    np.testing.assert_allclose(1 / wavelength[:-1], frequency[1 : len(power)])
+
+
+def test_spectra_are_drawn_by_name():
+    radar = sequence(2)
+    fig = plots.plot_spectra({"observed": radar, "twice": radar.rainfall_rate * 2}, spacing_km=1.0)
+    one, two = fig.axes[0].lines
+    assert (one.get_label(), two.get_label()) == ("observed", "twice")
+    np.testing.assert_allclose(two.get_ydata(), 4 * one.get_ydata(), rtol=1e-4)
+    assert fig.axes[0].get_xlim() == (24.0, 2.0)
+    assert "not measured as dry" in fig.get_suptitle()
+
+
+def natural_earth(folder, monkeypatch, lines):
+    """Put a coastline where cartopy keeps its downloads."""
+    cartopy = pytest.importorskip("cartopy")
+    shapefile = pytest.importorskip("shapefile")
+    physical = folder / "shapefiles" / "natural_earth" / "physical"
+    physical.mkdir(parents=True)
+    with shapefile.Writer(str(physical / "ne_50m_coastline"), shapeType=shapefile.POLYLINE) as writer:
+        writer.field("name", "C")
+        for line in lines:
+            writer.line([line])
+            writer.record("coast")
+    monkeypatch.setitem(cartopy.config, "data_dir", folder)
+
+
+def test_coastlines_on_disk_are_drawn_through_the_grid_mapping(tmp_path, monkeypatch):
+    # The synthetic radar's centre is 45 N 30 W: a coast straight through it, one far away.
+    natural_earth(tmp_path, monkeypatch, [[(-30.0, 44.0), (-30.0, 45.0), (-30.0, 46.0)], [(100.0, 0.0), (101.0, 0.0)]])
+    radar = sequence()
+    axes = maps(plots.plot_field(radar, times=["2024-06-01T12:00"]))[0]
+    (coast,) = [c for c in axes.collections if isinstance(c, LineCollection)]
+    (line,) = coast.get_segments()
+    np.testing.assert_allclose(line[:, 0], 0.0, atol=1e-6)
+    np.testing.assert_allclose(line[:, 1], [-111.2, 0.0, 111.2], atol=1.0)
+    assert axes.get_ylim() == (-8.0, 8.0)
+    without = maps(plots.plot_field(radar, times=["2024-06-01T12:00"], coastlines=False))[0]
+    assert not [c for c in without.collections if isinstance(c, LineCollection)]
+
+
+def test_coastlines_are_never_downloaded(tmp_path, monkeypatch):
+    cartopy = pytest.importorskip("cartopy")
+    monkeypatch.setitem(cartopy.config, "data_dir", tmp_path)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("a download was tried"))
+    axes = maps(plots.plot_field(sequence(2)))[0]
+    assert not [c for c in axes.collections if isinstance(c, LineCollection)]
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def no_matplotlib(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot")
+    with pytest.raises(ImportError, match=r"pip install 'xnowcast\[plot\]'"):
+        plots.rain_colormap()
+
+
+def test_inputs_are_left_as_they_were():
+    radar = sequence().load()
+    forecast = forecast_of(radar).load()
+    before = radar.copy(deep=True), forecast.copy(deep=True)
+    plots.plot(forecast, radar)
+    xr.testing.assert_identical(radar, before[0])
+    xr.testing.assert_identical(forecast, before[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lead_times": ["7min"]}, "lead time 7min is not in the forecast; it has 5, 10"),
+        ({"init_time": 3}, "init_time is 3, but the forecast has 1"),
+        ({"init_time": "2030-01-01"}, "init_time 2030-01-01 is not in the forecast; it has 2024-06-01 12:25"),
+        ({"member": 9}, "member 9 is not in the forecast; it has 0, 1"),
+        ({"member": "median"}, "member is 'median'; give a number, 'mean' or 'probability'"),
+        ({"member": "probability"}, "without a threshold; give one in mm h-1"),
+    ],
+)
+def test_wrong_arguments_are_named(options, message):
+    radar = sequence()
+    with pytest.raises(ValueError, match=message):
+        plots.plot(forecast_of(radar, members=2), radar, **options)
+
+
+def test_wrong_fields_are_named():
+    radar = sequence()
+    with pytest.raises(ValueError, match="no ensemble"):
+        plots.plot(forecast_of(radar), member="probability", threshold=1.0)
+    with pytest.raises(ValueError, match="has no lead_time; a sequence with a time axis is drawn by plot_field"):
+        plots.plot(radar)
+    with pytest.raises(ValueError, match="16 x 20 cells, the forecast 16 x 24"):
+        plots.plot(forecast_of(radar), radar.isel(x=slice(0, 20)))
+    with pytest.raises(ValueError, match="time 2030-01-01 is not in the sequence; it goes from 2024-06-01 12:00"):
+        plots.plot_field(radar, times=["2030-01-01"])
+    with pytest.raises(ValueError, match="has the dim 'tile' of length 2; select one first"):
+        plots.plot_field(radar.rainfall_rate.expand_dims(tile=2))
+    with pytest.raises(ValueError, match="fps is 0"):
+        plots.animate(radar, fps=0)
+
+
+def test_wrong_scorecards_and_spectra_are_named():
+    with pytest.raises(ValueError, match="'a' has no 'fss'; it has csi, rmse"):
+        plots.plot_scores({"a": scorecard(0.1)}, "fss")
+    with pytest.raises(ValueError, match=r"threshold 3 is not in the scorecard 'a'; it has 0\.5, 5"):
+        plots.plot_scores({"a": scorecard(0.1)}, thresholds=[3.0])
+    with pytest.raises(ValueError, match="scale 16 is not in the scorecard 'a'; it has 1, 4"):
+        plots.plot_scores({"a": scorecard(0.1)}, scale=16)
+    with pytest.raises(ValueError, match="there are no scorecards"):
+        plots.plot_scores({})
+    with pytest.raises(ValueError, match="'b' lacks the threshold 5 of the others"):
+        plots.plot_scores({"a": scorecard(0.1), "b": scorecard(0.1).isel(threshold=[0])})
+    bare = xr.DataArray(np.ones((8, 8)), dims=("y", "x"), name="rr", attrs={"units": "mm h-1"})
+    with pytest.raises(ValueError, match="grid spacing of 'a' is unknown; give spacing_km"):
+        plots.plot_spectra({"a": bare})
+    with pytest.raises(ValueError, match="there are no fields"):
+        plots.plot_spectra({})
+    with pytest.raises(ValueError, match="at least 4 x 4"):
+        plots.radial_power_spectrum(np.ones((3, 8)), 1.0)
+
+
+def test_a_real_squall_line_is_drawn(shared_data):
+    with xr.open_dataset(shared_data / "mch_20160711.nc", chunks={}) as event, dask.config.set(scheduler="synchronous"):
+        fig = plots.plot_field(event, times=[event.time.values[10]])
+        values = drawn(maps(fig)[0])
+        np.testing.assert_array_equal(values, event.rainfall_rate[10])
+    assert np.isnan(values).any()
+    assert np.nanmax(values) > 50
