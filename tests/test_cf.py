@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
-import xnowcast  # noqa: F401  (registers the accessor)
+import xnowcast
 from xnowcast import cf
+from xnowcast.models.base import Task
+from xnowcast.transforms import Identity
 
 TIMES = np.datetime64("2024-06-01T12:00", "ns") + np.arange(4) * np.timedelta64(5, "m")
 RAIN = np.random.default_rng(0).gamma(0.5, 4, (4, 9, 10)).astype("f4")
@@ -37,6 +40,16 @@ def curvilinear(dims) -> xr.DataArray:
     )
 
 
+class Drift:
+    """Moves the newest frame one row down and two columns right in every step: south-eastwards, as models see it."""
+
+    task = Task("forecast", input_frames=1)
+    transform = Identity()
+
+    def forecast(self, frames, observed, steps, noise=None):
+        return torch.cat([frames[:, -1:].roll((k, 2 * k), (-2, -1)) for k in range(1, steps + 1)], dim=1)
+
+
 def persisted(obj, **options):
     return obj.nowcast.forecast("persistence", **({"steps": 2} | options))
 
@@ -46,7 +59,9 @@ def persisted(obj, **options):
 
 @pytest.mark.parametrize("standard_name", cf.STANDARD_NAMES)
 def test_a_field_is_found_by_its_standard_name(standard_name):
-    units = {"equivalent_reflectivity_factor": "dBZ"}.get(standard_name, "mm" if "amount" in standard_name else "mm h-1")
+    units = {"equivalent_reflectivity_factor": "dBZ"}.get(
+        standard_name, "mm" if "amount" in standard_name else "mm h-1"
+    )
     field = radar().assign_attrs(standard_name=standard_name, units=units)
     ds = field.to_dataset(name="odd").assign(quality=field.assign_attrs(standard_name="quality_flag"))
     assert cf.find_field(ds).name == "odd"
@@ -110,7 +125,8 @@ def test_axes_are_told_by_cf_attributes(dims, attrs):
 
 
 @pytest.mark.parametrize(
-    "dims", [("y", "x"), ("latitude", "longitude"), ("lat", "lon"), ("j", "i"), ("south_north", "west_east"), ("Y", "X")]
+    "dims",
+    [("y", "x"), ("latitude", "longitude"), ("lat", "lon"), ("j", "i"), ("south_north", "west_east"), ("Y", "X")],
 )
 def test_axes_are_told_by_their_names(dims):
     field = cf.find_field(bare(("time", *dims)))
@@ -196,7 +212,7 @@ def test_extra_dims_lead_and_each_cell_is_forecast_alone():
 
 
 @pytest.mark.parametrize("axis", ["y", "x"])
-@pytest.mark.parametrize("model", ["persistence", "extrapolation"])
+@pytest.mark.parametrize("model", [Drift(), "extrapolation"], ids=["drift", "extrapolation"])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_the_other_direction_of_an_axis_gives_exactly_the_flipped_forecast(axis, model, chunked):
     field = xnowcast.datasets.synthetic_radar(frames=4, shape=(32, 40), seed=3, chunks=1)
@@ -207,6 +223,14 @@ def test_the_other_direction_of_an_axis_gives_exactly_the_flipped_forecast(axis,
     np.testing.assert_array_equal(
         back.rainfall_rate.isel({axis: slice(None, None, -1)}).values, there.rainfall_rate.values
     )
+
+
+def test_models_see_every_field_with_north_on_top_and_west_on_the_left():
+    pixel = xr.zeros_like(radar())
+    pixel.loc[{"y": 4000, "x": 3000}] = 1.0
+    for field in (pixel, pixel[:, ::-1], pixel[:, :, ::-1], pixel[:, ::-1, ::-1]):
+        step = field.nowcast.forecast(Drift(), steps=1).squeeze()
+        assert step.sum() == 1 and step.sel(y=3000, x=5000) == 1
 
 
 def test_direction_is_read_from_2d_latitudes_too():

@@ -251,6 +251,20 @@ def test_reflectivity_is_the_rain_through_z_r():
     assert (dbz.values[rain == 0] == -32.0).all()
 
 
+@pytest.mark.parametrize("as_reflectivity", [False, True])
+def test_its_file_passes_the_cf_checker(tmp_path, as_reflectivity):
+    runner = pytest.importorskip("compliance_checker.runner")
+    runner.CheckSuite.load_all_available_checkers()
+    path = tmp_path / "radar.nc"
+    synthetic_radar(frames=2, shape=(16, 16), as_reflectivity=as_reflectivity).to_netcdf(path)
+    report = tmp_path / "report.txt"
+    passed, errors = runner.ComplianceChecker.run_checker(
+        str(path), ["cf:1.10"], 0, "strict", output_filename=str(report), output_format="text"
+    )
+    assert passed, report.read_text()
+    assert not errors
+
+
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
 def test_it_survives_a_file(tmp_path, suffix):
     radar = synthetic_radar(frames=2, shape=(16, 16), lifetime=None)

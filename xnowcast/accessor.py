@@ -1,16 +1,19 @@
 """``ds.nowcast`` and ``da.nowcast``: each public function as a method, with its signature and no logic."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import xarray as xr
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from pathlib import Path
 
     import numpy as np
 
     from xnowcast.models.base import ForecastModel
+    from xnowcast.plot import Member
+    from xnowcast.verify.contingency import Scales, Thresholds
     from xnowcast.windows import InitTimes, OnGap
 
 T_Xarray = TypeVar("T_Xarray", xr.Dataset, xr.DataArray)
@@ -20,7 +23,7 @@ class NowcastAccessor(Generic[T_Xarray]):
     """Precipitation nowcasting on a CF dataset: ``ds.nowcast.forecast(...)`` and its kin."""
 
     def __init__(self, obj: T_Xarray):
-        self._obj = obj
+        self._obj: T_Xarray = obj
 
     def forecast(
         self,
@@ -59,6 +62,89 @@ class NowcastAccessor(Generic[T_Xarray]):
             batch_size=batch_size,
             progress=progress,
             **options,
+        )
+
+    def verify(
+        self,
+        observations: xr.Dataset | xr.DataArray,
+        *,
+        thresholds: "Thresholds" = (0.5, 2.0, 5.0, 10.0),
+        scales: "Scales" = (1, 4, 16),
+        scores: Iterable[str] | None = None,
+        by: str | Sequence[Hashable] = ("lead_time",),
+        variable: Hashable | None = None,
+        zr: tuple[float, float] | None = None,
+    ) -> xr.Dataset:
+        """Score this forecast against observations, matched by valid time: see `xnowcast.verify.scorecard`."""
+        from xnowcast.verify import scorecard
+
+        return scorecard(
+            observations,
+            self._obj,
+            thresholds=thresholds,
+            scales=scales,
+            scores=scores,
+            by=by,
+            variable=variable,
+            zr=zr,
+        )
+
+    def plot(
+        self,
+        observations: xr.Dataset | xr.DataArray | None = None,
+        *,
+        variable: Hashable | None = None,
+        lead_times: Sequence[Any] | None = None,
+        init_time: Any = -1,
+        member: "Member" = 0,
+        threshold: float | None = None,
+        title: str | None = None,
+        coastlines: bool = True,
+        path: "str | Path | None" = None,
+    ) -> "Figure":
+        """Draw this forecast as maps by lead time, beside what was observed: see `xnowcast.plot.plot`."""
+        from xnowcast.plot import plot
+
+        return plot(
+            self._obj,
+            observations,
+            variable=variable,
+            lead_times=lead_times,
+            init_time=init_time,
+            member=member,
+            threshold=threshold,
+            title=title,
+            coastlines=coastlines,
+            path=path,
+        )
+
+    def animate(
+        self,
+        observations: xr.Dataset | xr.DataArray | None = None,
+        *,
+        variable: Hashable | None = None,
+        init_time: Any = -1,
+        member: "Member" = 0,
+        threshold: float | None = None,
+        title: str | None = None,
+        coastlines: bool = True,
+        fps: float = 4.0,
+        path: "str | Path | None" = None,
+    ) -> "FuncAnimation":
+        """Animate this forecast beside what was observed: see `xnowcast.plot.animate`."""
+        from xnowcast.plot import animate
+
+        return animate(
+            self._obj,
+            observations,
+            variable=variable,
+            init_time=init_time,
+            member=member,
+            threshold=threshold,
+            title=title,
+            coastlines=coastlines,
+            fps=fps,
+            path=path,
         )
 
 

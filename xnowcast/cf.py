@@ -304,7 +304,7 @@ def _amount_step(array: xr.DataArray, time: Hashable | None) -> np.timedelta64 |
     if told is not None and told != step:
         raise ValueError(
             f"variable {_name(array)!r} is an amount of {told / np.timedelta64(60, 's'):g} min by its attribute "
-            f"accutime, but its times are {step / np.timedelta64(60, 's'):g} min apart: correct the attribute or delete it"
+            f"accutime, but its times are {step / np.timedelta64(60, 's'):g} min apart: correct or delete the attribute"
         )
     return step
 

@@ -463,39 +463,14 @@ def _grid(weather: _Weather) -> dict[str, tuple]:
     y = ((rows - 1) / 2 - np.arange(rows)) * metres
     x = (np.arange(columns) - (columns - 1) / 2) * metres
     lat, lon = _inverse_projection(y[:, None], x[None, :])
-    projected = "coordinate of the Lambert azimuthal equal area projection"
-    return {
-        "y": (
-            "y",
-            y,
-            {
-                "standard_name": "projection_y_coordinate",
-                "long_name": f"y {projected}",
-                "units": "m",
-                "axis": "Y",
-            },
-        ),
-        "x": (
-            "x",
-            x,
-            {
-                "standard_name": "projection_x_coordinate",
-                "long_name": f"x {projected}",
-                "units": "m",
-                "axis": "X",
-            },
-        ),
-        "lat": (
-            ("y", "x"),
-            lat,
-            {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"},
-        ),
-        "lon": (
-            ("y", "x"),
-            lon,
-            {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"},
-        ),
+    named = {
+        "y": (("y",), y, {"standard_name": "projection_y_coordinate", "units": "m", "axis": "Y"}),
+        "x": (("x",), x, {"standard_name": "projection_x_coordinate", "units": "m", "axis": "X"}),
+        "lat": (("y", "x"), lat, {"standard_name": "latitude", "units": "degrees_north"}),
+        "lon": (("y", "x"), lon, {"standard_name": "longitude", "units": "degrees_east"}),
     }
+    # CF 2.5.1 allows coordinates no fill value, which xarray would write for floats.
+    return {name: (*parts, {"_FillValue": None}) for name, parts in named.items()}
 
 
 def _inverse_projection(y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
