@@ -79,7 +79,7 @@ def test_variable_names_the_field_where_attributes_do_not():
 def test_two_fields_and_none_are_errors_that_list_the_variables():
     with pytest.raises(ValueError, match="2 precipitation fields, 'a', 'b': choose one with variable="):
         cf.find_field(xr.Dataset({"a": radar(), "b": radar()}))
-    with pytest.raises(ValueError, match="no precipitation field.*there are: 'a'"):
+    with pytest.raises(ValueError, match=r"no precipitation field.*there are: 'a'"):
         cf.find_field(xr.Dataset({"a": radar().assign_attrs(standard_name="air_temperature")}))
     with pytest.raises(ValueError, match="there are: none"):
         cf.find_field(xr.Dataset())
@@ -252,7 +252,8 @@ def rich(tmp_path):
     ds = ds.assign_coords(height=((), 1500.0, {"units": "m", "standard_name": "height", "positive": "up"}))
     ds["crs"] = ((), 0, {"grid_mapping_name": "lambert_azimuthal_equal_area", "crs_wkt": "PROJCRS[...]"})
     ds["cell_area"] = (("y", "x"), np.full((9, 10), 1e6), {"standard_name": "cell_area", "units": "m2"})
-    ds["quality"] = ds.rr * 0
+    ds["quality"] = (ds.rr * 0).assign_attrs(standard_name="quality_flag")
+    ds.time.encoding["units"] = "seconds since 1970-01-01"
     for axis, dim in (("y", "y"), ("x", "x"), ("time", "time")):
         ds[dim].attrs["bounds"] = f"{axis}_bnds"
         width = np.timedelta64(5, "m") if dim == "time" else 500.0

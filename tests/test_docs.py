@@ -37,7 +37,8 @@ def _registry():
 
 
 @pytest.mark.parametrize("notebook", sorted((ROOT / "tutorials").glob("*.ipynb")), ids=lambda p: p.name)
-def test_a_tutorial_runs_from_top_to_bottom(notebook, tmp_path):
+def test_a_tutorial_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("XNOWCAST_OFFLINE", "1")
     nbformat = pytest.importorskip("nbformat", reason="needs the extra test")
     nbclient = pytest.importorskip("nbclient", reason="needs the extra test")
     content = nbformat.read(notebook, as_version=4)

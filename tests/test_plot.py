@@ -116,7 +116,7 @@ def test_rain_colours_change_at_the_levels():
 
 
 def test_reflectivity_is_drawn_in_mm_per_hour():
-    rain, dbz = sequence(4), sequence(4, as_reflectivity=True).load()
+    rain, dbz = sequence(4), sequence(4, as_reflectivity=True)
     axes = maps(plots.plot_field(dbz))
     np.testing.assert_allclose(drawn(axes[0]), rain.rainfall_rate[0].values, rtol=1e-3, atol=1e-6)
 

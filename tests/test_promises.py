@@ -10,9 +10,10 @@ import xnowcast
 from xnowcast import engine, models
 from xnowcast.models.base import ForecastModel, Task
 
-READY = [name for name in models.names() if models.declare(name).verb == "forecast" and not models.declare(name).trained]
+READY = [n for n in models.names() if models.declare(n).verb == "forecast" and not models.declare(n).trained]
 
-pytestmark = pytest.mark.parametrize("name", READY)
+# The toy with members stands in for the stochastic models to come.
+pytestmark = [pytest.mark.parametrize("name", [*READY, "noisy"]), pytest.mark.usefixtures("toy_models")]
 
 
 def run(ds, name, **options):

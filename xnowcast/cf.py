@@ -364,8 +364,9 @@ def converted(field: Field) -> xr.DataArray:
     >>> converted(find_field(rain)).attrs["units"]
     'mm h-1'
     """
+    # The bound method, because Dask names the task after the function and cannot cope with a dataclass's "-32.0".
     result = xr.apply_ufunc(
-        field.conversion, field.array, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True
+        field.conversion.__call__, field.array, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True
     )
     if field.quantity == "rain_rate":
         kept = {k: v for k, v in field.array.attrs.items() if k not in ("zerovalue", "threshold", "transform")}

@@ -40,17 +40,20 @@ def run(data: str = "synthetic", out: str | Path = "demo", model: str = "extrapo
     folder.mkdir(parents=True, exist_ok=True)
     radar = open_event(data)
     starts = verifiable_init_times(radar, model)
-    print(f"{data}: {len(starts)} forecasts of {LEAD_TIME}, from {starts[0]:%Y-%m-%d %H:%M} to {starts[-1]:%H:%M} UTC\n")
+    print(
+        f"{data}: {len(starts)} forecasts of {LEAD_TIME}, from {starts[0]:%Y-%m-%d %H:%M} to {starts[-1]:%H:%M} UTC\n"
+    )
 
     names = list(dict.fromkeys([model, *BASELINES]))
     forecasts = {name: radar.nowcast.forecast(name, lead_time=LEAD_TIME, init_times=starts) for name in names}
     with engine.progress_bar(None):
         forecasts = {name: forecast.compute() for name, forecast in forecasts.items()}
+    known = known_by_all(forecasts)
     scores = {
-        name: verify.scorecard(radar, forecast, thresholds=THRESHOLDS, scales=SCALES).compute()
-        for name, forecast in forecasts.items()
+        name: verify.scorecard(radar, rain.where(known), thresholds=THRESHOLDS, scales=SCALES).compute()
+        for name, rain in rain_rates(forecasts).items()
     }
-    print(verify.format_scorecard(scores))
+    print(verify.format_scorecard(scores, lead_times=["15min", "30min", "60min"]))
 
     store = storage.write(forecasts[model], folder / f"forecast_{model}.zarr", overwrite=True)
     table = storage.write(
@@ -115,6 +118,40 @@ def verifiable_init_times(radar: xr.Dataset, model: str) -> list[np.datetime64]:
     return [np.datetime64(time).astype("M8[us]").item() for time in chosen[::every]]
 
 
+def rain_rates(forecasts: dict[str, xr.Dataset]) -> dict[str, xr.DataArray]:
+    """The forecasts in mm h-1.
+
+    Parameters
+    ----------
+    forecasts : dict
+        By model.
+
+    Returns
+    -------
+    dict
+        By model.
+    """
+    return {name: cf.rain_rate(forecast) for name, forecast in forecasts.items()}
+
+
+def known_by_all(forecasts: dict[str, xr.Dataset]) -> xr.DataArray:
+    """Where every model has an answer: scores and spectra of other cells would compare different weather.
+
+    Parameters
+    ----------
+    forecasts : dict
+        By model.
+
+    Returns
+    -------
+    xarray.DataArray
+        Bool.
+    """
+    known = [rain.notnull() for rain in rain_rates(forecasts).values()]
+    known = [k.all("member") if "member" in k.dims else k for k in known]
+    return xr.concat(known, "model", coords="minimal", compat="override").all("model")
+
+
 def draw(
     radar: xr.Dataset,
     forecasts: dict[str, xr.Dataset],
@@ -140,11 +177,9 @@ def draw(
     paths = [folder / f"{name}.png" for name in ("maps", "csi", "spectra")]
     plot.plot(forecasts[model], radar, init_time=0, path=paths[0])
     plot.plot_scores(scores, "csi", path=paths[1])
-    valid = forecasts[model].valid_time.sel(lead_time=np.timedelta64(30, "m"))
-    observed = cf.rain_rate(radar)
-    # Spectra of the same cells: where one field is not known, none of them counts.
-    fields = {"observed": observed.sel(time=valid).drop_vars("time")}
-    fields |= {n: cf.rain_rate(f).sel(lead_time=np.timedelta64(30, "m")) for n, f in forecasts.items()}
-    known = xr.concat([f.notnull().reset_coords(drop=True) for f in fields.values()], "model", coords="minimal").all("model")
-    plot.plot_spectra({n: f.where(known) for n, f in fields.items()}, title="after 30 minutes", path=paths[2])
+    half_hour = {"lead_time": np.timedelta64(30, "m")}
+    fields = {n: rain.where(known_by_all(forecasts)).sel(half_hour) for n, rain in rain_rates(forecasts).items()}
+    observed = verify.align_observations(cf.rain_rate(radar), forecasts[model]).sel(half_hour)
+    fields = {"observed": observed.where(known_by_all(forecasts).sel(half_hour))} | fields
+    plot.plot_spectra(fields, title="after 30 minutes, where all models have an answer", path=paths[2])
     return paths

@@ -36,7 +36,7 @@ def member_generator(seed: int, init_time: int, member: int, *labels: object) ->
     >>> a == b, a == c
     (True, False)
     """
-    keys = [seed, init_time % 2**64, member, *(crc32(str(label).encode()) for label in labels)]
+    keys = [int(seed), int(init_time) % 2**64, int(member), *(crc32(str(label).encode()) for label in labels)]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(keys)))
 
 

@@ -184,7 +184,7 @@ def animate(
     threshold: float | None = None,
     title: str | None = None,
     coastlines: bool = True,
-    fps: int = 4,
+    fps: float = 4.0,
     path: str | Path | None = None,
 ) -> "FuncAnimation":
     """Forecast in motion, beside what was observed; or an observed sequence in motion.
@@ -195,7 +195,7 @@ def animate(
         A forecast as in `plot`, or a sequence with a time axis. Every frame is computed and held in memory.
     observations, variable, init_time, member, threshold, title, coastlines
         As in `plot`.
-    fps : int
+    fps : float
         Frames per second.
     path : str or path, optional
         Write the animation there: a GIF, or whatever the writers of matplotlib make of the suffix.
@@ -238,7 +238,7 @@ def animate(
     fig, draw = _moving_maps(columns, title, coastlines)
     animation = FuncAnimation(fig, draw, frames=len(shown.labels), interval=1000.0 / fps, blit=False)
     if path is not None:
-        animation.save(str(path), writer="pillow" if Path(path).suffix.lower() == ".gif" else None, fps=fps)
+        animation.save(str(path), writer="pillow" if Path(path).suffix.lower() == ".gif" else None, fps=cast(int, fps))
     return animation
 
 

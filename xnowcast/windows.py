@@ -1,6 +1,6 @@
 """Input windows out of a time axis, gap-aware: which frames each forecast reads."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -314,12 +314,14 @@ def _stride(step: Any, time_step: np.timedelta64) -> int:
 def _as_times(init_times: Any) -> pd.DatetimeIndex:
     if isinstance(init_times, xr.DataArray):
         init_times = init_times.values
-    several = isinstance(init_times, Iterable) and not isinstance(init_times, str | bytes) and np.ndim(init_times) > 0
+    several = np.ndim(init_times) > 0
     try:
-        times = pd.DatetimeIndex(pd.to_datetime(list(init_times) if several else [init_times])).as_unit("ns")
+        times = pd.DatetimeIndex([pd.Timestamp(time) for time in (init_times if several else [init_times])]).as_unit(
+            "ns"
+        )
     except (TypeError, ValueError):
         times = pd.DatetimeIndex([pd.NaT])
-    if times.hasnans or np.asarray(init_times).dtype.kind in "iuf":  # pandas takes a bare number as nanoseconds
+    if times.hasnans or (times.size and np.asarray(init_times).dtype.kind in "iuf"):  # bare numbers are no times
         raise ValueError(
             f"init_times is {init_times!r}; it can be 'latest', 'all', a time such as '2024-06-01T12:00', a list of "
             "times or a slice of times"
@@ -396,7 +398,8 @@ def lead_steps(step: np.timedelta64, *, lead_time: Any = None, steps: int | None
             raise ValueError(f"steps is {steps!r}; it must be a whole number of 1 or more")
         return int(steps)
     duration = to_timedelta("60min" if lead_time is None else lead_time, "the lead time")
-    count, rest = divmod(duration.astype("i8"), step.astype("m8[ns]").astype("i8"))
+    step = step.astype("m8[ns]")
+    count, rest = divmod(duration.astype("i8"), step.astype("i8"))
     if rest or count < 1:
         what = "60 min (the default)" if lead_time is None else str(lead_time)
         raise ValueError(f"the lead time of {what} is no multiple of the data's step of {_minutes(step)}")

@@ -4,12 +4,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+FIXED_POINT = 3  # iterations per step for straight trajectories
 
-def back_trajectories(motion: Tensor, steps: int, *, spacing: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+
+def back_trajectories(
+    motion: Tensor, steps: int, *, carried: float = 0.0, spacing: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
     """Starting points of the trajectories that arrive at every grid node after 1, 2, ... steps.
 
-    The motion is held fixed in time. Every step is a midpoint (second order) step, so curved
-    trajectories stay curved; beyond the edge the motion of the nearest edge cell is used.
+    If the motion belongs to the place, a trajectory bends along it (midpoint steps, second order); if it
+    belongs to the rain and travels with it, a trajectory is straight: the solution of start = arrival - n V(start).
+    Real rain systems lie between: ``carried`` weighs the two starting points. Beyond the edge the motion of the
+    nearest edge cell is used.
 
     Parameters
     ----------
@@ -17,6 +23,8 @@ def back_trajectories(motion: Tensor, steps: int, *, spacing: tuple[float, float
         (b, 2, y, x), float, grid cells per step; component 0 along +y index, 1 along +x index. Finite.
     steps : int
         How many steps to go back, at least 1.
+    carried : float
+        0: the motion stays in place; 1: it is carried along with the rain.
     spacing : (float, float)
         Distance between neighbouring nodes along y and x in those grid cells, where the motion is given on
         a coarser grid than the cells it counts.
@@ -30,7 +38,7 @@ def back_trajectories(motion: Tensor, steps: int, *, spacing: tuple[float, float
     Raises
     ------
     ValueError
-        If ``motion`` is not (b, 2, y, x) or ``steps`` is below 1.
+        If ``motion`` is not (b, 2, y, x), ``steps`` is below 1 or ``carried`` not within 0 to 1.
 
     References
     ----------
@@ -46,17 +54,22 @@ def back_trajectories(motion: Tensor, steps: int, *, spacing: tuple[float, float
     _check_motion(motion)
     if steps < 1:
         raise ValueError(f"steps is {steps}: ask for at least one")
+    if not 0 <= carried <= 1:
+        raise ValueError(f"carried is {carried}: it is a share between 0 and 1")
     _, _, ny, nx = motion.shape
     y = torch.arange(ny, device=motion.device, dtype=motion.dtype) * spacing[0]
     x = torch.arange(nx, device=motion.device, dtype=motion.dtype) * spacing[1]
-    extent = (float(ny - 1) * spacing[0], float(nx - 1) * spacing[1])
-    position = torch.stack(torch.meshgrid(y, x, indexing="ij")).expand_as(motion)
-    starts = []
-    for step in range(steps):
-        here = motion if step == 0 else _at(motion, position, extent)
-        halfway = _at(motion, position - 0.5 * here, extent)
-        position = position - halfway
-        starts.append(position)
+    extent = ((ny - 1) * spacing[0], (nx - 1) * spacing[1])
+    arrival = torch.stack(torch.meshgrid(y, x, indexing="ij")).expand_as(motion)
+    curved, speed, starts = arrival, motion, []
+    for step in range(1, steps + 1):
+        if carried < 1:
+            here = motion if step == 1 else _at(motion, curved, extent)
+            curved = curved - _at(motion, curved - 0.5 * here, extent)
+        if carried > 0:
+            for _ in range(FIXED_POINT):  # starts from the speed found for the step before
+                speed = _at(motion, arrival - step * speed, extent)
+        starts.append((1 - carried) * curved + carried * (arrival - step * speed))
     return torch.stack(starts, 1)
 
 
@@ -68,9 +81,10 @@ def advect(
     observed: Tensor | None = None,
     inflow: str = "nan",
     interpolation: str = "bilinear",
+    carried: float = 0.0,
     coarsen: int = 8,
 ) -> Tensor:
-    """The field carried along a steady motion for 1, 2, ..., ``steps`` steps.
+    """The field carried along a motion for 1, 2, ..., ``steps`` steps.
 
     For every lead the field is interpolated once, at the start of the backward trajectory, so repeated
     interpolation smooths nothing away.
@@ -91,6 +105,8 @@ def advect(
         What stands where a cell is not covered: NaN (nothing is known) or 0.
     interpolation : {"bilinear", "nearest"}
         How the field is read between its cells.
+    carried : float
+        Share of the motion that travels with the field, see `back_trajectories`.
     coarsen : int
         Trajectories are computed on nodes about this many cells apart and interpolated linearly between
         them; exact where the motion varies linearly. 1 computes one for every cell.
@@ -135,31 +151,29 @@ def advect(
         raise ValueError(f"coarsen is {coarsen}: it is a number of grid cells, at least 1")
     b, ny, nx = field.shape
     known = torch.isfinite(field) if observed is None else observed & torch.isfinite(field)
-    known = known.to(field.dtype)
-    grid = _sampling_grid(motion, steps, coarsen)  # (b, steps*y, x, 2)
-    layers = torch.stack([torch.nan_to_num(field) * known, known], 1)
+    layers = torch.stack([torch.where(known, field, 0.0), known.to(field.dtype)], 1)
+    grid = _sampling_grid(motion, steps, carried, coarsen).to(field.dtype)
+    layers = layers[:, None].expand(b, steps, 2, ny, nx).reshape(b * steps, 2, ny, nx)
     value, weight = F.grid_sample(
-        layers, grid.to(field.dtype), mode=interpolation, padding_mode="zeros", align_corners=True
+        layers, grid, mode=interpolation, padding_mode="zeros", align_corners=True
     ).unbind(1)
-    covered = weight >= 0.5 - 1e-4  # the margin keeps half-cell shifts on one side of rounding
     outside = float("nan") if inflow == "nan" else 0.0
-    carried = torch.where(covered, value / weight, outside)
-    return carried.reshape(b, steps, ny, nx)
+    # the margin keeps shifts by exactly half a cell on one side of rounding
+    carried_on = (value / weight).masked_fill(weight < 0.5 - 1e-4, outside)
+    return carried_on.view(b, steps, ny, nx)
 
 
-def _sampling_grid(motion: Tensor, steps: int, coarsen: int) -> Tensor:
-    """Trajectory starts of every cell as ``grid_sample`` wants them: (b, steps*y, x, 2), x first, -1 to 1."""
+def _sampling_grid(motion: Tensor, steps: int, carried: float, coarsen: int) -> Tensor:
+    """Trajectory starts of every cell as ``grid_sample`` wants them: (b*steps, y, x, 2), x first, -1 to 1."""
     b, _, ny, nx = motion.shape
     nodes = tuple(max(2, -(-(n - 1) // coarsen) + 1) for n in (ny, nx))
     spacing = ((ny - 1) / (nodes[0] - 1), (nx - 1) / (nodes[1] - 1))
     sparse = F.interpolate(motion, nodes, mode="bilinear", align_corners=True)
-    start = back_trajectories(sparse, steps, spacing=spacing)
+    start = back_trajectories(sparse, steps, carried=carried, spacing=spacing)
     size = torch.tensor([ny - 1, nx - 1], device=motion.device, dtype=motion.dtype).view(2, 1, 1)
     scaled = (2.0 * start / size - 1.0).flatten(0, 1).flip(1)  # (b*steps, 2, nodes)
-    # channels_last puts the pair (x, y) last in memory, so that the permute copies nothing
-    scaled = scaled.contiguous(memory_format=torch.channels_last)
-    dense = F.interpolate(scaled, (ny, nx), mode="bilinear", align_corners=True)
-    return dense.permute(0, 2, 3, 1).reshape(b, steps * ny, nx, 2)
+    dense = F.interpolate(scaled.contiguous(), (ny, nx), mode="bilinear", align_corners=True)
+    return dense.permute(0, 2, 3, 1)
 
 
 def _at(motion: Tensor, position: Tensor, extent: tuple[float, float]) -> Tensor:

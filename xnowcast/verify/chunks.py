@@ -124,7 +124,9 @@ def sum_over_chunks(
     if observations.chunks is None and forecasts.chunks is None:
         data = on_block(observations.values, forecasts.values)
     else:
-        data = _sums_per_chunk(on_block, observations, forecasts, dims, gone, new_sizes, dtype, list(whole))
+        # Variables, not DataArrays: chunks of coordinates, such as 2-D latitudes, do not matter here.
+        both = _like_chunks(observations.variable, forecasts.variable, list(whole))
+        data = _sums_per_chunk(on_block, *both, dims, gone, new_sizes, dtype)
     data = data.sum(axis=tuple(dims.index(d) for d in gone))
     kept = [d for d in dims if d not in gone]
     result = xr.DataArray(data, dims=[*kept, *new_sizes], coords=_kept_coords(observations, forecasts, kept))
@@ -168,10 +170,9 @@ def _kernel_order(observations: xr.DataArray, forecasts: xr.DataArray, last: lis
     return [*leading, *alone, *plane, *last]
 
 
-def _sums_per_chunk(on_block, observations, forecasts, dims, gone, new_sizes, dtype, whole):
+def _sums_per_chunk(on_block, observations, forecasts, dims, gone, new_sizes, dtype):
     import dask.array as da
 
-    observations, forecasts = _like_chunks(observations, forecasts, whole)
     labels = {d: i for i, d in enumerate([*dims, *new_sizes])}
     return da.blockwise(
         on_block,
@@ -190,8 +191,8 @@ def _sums_per_chunk(on_block, observations, forecasts, dims, gone, new_sizes, dt
 
 
 def _like_chunks(
-    observations: xr.DataArray, forecasts: xr.DataArray, whole: list[Hashable]
-) -> tuple[xr.DataArray, xr.DataArray]:
+    observations: xr.Variable, forecasts: xr.Variable, whole: list[Hashable]
+) -> tuple[xr.Variable, xr.Variable]:
     """Both as Dask arrays in the chunks of the forecasts, which are the larger, with ``whole`` dims in one piece."""
     if forecasts.chunks is None:
         forecasts = forecasts.chunk({d: n for d, n in observations.chunksizes.items() if d in forecasts.dims})

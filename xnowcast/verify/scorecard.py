@@ -107,7 +107,6 @@ def scorecard(
         table = contingency_table(
             observed, forecast, thresholds=thresholds, scales=scales, dim=reduced, spatial_dims=places
         )
-        table["threshold"].attrs["units"] = unit
         variables |= {
             name: _described(ratio(name, table), OF_EVENTS[name], unit) for name in wanted if name in OF_EVENTS
         }
@@ -125,7 +124,10 @@ def scorecard(
             variables[name].attrs["comment"] = "of the ensemble mean"
         for name in set(wanted) & set(OF_EVENTS):
             variables[name].attrs["comment"] = "each member scored as a forecast, counts added up over members"
-    return xr.Dataset(variables, attrs=_attrs(forecasts, kept, reduced, forecast, ensemble)).transpose(*kept, ...)
+    card = xr.Dataset(variables, attrs=_attrs(forecasts, kept, reduced, forecast, ensemble)).transpose(*kept, ...)
+    if "threshold" in card.coords:
+        card["threshold"].attrs["units"] = unit
+    return card
 
 
 def _wanted_scores(scores: Iterable[str] | None, ensemble: bool) -> list[str]:

@@ -1,0 +1,316 @@
+"""Weights come back bit for bit, and anything that is not what was saved is refused with its reason."""
+
+import json
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import xnowcast
+from xnowcast import models, weights
+from xnowcast.models.base import Task
+from xnowcast.transforms import Decibel
+
+
+class Blur(nn.Module):
+    """One convolution over two frames <b>&amp;</b> a buffer."""
+
+    def __init__(self, width: int = 2, kernels=(3, 5)):
+        super().__init__()
+        self.task = self.declare(width=width, kernels=kernels)
+        self.transform = Decibel()
+        self.hidden = nn.Conv2d(2, width, kernels[0], padding=kernels[0] // 2)
+        self.out = nn.Conv2d(width, 1, kernels[1], padding=kernels[1] // 2)
+        self.register_buffer("scale", torch.tensor(0.1))
+
+    @classmethod
+    def declare(cls, width: int = 2, kernels=(3, 5)) -> Task:
+        return Task("forecast", input_frames=2, trained=True, max_steps=4)
+
+    def forecast(self, frames, observed, steps, noise=None):
+        answer = self.out(torch.relu(self.hidden(frames[:, :, 0] * self.scale)))
+        return frames[:, -1:] + answer[:, None].expand(-1, steps, -1, -1, -1)
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))
+    models.register("blur", f"{__name__}:Blur")
+
+
+OPTIONS = {"width": 3, "kernels": [3, 3]}
+ABOUT = {"training_data": "noise", "licence": "CC0-1.0", "scores": {"csi": 0.4321}}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model with random weights and the file that holds them."""
+    torch.manual_seed(0)
+    model = Blur(**OPTIONS)
+    weights.save(tmp_path / "blur.safetensors", model, system="blur", options=OPTIONS, **ABOUT)
+    return model.eval(), tmp_path / "blur.safetensors"
+
+
+@pytest.fixture
+def radar():
+    rain = np.random.default_rng(0).gamma(0.5, 4, (3, 12, 12)).astype("f4")
+    times = np.datetime64("2024-06-01", "ns") + np.arange(3) * np.timedelta64(5, "m")
+    field = xr.DataArray(rain, {"time": times}, ("time", "y", "x"), "rr", {"units": "mm h-1"})
+    return field.assign_attrs(standard_name="rainfall_rate").to_dataset()
+
+
+def altered(path, change):
+    """Rewrite a file's (header, tensor data)."""
+    content = path.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    header, data = change(json.loads(content[8 : 8 + size]), bytearray(content[8 + size :]))
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(data))
+
+
+def alter_card(path, **changes):
+    def change(header, data):
+        card = json.loads(header["__metadata__"]["xnowcast"]) | changes
+        card = {k: v for k, v in card.items() if v is not None}
+        header["__metadata__"]["xnowcast"] = json.dumps(card)
+        return header, data
+
+    altered(path, change)
+
+
+# ---------------------------------------------------------------- what was saved
+
+
+def test_forecasts_after_save_and_load_are_equal_bit_for_bit(saved, radar):
+    model, path = saved
+    before = radar.nowcast.forecast(model, steps=3, init_times="all").rr
+    for again in (
+        radar.nowcast.forecast(str(path), steps=3, init_times="all"),
+        radar.nowcast.forecast("blur", weights=str(path), steps=3, init_times="all"),
+        radar.nowcast.forecast(weights.load(path), steps=3, init_times="all"),
+        radar.chunk(time=1).nowcast.forecast("blur", weights=str(path), steps=3, init_times="all").compute(),
+    ):
+        np.testing.assert_array_equal(again.rr, before)
+    assert (before != radar.rr[-1]).any()
+
+
+def test_the_forecast_names_its_weights(saved, radar):
+    _, path = saved
+    fc = radar.nowcast.forecast("blur", weights=str(path), steps=1)
+    assert fc.attrs["nowcast_model"] == "blur"
+    assert fc.attrs["nowcast_weights_sha256"] == weights.read_card(path).sha256
+
+
+def test_new_weights_under_an_old_name_are_the_ones_that_run(saved, radar):
+    _, path = saved
+    before = radar.nowcast.forecast(str(path), steps=1).rr
+    torch.manual_seed(1)
+    weights.save(path, Blur(), system="blur")
+    assert (radar.nowcast.forecast(str(path), steps=1).rr != before).any()
+
+
+def test_weights_that_change_between_planning_and_computing_are_refused(saved, radar):
+    _, path = saved
+    planned = radar.chunk().nowcast.forecast(str(path), steps=1)
+    torch.manual_seed(2)
+    weights.save(path, Blur(**OPTIONS), system="blur", options=OPTIONS)
+    with pytest.raises(ValueError, match="was altered"):
+        planned.compute()
+
+
+def test_a_loaded_model_is_in_evaluation_mode_and_has_its_card(saved):
+    model, path = saved
+    loaded = weights.load(path)
+    assert not loaded.training
+    assert loaded.card.options == OPTIONS and loaded.card.scores == {"csi": 0.4321}
+    assert loaded.card.parameters == sum(p.numel() for p in model.parameters())
+    assert weights.load(path, sha256=loaded.card.sha256).card == loaded.card
+    with pytest.raises(ValueError, match="was altered: its tensors have the hash .* expected 00000"):
+        weights.load(path, sha256="0" * 64)
+
+
+def test_saving_replaces_the_file_whole_and_leaves_nothing_beside_it(saved):
+    model, path = saved
+    weights.save(path, model, system="blur", options=OPTIONS)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        weights.save(path.with_suffix(".pt"), model, system="blur")
+
+
+def test_saving_leaves_the_model_as_it_was(saved):
+    model, path = saved
+    model.train()
+    weights.save(path, model, system="blur", options=OPTIONS)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_are_hashed_and_kept(tmp_path, dtype):
+    path = tmp_path / "half.safetensors"
+    weights.save(path, Blur().to(dtype), system="blur")
+    with weights._open(path) as file:
+        assert file.get_tensor("hidden.weight").dtype == dtype
+    weights.load(path)
+
+
+# ---------------------------------------------------------------- the card
+
+
+def test_the_card_is_read_without_reading_a_weight(saved, monkeypatch):
+    _, path = saved
+    altered(path, lambda header, data: (header, bytes(len(data))))  # the weights are gone, the card is whole
+    card = weights.card(str(path))
+    assert card.system == "blur" and card.licence == "CC0-1.0"
+    assert card.reads.startswith("2 frames of any precipitation field")
+    assert "csi 0.432" in str(card) and "width=3" in str(card)
+
+
+def test_planning_reads_no_weight(saved, radar):
+    _, path = saved
+    altered(path, lambda header, data: (header, bytes(len(data))))
+    planned = radar.chunk().nowcast.forecast(str(path), steps=2)
+    with pytest.raises(ValueError, match="was altered"):
+        planned.compute()
+
+
+def test_html_of_a_card_escapes_what_others_wrote():
+    evil = "<script>alert('&')</script>"
+    card = weights.ModelCard(evil, {evil: evil}, evil, evil, evil, evil, {evil: 1.0})
+    html = card._repr_html_()
+    assert "<script" not in html and html.count("&lt;script&gt;") >= 7
+    assert "&lt;b&gt;&amp;amp;&lt;/b&gt;" in weights.card("blur")._repr_html_()
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_system_has_a_card(name):
+    card = weights.card(name)
+    assert card.system == name and card.reads and card.description
+    assert name in card._repr_html_() and name in str(card)
+
+
+def test_a_card_from_a_later_version_is_read(saved):
+    _, path = saved
+    alter_card(path, colour="green")
+    assert weights.load(path).card.system == "blur"
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_file_cut_short_is_refused(saved):
+    _, path = saved
+    content = path.read_bytes()
+    for size in (0, 4, 100, len(content) - 1):
+        path.write_bytes(content[:size])
+        for read in (weights.read_card, weights.load):
+            with pytest.raises(ValueError, match="no whole safetensors file"):
+                read(path)
+
+
+def test_one_flipped_bit_in_the_tensors_is_found(saved, radar):
+    _, path = saved
+
+    def flip(header, data):
+        data[17] ^= 1
+        return header, data
+
+    altered(path, flip)
+    with pytest.raises(ValueError, match=r"was altered: its tensors have the hash \w{12}, expected \w{12}"):
+        weights.load(path)
+    with pytest.raises(ValueError, match="was altered"):
+        radar.nowcast.forecast(str(path), steps=1)
+
+
+def test_renamed_tensors_are_found(saved):
+    _, path = saved
+
+    def swap(header, data):
+        header["hidden.bais"] = header.pop("hidden.bias")
+        return header, data
+
+    altered(path, swap)
+    with pytest.raises(ValueError, match="was altered"):
+        weights.load(path)
+
+
+def test_a_missing_file_is_named(tmp_path, radar):
+    with pytest.raises(ValueError, match=r"there is no weights file .*none\.safetensors"):
+        weights.load(tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="there is no weights file"):
+        radar.nowcast.forecast("blur", weights=str(tmp_path / "none.safetensors"))
+
+
+def test_foreign_files_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    text = tmp_path / "text.safetensors"
+    text.write_text("these are no weights, whatever the name says")
+    with pytest.raises(ValueError, match="no whole safetensors file"):
+        weights.load(text)
+    pickled = tmp_path / "pickled.safetensors"
+    torch.save({"a": torch.zeros(2)}, pickled)
+    with pytest.raises(ValueError, match="no whole safetensors file"):
+        weights.load(pickled)
+    bare = tmp_path / "bare.safetensors"
+    save_file({"a": torch.zeros(2)}, bare)
+    with pytest.raises(ValueError, match="without an xnowcast card: write weights with xnowcast.weights.save"):
+        weights.load(bare)
+
+
+@pytest.mark.parametrize("card", ["not json", "[1]", "{}", '"text"'])
+def test_a_card_that_is_none_is_refused(saved, card):
+    _, path = saved
+
+    def change(header, data):
+        header["__metadata__"]["xnowcast"] = card
+        return header, data
+
+    altered(path, change)
+    with pytest.raises(ValueError, match="card that cannot be read"):
+        weights.read_card(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": {"width": 4, "kernels": [3, 3]}}, "does not fit 'blur' as it is built here: .*size mismatch"),
+        ({"options": {"depth": 4}}, "'blur' has no option 'depth'"),
+        ({"system": "blurr"}, "no model 'blurr'; did you mean 'blur'"),
+        ({"system": "persistence", "options": {}}, "does not fit 'persistence'"),
+        ({"sha256": "0" * 64}, "was altered"),
+        ({"sha256": None}, "was altered"),
+    ],
+)
+def test_a_card_of_another_network_is_refused(saved, changes, message):
+    _, path = saved
+    alter_card(path, **changes)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        weights.load(path)
+
+
+def test_a_system_that_is_trained_needs_weights(radar, saved):
+    with pytest.raises(ValueError, match="'blur' needs weights: load the path of a weights file"):
+        weights.load("blur")
+    with pytest.raises(ValueError, match="'blur' needs weights: give the path of a file with weights="):
+        radar.nowcast.forecast("blur")
+    with pytest.raises(ValueError, match="holds weights of 'blur', not of 'persistence'"):
+        radar.nowcast.forecast("persistence", weights=str(saved[1]))
+    with pytest.raises(ValueError, match="fixes the model's options; leave out width"):
+        radar.nowcast.forecast("blur", weights=str(saved[1]), width=3)
+    with pytest.raises(ValueError, match="a model in memory is complete"):
+        radar.nowcast.forecast(saved[0], weights=str(saved[1]))
+
+
+def test_a_card_says_nothing_that_the_forecast_would_not_do(saved, radar):
+    with pytest.raises(ValueError, match="'blur' forecasts up to 4 steps; 5 were asked for"):
+        radar.nowcast.forecast("blur", weights=str(saved[1]), steps=5)
+
+
+def test_nothing_is_ever_unpickled(saved, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("torch.load was called"))
+    monkeypatch.setattr(sys.modules["pickle"], "load", lambda *a, **k: pytest.fail("pickle.load was called"))
+    xnowcast.load(str(saved[1]))
