@@ -142,9 +142,8 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_the_program_is_installed_and_exits_with_two():
-    run = subprocess.run(
-        [sys.executable, "-m", "xnowcast", "forecast", "absent.nc", "out.nc"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "xnowcast", "forecast", "absent.nc", "out.nc"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "Traceback" not in run.stderr and len(run.stderr.strip().splitlines()) == 1
 

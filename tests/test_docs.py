@@ -47,8 +47,8 @@ def test_a_tutorial_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
 
 def test_the_documentation_builds_without_a_warning(tmp_path):
     pytest.importorskip("myst_nb", reason="needs the extra docs")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", ROOT / "docs", tmp_path / "html"]
-    run = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    words = ["sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path / "html")]
+    run = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "html" / "index.html").exists()
 

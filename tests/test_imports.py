@@ -55,6 +55,10 @@ def imported(path, top_level_only=False):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def _name(value):
+    return value if isinstance(value, str) else ""
+
+
 def part(name):
     return name.split(".")[1] if name.count(".") else None
 
@@ -63,7 +67,7 @@ def layer(of):
     return next((i for i, parts in enumerate(LAYERS) if of in parts), None)
 
 
-@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=_name)
 def test_imports_run_one_way(name, path):
     own = layer(name.split("/")[0])
     assert own is not None, f"{name} has no place among the layers: give it one"
@@ -72,9 +76,7 @@ def test_imports_run_one_way(name, path):
             assert layer(part(target)) <= own, f"{name} imports {target}, which lies above it"
 
 
-@pytest.mark.parametrize(
-    ("name", "path"), [(n, p) for n, p in modules() if n.startswith(ARRAY_CODE)], ids=lambda v: v if isinstance(v, str) else ""
-)
+@pytest.mark.parametrize(("name", "path"), [m for m in modules() if m[0].startswith(ARRAY_CODE)], ids=_name)
 def test_array_code_knows_neither_xarray_nor_dask(name, path):
     packages = {target.split(".")[0] for target in imported(path)}
     assert not packages & {"xarray", "dask", "distributed", "pandas"}
@@ -96,7 +98,8 @@ def test_importing_the_package_costs_little_more_than_importing_xarray():
 
 def test_the_functions_and_the_modules_have_their_names():
     code = (
-        "import xnowcast, xarray as xr; xnowcast.models, xnowcast.datasets, xnowcast.verify, xnowcast.io, xnowcast.plot; "
+        "import xnowcast, xarray as xr; "
+        "xnowcast.models, xnowcast.datasets, xnowcast.verify, xnowcast.io, xnowcast.plot; "
         "print(callable(xnowcast.forecast), callable(xnowcast.load), hasattr(xr.Dataset, 'nowcast'))"
     )
     assert _run(code) == "True True True"

@@ -126,10 +126,8 @@ def test_evaluating_twice_is_equal(name, radar):
 
 def test_more_frames_than_it_reads_change_nothing(name, radar):
     task = models.declare(name)
-    xr.testing.assert_allclose(
-        run(radar.isel(time=slice(-task.input_frames, None)), name).rain if task.input_frames > 1 else run(radar, name).rain,
-        run(radar, name).rain,
-    )
+    fewest = radar.isel(time=slice(-max(2, task.input_frames), None))  # a step needs two
+    xr.testing.assert_allclose(run(fewest, name).rain, run(radar, name).rain)
 
 
 def test_grids_of_any_size_of_eight_and_more(name, radar):

@@ -36,6 +36,14 @@ class Blur(nn.Module):
         return frames[:, -1:] + answer[:, None].expand(-1, steps, -1, -1, -1)
 
 
+class Untrained(Blur):
+    """The same, for which any weights will do."""
+
+    @classmethod
+    def declare(cls, width: int = 2, kernels=(3, 5)) -> Task:
+        return Task("forecast", input_frames=2)
+
+
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
     monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))
@@ -98,6 +106,12 @@ def test_forecasts_after_save_and_load_are_equal_bit_for_bit(saved, radar):
     assert (before != radar.rr[-1]).any()
 
 
+def test_options_may_be_lists(radar):
+    models.register("untrained", f"{__name__}:Untrained")
+    fc = radar.nowcast.forecast("untrained", steps=1, kernels=[3, 3])
+    assert fc.rr.notnull().all() and fc.attrs["nowcast_options"] == "kernels=[3, 3]"
+
+
 def test_the_forecast_names_its_weights(saved, radar):
     _, path = saved
     fc = radar.nowcast.forecast("blur", weights=str(path), steps=1)
@@ -129,7 +143,7 @@ def test_a_loaded_model_is_in_evaluation_mode_and_has_its_card(saved):
     assert loaded.card.options == OPTIONS and loaded.card.scores == {"csi": 0.4321}
     assert loaded.card.parameters == sum(p.numel() for p in model.parameters())
     assert weights.load(path, sha256=loaded.card.sha256).card == loaded.card
-    with pytest.raises(ValueError, match="was altered: its tensors have the hash .* expected 00000"):
+    with pytest.raises(ValueError, match=r"was altered: its tensors have the hash .* expected 00000"):
         weights.load(path, sha256="0" * 64)
 
 
@@ -257,7 +271,7 @@ def test_foreign_files_are_refused(tmp_path):
         weights.load(pickled)
     bare = tmp_path / "bare.safetensors"
     save_file({"a": torch.zeros(2)}, bare)
-    with pytest.raises(ValueError, match="without an xnowcast card: write weights with xnowcast.weights.save"):
+    with pytest.raises(ValueError, match=r"without an xnowcast card: write weights with xnowcast.weights.save"):
         weights.load(bare)
 
 

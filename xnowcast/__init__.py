@@ -12,7 +12,11 @@ from xnowcast.forecast import forecast
 from xnowcast.weights import card, load
 
 if TYPE_CHECKING:
-    from xnowcast import datasets, io, models, plot, verify
+    import xnowcast.datasets as datasets
+    import xnowcast.io as io
+    import xnowcast.models as models
+    import xnowcast.plot as plot
+    import xnowcast.verify as verify
 
 __version__ = "0.1.0"
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.figure import Figure
 
     from xnowcast.models.base import ForecastModel
     from xnowcast.plot import Member

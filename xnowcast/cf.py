@@ -4,13 +4,15 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import cf_xarray  # noqa: F401  (registers the .cf accessor)
 import numpy as np
 import xarray as xr
 
 from xnowcast import units, windows
+
+T_Xarray = TypeVar("T_Xarray", xr.Dataset, xr.DataArray)
 
 CONVENTIONS = "CF-1.10"
 
@@ -499,14 +501,14 @@ def _curvilinear_spacing(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple
 def label_forecast(
     values: Any,
     field: Field,
-    source: xr.Dataset | xr.DataArray,
+    source: T_Xarray,
     *,
     init_times: np.ndarray,
     lead_times: np.ndarray,
     members: Sequence[int] | None,
     attrs: dict[str, Any],
     history: str,
-) -> xr.Dataset | xr.DataArray:
+) -> T_Xarray:
     """Dress computed values as a CF forecast in the user's own terms.
 
     Parameters
@@ -551,7 +553,7 @@ def label_forecast(
         field.y,
         field.x,
     ]
-    coords = _time_coordinates(init_times, lead_times)
+    coords: dict[Hashable, xr.Variable] = _time_coordinates(init_times, lead_times)
     if members is not None:
         numbers = np.asarray(members, dtype="int32")
         coords["member"] = xr.Variable("member", numbers, {"standard_name": "realization", "units": "1"})
@@ -587,6 +589,9 @@ def _stored_anew(variable: xr.Variable) -> xr.Variable:
     """A copy that does not remember how the file it came from was chunked and compressed."""
     copy = variable.copy(deep=False)
     copy.encoding = {k: v for k, v in variable.encoding.items() if k in _MEANING_OF_ENCODING}
+    fill = copy.encoding.get("_FillValue")
+    if copy.dtype.kind == "f" and (fill is None or np.isnan(fill)):
+        copy.encoding["_FillValue"] = None  # xarray would write NaN, which CF forbids on coordinates and nobody needs
     return copy
 
 

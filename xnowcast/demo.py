@@ -48,12 +48,12 @@ def run(data: str = "synthetic", out: str | Path = "demo", model: str = "extrapo
     forecasts = {name: radar.nowcast.forecast(name, lead_time=LEAD_TIME, init_times=starts) for name in names}
     with engine.progress_bar(None):
         forecasts = {name: forecast.compute() for name, forecast in forecasts.items()}
-    known = known_by_all(forecasts)
+    rates = comparable(forecasts)
     scores = {
-        name: verify.scorecard(radar, rain.where(known), thresholds=THRESHOLDS, scales=SCALES).compute()
-        for name, rain in rain_rates(forecasts).items()
+        name: verify.scorecard(radar, rain, thresholds=THRESHOLDS, scales=SCALES).compute()
+        for name, rain in rates.items()
     }
-    print(verify.format_scorecard(scores, lead_times=["15min", "30min", "60min"]))
+    print(verify.format_scorecard(scores, lead_times=shown_lead_times(rates[model])))
 
     store = storage.write(forecasts[model], folder / f"forecast_{model}.zarr", overwrite=True)
     table = storage.write(
@@ -61,7 +61,7 @@ def run(data: str = "synthetic", out: str | Path = "demo", model: str = "extrapo
         folder / "scores.nc",
         overwrite=True,
     )
-    pictures = draw(radar, forecasts, scores, model, folder)
+    pictures = draw(radar, forecasts[model], rates, scores, folder)
     print("\nwritten:", *[f"  {path}" for path in (store, table, *pictures)], sep="\n")
     return folder
 
@@ -118,8 +118,10 @@ def verifiable_init_times(radar: xr.Dataset, model: str) -> list[np.datetime64]:
     return [np.datetime64(time).astype("M8[us]").item() for time in chosen[::every]]
 
 
-def rain_rates(forecasts: dict[str, xr.Dataset]) -> dict[str, xr.DataArray]:
-    """The forecasts in mm h-1.
+def comparable(forecasts: dict[str, xr.Dataset]) -> dict[str, xr.DataArray]:
+    """The forecasts in mm h-1, NaN where any of the models has no answer.
+
+    Scores and spectra of different cells would compare different weather.
 
     Parameters
     ----------
@@ -131,43 +133,43 @@ def rain_rates(forecasts: dict[str, xr.Dataset]) -> dict[str, xr.DataArray]:
     dict
         By model.
     """
-    return {name: cf.rain_rate(forecast) for name, forecast in forecasts.items()}
+    rates = {name: cf.rain_rate(forecast) for name, forecast in forecasts.items()}
+    known = [rain.notnull() for rain in rates.values()]
+    known = [k.all("member") if "member" in k.dims else k for k in known]
+    by_all = xr.concat(known, "model", coords="minimal", compat="override").all("model")
+    return {name: rain.where(by_all) for name, rain in rates.items()}
 
 
-def known_by_all(forecasts: dict[str, xr.Dataset]) -> xr.DataArray:
-    """Where every model has an answer: scores and spectra of other cells would compare different weather.
+def shown_lead_times(rain: xr.DataArray) -> list[np.timedelta64]:
+    """The lead times nearest to a quarter, half and whole hour.
 
     Parameters
     ----------
-    forecasts : dict
-        By model.
+    rain : xarray.DataArray
 
     Returns
     -------
-    xarray.DataArray
-        Bool.
+    list of numpy.timedelta64
     """
-    known = [rain.notnull() for rain in rain_rates(forecasts).values()]
-    known = [k.all("member") if "member" in k.dims else k for k in known]
-    return xr.concat(known, "model", coords="minimal", compat="override").all("model")
+    wanted = np.array([15, 30, 60], dtype="m8[m]").astype("m8[ns]")
+    return list(np.unique(rain.lead_time.sel(lead_time=wanted, method="nearest").values))
 
 
 def draw(
     radar: xr.Dataset,
-    forecasts: dict[str, xr.Dataset],
+    forecast: xr.Dataset,
+    rates: dict[str, xr.DataArray],
     scores: dict[str, xr.Dataset],
-    model: str,
     folder: Path,
 ) -> list[Path]:
     """Observed beside forecast, score against lead time, and spectra after half an hour.
 
     Parameters
     ----------
-    radar : xarray.Dataset
-    forecasts, scores : dict
+    radar, forecast : xarray.Dataset
+        What is drawn as maps.
+    rates, scores : dict
         By model.
-    model : str
-        The one whose maps are drawn.
     folder : pathlib.Path
 
     Returns
@@ -175,11 +177,10 @@ def draw(
     list of pathlib.Path
     """
     paths = [folder / f"{name}.png" for name in ("maps", "csi", "spectra")]
-    plot.plot(forecasts[model], radar, init_time=0, path=paths[0])
+    plot.plot(forecast, radar, init_time=0, path=paths[0])
     plot.plot_scores(scores, "csi", path=paths[1])
-    half_hour = {"lead_time": np.timedelta64(30, "m")}
-    fields = {n: rain.where(known_by_all(forecasts)).sel(half_hour) for n, rain in rain_rates(forecasts).items()}
-    observed = verify.align_observations(cf.rain_rate(radar), forecasts[model]).sel(half_hour)
-    fields = {"observed": observed.where(known_by_all(forecasts).sel(half_hour))} | fields
-    plot.plot_spectra(fields, title="after 30 minutes, where all models have an answer", path=paths[2])
+    first = next(iter(rates.values()))
+    observed = verify.align_observations(cf.rain_rate(radar), first).where(first.notnull())
+    half_hour = {n: f.sel(lead_time="30min", method="nearest") for n, f in ({"observed": observed} | rates).items()}
+    plot.plot_spectra(half_hour, title="after 30 minutes, where all models have an answer", path=paths[2])
     return paths

@@ -130,7 +130,7 @@ def forecast_array(
                 for j, numbers in _numbered_slices(member_chunks):
                     some = _Batch(plan, local, batch.init_times, tuple(members[numbers]), labels)
                     graph[(name, *position, i, j, 0, 0, 0)] = (run_forecast, model_key, some, keys)
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[data])
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[data])  # type: ignore[list-item]
     return da.Array(layers, name, chunks=chunks, dtype=np.float32)
 
 

@@ -2,19 +2,17 @@
 
 from collections.abc import Hashable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from xnowcast import cf, windows
-from xnowcast.cf import Field
+from xnowcast.cf import Field, T_Xarray
 
 if TYPE_CHECKING:
     from xnowcast.engine import ModelRecipe
     from xnowcast.models.base import ForecastModel, Task
-
-T_Xarray = TypeVar("T_Xarray", xr.Dataset, xr.DataArray)
 
 
 def forecast(
@@ -158,15 +156,19 @@ def _plan_model(
         task = models.declare(model, **options)
         if task.trained:
             raise ValueError(f"{model!r} needs weights: give the path of a file with weights=")
-        return ModelRecipe(model, tuple(sorted(options.items()))), task
+        return ModelRecipe(model, _hashable(options)), task
     card = read_card(path)
     if weights is not None and card.system != model:
         raise ValueError(f"{path} holds weights of {card.system!r}, not of {model!r}")
     if options:
         raise ValueError(f"{path} fixes the model's options; leave out {', '.join(options)}")
-    built_with = ((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(card.options.items()))  # hashable
-    recipe = ModelRecipe(card.system, tuple(built_with), str(path), card.sha256)
+    recipe = ModelRecipe(card.system, _hashable(card.options), str(path), card.sha256)
     return recipe, models.declare(card.system, **card.options)
+
+
+def _hashable(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Options as a recipe holds them: workers look their models up by recipe, and a list is no key."""
+    return tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in sorted(options.items()))
 
 
 def _check(field: Field, task: "Task", recipe: Any, step: np.timedelta64, steps: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from . import cf
+from xnowcast import cf
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation

@@ -94,9 +94,15 @@ class Extrapolation:
     @torch.inference_mode()
     def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
         """``(b, t, 1, y, x)`` in mm h-1, t at least 2, to ``(b, steps, 1, y, x)``, NaN as ``inflow`` says."""
-        rain, seen = frames[:, :, 0], observed[:, :, 0]
+        # one sample at a time keeps the work in the CPU's cache; a GPU is faster with all at once
+        size = 1 if frames.device.type == "cpu" else len(frames)
+        batches = zip(frames[:, :, 0].split(size), observed[:, :, 0].split(size), strict=True)
+        return torch.cat([self._move_on(rain, seen, steps) for rain, seen in batches])[:, :, None]
+
+    def _move_on(self, rain: Tensor, seen: Tensor, steps: int) -> Tensor:
+        """Frames (b, t, y, x) to forecasts (b, steps, y, x)."""
         motion = dense_flow(10.0 * torch.log10(rain.clamp(min=0.0) + TRACE), seen, window=self.window)
-        carried_on = advect(
+        return advect(
             rain[:, -1],
             motion,
             steps,
@@ -105,4 +111,3 @@ class Extrapolation:
             interpolation=self.interpolation,
             carried=self.carried,
         )
-        return carried_on[:, :, None]

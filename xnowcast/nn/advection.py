@@ -153,7 +153,6 @@ def advect(
     known = torch.isfinite(field) if observed is None else observed & torch.isfinite(field)
     layers = torch.stack([torch.where(known, field, 0.0), known.to(field.dtype)], 1)
     grid = _sampling_grid(motion, steps, carried, coarsen).to(field.dtype)
-    layers = layers[:, None].expand(b, steps, 2, ny, nx).reshape(b * steps, 2, ny, nx)
     value, weight = F.grid_sample(
         layers, grid, mode=interpolation, padding_mode="zeros", align_corners=True
     ).unbind(1)
@@ -164,16 +163,17 @@ def advect(
 
 
 def _sampling_grid(motion: Tensor, steps: int, carried: float, coarsen: int) -> Tensor:
-    """Trajectory starts of every cell as ``grid_sample`` wants them: (b*steps, y, x, 2), x first, -1 to 1."""
+    """Trajectory starts of every cell as ``grid_sample`` wants them: (b, steps*y, x, 2), x first, -1 to 1."""
     b, _, ny, nx = motion.shape
     nodes = tuple(max(2, -(-(n - 1) // coarsen) + 1) for n in (ny, nx))
     spacing = ((ny - 1) / (nodes[0] - 1), (nx - 1) / (nodes[1] - 1))
     sparse = F.interpolate(motion, nodes, mode="bilinear", align_corners=True)
     start = back_trajectories(sparse, steps, carried=carried, spacing=spacing)
     size = torch.tensor([ny - 1, nx - 1], device=motion.device, dtype=motion.dtype).view(2, 1, 1)
-    scaled = (2.0 * start / size - 1.0).flatten(0, 1).flip(1)  # (b*steps, 2, nodes)
-    dense = F.interpolate(scaled.contiguous(), (ny, nx), mode="bilinear", align_corners=True)
-    return dense.permute(0, 2, 3, 1)
+    scaled = (2.0 * start / size - 1.0).flip(2).transpose(1, 2)  # (b, 2: x y, steps, nodes)
+    dense = F.interpolate(scaled.flatten(0, 1), (ny, nx), mode="bilinear", align_corners=True)
+    # steps are stacked along y, so that one field serves them all without a copy
+    return dense.view(b, 2, steps * ny, nx).permute(0, 2, 3, 1)
 
 
 def _at(motion: Tensor, position: Tensor, extent: tuple[float, float]) -> Tensor:
