@@ -179,16 +179,17 @@ def test_the_graph_of_a_year_of_five_minute_data_is_built_in_two_seconds():
     assert elapsed < 2.0
 
 
-def test_a_filled_frame_lies_between_its_neighbours():
-    windows = np.array([[[[0.0]], [[np.nan]], [[np.nan]], [[6.0]]]], dtype="f4")
-    engine._fill_missing_frames(windows, np.array([[False, True, True, False]]))
-    assert windows.ravel().tolist() == [0.0, 2.0, 4.0, 6.0]
+def test_filled_frames_lie_between_their_neighbours():
+    rain = np.array([0.0, 6.0], dtype="f4").reshape(2, 1, 1)
+    place = np.array([[[0, 0], [0, 1], [0, 1], [1, 1]]])
+    weight = np.array([[0, 1 / 3, 2 / 3, 0]], dtype="f4")
+    np.testing.assert_allclose(engine._fill_gaps(rain, place, weight).ravel(), [0, 2, 4, 6], rtol=1e-6)
 
 
-def test_the_oldest_frame_repeats_the_next_where_it_is_missing():
-    windows = np.array([[[[np.nan]], [[3.0]], [[6.0]]]], dtype="f4")
-    engine._fill_missing_frames(windows, np.array([[True, False, False]]))
-    assert windows.ravel().tolist() == [3.0, 3.0, 6.0]
+def test_a_windows_oldest_frame_is_filled_from_before_the_window(radar):
+    holed = radar.isel(time=[0, 1, 2, 4, 5])
+    filled = holed.nowcast.forecast("noisy", init_times="2024-06-01T12:20", on_gap="fill", members=1)
+    assert filled.sizes["init_time"] == 1  # reads 12:15, which is filled from 12:10 and 12:20
 
 
 def test_an_unknown_device_is_refused_before_any_work(radar):

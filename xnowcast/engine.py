@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -25,7 +25,7 @@ from xnowcast import models
 from xnowcast.models.base import ForecastModel, Task
 from xnowcast.noise import Noise, member_generator
 from xnowcast.units import Conversion
-from xnowcast.windows import MISSING
+from xnowcast.windows import Windows
 
 _CELLS_PER_BATCH = 2**21
 """Cells of the samples of one batch where no batch size is asked for: 8 of 512 x 512, 32 of 256 x 256 or less."""
@@ -67,8 +67,7 @@ def forecast_array(
     model: ModelRecipe | ForecastModel,
     plan: ForecastPlan,
     *,
-    indices: np.ndarray,
-    init_times: np.ndarray,
+    windows: Windows,
     members: Sequence[int] | None,
     extra_labels: Sequence[Sequence[Any]] = (),
     batch_size: int | None = None,
@@ -82,10 +81,8 @@ def forecast_array(
     model : ModelRecipe or ForecastModel
         A model in memory travels once, as a node of the graph.
     plan : ForecastPlan
-    indices : numpy.ndarray
-        ``(init_time, frame)`` positions along time, -1 where a frame is to be filled.
-    init_times : numpy.ndarray
-        datetime64[ns].
+    windows : Windows
+        The frames of each forecast, by their positions along time.
     members : sequence of int or None
         Numbers of the members; None for a deterministic model.
     extra_labels : sequence of sequences
@@ -103,7 +100,7 @@ def forecast_array(
     data = data.rechunk({**dict.fromkeys(range(extra), 1), extra + 1: -1, extra + 2: -1})
     per_task = batch_size or max(1, min(32, _CELLS_PER_BATCH // (ny * nx)))
     member_chunks = _split(len(members), min(per_task, len(members))) if members is not None else ()
-    init_chunks = _split(len(init_times), max(1, per_task // max(member_chunks, default=1)))
+    init_chunks = _split(len(windows.init_times), max(1, per_task // max(member_chunks, default=1)))
     chunks = (
         *data.chunks[:extra],
         init_chunks,
@@ -114,21 +111,22 @@ def forecast_array(
     )
 
     recipe_token = model if isinstance(model, ModelRecipe) else id(model)
-    token = tokenize(data.name, recipe_token, plan, indices, init_times, members, chunks)
+    token = tokenize(data.name, recipe_token, plan, windows, members, chunks)
     name, model_key = f"nowcast-{token}", f"nowcast-model-{token}"
     graph: dict[Any, Any] = {model_key: _ModelNode(model)}
     block_starts = np.concatenate([[0], np.cumsum(data.chunks[extra])])
     for position in np.ndindex(*data.numblocks[:extra]):
         labels = tuple(names[i] for names, i in zip(extra_labels, position, strict=True))
         for i, inits in _numbered_slices(init_chunks):
-            local, blocks = _local_frames(indices[inits], block_starts)
+            local, blocks = _local_frames(windows, inits, block_starts)
             keys = [(data.name, *position, int(block), 0, 0) for block in blocks]
-            batch = _Batch(plan, local, init_times[inits].astype("i8"), None, labels)
+            starts = windows.init_times[inits].astype("i8")
+            batch = _Batch(plan, local, windows.weight[inits], starts, None, labels)
             if members is None:
                 graph[(name, *position, i, 0, 0, 0)] = (run_forecast, model_key, batch, keys)
             else:
                 for j, numbers in _numbered_slices(member_chunks):
-                    some = _Batch(plan, local, batch.init_times, tuple(members[numbers]), labels)
+                    some = replace(batch, members=tuple(members[numbers]))
                     graph[(name, *position, i, j, 0, 0, 0)] = (run_forecast, model_key, some, keys)
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[data])  # type: ignore[list-item]
     return da.Array(layers, name, chunks=chunks, dtype=np.float32)
@@ -146,7 +144,8 @@ class _Batch:
     """One task: which frames of the blocks at hand, for which forecasts."""
 
     plan: ForecastPlan
-    frames: np.ndarray  # (init_time, frame), positions in the blocks at hand
+    frames: np.ndarray  # (init_time, frame, 2), positions of the frames before and after in the blocks at hand
+    weight: np.ndarray  # (init_time, frame), share of the frame after
     init_times: np.ndarray
     members: tuple[int, ...] | None
     labels: tuple[Any, ...]
@@ -163,16 +162,14 @@ def _numbered_slices(chunks: Sequence[int]) -> Iterator[tuple[int, slice]]:
         yield i, slice(end - size, end)
 
 
-def _local_frames(indices: np.ndarray, block_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The time blocks that hold the frames, and where the frames are once these blocks are joined."""
-    block = np.searchsorted(block_starts, indices, side="right") - 1
-    present = indices != MISSING
-    blocks = np.unique(block[present])
+def _local_frames(windows: Windows, inits: slice, block_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the frames of some forecasts are once the time blocks that hold them are joined, and these blocks."""
+    frames = np.stack([windows.before[inits], windows.after[inits]], axis=-1)
+    block = np.searchsorted(block_starts, frames, side="right") - 1
+    blocks, place = np.unique(block, return_inverse=True)
     sizes = np.diff(block_starts)[blocks]
-    joined_starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    place = np.searchsorted(blocks, np.where(present, block, blocks[0]))
-    local = indices - block_starts[blocks][place] + joined_starts[place]
-    return np.where(present, local, MISSING), blocks
+    joined_starts = np.cumsum(sizes) - sizes
+    return frames + (joined_starts - block_starts[blocks])[place.reshape(frames.shape)], blocks
 
 
 # ---------------------------------------------------------------- one batch
@@ -197,32 +194,21 @@ def run_forecast(node: _ModelNode, batch: _Batch, blocks: Sequence[np.ndarray]) 
     extra = (1,) * (blocks[0].ndim - 3)
     shape = blocks[0].shape[-2:]
     # Overlapping windows share frames: decode each frame once, then deal them out.
-    used, place = np.unique(batch.frames[batch.frames != MISSING], return_inverse=True)
+    used, place = np.unique(batch.frames, return_inverse=True)
     series = np.concatenate([np.asarray(b).reshape(-1, *shape) for b in blocks])[used]
-    rain = plan.conversion(series)
-    where = np.full(batch.frames.shape, MISSING)
-    where[batch.frames != MISSING] = place
-    windows = np.where((where == MISSING)[..., None, None], np.float32(np.nan), rain[where])
-    _fill_missing_frames(windows, where == MISSING)
-
+    windows = _fill_gaps(plan.conversion(series), place.reshape(batch.frames.shape), batch.weight)
     result = predict_on_device(node.model, windows, batch)
     result = plan.conversion.inverse(result)
     members = () if batch.members is None else (len(batch.members),)
     return result.reshape(*extra, len(windows), *members, plan.steps, *shape)
 
 
-def _fill_missing_frames(windows: np.ndarray, missing: np.ndarray) -> None:
-    """Fill frames that are not in the data, linearly in time between the nearest that are; in place.
-
-    The newest frame is always there, and a window's oldest may not be: it then repeats the next one.
-    """
-    for window, holes in zip(windows, missing, strict=True):
-        there = np.flatnonzero(~holes)
-        for hole in np.flatnonzero(holes):
-            after = there[there > hole][0]
-            before = there[there < hole][-1] if (there < hole).any() else after
-            weight = 0.0 if before == after else (hole - before) / (after - before)
-            window[hole] = (1 - weight) * window[before] + weight * window[after]
+def _fill_gaps(rain: np.ndarray, place: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Windows out of a series of frames; one that is missing lies between its neighbours in time."""
+    windows = rain[place[..., 0]]
+    for hole in zip(*np.nonzero(weight), strict=True):
+        windows[hole] += weight[hole] * (rain[place[hole][1]] - windows[hole])
+    return windows
 
 
 def predict_on_device(model: Any, windows: np.ndarray, batch: _Batch) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The verb `forecast`, on one page: field -> windows -> engine -> CF dataset."""
 
 from collections.abc import Hashable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +92,7 @@ def forecast(
     >>> dict(fc.sizes)
     {'init_time': 1, 'lead_time': 4, 'y': 32, 'x': 32}
     """
-    from xnowcast import (
-        engine,  # torch comes with it, and a login node that only opens files need not wait for that
-    )
+    from xnowcast import engine  # torch comes with it; who only opens files need not wait for that
 
     field = cf.find_field(obj, variable, zr=zr)
     recipe, task = _plan_model(model, weights, options)
@@ -107,14 +106,13 @@ def forecast(
     _check_values(field, chosen)
 
     lazy = field.array.chunks is not None
-    data, indices = _frames(field, chosen)
+    data, chosen = _frames(field, chosen)
     plan = engine.ForecastPlan(task, count, seed, device, field.conversion)
     values = engine.forecast_array(
         data,
         recipe,
         plan,
-        indices=indices,
-        init_times=chosen.init_times,
+        windows=chosen,
         members=numbers,
         extra_labels=[_labels(field.array, d) for d in field.extra],
         batch_size=batch_size,
@@ -202,7 +200,7 @@ def _check_values(field: Field, chosen: windows.Windows) -> None:
     """
     if field.array.chunks is not None:
         return
-    used = np.unique(chosen.indices[chosen.indices != windows.MISSING])
+    used = np.unique([chosen.before, chosen.after])
     measured = [np.isfinite(field.conversion(field.array.isel({field.time: i}).values)).any() for i in used]
     if not any(measured):
         raise ValueError(
@@ -232,15 +230,14 @@ def _check_counts(*, seed: int, batch_size: int | None) -> None:
         raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of 1 or more")
 
 
-def _frames(field: Field, chosen: windows.Windows) -> tuple[Any, np.ndarray]:
-    """The frames that are needed, as a dask array with the first row in the north, and where each window finds them."""
-    first = chosen.indices[chosen.indices != windows.MISSING].min()
-    last = chosen.indices.max()
+def _frames(field: Field, chosen: windows.Windows) -> tuple[Any, windows.Windows]:
+    """The frames that are needed, as a dask array with the first row in the north, and the windows counted in them."""
+    first, last = chosen.before.min(), chosen.after.max()
     array = field.array.isel({field.time: slice(first, last + 1)})
     array = cf.north_up(array, field.y, field.x).transpose(*field.extra, field.time, field.y, field.x)
     if array.chunks is None:
         array = array.chunk({field.time: 24})
-    return array.data, np.where(chosen.indices == windows.MISSING, windows.MISSING, chosen.indices - first)
+    return array.data, replace(chosen, before=chosen.before - first, after=chosen.after - first)
 
 
 def _user_orientation(values: Any, field: Field) -> Any:

@@ -11,9 +11,6 @@ import xarray as xr
 OnGap = Literal["raise", "skip", "fill"]
 InitTimes = Any  # "latest", "all", a time, a list of times or a slice of times
 
-MISSING = -1
-"""Index of a frame that is not in the data."""
-
 
 @dataclass(frozen=True)
 class TimeAxis:
@@ -38,18 +35,25 @@ class TimeAxis:
 class Windows:
     """The frames that each forecast reads.
 
+    A frame that is in the data stands at one position. One that is missing is filled from the nearest on either
+    side, linearly in time.
+
     Attributes
     ----------
     init_times : numpy.ndarray
         datetime64[ns], one per forecast: the time of the newest frame.
-    indices : numpy.ndarray
-        ``(init_time, frame)`` positions along the time axis of the data, `MISSING` where a frame is to be filled.
+    before, after : numpy.ndarray
+        ``(init_time, frame)`` positions along the time axis of the data; equal where the frame is there.
+    weight : numpy.ndarray
+        ``(init_time, frame)`` share of the frame ``after``; 0 where the frame is there.
     skipped : numpy.ndarray
         Init times left out because of a gap.
     """
 
     init_times: np.ndarray
-    indices: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    weight: np.ndarray
     skipped: np.ndarray
 
 
@@ -207,39 +211,41 @@ def input_windows(
     --------
     >>> times = np.datetime64("2024-06-01T00:00", "ns") + np.arange(5) * np.timedelta64(5, "m")
     >>> axis = time_axis(xr.DataArray(np.zeros(5), dims="time", coords={"time": times}), "time")
-    >>> input_windows(axis, 3, "all").indices.tolist()
+    >>> input_windows(axis, 3, "all").before.tolist()
     [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
     """
     if on_gap not in ("raise", "skip", "fill"):
         raise ValueError(f"on_gap is {on_gap!r}; it can be 'raise', 'skip' or 'fill'")
     if axis.times.size < input_frames:
         raise ValueError(f"the model reads {input_frames} frames, and there are {axis.times.size}")
-    position = {int(slot): i for i, slot in enumerate(axis.slots)}
     chosen = _choose(axis, init_times, input_frames)
     needed = axis.slots[chosen][:, None] + np.arange(1 - input_frames, 1)
-    indices = np.array([[position.get(int(slot), MISSING) for slot in row] for row in needed], dtype="int64")
-    before_start = needed[:, 0] < 0
-    if before_start.any():
-        first = axis.times[chosen[before_start][0]]
+    too_early = needed[:, 0] < 0
+    if too_early.any():
+        first = axis.times[chosen[too_early][0]]
         raise ValueError(
             f"the model reads {input_frames} frames, and fewer lie at or before the init time {_clock(first)}: "
             f"the data begin at {_clock(axis.times[0])}"
         )
-    broken = (indices == MISSING).any(axis=1)
-    skipped = axis.times[chosen[broken]] if on_gap == "skip" else axis.times[:0]
+    after = np.searchsorted(axis.slots, needed)
+    there = axis.slots[after] == needed
+    broken = ~there.all(axis=1)
     if broken.any() and on_gap == "raise":
-        raise ValueError(_gap_message(axis, chosen, needed, indices))
-    if on_gap == "skip":
-        if broken.all():
-            raise ValueError(f"every one of the {broken.size} forecasts would read across a gap, so none is left")
-        chosen, indices = chosen[~broken], indices[~broken]
-    return Windows(axis.times[chosen], indices, skipped)
+        raise ValueError(_gap_message(axis, chosen, needed, there))
+    if broken.all() and on_gap == "skip":
+        raise ValueError(f"every one of the {broken.size} forecasts would read across a gap, so none is left")
+    kept = ~broken if on_gap == "skip" else slice(None)
+    before = np.where(there, after, after - 1)
+    between = np.where(there, 1, axis.slots[after] - axis.slots[before])
+    weight = ((needed - axis.slots[before]) / between).astype(np.float32)
+    skipped = axis.times[chosen[broken]] if on_gap == "skip" else axis.times[:0]
+    return Windows(axis.times[chosen[kept]], before[kept], after[kept], weight[kept], skipped)
 
 
-def _gap_message(axis: TimeAxis, chosen: np.ndarray, needed: np.ndarray, indices: np.ndarray) -> str:
-    broken = (indices == MISSING).any(axis=1)
+def _gap_message(axis: TimeAxis, chosen: np.ndarray, needed: np.ndarray, there: np.ndarray) -> str:
+    broken = ~there.all(axis=1)
     row = np.flatnonzero(broken)[0]
-    slot = needed[row][indices[row] == MISSING][0]
+    slot = needed[row][~there[row]][0]
     return (
         f"{broken.sum()} of {broken.size} forecasts would read across a gap: the first, of "
         f"{_clock(axis.times[chosen[row]])}, misses the frame of {_clock(axis.times[0] + slot * axis.step)}. Leave "

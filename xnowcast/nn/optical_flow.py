@@ -100,8 +100,10 @@ def _pyramid(frames: Tensor, observed: Tensor | None, finest: int) -> list[tuple
     while True:
         if scale >= finest:
             images = _blur(total / weight.clamp(min=1e-6))
-            # the blur reaches two cells far: a cell counts if all of those are (nearly) wholly observed
-            levels.append((scale, images, _erode((weight > 0.9).to(frames.dtype), 2)))
+            # blur and gradient reach three cells far: a cell counts if all of those are (nearly) wholly observed,
+            # and the outermost ring never does, as the gradient of a moved frame ends there
+            seen = _erode((weight > 0.9).to(frames.dtype), 3)[..., 1:-1, 1:-1]
+            levels.append((scale, images, F.pad(seen, (1, 1, 1, 1))))
         if scale == COARSEST:
             return levels[::-1]
         total, weight = F.avg_pool2d(total, 2), F.avg_pool2d(weight, 2)
@@ -140,18 +142,18 @@ def _normal_equations(images: Tensor, seen: Tensor, motion: Tensor, tolerance: f
     """
     b, t, h, w = images.shape
     back = torch.arange(t - 1, 0, -1, device=images.device, dtype=images.dtype).view(1, -1, 1, 1)
-    v = F.interpolate(motion, (h, w), mode="bilinear", align_corners=False)
-    y = torch.arange(h, device=images.device, dtype=images.dtype).view(h, 1)
-    x = torch.arange(w, device=images.device, dtype=images.dtype)
-    grid_y = (y - back * v[:, :1]) * (2.0 / (h - 1)) - 1.0  # (b, t-1, h, w)
-    grid_x = (x - back * v[:, 1:]) * (2.0 / (w - 1)) - 1.0
-    earlier = torch.stack([images[:, :-1], seen[:, :-1]], 2).flatten(0, 1)  # (b*(t-1), 2, h, w)
-    grid = torch.stack([grid_x, grid_y], -1).flatten(0, 1)
-    moved, moved_seen = F.grid_sample(earlier, grid, align_corners=True).view(b, t - 1, 2, h, w).unbind(2)
+    size = torch.tensor([w - 1, h - 1], device=images.device, dtype=images.dtype).view(2, 1, 1)
+    y, x = (torch.linspace(-1, 1, n, device=images.device, dtype=images.dtype) for n in (h, w))
+    arrival = torch.stack(torch.meshgrid(x, y, indexing="xy"))  # x first, as grid_sample wants it
+    v = F.interpolate(motion.flip(1) * (2.0 / size), (h, w), mode="bilinear", align_corners=False)
+    start = arrival - back[..., None] * v[:, None]  # (b, t-1, 2, h, w)
+    layers = torch.stack([images[:, :-1], seen[:, :-1]], 2).flatten(0, 1)
+    moved = F.grid_sample(layers, start.flatten(0, 1).permute(0, 2, 3, 1), align_corners=True)
+    moved, moved_seen = moved.view(b, t - 1, 2, h, w).unbind(2)
     newest = images[:, -1:]
     difference = newest - moved
     gy, gx = _gradient(0.5 * (newest + moved))
-    counts = _erode(seen[:, -1:] * (moved_seen > 0.99), 1)  # the gradient reaches one cell far
+    counts = seen[:, -1:] * (moved_seen > 0.99)
     weight = counts / (1.0 + (difference / tolerance) ** 2)
     wy, wx = weight * gy, weight * gx
     texture = torch.stack([(back * m).sum(1) for m in (wy * gy, wy * gx, wx * gx)], 1)
