@@ -152,11 +152,15 @@ def print_times(rain, device, repeats=5, batch=8, steps=12):
     print(f"motion included, median of {repeats} interleaved repeats; how many times faster than pysteps LK")
     for name, (wall, cpu) in medians.items():
         base = medians["pysteps LK"]
-        print(f"{name:>28}  wall {wall:7.3f} ({base[0] / wall:5.1f}x)   CPU {cpu:7.3f} ({base[1] / cpu:5.1f}x)")
+        print(
+            f"{name:>28}  wall {wall:7.3f} ({base[0] / wall:5.1f}x)   CPU {cpu:7.3f} ({base[1] / cpu:5.1f}x)"
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=beside, help="folder with the events as CF NetCDF")
     parser.add_argument("--starts", type=int, default=6)

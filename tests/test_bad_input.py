@@ -131,7 +131,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_name(name, message):
 
 
 def test_an_unknown_option_is_refused_with_those_that_are_known():
-    with pytest.raises(ValueError, match="'persistence' has no option 'leadtime'; its options are: none"):
+    with pytest.raises(ValueError, match="there is no argument 'leadtime'; did you mean 'lead_time'"):
         radar().nowcast.forecast("persistence", leadtime="1h")
     with pytest.raises(ValueError, match="'extrapolation' has no option 'flow_strength'; its options are: "):
         radar().nowcast.forecast("extrapolation", flow_strength=2)

@@ -12,7 +12,10 @@ from xnowcast.nn.optical_flow import dense_flow
 def cells(seed, n=40, size=192):
     """A rain field as a function of position, periodic in nothing: Gaussian cells, mm h-1."""
     g = torch.Generator().manual_seed(seed)
-    cy, cx = (torch.rand(n, 1, 1, generator=g) * 1.6 - 0.3) * size, (torch.rand(n, 1, 1, generator=g) * 1.6 - 0.3) * size
+    cy, cx = (
+        (torch.rand(n, 1, 1, generator=g) * 1.6 - 0.3) * size,
+        (torch.rand(n, 1, 1, generator=g) * 1.6 - 0.3) * size,
+    )
     width, peak = 4 + 8 * torch.rand(n, 1, 1, generator=g), 2 + 15 * torch.rand(n, 1, 1, generator=g)
 
     def rain(y, x):
@@ -164,11 +167,15 @@ def test_a_batch_equals_its_samples():
 
 
 @pytest.mark.parametrize(
-    "turn", [lambda f: f.flip(-1), lambda f: f.flip(-2), lambda f: f.transpose(-1, -2)], ids=["x", "y", "transpose"]
+    "turn",
+    [lambda f: f.flip(-1), lambda f: f.flip(-2), lambda f: f.transpose(-1, -2)],
+    ids=["x", "y", "transpose"],
 )
 def test_turning_the_grid_turns_the_forecast(turn):
     rain = moving(1.7, -2.3, seed=10)
-    torch.testing.assert_close(forecast(turn(rain)), turn(forecast(rain)), equal_nan=True, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(
+        forecast(turn(rain)), turn(forecast(rain)), equal_nan=True, atol=0.02, rtol=0.02
+    )
 
 
 @pytest.mark.parametrize("size", [100, 192])
@@ -188,7 +195,12 @@ def test_two_frames_or_more_are_used(frames):
 
 def test_it_declares_what_it_reads():
     task = Extrapolation.declare(input_frames=3)
-    assert (task.verb, task.input_frames, task.stochastic, task.coverage) == ("forecast", 3, False, "advected")
+    assert (task.verb, task.input_frames, task.stochastic, task.coverage) == (
+        "forecast",
+        3,
+        False,
+        "advected",
+    )
     assert Extrapolation.declare(inflow="dry").coverage == "observed"
 
 

@@ -44,7 +44,7 @@ def forecast_of(radar: xr.Dataset, start: int = 5, leads: int = 12, members: int
         held = held.transpose("init_time", "member", "lead_time", "y", "x")
     held.attrs = field.attrs
     held = held.assign_coords(valid_time=(("init_time", "lead_time"), init[:, None] + lead))
-    return held.to_dataset(name=name).assign(crs=radar.crs).assign_attrs(model="persistence")
+    return held.to_dataset(name=name).assign(crs=radar.crs).assign_attrs(nowcast_model="persistence")
 
 
 def maps(fig) -> list:

@@ -83,7 +83,7 @@ def open_event(data: str) -> xr.Dataset:
     36
     """
     if data == "synthetic":
-        return datasets.synthetic_radar(frames=36, shape=(256, 256), seed=7)
+        return datasets.synthetic_radar(frames=36, shape=(256, 256), seed=5)
     return storage.open_input(data)
 
 

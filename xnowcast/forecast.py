@@ -3,6 +3,8 @@
 from collections.abc import Hashable
 from dataclasses import replace
 from datetime import timedelta
+from difflib import get_close_matches
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,6 +153,7 @@ def _plan_model(
         return model, model.task
     path = weights if weights is not None else (model if looks_like_weights(model) else None)
     if path is None:
+        _refuse_misspelt(options, models.find(model))
         task = models.declare(model, **options)
         if task.trained:
             raise ValueError(f"{model!r} needs weights: give the path of a file with weights=")
@@ -162,6 +165,15 @@ def _plan_model(
         raise ValueError(f"{path} fixes the model's options; leave out {', '.join(options)}")
     recipe = ModelRecipe(card.system, _hashable(card.options), str(path), card.sha256)
     return recipe, models.declare(card.system, **card.options)
+
+
+def _refuse_misspelt(options: dict[str, Any], model_class: Any) -> None:
+    """An option that the model lacks may be one of `forecast`'s own arguments, misspelt."""
+    own, arguments = signature(model_class.declare).parameters, signature(forecast).parameters
+    for option in options:
+        near = get_close_matches(option, arguments, n=1, cutoff=0.8)
+        if option not in own and near:
+            raise ValueError(f"there is no argument {option!r}; did you mean {near[0]!r}?")
 
 
 def _hashable(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -795,7 +795,7 @@ def _probability_colormap() -> Any:
 
 
 def _forecast_title(forecasts: xr.Dataset | xr.DataArray, shown: _Maps) -> str:
-    model = next((str(forecasts.attrs[k]) for k in ("model", "xnowcast_model") if k in forecasts.attrs), "")
+    model = str(forecasts.attrs.get("nowcast_model", ""))
     start = "" if shown.start is None else f"from {shown.start:%Y-%m-%d %H:%M} UTC"
     return " ".join(part for part in (model, "forecast", start) if part)
 

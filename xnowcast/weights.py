@@ -171,13 +171,18 @@ def save(
     Raises
     ------
     ValueError
-        If the path has another ending.
+        If the path has another ending, or there is no such system or option.
+    TypeError
+        If an option is nothing that JSON can hold.
     """
     from safetensors.torch import save_file
+
+    from xnowcast import models
 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} must end in .safetensors")
+    models.declare(system, **dict(options or {}))
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     about = {"reads": _in_words(model.task), "description": _summary(type(model))} | about
     written = ModelCard(

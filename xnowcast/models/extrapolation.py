@@ -94,10 +94,14 @@ class Extrapolation:
     @torch.inference_mode()
     def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
         """``(b, t, 1, y, x)`` in mm h-1, t at least 2, to ``(b, steps, 1, y, x)``, NaN as ``inflow`` says."""
+        b, _, _, ny, nx = frames.shape
+        answer = frames.new_empty(b, steps, 1, ny, nx)
         # one sample at a time keeps the work in the CPU's cache; a GPU is faster with all at once
-        size = 1 if frames.device.type == "cpu" else len(frames)
-        batches = zip(frames[:, :, 0].split(size), observed[:, :, 0].split(size), strict=True)
-        return torch.cat([self._move_on(rain, seen, steps) for rain, seen in batches])[:, :, None]
+        size = 1 if frames.device.type == "cpu" else max(b, 1)
+        for i in range(0, b, size):
+            part = slice(i, i + size)
+            answer[part, :, 0] = self._move_on(frames[part, :, 0], observed[part, :, 0], steps)
+        return answer
 
     def _move_on(self, rain: Tensor, seen: Tensor, steps: int) -> Tensor:
         """Frames (b, t, y, x) to forecasts (b, steps, y, x)."""

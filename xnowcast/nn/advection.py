@@ -158,8 +158,7 @@ def advect(
     ).unbind(1)
     outside = float("nan") if inflow == "nan" else 0.0
     # the margin keeps shifts by exactly half a cell on one side of rounding
-    carried_on = (value / weight).masked_fill(weight < 0.5 - 1e-4, outside)
-    return carried_on.view(b, steps, ny, nx)
+    return (value / weight).masked_fill_(weight < 0.5 - 1e-4, outside).view(b, steps, ny, nx)
 
 
 def _sampling_grid(motion: Tensor, steps: int, carried: float, coarsen: int) -> Tensor:
