@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+import xnowcast
 from xnowcast.models.extrapolation import Extrapolation
 
 EVENTS = {
@@ -42,17 +43,12 @@ def plugin(frames, n_leads, timestep_min=5.0, dy_km=1.0, dx_km=1.0, seed=0):
 
 def load(path, crop=None):
     """Rain rate (time, y, x) in mm/h and the step in minutes."""
-    ds = xr.open_dataset(path)
-    names = ("rainfall_rate", "equivalent_reflectivity_factor")
-    field = next(v for v in ds.data_vars.values() if v.attrs.get("standard_name") in names and v.ndim == 3)
-    rain = field.values.astype("f4")
-    if field.attrs["standard_name"] == names[1]:  # dBZ, dry at -32
-        rate = (10 ** (rain / 10) / field.attrs.get("zr_a", 200.0)) ** (1 / field.attrs.get("zr_b", 1.6))
-        rain = np.where(np.isnan(rain), np.nan, np.where(rain <= -31.5, 0.0, rate)).astype("f4")
+    rate = xnowcast.rain_rate(xr.open_dataset(path))
+    rain = rate.values
     if crop:
         top, left = ((n - crop) // 2 for n in rain.shape[1:])
         rain = rain[:, top : top + crop, left : left + crop]
-    step = float(np.median(np.diff(ds[field.dims[0]].values)) / np.timedelta64(60, "s"))
+    step = float(np.median(np.diff(rate["time"].values)) / np.timedelta64(60, "s"))
     return rain, step
 
 
@@ -152,15 +148,11 @@ def print_times(rain, device, repeats=5, batch=8, steps=12):
     print(f"motion included, median of {repeats} interleaved repeats; how many times faster than pysteps LK")
     for name, (wall, cpu) in medians.items():
         base = medians["pysteps LK"]
-        print(
-            f"{name:>28}  wall {wall:7.3f} ({base[0] / wall:5.1f}x)   CPU {cpu:7.3f} ({base[1] / cpu:5.1f}x)"
-        )
+        print(f"{name:>28}  wall {wall:7.3f} ({base[0] / wall:5.1f}x)   CPU {cpu:7.3f} ({base[1] / cpu:5.1f}x)")
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=beside, help="folder with the events as CF NetCDF")
     parser.add_argument("--starts", type=int, default=6)

@@ -92,6 +92,7 @@ def dense_flow(
 def _pyramid(frames: Tensor, observed: Tensor | None, finest: int) -> list[tuple[int, Tensor, Tensor]]:
     """(cells per image cell, images, which of their cells count) from coarse to fine."""
     known = torch.isfinite(frames) if observed is None else observed
+    known = known & _has_texture(frames, known)
     margin = (0, -frames.shape[-1] % (COARSEST * NODE), 0, -frames.shape[-2] % (COARSEST * NODE))
     total = F.pad(torch.where(known, frames, 0.0), margin)
     weight = F.pad(known.to(frames.dtype), margin)
@@ -108,6 +109,13 @@ def _pyramid(frames: Tensor, observed: Tensor | None, finest: int) -> list[tuple
             return levels[::-1]
         total, weight = F.avg_pool2d(total, 2), F.avg_pool2d(weight, 2)
         scale *= 2
+
+
+def _has_texture(frames: Tensor, known: Tensor) -> Tensor:
+    """(b, t, 1, 1): False for a frame that is flat, such as a dry one: rain that appears in the next has not moved."""
+    highest = torch.where(known, frames, -torch.inf).amax((-2, -1), keepdim=True)
+    lowest = torch.where(known, frames, torch.inf).amin((-2, -1), keepdim=True)
+    return highest - lowest > 1.0  # dB
 
 
 def _refine(
