@@ -1,0 +1,12 @@
+"""Sums that scores are made of, on numpy arrays; one file per family of scores.
+
+Every kernel takes observations and forecasts with the same number of axes, where an axis of length 1 is shared
+along the other's (one observation for all members, never copied), and returns sums over ``axis`` with these axes
+kept at length 1, so that sums of parts can be added up and divided once, at the end. NaN means not measured.
+"""
+
+from xnowcast.verify.kernels.crps import crps_points, crps_sums
+from xnowcast.verify.kernels.errors import error_sums
+from xnowcast.verify.kernels.events import contingency_counts, max_pool
+
+__all__ = ["contingency_counts", "crps_points", "crps_sums", "error_sums", "max_pool"]
