@@ -38,9 +38,9 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) ".[plot,io,docs,test]"
+	$(INSTALL) ".[fast,plot,io,docs,test]"
 	@touch $@
 
 $(VENV)/.bench: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) ".[plot,io,pysteps]"
+	$(INSTALL) ".[fast,plot,io,pysteps]"
 	@touch $@
