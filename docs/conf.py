@@ -18,7 +18,8 @@ extensions = [
 ]
 templates_path = [sphinx_autosummary_accessors.templates_path]
 exclude_patterns = ["_build"]
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+# The first is what autosummary writes its pages in.
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings say it in words

@@ -50,7 +50,8 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     words = ["sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path / "html")]
     run = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert (tmp_path / "html" / "index.html").exists()
+    page = (tmp_path / "html" / "api" / "generated" / "xnowcast.forecast.html").read_text()
+    assert "Continue a precipitation sequence" in page and "Parameters" in page
 
 
 def test_ruff_and_mypy_have_nothing_to_say():
