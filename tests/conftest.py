@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,18 @@ def _shared_data() -> Path | None:
     named = os.environ.get("XNOWCAST_SHARED_DATA")
     folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
     return folder if folder.is_dir() else None
+
+
+class _StoppedClock(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2024, 6, 1, 12, tzinfo=tz)
+
+
+@pytest.fixture(autouse=True)
+def _stopped_clock(monkeypatch):
+    """Forecasts made in different seconds have the same history, so that they can be compared whole."""
+    monkeypatch.setattr("xnowcast.cf.datetime", _StoppedClock)
 
 
 @pytest.fixture(scope="session")

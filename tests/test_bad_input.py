@@ -71,6 +71,16 @@ REFUSED = {
     "an unknown device": (radar(), {"device": "gpu"}, "device is 'gpu'; it can be 'auto', 'cpu'"),
     "options of a model in memory": (radar(), {"size": "tiny"}, "a model in memory is complete"),
     "zr of a rain rate": (radar(), {"zr": (200, 1.6)}, r"zr=\(200, 1.6\) is for fields in dBZ"),
+    "a rain rate in dBZ": (
+        radar(units="dBZ"),
+        {},
+        "which contradict each other",
+    ),
+    "a reflectivity in mm/h": (
+        radar(standard_name="equivalent_reflectivity_factor"),
+        {},
+        "which contradict each other",
+    ),
     "an unknown on_gap": (radar(), {"on_gap": "join"}, "on_gap is 'join'; it can be 'raise', 'skip' or 'fill'"),
     "an absent init time": (radar(), {"init_times": "2024-06-01T12:12"}, "the nearest is 2024-06-01 12:10"),
     "an absent variable": (radar(), {"variable": "rain"}, "no variable 'rain'; there are: 'rr'"),
@@ -118,7 +128,7 @@ def test_impossible_values_in_frames_that_no_forecast_reads_do_no_harm():
     [
         ("persistance", "no model 'persistance'; did you mean 'persistence'"),
         ("Extrapolation", "no model 'Extrapolation'; did you mean 'extrapolation'"),
-        ("weather", "no model 'weather'; Known models: .*extrapolation"),
+        ("weather", "no model 'weather'. Known models: .*extrapolation"),
         ("", "no model ''"),
         (None, "model is a NoneType; give a name, a weights file or a model"),
         (3, "model is a int; give a name"),

@@ -105,6 +105,28 @@ def test_an_existing_zarr_is_replaced_only_when_told(event, tmp_path, capsys):
     assert storage.open_input(str(out)).sizes["lead_time"] == 2
 
 
+def test_an_input_is_never_overwritten(event, tmp_path, capsys):
+    before = event.read_bytes()
+    assert "also an input" in fails(capsys, "forecast", event, event, "--model", "persistence", "--overwrite")
+    pattern = tmp_path / "rad*.nc"
+    assert "also an input" in fails(capsys, "forecast", pattern, event, "--model", "persistence", "--overwrite")
+    assert event.read_bytes() == before
+
+
+def test_messages_speak_of_options_as_they_are_written_here(radar, tmp_path, capsys):
+    radar.assign(other=radar.rain).to_netcdf(tmp_path / "two.nc")
+    assert "choose one with --variable" in fails(capsys, "forecast", tmp_path / "two.nc", tmp_path / "f.nc")
+
+
+def test_the_demo_refuses_what_it_cannot_draw_before_any_work(radar, tmp_path, capsys):
+    tiles = radar.expand_dims(tile=3)
+    tiles.to_netcdf(tmp_path / "tiles.nc")
+    message = fails(capsys, "demo", "--data", tmp_path / "tiles.nc", "--out", tmp_path / "demo")
+    assert "'tile' of length 3" in message and not (tmp_path / "demo").exists()
+    (tmp_path / "taken").write_text("")
+    assert "is a file" in fails(capsys, "demo", "--out", tmp_path / "taken")
+
+
 def test_a_failure_in_the_middle_leaves_nothing_and_keeps_what_was_there(radar, tmp_path, capsys):
     bad = radar.copy(deep=True)
     bad.rain[-1, 10, 10] = -9999.0

@@ -59,6 +59,19 @@ def test_extra_dims_have_their_own_noise_by_label(radar):
     xr.testing.assert_identical(alone, forecast.isel(tile=[2]))
 
 
+def test_a_lazy_forecast_has_one_set_of_chunks(radar):
+    tiles = xr.concat([radar.drop_vars("crs")] * 4, xr.DataArray(list("abcd"), dims="tile", name="tile"))
+    tiles = tiles.assign_coords(
+        height=("tile", np.arange(4.0)),
+        lat=(("y", "x"), np.zeros((24, 32))),
+        place=(("tile", "y", "x"), np.zeros((4, 24, 32))),
+    )
+    lazy = tiles.chunk(tile=2, y=8, time=2).nowcast.forecast("noisy", steps=2, members=2)
+    assert lazy.chunksizes["tile"] == (1, 1, 1, 1)
+    assert lazy.chunksizes["y"] == (24,)
+    assert lazy.height.chunks is not None, "coordinates stay lazy"
+
+
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
 def test_every_local_scheduler_gives_the_same(radar, scheduler, monkeypatch):
     if scheduler == "processes":  # fresh processes do not know the toy models; persistence will do

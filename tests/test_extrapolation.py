@@ -173,9 +173,7 @@ def test_a_batch_equals_its_samples():
 )
 def test_turning_the_grid_turns_the_forecast(turn):
     rain = moving(1.7, -2.3, seed=10)
-    torch.testing.assert_close(
-        forecast(turn(rain)), turn(forecast(rain)), equal_nan=True, atol=0.02, rtol=0.02
-    )
+    torch.testing.assert_close(forecast(turn(rain)), turn(forecast(rain)), equal_nan=True, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("size", [100, 192])

@@ -293,40 +293,6 @@ def test_scores_of_one_threshold_one_scale_and_none():
     assert fig.axes[0].get_ylabel() == "RMSE (mm h-1)"
 
 
-def test_spectrum_of_a_wave_peaks_at_its_wavelength():
-    wave = np.cos(2 * np.pi * np.arange(64) / 16.0) * np.ones((64, 1))
-    for spacing in (1.0, 2.0):
-        wavelength, power = plots.radial_power_spectrum(wave, spacing)
-        assert wavelength[power.argmax()] == 16.0 * spacing
-        assert wavelength[-1] == 2.0 * spacing
-
-
-def test_spectrum_keeps_the_variance_and_does_not_depend_on_the_size_of_the_grid():
-    """White noise of variance 1 on cells of 4 km2 has a density of 4 at every wavelength."""
-    noise = np.random.default_rng(0)
-    for shape in ((3, 64, 64), (64, 96)):
-        _, power = plots.radial_power_spectrum(noise.standard_normal(shape), 2.0)
-        assert power[4:].mean() == pytest.approx(4.0, rel=0.1)
-
-
-def test_spectrum_takes_not_measured_as_dry():
-    rain = np.random.default_rng(0).gamma(0.5, size=(16, 16))
-    rain[:3] = 0.0
-    holed = rain.copy()
-    holed[:3] = np.nan
-    np.testing.assert_array_equal(plots.radial_power_spectrum(holed, 1.0), plots.radial_power_spectrum(rain, 1.0))
-
-
-def test_spectrum_is_that_of_an_independent_implementation():
-    rapsd = pytest.importorskip("pysteps.utils.spectral").rapsd
-    rain = synthetic_radar(frames=1, shape=(64, 64), coverage=False).rainfall_rate.values[0]
-    wavelength, power = plots.radial_power_spectrum(rain, 1.0)
-    reference, frequency = rapsd(rain, fft_method=np.fft, return_freq=True)
-    # theirs is |F|^2 / N^2 and starts at wavenumber 0; its last ring may be cut differently
-    np.testing.assert_allclose(power[:-1], reference[1 : len(power)], rtol=1e-4)
-    np.testing.assert_allclose(1 / wavelength[:-1], frequency[1 : len(power)])
-
-
 def test_spectra_are_drawn_by_name():
     radar = sequence(2)
     fig = plots.plot_spectra({"observed": radar, "twice": radar.rainfall_rate * 2}, spacing_km=1.0)
@@ -446,7 +412,7 @@ def test_wrong_scorecards_and_spectra_are_named():
     with pytest.raises(ValueError, match="there are no fields"):
         plots.plot_spectra({})
     with pytest.raises(ValueError, match="at least 4 x 4"):
-        plots.radial_power_spectrum(np.ones((3, 8)), 1.0)
+        plots.plot_spectra({"a": bare.isel(y=slice(3))}, spacing_km=1.0)
 
 
 def test_a_real_squall_line_is_drawn(shared_data):

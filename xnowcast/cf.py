@@ -129,6 +129,7 @@ def find_field(
     name = _name(array)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"variable {name!r} holds {array.dtype}, not real numbers")
+    _refuse_contradiction(array)
     y, x = _horizontal_dims(array)
     time = _time_dim(array, (y, x))
     if zr is not None and not units.is_reflectivity(array.attrs.get("units")):
@@ -170,6 +171,17 @@ def _pick(obj: xr.Dataset | xr.DataArray, variable: Hashable | None) -> xr.DataA
             f"'equivalent_reflectivity_factor'. Choose one with variable=; there are: {_listed(obj.data_vars)}"
         )
     return obj[found[0]]
+
+
+def _refuse_contradiction(array: xr.DataArray) -> None:
+    """A rain rate in dBZ, or a reflectivity in mm h-1: one of the two attributes is wrong, and we cannot know which."""
+    told, unit = array.attrs.get("standard_name"), array.attrs.get("units")
+    reflectivity = told == "equivalent_reflectivity_factor"
+    if unit is not None and told in STANDARD_NAMES and reflectivity != units.is_reflectivity(unit):
+        raise ValueError(
+            f"variable {_name(array)!r} has the standard_name {told!r} and units {str(unit)!r}, which contradict each "
+            "other: correct one of the two attributes"
+        )
 
 
 def _name(array: xr.DataArray) -> str:
@@ -374,7 +386,9 @@ def converted(field: Field) -> xr.DataArray:
         kept = {k: v for k, v in field.array.attrs.items() if k not in ("zerovalue", "threshold", "transform")}
         result.attrs = kept | {"units": "mm h-1"}
         if isinstance(field.conversion, units.ZR):
+            result = result.rename("rainfall_rate")
             result.attrs |= {"standard_name": "rainfall_rate", "long_name": "rain rate from reflectivity"}
+            result.attrs.pop("comment", None)  # of the reflectivity, such as what its no-echo value is
             result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
     return result
 
@@ -545,7 +559,7 @@ def label_forecast(
     (('init_time', 'lead_time', 'y', 'x'), ('init_time', 'lead_time'))
     """
     array = field.array
-    dims = [
+    dims: list[Hashable] = [
         *field.extra,
         "init_time",
         *(["member"] if members is not None else []),
@@ -557,20 +571,25 @@ def label_forecast(
     if members is not None:
         numbers = np.asarray(members, dtype="int32")
         coords["member"] = xr.Variable("member", numbers, {"standard_name": "realization", "units": "1"})
+    chunks = _chunks_of(values, dims)
     coords |= {
-        name: _stored_anew(coordinate.variable)
+        name: _stored_anew(coordinate.variable, chunks)
         for name, coordinate in array.coords.items()
         if set(coordinate.dims) <= {*field.extra, field.y, field.x} and name not in (field.time, *coords)
     }
-    result = xr.DataArray(values, dims=dims, coords=coords).rename(array.name)  # Dask's name is no name
+    result: xr.DataArray = xr.DataArray(values, dims=dims, coords=coords).rename(array.name)  # Dask's name is no name
     # Packing fits the observations' range; a forecast is stored as the float32 that it is.
     result.attrs = {k: v for k, v in array.attrs.items() if k not in _OF_OBSERVATIONS}
     if units.is_amount(array.attrs.get("units")):
         result.attrs["accutime"] = float(lead_times[0] / np.timedelta64(60, "s"))  # minutes, as pysteps has it
     if isinstance(field.conversion, units.ZR):
         result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
-    if "grid_mapping" in array.encoding:
-        result.encoding["grid_mapping"] = array.encoding["grid_mapping"]
+    result.encoding = {k: v for k, v in array.encoding.items() if k == "grid_mapping"} | {
+        # For NetCDF: compressed, and a map per chunk, which suits writing batch by batch.
+        "zlib": True,
+        "complevel": 1,
+        "chunksizes": (*(1 for _ in dims[:-2]), *result.shape[-2:]),
+    }
 
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(source, xr.DataArray):
@@ -578,16 +597,26 @@ def label_forecast(
         return result
     dataset = result.to_dataset(name=field.name)
     companions = _companions(field, source)
-    dataset = dataset.assign({n: _stored_anew(source[n].variable) for n in companions if n not in dataset})
+    dataset = dataset.assign({n: _stored_anew(source[n].variable, chunks) for n in companions if n not in dataset})
     dataset = dataset.set_coords([n for n in companions if n in source.coords])
     dataset.attrs = dict(source.attrs) | attrs | {"Conventions": CONVENTIONS}
+    made = f"forecast by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
+    dataset.attrs["title"] = f"{made}: {source.attrs['title']}" if "title" in source.attrs else made
+    dataset.attrs["source"] = f"{made}; from {source.attrs['source']}" if "source" in source.attrs else made
     dataset.attrs["history"] = _prepend(f"{now}: {history}", source.attrs.get("history"))
     return dataset
 
 
-def _stored_anew(variable: xr.Variable) -> xr.Variable:
-    """A copy that does not remember how the file it came from was chunked and compressed."""
+def _chunks_of(values: Any, dims: Sequence[Hashable]) -> dict[Hashable, tuple[int, ...]]:
+    """Chunks of a lazy array by dim; none of an array in memory."""
+    return dict(zip(dims, values.chunks, strict=True)) if hasattr(values, "chunks") else {}
+
+
+def _stored_anew(variable: xr.Variable, chunks: dict[Hashable, tuple[int, ...]]) -> xr.Variable:
+    """A copy chunked like the forecast that does not remember how the file it came from was compressed."""
     copy = variable.copy(deep=False)
+    if copy.chunks is not None:
+        copy = copy.chunk({dim: chunks[dim] for dim in copy.dims if dim in chunks})
     copy.encoding = {k: v for k, v in variable.encoding.items() if k in _MEANING_OF_ENCODING}
     fill = copy.encoding.get("_FillValue")
     if copy.dtype.kind == "f" and (fill is None or np.isnan(fill)):

@@ -1,6 +1,7 @@
 """``xnowcast forecast | score | models | datasets | demo`` on the command line."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -53,9 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _in_one_line(error: Exception) -> str:
     message = " ".join(str(error).split())
+    message = re.sub(r"\b(variable|on_gap|weights|mirror)=", _as_option, message)
     if isinstance(error, ValueError | OSError | ImportError) and message:
         return message
     return f"{type(error).__name__}: {message} (run again with --debug to see where)"
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    """``on_gap=`` of Python is ``--on-gap`` here."""
+    return f"--{argument[1].replace('_', '-')} "
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,22 +89,24 @@ def _add_forecast(commands: Any) -> None:
     command = _command(commands, "forecast", _forecast, "Forecast from a radar file and write NetCDF or Zarr.")
     command.add_argument("input", help="NetCDF, Zarr, radar product files (a quoted pattern), or a dataset's name")
     command.add_argument("output", help="ends in .zarr or .nc")
-    command.add_argument("--model", default="extrapolation", help="a name (xnowcast models) or a weights file")
-    command.add_argument("--lead-time", help="such as 60min (the default) or 2h")
+    command.add_argument(
+        "--model", default="extrapolation", help="a name (xnowcast models) or a weights file; extrapolation"
+    )
+    command.add_argument("--lead-time", help="such as 60min (the default) or 2h; a multiple of the data's step")
     command.add_argument("--steps", type=int, help="how far in steps, instead of --lead-time")
     command.add_argument(
         "--init-times",
         default="latest",
         help="latest (the default), all, one time, several with commas, or START/STOP or START/STOP/STEP",
     )
-    command.add_argument("--members", type=int, help="members of an ensemble")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--members", type=int, help="members of an ensemble; 10 for models that have members")
+    command.add_argument("--seed", type=int, default=0, help="of the members' noise; 0")
     command.add_argument("--variable", help="the field, where a file has more than one")
     command.add_argument("--zr", help="a,b of Z = a R^b for reflectivity, such as 200,1.6")
-    command.add_argument("--on-gap", choices=("raise", "skip", "fill"), default="raise")
+    command.add_argument("--on-gap", choices=("raise", "skip", "fill"), default="raise", help="a missing input frame")
     command.add_argument("--weights", help="a weights file for the model")
-    command.add_argument("--device", default="auto")
-    command.add_argument("--batch-size", type=int)
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1; auto takes a GPU if there is one")
+    command.add_argument("--batch-size", type=int, help="samples that the model gets at once")
     command.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the model's own"
     )
@@ -108,7 +117,7 @@ def _forecast(options: argparse.Namespace) -> None:
     from xnowcast import storage
     from xnowcast.engine import progress_bar
 
-    output = storage.check_output(options.output, overwrite=options.overwrite)
+    output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
     forecast = xnowcast.forecast(
         storage.open_input(options.input),
         options.model,
@@ -129,6 +138,9 @@ def _forecast(options: argparse.Namespace) -> None:
         storage.write(forecast, output, overwrite=options.overwrite)
     sizes = ", ".join(f"{dim} {size}" for dim, size in forecast.sizes.items() if dim != "bnds")
     print(f"wrote {output}: {options.model}, {sizes}")
+    for array in forecast.data_vars.values():
+        if "zr_a" in array.attrs:
+            print(f"rain rate from reflectivity: Z = {array.attrs['zr_a']:g} R^{array.attrs['zr_b']:g}")
 
 
 def _init_times(text: str) -> Any:
@@ -167,8 +179,8 @@ def _add_score(commands: Any) -> None:
     command = _command(commands, "score", _score, "Score a forecast file against observations.")
     command.add_argument("forecast", help="as xnowcast forecast wrote it")
     command.add_argument("observations", help="NetCDF, Zarr, radar product files, or a dataset's name")
-    command.add_argument("--thresholds", default="0.5,2,5,10", help="rain rates in mm/h, with commas")
-    command.add_argument("--scales", default="1,4,16", help="max-pooling windows in cells, with commas")
+    command.add_argument("--thresholds", default="0.5,2,5,10", help="rain rates in mm/h, with commas; 0.5,2,5,10")
+    command.add_argument("--scales", default="1,4,16", help="max-pooling windows in cells, with commas; 1,4,16")
     command.add_argument("--variable", help="the observed field, where a file has more than one")
     command.add_argument("--out", help="write all scores to this .nc or .zarr")
     command.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
@@ -179,7 +191,7 @@ def _score(options: argparse.Namespace) -> None:
     from xnowcast.engine import progress_bar
 
     if options.out:
-        storage.check_output(options.out, overwrite=options.overwrite)
+        storage.check_output(options.out, overwrite=options.overwrite, inputs=[options.forecast, options.observations])
     forecast = storage.open_input(options.forecast)
     scores = verify.scorecard(
         storage.open_input(options.observations),
@@ -243,13 +255,14 @@ def _add_demo(commands: Any) -> None:
     command = _command(commands, "demo", _demo, "Forecast, score and plot an event from end to end.")
     command.add_argument("--data", default="synthetic", help="a dataset's name or a file; synthetic by default")
     command.add_argument("--out", default="demo", help="folder for the forecast, the scores and the pictures")
-    command.add_argument("--model", default="extrapolation")
+    command.add_argument("--model", default="extrapolation", help="the model that is drawn; extrapolation")
+    command.add_argument("--variable", help="the field, where a file has more than one")
 
 
 def _demo(options: argparse.Namespace) -> None:
     from xnowcast.demo import run
 
-    run(options.data, options.out, options.model)
+    run(options.data, options.out, options.model, variable=options.variable)
 
 
 if __name__ == "__main__":

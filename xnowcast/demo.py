@@ -14,7 +14,9 @@ SCALES = (1, 4, 16)
 LEAD_TIME = "60min"
 
 
-def run(data: str = "synthetic", out: str | Path = "demo", model: str = "extrapolation") -> Path:
+def run(
+    data: str = "synthetic", out: str | Path = "demo", model: str = "extrapolation", *, variable: str | None = None
+) -> Path:
     """Forecast every half hour of an event, score the model beside the baselines, write the forecast and pictures.
 
     Parameters
@@ -25,6 +27,8 @@ def run(data: str = "synthetic", out: str | Path = "demo", model: str = "extrapo
         Folder for the results; made if it is missing, files of an earlier run are replaced.
     model : str
         Any model that forecasts.
+    variable : str, optional
+        Name of the field where the event has more than one.
 
     Returns
     -------
@@ -34,15 +38,16 @@ def run(data: str = "synthetic", out: str | Path = "demo", model: str = "extrapo
     Raises
     ------
     ValueError
-        If the event is too short: an hour must follow the first forecast.
+        If the event is no single sequence, or too short: an hour must follow the first forecast.
     """
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; the demo writes into a folder: name another with --out")
+    radar = one_field(open_event(data), variable)
     folder.mkdir(parents=True, exist_ok=True)
-    radar = open_event(data)
     starts = verifiable_init_times(radar, model)
-    print(
-        f"{data}: {len(starts)} forecasts of {LEAD_TIME}, from {starts[0]:%Y-%m-%d %H:%M} to {starts[-1]:%H:%M} UTC\n"
-    )
+    count = f"{len(starts)} forecast{'s' * (len(starts) > 1)}"
+    print(f"{data}: {count} of {LEAD_TIME}, from {starts[0]:%Y-%m-%d %H:%M} to {starts[-1]:%H:%M} UTC\n")
 
     names = list(dict.fromkeys([model, *BASELINES]))
     forecasts = {name: radar.nowcast.forecast(name, lead_time=LEAD_TIME, init_times=starts) for name in names}
@@ -85,6 +90,31 @@ def open_event(data: str) -> xr.Dataset:
     if data == "synthetic":
         return datasets.synthetic_radar(frames=36, shape=(256, 256), seed=5)
     return storage.open_input(data)
+
+
+def one_field(radar: xr.Dataset, variable: str | None) -> xr.Dataset:
+    """The event without other precipitation fields.
+
+    Parameters
+    ----------
+    radar : xarray.Dataset
+    variable : str or None
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    ValueError
+        If the field cannot be told, or has more dims than time, y and x.
+    """
+    field = cf.find_field(radar, variable)
+    if field.extra:
+        dims = ", ".join(f"{dim!r} of length {field.array.sizes[dim]}" for dim in field.extra)
+        raise ValueError(f"the event has the dim {dims}; the demo takes one sequence of time, y and x")
+    others = [n for n in radar.data_vars if n != field.name and radar[n].dims == field.array.dims]
+    return radar.drop_vars(others)
 
 
 def verifiable_init_times(radar: xr.Dataset, model: str) -> list[np.datetime64]:

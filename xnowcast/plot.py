@@ -1,4 +1,4 @@
-"""Pictures for forecasters: maps by lead time, animations, scores against lead time, spectra.
+"""Pictures for forecasters: maps by lead time, animations, scores against lead time, spectra, reliability.
 
 matplotlib is imported when a picture is drawn, not before. Figures are unknown to pyplot when they are returned, so a
 notebook shows them once and none piles up; ``fig.savefig`` works as always, ``plt.show()`` does not see them.
@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast import cf
+from xnowcast.verify.spectra import power_spectrum
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -304,8 +305,7 @@ def plot_scores(
             axis.plot(_minutes(line["lead_time"].values), line.values, marker="o", markersize=3, label=name)
         axis.set_title("" if threshold is None else f"at least {threshold:g} mm/h", fontsize=10)
         axis.set_xlabel("lead time (min)")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        _plain(axis)
     first = next(iter(scorecards.values()))[score]
     axes[0].set_ylabel(_score_label(first, score))
     if score.lower() in _FROM_ZERO_TO_ONE:
@@ -321,7 +321,8 @@ def plot_scores(
 def plot_spectra(
     fields: Mapping[str, xr.Dataset | xr.DataArray],
     *,
-    spacing_km: float | None = None,
+    spacing_km: float | tuple[float, float] | None = None,
+    window: Literal["hann"] | None = None,
     variable: Hashable | None = None,
     title: str | None = None,
     path: str | Path | None = None,
@@ -333,8 +334,10 @@ def plot_spectra(
     fields : mapping of str to xarray.Dataset or xarray.DataArray
         By the name to show; y, x and any other dims, over which power is averaged. NaN is filled with 0, so give
         fields of one coverage.
-    spacing_km : float, optional
-        Grid spacing, km; by default read from the coordinates.
+    spacing_km : float or (float, float), optional
+        Grid spacing, km, or that of rows and of columns; by default read from the coordinates.
+    window : {"hann"}, optional
+        Taper the fields to 0 at the edges first.
     variable, path
         As in `plot`.
     title : str, optional
@@ -348,7 +351,11 @@ def plot_spectra(
     Raises
     ------
     ValueError
-        If the grid spacing is unknown or rows and columns differ in spacing.
+        If the grid spacing is unknown or not over 0, or the grid smaller than 4 x 4 cells.
+
+    See Also
+    --------
+    xnowcast.verify.power_spectrum : the spectrum itself.
 
     Examples
     --------
@@ -361,73 +368,253 @@ def plot_spectra(
         raise ValueError("there are no fields; give {name: field}.")
     fig = _figure(5.2, 3.8)
     axis = fig.subplots()
-    widest = 0.0
+    widest, narrowest = 0.0, np.inf
     for name, field in fields.items():
-        rain = cf.rain_rate(field, variable)
-        wavelength, power = radial_power_spectrum(rain.values, _square_spacing(rain, spacing_km, name))
-        axis.loglog(wavelength, power, label=name, linewidth=1.6)
-        widest = max(widest, float(wavelength.max()))
-        narrowest = float(wavelength.min())
+        power = _spectrum(field, variable, spacing_km, window, name)
+        wavelength = power["wavelength"].values
+        axis.loglog(wavelength, power.values, label=name, linewidth=1.6)
+        widest, narrowest = max(widest, float(wavelength.max())), min(narrowest, float(wavelength.min()))
     axis.set_xlim(widest, narrowest)
     ticks = [km for km in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if narrowest <= km <= widest]
     axis.set_xticks(ticks, [str(km) for km in ticks])
     axis.set_xticks([], minor=True)
     axis.set_xlabel("wavelength (km)")
     axis.set_ylabel("power density ((mm/h)² km²)")
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    _plain(axis)
     axis.legend(frameon=False, fontsize=9)
     fig.suptitle("Power spectrum of rain rate (not measured as dry)" if title is None else title, fontsize=11)
     return _finish(fig, path)
 
 
-def radial_power_spectrum(rain: np.ndarray, spacing_km: float) -> tuple[np.ndarray, np.ndarray]:
-    """Radially averaged power spectrum.
+def plot_reliability(
+    diagrams: Mapping[str, xr.Dataset] | xr.Dataset,
+    *,
+    thresholds: Sequence[float] | None = None,
+    title: str | None = None,
+    path: str | Path | None = None,
+) -> "Figure":
+    """Reliability diagram: how often it rained when a probability was forecast, and how often each was.
 
     Parameters
     ----------
-    rain : numpy.ndarray
-        (..., y, x), at least 4 by 4. NaN is filled with 0; no window is applied.
-    spacing_km : float
-        Grid spacing, km.
+    diagrams : mapping of str to xarray.Dataset, or xarray.Dataset
+        What `xnowcast.verify.reliability_diagram` gives, by the name to show: ``forecast_probability``,
+        ``observed_frequency`` and the number of forecasts ``n``, with one dim of probabilities and, if there are
+        several, ``threshold``.
+    thresholds : sequence of float, optional
+        Which to show; all by default.
+    title, path
+        As in `plot_scores`.
 
     Returns
     -------
-    wavelength : numpy.ndarray
-        km, from the longer side of the grid down to two cells.
-    power : numpy.ndarray
-        Power density, mean over each ring of wavenumbers and over the leading dims, in (units of ``rain``)² km²:
-        that of a field does not change with the size of the grid.
+    matplotlib.figure.Figure
+        One panel for each threshold: the diagonal is perfect, under it too much is forecast; the dotted line is how
+        often it was observed. Below, the part of the forecasts at each probability.
 
     Raises
     ------
     ValueError
-        If the grid is smaller than 4 by 4.
+        If a variable or a threshold is missing, or another dim is left.
 
     Examples
     --------
-    A wave of 8 km on a 1 km grid:
-
-    >>> wave = np.cos(2 * np.pi * np.arange(32) / 8) * np.ones((32, 1))
-    >>> wavelength, power = radial_power_spectrum(wave, 1.0)
-    >>> float(wavelength[power.argmax()])
-    8.0
+    >>> table = xr.Dataset({
+    ...     "forecast_probability": ("probability", [0.0, 0.5, 1.0]),
+    ...     "observed_frequency": ("probability", [0.1, 0.4, 0.8]), "n": ("probability", [80, 15, 5])})
+    >>> plot_reliability(table).axes[1].get_xlabel()
+    'forecast probability'
     """
-    rows, columns = rain.shape[-2:]
-    if min(rows, columns) < 4:
-        raise ValueError(f"the grid is {rows} x {columns}; a spectrum needs at least 4 x 4 cells.")
-    filled = np.nan_to_num(np.asarray(rain, np.float32)).reshape(-1, rows, columns)
-    power = np.zeros((rows, columns))
-    for frame in filled:  # one by one: the transform of an archive would not fit in memory
-        power += np.abs(np.fft.fft2(frame)) ** 2
-    power *= spacing_km**2 / (len(filled) * rows * columns)
-    longest = max(rows, columns)
-    wavenumber = longest * np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.fftfreq(columns)[None, :])
-    ring = np.rint(wavenumber).astype(int).ravel()
-    rings = np.arange(1, longest // 2 + 1)
-    count = np.bincount(ring, minlength=len(rings) + 1)[rings]
-    total = np.bincount(ring, power.ravel(), minlength=len(rings) + 1)[rings]
-    return longest * spacing_km / rings, total / count
+    names = ("forecast_probability", "observed_frequency", "n")
+    panels = _panels(diagrams, names, thresholds, ("threshold", None))
+    fig = _figure(3.1 * len(panels) + 0.7, 4.3)
+    upper, lower = fig.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
+    for axis, below, (threshold, curves) in zip(upper, lower, panels.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+        for name, curve in curves.items():
+            order = np.argsort(curve["forecast_probability"].values)
+            probability, frequency, n = (curve[v].values[order].astype(float) for v in names)
+            some = n > 0
+            (line,) = axis.plot(probability[some], frequency[some], marker="o", markersize=3, label=name)
+            climate = float(np.sum(frequency[some] * n[some]) / n.sum()) if some.any() else np.nan
+            axis.axhline(climate, color=line.get_color(), linewidth=0.8, linestyle=":")
+            below.plot(probability[some], n[some] / n.sum(), marker="o", markersize=3, color=line.get_color())
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=_at_least(threshold))
+        axis.title.set_fontsize(10)
+        below.set_yscale("log")
+        below.set_xlabel("forecast probability")
+        _plain(axis, below)
+    upper[0].set_ylabel("observed frequency")
+    lower[0].set_ylabel("part of forecasts")
+    return _scores_finish(fig, upper[-1], diagrams, "Reliability" if title is None else title, path)
+
+
+def plot_rank_histogram(
+    histograms: Mapping[str, xr.DataArray] | xr.DataArray,
+    *,
+    title: str | None = None,
+    path: str | Path | None = None,
+) -> "Figure":
+    """Rank histogram: how often the observation was the smallest, ..., the largest among the members.
+
+    Parameters
+    ----------
+    histograms : mapping of str to xarray.DataArray, or xarray.DataArray
+        What `xnowcast.verify.rank_histogram` gives, by the name to show: counts with the dim ``rank`` alone.
+    title, path
+        As in `plot_scores`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Heights are the part in each rank times the number of ranks: 1, the line, is what a reliable ensemble has. A
+        U is an ensemble with too little spread, a slope a bias.
+
+    Raises
+    ------
+    ValueError
+        If the dim ``rank`` is missing or another is left.
+
+    Examples
+    --------
+    >>> figure = plot_rank_histogram(xr.DataArray([30, 20, 50], dims="rank"))
+    >>> [round(float(bar.get_height()), 2) for bar in figure.axes[0].patches]
+    [0.9, 0.6, 1.5]
+    """
+    by_name = _by_name(histograms, "histograms")
+    fig = _figure(2.9 * len(by_name) + 0.7, 2.9)
+    axes = fig.subplots(1, len(by_name), squeeze=False, sharey=True)[0]
+    for axis, (name, counts) in zip(axes, by_name.items(), strict=True):
+        if counts.dims != ("rank",):
+            raise ValueError(f"the rank histogram {name!r} has the dims {counts.dims}; it needs 'rank' alone.")
+        values = np.asarray(counts.values, float)
+        ranks = counts["rank"].values if "rank" in counts.coords else np.arange(len(values))
+        axis.bar(ranks, values * len(values) / values.sum(), width=0.9, color="#7ab8ea")
+        axis.axhline(1.0, color="black", linewidth=0.8)
+        axis.set_xlabel("rank of the observation")
+        axis.set_title(name if isinstance(histograms, Mapping) else "", fontsize=10)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        _plain(axis)
+    axes[0].set_ylabel("part over that of a flat histogram")
+    fig.suptitle("Rank histogram" if title is None else title, fontsize=11)
+    return _finish(fig, path)
+
+
+def plot_roc(
+    curves: Mapping[str, xr.Dataset] | xr.Dataset,
+    *,
+    thresholds: Sequence[float] | None = None,
+    title: str | None = None,
+    path: str | Path | None = None,
+) -> "Figure":
+    """ROC curve: what part of the events was warned of, against the part of non-events with a warning.
+
+    Parameters
+    ----------
+    curves : mapping of str to xarray.Dataset, or xarray.Dataset
+        What `xnowcast.verify.roc` gives, by the name to show: ``pod`` and ``pofd`` with one dim of probabilities
+        that warnings are given from and, if there are several, ``threshold``.
+    thresholds, title, path
+        As in `plot_reliability`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel for each threshold; the diagonal is no skill, the upper left corner perfect. The label has the area
+        under the curve.
+
+    Raises
+    ------
+    ValueError
+        As `plot_reliability`.
+
+    Examples
+    --------
+    >>> table = xr.Dataset({"pod": ("probability", [1.0, 0.7, 0.2]), "pofd": ("probability", [1.0, 0.3, 0.0])})
+    >>> plot_roc({"ensemble": table}).axes[0].get_legend_handles_labels()[1]
+    ['ensemble, area 0.73']
+    """
+    panels = _panels(curves, ("pod", "pofd"), thresholds, ("threshold", None))
+    fig = _figure(3.1 * len(panels) + 0.7, 3.6)
+    axes = fig.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (threshold, by_name) in zip(axes, panels.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+        for name, curve in by_name.items():
+            # Never warning and always warning belong to every curve.
+            pofd, pod = (np.r_[0.0, np.sort(curve[v].values.astype(float)), 1.0] for v in ("pofd", "pod"))
+            area = float(np.trapezoid(pod, pofd))
+            axis.plot(pofd, pod, marker="o", markersize=3, label=f"{name}, area {area:.2f}")
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title=_at_least(threshold))
+        axis.title.set_fontsize(10)
+        axis.set_xlabel("probability of false detection")
+        axis.legend(frameon=False, fontsize=9, loc="lower right")
+        _plain(axis)
+    axes[0].set_ylabel("probability of detection")
+    fig.suptitle("ROC" if title is None else title, fontsize=11)
+    return _finish(fig, path)
+
+
+def plot_qq(
+    curves: Mapping[str, xr.Dataset] | xr.Dataset,
+    *,
+    units: str | None = None,
+    title: str | None = None,
+    path: str | Path | None = None,
+) -> "Figure":
+    """Quantiles of forecasts against those observed.
+
+    Parameters
+    ----------
+    curves : mapping of str to xarray.Dataset, or xarray.Dataset
+        What `xnowcast.verify.quantile_quantile` gives, by the name to show: ``observed`` and ``forecast`` with the
+        dim ``percentage`` alone.
+    units : str, optional
+        For the axes; by default those in the attributes (``keep_attrs=True``).
+    title, path
+        As in `plot_scores`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Under the diagonal the forecast has too little of an intensity. Axes are linear up to 0.1 and logarithmic
+        beyond, or linear where there are negative values; the 50th, 90th, 99th and 99.9th percentile are marked.
+
+    Raises
+    ------
+    ValueError
+        If a variable or the dim ``percentage`` is missing, or another dim is left.
+
+    Examples
+    --------
+    >>> table = xr.Dataset(
+    ...     {"observed": ("percentage", [0.0, 1.0, 8.0]), "forecast": ("percentage", [0.0, 0.8, 5.0])},
+    ...     coords={"percentage": [50, 90, 99]})
+    >>> plot_qq(table, units="mm/h").axes[0].get_xlabel()
+    'observed (mm/h)'
+    """
+    panels = _panels(curves, ("observed", "forecast"), None, ("percentage",))[None]
+    fig = _figure(4.2, 4.2)
+    axis = fig.subplots()
+    largest, smallest = 0.0, 0.0
+    for name, curve in panels.items():
+        observed, forecast = curve["observed"].values, curve["forecast"].values
+        (line,) = axis.plot(observed, forecast, linewidth=1.6, label=name)
+        marked = np.flatnonzero(np.isin(curve["percentage"].values, (50.0, 90.0, 99.0, 99.9)))
+        axis.plot(observed[marked], forecast[marked], "o", markersize=4, color=line.get_color())
+        largest = max(largest, float(np.nanmax([observed, forecast])))
+        smallest = min(smallest, float(np.nanmin([observed, forecast])))
+    if smallest >= 0.0:
+        axis.set_xscale("symlog", linthresh=0.1)
+        axis.set_yscale("symlog", linthresh=0.1)
+    limits = (smallest, largest * (1.2 if smallest >= 0.0 else 1.0))
+    axis.plot(limits, limits, color="black", linewidth=0.8, zorder=0)
+    axis.set(xlim=limits, ylim=limits, aspect="equal")
+    first = next(iter(panels.values()))["observed"]
+    units = str(first.attrs.get("units", "")) if units is None else units
+    axis.set_xlabel(f"observed ({units})" if units else "observed")
+    axis.set_ylabel(f"forecast ({units})" if units else "forecast")
+    _plain(axis)
+    return _scores_finish(fig, axis, curves, "Quantiles" if title is None else title, path)
 
 
 # What is to be drawn
@@ -863,20 +1050,62 @@ def _score_label(array: xr.DataArray, score: str) -> str:
     return score.upper() if units in ("", "1") else f"{score.upper()} ({units})"
 
 
-def _square_spacing(rain: xr.DataArray, spacing_km: float | None, name: str) -> float:
-    if spacing_km is not None:
-        if not spacing_km > 0:
-            raise ValueError(f"spacing_km is {spacing_km!r}; give a number over 0.")
-        return float(spacing_km)
-    spacing = cf.grid_spacing(rain)
-    if spacing is None:
+def _spectrum(field: Any, variable: Any, spacing_km: Any, window: Any, name: str) -> xr.DataArray:
+    found = cf.find_field(field, variable)
+    rain = cf.converted(found)
+    if spacing_km is None and cf.grid_spacing(rain, found.y, found.x) is None:
         raise ValueError(f"the grid spacing of {name!r} is unknown; give spacing_km.")
-    if abs(spacing[0] - spacing[1]) > 0.05 * max(spacing):
-        raise ValueError(
-            f"the cells of {name!r} are {spacing[0]:.2f} by {spacing[1]:.2f} km; a radial spectrum needs square cells: "
-            "regrid first, or give spacing_km to go on regardless."
-        )
-    return float(np.mean(spacing))
+    options: dict[str, Any] = {"spacing_km": spacing_km, "window": window, "spatial_dims": (found.y, found.x)}
+    return power_spectrum(rain, **options).compute()
+
+
+def _by_name(given: Any, what: str) -> dict[str, Any]:
+    by_name = dict(given) if isinstance(given, Mapping) and not isinstance(given, xr.Dataset) else {"forecast": given}
+    if not by_name:
+        raise ValueError(f"there are no {what}; give {{name: ...}}.")
+    return by_name
+
+
+def _panels(
+    given: Any, variables: Sequence[str], thresholds: Sequence[float] | None, dims: tuple[str | None, ...]
+) -> dict[float | None, dict[str, xr.Dataset]]:
+    """Curves by threshold and name. ``dims`` are those that a table may have; None stands for one of any name."""
+    panels: dict[float | None, dict[str, xr.Dataset]] = {}
+    for name, table in _by_name(given, "tables").items():
+        absent = [v for v in variables if v not in table]
+        if absent:
+            raise ValueError(f"{name!r} has no {absent[0]!r}; it has {_few([str(v) for v in table.data_vars])}.")
+        table = table[list(variables)].compute()
+        others = [d for d in table.dims if d not in dims]
+        if len(others) > dims.count(None):
+            raise ValueError(f"{name!r} has the dims {tuple(table.dims)}; select or sum {others[-1]!r} first.")
+        if "threshold" not in table.dims:
+            panels.setdefault(None, {})[name] = table
+            continue
+        known = table["threshold"].values.astype(float)
+        for threshold in known.tolist() if thresholds is None else thresholds:
+            position = int(np.argmin(np.abs(known - threshold)))
+            if not np.isclose(known[position], threshold, rtol=1e-5):
+                raise ValueError(f"threshold {threshold:g} is not in {name!r}; it has {_few(known.tolist())}.")
+            panels.setdefault(float(known[position]), {})[name] = table.isel(threshold=position)
+    return panels
+
+
+def _at_least(threshold: float | None) -> str:
+    return "" if threshold is None else f"at least {threshold:g} mm/h"
+
+
+def _plain(*axes: "Axes") -> None:
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+
+
+def _scores_finish(fig: "Figure", axis: "Axes", given: Any, title: str, path: str | Path | None) -> "Figure":
+    if isinstance(given, Mapping) and not isinstance(given, xr.Dataset):
+        axis.legend(frameon=False, fontsize=9)
+    fig.suptitle(title, fontsize=11)
+    return _finish(fig, path)
 
 
 def _minutes(lead_time: np.ndarray) -> np.ndarray:

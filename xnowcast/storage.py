@@ -3,7 +3,7 @@
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ def _open_several(paths: list[str]) -> xr.Dataset:
         return xr.open_mfdataset(paths, combine="by_coords", data_vars="minimal", coords="minimal", compat="override")
     from xnowcast.io import open_radar
 
-    return open_radar(paths).chunk(time=1)
+    try:
+        return open_radar(paths).chunk(time=1)
+    except ValueError as error:
+        raise ValueError(f"{error}; NetCDF ends in .nc and Zarr is a folder") from error
 
 
 def _open_by_name(name: str) -> xr.Dataset:
@@ -86,7 +89,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
+def check_output(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str] = ()) -> Path:
     """Whether a result can be written there; asked before any work.
 
     Parameters
@@ -95,6 +98,8 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
         Ends in ``.zarr``, or in ``.nc`` for NetCDF.
     overwrite : bool
         Whether what is there may be replaced.
+    inputs : iterable of str
+        Paths and patterns that are read; none of them is ever replaced.
 
     Returns
     -------
@@ -116,6 +121,9 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
         raise ValueError(f"the output {path} must end in .zarr or .nc, which tells the format")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"the folder {path.absolute().parent} does not exist: create it first")
+    for name in inputs:
+        if path.resolve() in (Path(found).resolve() for found in (name, *glob(name))):
+            raise ValueError(f"the output {path} is also an input, which would be lost: choose another name")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already: choose another name, or say --overwrite (overwrite=True)")
     return path
@@ -174,5 +182,4 @@ def _save_zarr(dataset: xr.Dataset) -> Callable[[Path], Any]:
 
 
 def _save_netcdf(dataset: xr.Dataset) -> Callable[[Path], Any]:
-    compressed = {n: {"zlib": True, "complevel": 1} for n, v in dataset.data_vars.items() if v.ndim > 1}
-    return lambda target: dataset.to_netcdf(target, engine="netcdf4", encoding=compressed)
+    return lambda target: dataset.to_netcdf(target, engine="netcdf4")

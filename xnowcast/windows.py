@@ -272,7 +272,8 @@ def _choose(axis: TimeAxis, init_times: InitTimes, input_frames: int) -> np.ndar
         absent = wanted[found < 0][0]
         nearest = axis.times[np.abs(axis.times - absent.to_datetime64()).argmin()]
         raise ValueError(
-            f"init time {_clock(absent.to_datetime64())} is not in the data; the nearest is {_clock(nearest)}"
+            f"init time {_clock(absent.to_datetime64())} is not in the data, which run from "
+            f"{_clock(axis.times[0])} to {_clock(axis.times[-1])}; the nearest is {_clock(nearest)}"
         )
     return found
 

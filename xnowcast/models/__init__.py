@@ -80,8 +80,8 @@ def find(name: str) -> Any:
     """
     if name not in REGISTRY:
         near = get_close_matches(name, REGISTRY, n=1, cutoff=0.5)
-        hint = f" did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no model {name!r};{hint} Known models: {', '.join(names())}")
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"there is no model {name!r}{hint} Known models: {', '.join(names())}")
     module, attribute = REGISTRY[name].split(":")
     return getattr(import_module(module), attribute)
 

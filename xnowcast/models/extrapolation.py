@@ -87,9 +87,7 @@ class Extrapolation:
             raise ValueError(f"carried is {carried}: it is a share between 0 and 1")
         if interpolation not in ("bilinear", "nearest"):
             raise ValueError(f"interpolation is {interpolation!r}: choose 'bilinear' or 'nearest'")
-        return Task(
-            "forecast", input_frames=input_frames, coverage="advected" if inflow == "nan" else "observed"
-        )
+        return Task("forecast", input_frames=input_frames, coverage="advected" if inflow == "nan" else "observed")
 
     @torch.inference_mode()
     def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:

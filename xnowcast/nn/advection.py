@@ -140,9 +140,7 @@ def advect(
             "they must be (b, y, x) and (b, 2, y, x) on one grid"
         )
     if observed is not None and observed.shape != field.shape:
-        raise ValueError(
-            f"observed has shape {tuple(observed.shape)}, field {tuple(field.shape)}: make them equal"
-        )
+        raise ValueError(f"observed has shape {tuple(observed.shape)}, field {tuple(field.shape)}: make them equal")
     if inflow not in ("nan", "dry"):
         raise ValueError(f"inflow is {inflow!r}: choose 'nan' or 'dry'")
     if interpolation not in ("bilinear", "nearest"):
@@ -153,9 +151,7 @@ def advect(
     known = torch.isfinite(field) if observed is None else observed & torch.isfinite(field)
     layers = torch.stack([torch.where(known, field, 0.0), known.to(field.dtype)], 1)
     grid = _sampling_grid(motion, steps, carried, coarsen).to(field.dtype)
-    value, weight = F.grid_sample(
-        layers, grid, mode=interpolation, padding_mode="zeros", align_corners=True
-    ).unbind(1)
+    value, weight = F.grid_sample(layers, grid, mode=interpolation, padding_mode="zeros", align_corners=True).unbind(1)
     outside = float("nan") if inflow == "nan" else 0.0
     # the margin keeps shifts by exactly half a cell on one side of rounding
     return (value / weight).masked_fill_(weight < 0.5 - 1e-4, outside).view(b, steps, ny, nx)
@@ -184,6 +180,4 @@ def _at(motion: Tensor, position: Tensor, extent: tuple[float, float]) -> Tensor
 
 def _check_motion(motion: Tensor) -> None:
     if motion.ndim != 4 or motion.shape[1] != 2 or min(motion.shape[2:]) < 2:
-        raise ValueError(
-            f"motion has shape {tuple(motion.shape)}: it must be (b, 2, y, x), at least 2 x 2 cells"
-        )
+        raise ValueError(f"motion has shape {tuple(motion.shape)}: it must be (b, 2, y, x), at least 2 x 2 cells")

@@ -141,9 +141,7 @@ def _refine(
     return motion
 
 
-def _normal_equations(
-    images: Tensor, seen: Tensor, motion: Tensor, tolerance: float
-) -> tuple[Tensor, Tensor]:
+def _normal_equations(images: Tensor, seen: Tensor, motion: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """Least-squares matrix (b, 3: yy yx xx, nodes) and right side (b, 2, nodes) of a correction to the motion.
 
     For the frame k steps back, shifted by k times the motion V, the difference D from the newest frame and the
@@ -209,9 +207,7 @@ def _check(frames: Tensor, observed: Tensor | None, window: float, finest: int, 
     if frames.ndim != 4 or frames.shape[1] < 2:
         raise ValueError(f"frames has shape {tuple(frames.shape)}: it must be (b, t, y, x) with t at least 2")
     if observed is not None and observed.shape != frames.shape:
-        raise ValueError(
-            f"observed has shape {tuple(observed.shape)}, frames {tuple(frames.shape)}: make them equal"
-        )
+        raise ValueError(f"observed has shape {tuple(observed.shape)}, frames {tuple(frames.shape)}: make them equal")
     if finest not in (1, 2, 4, 8, 16):
         raise ValueError(f"finest is {finest}: choose 1, 2, 4, 8 or 16 grid cells")
     if window <= 0 or iterations < 1:
