@@ -208,3 +208,27 @@ def test_a_windows_oldest_frame_is_filled_from_before_the_window(radar):
 def test_an_unknown_device_is_refused_before_any_work(radar):
     with pytest.raises(ValueError, match="'auto', 'cpu', 'cuda'"):
         radar.nowcast.forecast("persistence", device="gpu0")
+
+
+def test_a_progress_bar_shows_only_where_somebody_looks(monkeypatch, capsys, radar):
+    radar.nowcast.forecast("persistence")
+    assert "Completed" not in capsys.readouterr().out
+    monkeypatch.setattr("xnowcast.engine.ProgressBar", lambda minimum: Shown())
+    shown.clear()
+    radar.nowcast.forecast("persistence", progress=True)
+    assert shown == ["bar"]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    radar.nowcast.forecast("persistence")
+    radar.nowcast.forecast("persistence", progress=False)
+    assert shown == ["bar", "bar"]
+
+
+shown: list[str] = []
+
+
+class Shown:
+    def __enter__(self):
+        shown.append("bar")
+
+    def __exit__(self, *error):
+        pass

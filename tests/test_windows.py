@@ -192,7 +192,7 @@ def test_init_times_may_be_asked_for_in_many_ways(asked, given):
         ("2024-06-01T12:12", "init time 2024-06-01 12:12 is not in the data, .*the nearest is 2024-06-01 12:10"),
         (
             ["2024-06-01T12:10", "2025-01-01"],
-            "2025-01-01 00:00 is not in the data, which run from 2024-06-01 12:00 to 2024-06-01 12:30; the nearest is 2024-06-01 12:30",
+            "2025-01-01 00:00 is not in the data, .*the nearest is 2024-06-01 12:30",
         ),
         (["2024-06-01T12:15"] * 2, "init time 2024-06-01 12:15 is asked for twice"),
         ("2024-06-01T12:05", "reads 3 frames, and fewer lie at or before the init time 2024-06-01 12:05"),

@@ -367,7 +367,7 @@ def _fetch_one(store: Any, file: RawFile, downloader: Any) -> None:
         raise FileNotFoundError(f"{url} does not exist; a mirror has the files below their registered paths") from None
     except requests.RequestException as error:
         raise ConnectionError(
-            f"{url} could not be fetched in {attempts} attempts ({type(error).__name__}: {error}); nothing "
+            f"{url} could not be fetched in {attempts} attempts ({type(error).__name__}); nothing "
             "partial was kept. Another address or a folder can be given as mirror= or XNOWCAST_MIRROR"
         ) from None
     except ValueError:
