@@ -366,8 +366,9 @@ def _fetch_one(store: Any, file: RawFile, downloader: Any) -> None:
     except FileNotFoundError:
         raise FileNotFoundError(f"{url} does not exist; a mirror has the files below their registered paths") from None
     except requests.RequestException as error:
+        what = type(error).__name__ if error.response is None else f"HTTP {error.response.status_code}"
         raise ConnectionError(
-            f"{url} could not be fetched in {attempts} attempts ({type(error).__name__}); nothing "
+            f"{url} could not be fetched in {attempts} attempts ({what}); nothing "
             "partial was kept. Another address or a folder can be given as mirror= or XNOWCAST_MIRROR"
         ) from None
     except ValueError:
