@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -89,4 +90,9 @@ def nothing_may_run():
     """Context manager under which computing anything with Dask fails the test."""
     import dask
 
-    return dask.config.set(scheduler=NothingMayRun())
+    @contextmanager
+    def guard():
+        with dask.config.set(scheduler=NothingMayRun()):  # it takes effect when it is made, not when it is entered
+            yield
+
+    return guard()

@@ -303,6 +303,96 @@ def test_spectra_are_drawn_by_name():
     assert "not measured as dry" in fig.get_suptitle()
 
 
+def reliability_table(sharpness: float = 1.0) -> xr.Dataset:
+    probability = np.linspace(0, 1, 6)
+    frequency = np.stack([0.5 + sharpness * (probability - 0.5), 0.8 * probability])
+    n = np.array([[500, 100, 50, 40, 30, 80], [900, 50, 20, 10, 0, 0]])
+    frequency[n == 0] = np.nan
+    return xr.Dataset(
+        {
+            "forecast_probability": (("threshold", "probability"), np.stack([probability] * 2)),
+            "observed_frequency": (("threshold", "probability"), frequency),
+            "n": (("threshold", "probability"), n),
+        },
+        coords={"threshold": [0.5, 5.0], "probability": probability},
+    )
+
+
+def test_reliability_is_drawn_by_threshold_with_the_part_of_the_forecasts():
+    fig = plots.plot_reliability({"steps": reliability_table(), "flat": reliability_table(0.2)})
+    upper, lower = fig.axes[:2], fig.axes[2:]
+    assert [a.get_title() for a in upper] == ["at least 0.5 mm/h", "at least 5 mm/h"]
+    diagonal, steps, climate, *_ = upper[0].lines
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    np.testing.assert_allclose(steps.get_ydata(), np.linspace(0, 1, 6))
+    assert climate.get_ydata()[0] == pytest.approx(np.dot(np.linspace(0, 1, 6), [500, 100, 50, 40, 30, 80]) / 800)
+    np.testing.assert_allclose(lower[0].lines[0].get_ydata(), np.array([500, 100, 50, 40, 30, 80]) / 800)
+    assert len(upper[1].lines[1].get_xdata()) == 4  # probabilities that were never forecast are not drawn
+    assert lower[0].get_xlabel() == "forecast probability"
+    (one,) = plots.plot_reliability(reliability_table(), thresholds=[5.0]).axes[:1]
+    assert one.get_title() == "at least 5 mm/h"
+    assert one.get_legend() is None
+
+
+def test_rank_histogram_is_drawn_relative_to_a_flat_one():
+    counts = xr.DataArray([10.0, 20.0, 30.0, 20.0], dims="rank", coords={"rank": [1, 2, 3, 4]})
+    fig = plots.plot_rank_histogram({"a": counts, "b": counts * 7})
+    for axes, name in zip(fig.axes, "ab", strict=True):
+        np.testing.assert_allclose([bar.get_height() for bar in axes.patches], [0.5, 1.0, 1.5, 1.0])
+        assert axes.get_title() == name
+
+
+def test_roc_has_its_ends_and_its_area():
+    table = xr.Dataset(
+        {"pod": (("threshold", "probability"), [[0.9, 0.6]]), "pofd": (("threshold", "probability"), [[0.4, 0.1]])},
+        coords={"threshold": [1.0]},
+    )
+    fig = plots.plot_roc({"steps": table, "again": table})
+    curve = fig.axes[0].lines[1]
+    np.testing.assert_allclose(curve.get_xdata(), [0, 0.1, 0.4, 1])
+    np.testing.assert_allclose(curve.get_ydata(), [0, 0.6, 0.9, 1])
+    area = 0.1 * 0.3 + 0.3 * 0.75 + 0.6 * 0.95
+    assert curve.get_label() == f"steps, area {area:.2f}"
+    assert fig.axes[0].get_xlabel() == "probability of false detection"
+
+
+def test_quantiles_are_drawn_with_the_diagonal_and_the_marks():
+    percentages = [1, 50, 90, 95, 99]
+    table = xr.Dataset(
+        {"observed": ("percentage", [0.0, 0.1, 2, 4, 9]), "forecast": ("percentage", [0.0, 0.2, 1.5, 3, 6])},
+        coords={"percentage": percentages},
+    )
+    table["observed"].attrs["units"] = "mm h-1"
+    fig = plots.plot_qq({"a": table})
+    curve, marks, diagonal = fig.axes[0].lines
+    np.testing.assert_array_equal(curve.get_xdata(), table["observed"])
+    np.testing.assert_array_equal(marks.get_ydata(), [0.2, 1.5, 6])
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    assert fig.axes[0].get_xscale() == "symlog"
+    assert fig.axes[0].get_ylabel() == "forecast (mm h-1)"
+    assert fig.axes[0].get_xlabel() == "observed (mm h-1)"
+    reflectivity = plots.plot_qq(table * 10 - 20, units="dBZ").axes[0]
+    assert (reflectivity.get_xscale(), reflectivity.get_xlabel()) == ("linear", "observed (dBZ)")
+
+
+def test_wrong_tables_are_named():
+    table = reliability_table()
+    with pytest.raises(ValueError, match="'a' has no 'n'; it has forecast_probability, observed_frequency"):
+        plots.plot_reliability({"a": table.drop_vars("n")})
+    with pytest.raises(ValueError, match=r"threshold 3 is not in 'a'; it has 0\.5, 5"):
+        plots.plot_reliability({"a": table}, thresholds=[3.0])
+    with pytest.raises(ValueError, match=r"select or sum '.*' first"):
+        plots.plot_reliability({"a": table.expand_dims(lead_time=2)})
+    with pytest.raises(ValueError, match=r"has the dims .*; it needs 'rank' alone"):
+        plots.plot_rank_histogram(xr.DataArray(np.ones((2, 3)), dims=("lead_time", "rank")))
+    with pytest.raises(ValueError, match="there are no histograms"):
+        plots.plot_rank_histogram({})
+    with pytest.raises(ValueError, match="'forecast' has no 'pod'"):
+        plots.plot_roc(table)
+    with pytest.raises(ValueError, match="'forecast' has no 'observed'"):
+        plots.plot_qq(table)
+
+
 def natural_earth(folder, monkeypatch, lines):
     """Put a coastline where cartopy keeps its downloads."""
     cartopy = pytest.importorskip("cartopy")

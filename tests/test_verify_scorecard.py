@@ -297,3 +297,38 @@ def test_tables_that_cannot_be_made_are_refused(cards):
     by_start = verify.scorecard(observed, forecasts_from(observed), by=("init_time", "lead_time"))
     with pytest.raises(ValueError, match="a table needs"):
         verify.format_scorecard(by_start)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_every_score_of_the_table_can_be_had_at_once(radar, lazy, nothing_may_run):
+    from xnowcast.verify.scorecard import SCORES
+
+    y, x = np.mgrid[:24, :32]
+    rain = radar.rain.fillna(0)
+    ensemble = xr.concat([rain.roll(x=m) for m in range(3)], xr.DataArray(range(3), dims="member", name="member"))
+    fc = ensemble.isel(time=slice(0, 4)).rename(time="lead_time").expand_dims(init_time=radar.time[:1].values)
+    fc = fc.assign_coords(lead_time=(np.arange(4) * np.timedelta64(5, "m")).astype("m8[ns]"))
+    fc = fc.transpose("init_time", "member", "lead_time", "y", "x")
+    options = {"scores": list(SCORES), "thresholds": "hko7", "scales": [1, 4]}
+    if lazy:
+        with nothing_may_run:
+            card = verify.scorecard(radar.chunk(time=2), fc.chunk(member=1, lead_time=2), **options)
+        card = card.compute()
+    else:
+        card = verify.scorecard(radar, fc, **options)
+    assert set(card.data_vars) == {*SCORES, "n_scored"}
+    assert dict(card.fss.sizes) == {"lead_time": 4, "threshold": 5, "scale": 2}
+    for name, score in card.items():
+        assert set(score.dims) <= {"lead_time", "threshold", "scale"} and score.attrs["long_name"], name
+        assert "lead_time" in score.dims
+    # Member 0 is the observation, so the best that is possible is in the ensemble.
+    assert float(card.crps[0]) < float(card.mae[0]) + 1e-9
+    assert card.threshold.attrs["units"] == "mm h-1"
+
+
+def test_thresholds_that_tell_nothing_are_refused(radar):
+    fc = radar.nowcast.forecast("persistence", init_times=["2024-06-01T12:10"], steps=2)
+    with pytest.raises(ValueError, match="same value twice"):
+        verify.scorecard(radar, fc, thresholds=[5, 2, 5])
+    with pytest.raises(ValueError, match="above 0"):
+        verify.scorecard(radar, fc, thresholds=[-1])

@@ -121,13 +121,13 @@ def sum_over_chunks(
         },
     )
     gone = [*reduce, *([] if member_dim is None else [member_dim])]
+    gone_axes = tuple(dims.index(d) for d in gone)
     if observations.chunks is None and forecasts.chunks is None:
-        data = on_block(observations.values, forecasts.values)
+        data = on_block(observations.values, forecasts.values).squeeze(gone_axes)
     else:
         # Variables, not DataArrays: chunks of coordinates, such as 2-D latitudes, do not matter here.
         both = _like_chunks(observations.variable, forecasts.variable, list(whole))
-        data = _sums_per_chunk(on_block, *both, dims, gone, new_sizes, dtype)
-    data = data.sum(axis=tuple(dims.index(d) for d in gone))
+        data = _sums_per_chunk(on_block, *both, dims, gone, new_sizes, dtype).sum(axis=gone_axes)
     kept = [d for d in dims if d not in gone]
     result = xr.DataArray(data, dims=[*kept, *new_sizes], coords=_kept_coords(observations, forecasts, kept))
     in_order = [d for d in (*forecasts.dims, *observations.dims) if d in kept]

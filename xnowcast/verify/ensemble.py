@@ -1,18 +1,198 @@
-"""Scores of ensembles."""
+"""Scores of ensembles: CRPS, and spread beside skill.
 
-from collections.abc import Hashable
+Each is made of sums that can be added up over files, workers and months, and is taken of them last.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.fields import XarrayObject, each_variable, require_member_dim, with_attrs
-from xnowcast.verify.kernels import crps_sums
+from xnowcast.verify.fields import XarrayObject, each_variable, matching_variables, require_member_dim, with_attrs
+from xnowcast.verify.kernels import crps, spread
+from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
+
+CRPS_SUMS = ("n", "distance", "spread")
+SPREAD_SUMS = ("n", "variance", "expected_squared_error", "squared_error")
+
+
+def sums_of_members(
+    kernel: Callable[..., np.ndarray],
+    observations: xr.DataArray,
+    forecasts: xr.DataArray,
+    *,
+    dim: Dims,
+    member_dim: Hashable,
+    new_sizes: Mapping[str, int],
+    dtype: type = np.float64,
+    **options: Any,
+) -> xr.DataArray:
+    """Sums by a kernel that needs all members of a point; members in several chunks are brought into one.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(observations, forecasts, *, member_axis, axis, **options)`` on numpy arrays.
+    observations, forecasts : xarray.DataArray
+    dim : str, iterable of hashable or None
+        Dims to sum over, or all.
+    member_dim : hashable
+        Of the forecasts alone.
+    new_sizes, dtype, **options
+        As for `sum_over_chunks`.
+
+    Returns
+    -------
+    xarray.DataArray
+
+    Raises
+    ------
+    ValueError
+        If coordinates differ, a dim is unknown, or ``member_dim`` is not a dim of the forecasts alone.
+
+    Examples
+    --------
+    >>> o, f = xr.DataArray([1.0], dims="x"), xr.DataArray([[0.0], [3.0]], dims=("member", "x"))
+    >>> sums_of_members(spread.spread_sums, o, f, dim=None, member_dim="member", new_sizes={"bin": 1, "sum": 4}).values
+    array([[1.  , 4.5 , 6.75, 0.25]])
+    """
+    require_member_dim(forecasts, member_dim)
+    if member_dim in observations.dims:
+        raise ValueError(f"observations have the dim {member_dim!r} too: select one observation per ensemble")
+    return sum_over_chunks(
+        kernel,
+        observations,
+        forecasts,
+        reduce=reduced_dims(dim, observations, forecasts, never=[member_dim]),
+        whole=[member_dim],
+        member_dim=member_dim,
+        new_sizes=new_sizes,
+        dtype=dtype,
+        **options,
+    )
+
+
+def table_by_variable(
+    table_of: Callable[[xr.DataArray, xr.DataArray], xr.Dataset],
+    observations: XarrayObject,
+    forecasts: XarrayObject,
+    keep_attrs: bool,
+) -> xr.Dataset:
+    """A Dataset of sums of two DataArrays, or those of the variables of two Datasets along a dim ``variable``.
+
+    Parameters
+    ----------
+    table_of : callable
+        Takes two DataArrays, returns the Dataset.
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+    keep_attrs : bool
+        Whether to copy the attributes of the observations.
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `matching_variables`.
+
+    Examples
+    --------
+    >>> rain = xr.Dataset({"rain": ("x", [1.0, 2.0]), "snow": ("x", [0.0, 1.0])})
+    >>> sums = table_by_variable(lambda o, f: xr.Dataset({"error": (f - o).sum()}), rain, rain + 1, False)
+    >>> sums["error"].sel(variable="snow").item()
+    2.0
+    """
+    variables = matching_variables(observations, forecasts)
+    if variables is None:
+        return with_attrs(table_of(observations, forecasts), observations if keep_attrs else None)
+    tables = [table_by_variable(table_of, observations[v], forecasts[v], keep_attrs) for v in variables]
+    return xr.concat(tables, dim=xr.DataArray(variables, dims="variable", name="variable"))
+
+
+def _require_sums(name: str, sums: XarrayObject, needed: Sequence[str], made_by: str) -> None:
+    if not (isinstance(sums, xr.Dataset) and set(needed) <= set(sums.data_vars)):
+        raise TypeError(f"{name} takes observations and forecasts, or a Dataset from {made_by} alone")
+
+
+# ---------------------------------------------------------------- CRPS
+
+
+def crps_sums(
+    observations: XarrayObject,
+    forecasts: XarrayObject,
+    *,
+    member_dim: Hashable = "member",
+    threshold: Thresholds | None = None,
+    fair: bool = False,
+    dim: Dims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """Number of scored points and sums of the two terms of the CRPS: distance to the observation, and spread.
+
+    Sums of different files or months are added up with ``+`` or ``.sum(dim)``; `crps_ensemble` takes the score of
+    them. Their means are also a check of the spread in the units of the field: in a reliable ensemble the members
+    lie as far from the observation as from each other, that is the distance is twice the fair spread.
+
+    Parameters
+    ----------
+    observations, forecasts, member_dim, fair, dim, skipna, keep_attrs
+        As for `crps_ensemble`.
+    threshold : float, sequence of float, or str, optional
+        As for `tw_crps_ensemble`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables ``n``, ``distance`` (``mean |x_i - y|``) and ``spread`` (``sum_ij |x_i - x_j| / (2 n^2)``, or
+        ``/ (2 n (n - 1))`` when fair), float64. Datasets as input give a dim ``variable``. Lazy where an input is.
+
+    Raises
+    ------
+    ValueError
+        As `crps_ensemble`.
+
+    References
+    ----------
+    Gneiting and Raftery (2007), doi:10.1198/016214506000001437, eq. 21.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([1.0, 1.0], dims="x")
+    >>> f = xr.DataArray([[0.0, 0.0], [3.0, np.nan]], dims=("member", "x"))
+    >>> {name: float(value) for name, value in crps_sums(o, f).items()}
+    {'n': 2.0, 'distance': 2.5, 'spread': 0.75}
+    """
+
+    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.Dataset:
+        coordinate = None if threshold is None else threshold_coordinate(threshold, obs, fcst)
+        floors = (-np.inf,) if coordinate is None else tuple(float(t) for t in np.atleast_1d(coordinate.values))
+        sums = sums_of_members(
+            crps.crps_sums,
+            obs,
+            fcst,
+            dim=dim,
+            member_dim=member_dim,
+            new_sizes={"threshold": len(floors), "sum": len(CRPS_SUMS)},
+            thresholds=floors,
+            fair=fair,
+            skipna=skipna,
+        )
+        table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(CRPS_SUMS)})
+        if coordinate is None or coordinate.ndim == 0:
+            table = table.isel(threshold=0)
+        return table if coordinate is None else table.assign_coords(threshold=coordinate)
+
+    return table_by_variable(of_one, observations, forecasts, keep_attrs)
 
 
 def crps_ensemble(
     observations: XarrayObject,
-    forecasts: XarrayObject,
+    forecasts: XarrayObject | None = None,
     *,
     member_dim: Hashable = "member",
     fair: bool = False,
@@ -25,7 +205,7 @@ def crps_ensemble(
     Parameters
     ----------
     observations : xarray.DataArray or xarray.Dataset
-        Without ``member_dim``; NaN means not measured.
+        Without ``member_dim``; NaN means not measured. Or sums from `crps_sums` alone.
     forecasts : xarray.DataArray or xarray.Dataset
         In the same units, with ``member_dim`` and exactly the same coordinates on the dims they share.
     member_dim : hashable
@@ -52,6 +232,8 @@ def crps_ensemble(
     ------
     ValueError
         If coordinates differ, a dim is unknown, or ``member_dim`` is not a dim of the forecasts alone.
+    TypeError
+        If observations and forecasts are not of one kind, or sums are not from `crps_sums`.
 
     References
     ----------
@@ -66,25 +248,221 @@ def crps_ensemble(
     >>> crps_ensemble(o, f, dim=[], fair=True).values.round(4)
     array([0.1667, 0.    ])
     """
+    if forecasts is None:
+        _require_sums("crps_ensemble", observations, CRPS_SUMS, "crps_sums")
+        return _crps(observations, "crps", keep_attrs)
 
     def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        require_member_dim(fcst, member_dim)
-        if member_dim in obs.dims:
-            raise ValueError(f"observations have the dim {member_dim!r} too: select one observation per ensemble")
-        sums = sum_over_chunks(
-            crps_sums,
-            obs,
-            fcst,
-            reduce=reduced_dims(dim, obs, fcst, never=[member_dim]),
-            whole=[member_dim],
-            member_dim=member_dim,
-            new_sizes={"sum": 2},
-            dtype=np.float64,
-            fair=fair,
-            skipna=skipna,
-        )
-        n, total = sums.isel(sum=0), sums.isel(sum=1)
-        mean = (total / n.where(n > 0)).rename("crps")
-        return with_attrs(mean, obs if keep_attrs else None)
+        sums = crps_sums(obs, fcst, member_dim=member_dim, fair=fair, dim=dim, skipna=skipna, keep_attrs=keep_attrs)
+        return _crps(sums, "crps", keep_attrs)
 
     return each_variable(of_one, observations, forecasts, keep_attrs)
+
+
+def tw_crps_ensemble(
+    observations: XarrayObject,
+    forecasts: XarrayObject,
+    *,
+    threshold: Thresholds,
+    member_dim: Hashable = "member",
+    fair: bool = False,
+    dim: Dims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> XarrayObject:
+    """Threshold-weighted CRPS: the CRPS of ``max(x, threshold)``, which sees only what is above the threshold.
+
+    It is the integral of the squared difference of the two distributions over values above the threshold alone,
+    and unlike the CRPS of chosen cases with heavy rain it cannot be bettered by forecasting too much.
+
+    Parameters
+    ----------
+    observations, forecasts, member_dim, fair, dim, skipna, keep_attrs
+        As for `crps_ensemble`.
+    threshold : float, sequence of float, or str
+        In the units of the fields, or the name of a set, as for `contingency_table`. A sequence makes a dim
+        ``threshold``, a number a scalar coordinate; all are taken in one pass.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+        In the units of the fields, from 0, the best; float64. Never above the CRPS; 0 where observation and
+        members are all below.
+
+    Raises
+    ------
+    ValueError
+        As `crps_ensemble`, and if a threshold is not finite.
+
+    References
+    ----------
+    Gneiting and Ranjan (2011), doi:10.1198/jbes.2010.08110; Allen et al. (2023), doi:10.1137/22M1532184, on
+    chaining functions.
+
+    Examples
+    --------
+    >>> o, f = xr.DataArray([1.0], dims="x"), xr.DataArray([[0.5], [1.5], [4.0]], dims=("member", "x"))
+    >>> tw_crps_ensemble(o, f, threshold=[0.0, 1.0, 5.0]).values.round(4)
+    array([0.5556, 0.5   , 0.    ])
+    """
+
+    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
+        options: dict[str, Any] = {"member_dim": member_dim, "fair": fair, "dim": dim, "skipna": skipna}
+        sums = crps_sums(obs, fcst, threshold=threshold, keep_attrs=keep_attrs, **options)
+        return _crps(sums, "tw_crps", keep_attrs)
+
+    return each_variable(of_one, observations, forecasts, keep_attrs)
+
+
+def _crps(sums: xr.Dataset, name: str, keep_attrs: bool) -> xr.DataArray:
+    mean = (sums["distance"] - sums["spread"]) / sums["n"].where(sums["n"] > 0)
+    return with_attrs(mean.rename(name), sums["n"] if keep_attrs else None)
+
+
+# ---------------------------------------------------------------- spread and skill
+
+
+def spread_skill_sums(
+    observations: XarrayObject,
+    forecasts: XarrayObject,
+    *,
+    member_dim: Hashable = "member",
+    bins: Sequence[float] = (),
+    dim: Dims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """Number of points and sums of the variance of the members and of the squared error of their mean, in one pass.
+
+    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before `spread_skill` is taken of them.
+
+    Parameters
+    ----------
+    observations, forecasts, member_dim, bins, dim, skipna, keep_attrs
+        As for `spread_skill`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables ``n``, ``variance`` (of a sample, by n - 1), ``expected_squared_error`` (``(n + 1) / n`` times the
+        variance, n the number of members at the point) and ``squared_error``, float64. With ``bins`` they have a
+        dim ``spread_bin``. Datasets as input give a dim ``variable``. Lazy where an input is.
+
+    Raises
+    ------
+    ValueError
+        As `spread_skill`.
+
+    Examples
+    --------
+    >>> o, f = xr.DataArray([1.0], dims="x"), xr.DataArray([[1.0], [3.0]], dims=("member", "x"))
+    >>> {name: float(value) for name, value in spread_skill_sums(o, f).items()}
+    {'n': 1.0, 'variance': 2.0, 'expected_squared_error': 3.0, 'squared_error': 1.0}
+    """
+    edges = np.asarray(bins, dtype=np.float64)
+    if edges.ndim != 1 or not np.all(np.isfinite(edges)) or np.any(np.diff(edges) <= 0):
+        raise ValueError(f"bins={bins!r} must be a sequence of finite standard deviations that rise")
+
+    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.Dataset:
+        sums = sums_of_members(
+            spread.spread_sums,
+            obs,
+            fcst,
+            dim=dim,
+            member_dim=member_dim,
+            new_sizes={"spread_bin": edges.size + 1, "sum": len(SPREAD_SUMS)},
+            edges=tuple(edges.tolist()),
+            skipna=skipna,
+        )
+        table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(SPREAD_SUMS)})
+        if not edges.size:
+            return table.isel(spread_bin=0)
+        return table.assign_coords(
+            spread_from=("spread_bin", np.array([0.0, *edges])), spread_to=("spread_bin", np.array([*edges, np.inf]))
+        )
+
+    return table_by_variable(of_one, observations, forecasts, keep_attrs)
+
+
+def spread_skill(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    member_dim: Hashable = "member",
+    bins: Sequence[float] = (),
+    dim: Dims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """Spread of the members beside the error of their mean, and the ratio of the two, which is 1 if reliable.
+
+    The mean of n members that are drawn like the observation has ``(n + 1) / n`` times their variance as its mean
+    squared error; the ratio takes that into account. Variances are averaged, not standard deviations.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        Two fields as for `crps_ensemble`, or sums from `spread_skill_sums` alone.
+    member_dim : hashable
+        Dim of the members; always removed.
+    bins : sequence of float
+        Rising standard deviations that divide points into classes by their spread: below the first, between two,
+        and from the last up. They make a dim ``spread_bin`` with coordinates ``spread_from`` and ``spread_to``.
+    dim : str or iterable of hashable, optional
+        Dims that are averaged over; all by default.
+    skipna : bool
+        True: a NaN member is left out at its point, and points with less than two members or without observation
+        are left out. False: any NaN gives NaN.
+    keep_attrs : bool
+        Whether to copy the attributes of ``observations``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables ``spread``, the root of the mean variance (by n - 1), ``rmse``, that of the ensemble mean, both in
+        the units of the fields; ``spread_skill_ratio``, ``sqrt(mean[(n + 1) / n variance] / mean squared error)``,
+        above 1 if the members differ too much, below if too little; and ``n``, the number of points. Infinite
+        where a spread meets no error, NaN where there is neither or no point. Datasets as input give a dim
+        ``variable``.
+
+    Raises
+    ------
+    ValueError
+        As `crps_ensemble`, and if ``bins`` do not rise.
+    TypeError
+        If observations and forecasts are not of one kind, or sums are not from `spread_skill_sums`.
+
+    References
+    ----------
+    Fortin et al. (2014), doi:10.1175/JHM-D-14-0008.1, eq. 15.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([1.0, 1.0], dims="x")
+    >>> f = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("member", "x"))
+    >>> {name: round(float(value), 4) for name, value in spread_skill(o, f).items()}
+    {'spread': 1.4142, 'rmse': 1.5811, 'spread_skill_ratio': 1.0954, 'n': 2.0}
+    """
+    if forecasts is None:
+        _require_sums("spread_skill", observations, SPREAD_SUMS, "spread_skill_sums")
+        sums = observations
+    else:
+        sums = spread_skill_sums(
+            observations, forecasts, member_dim=member_dim, bins=bins, dim=dim, skipna=skipna, keep_attrs=keep_attrs
+        )
+    n = sums["n"].where(sums["n"] > 0)
+    ratio = xr.apply_ufunc(
+        _root_of_ratio,
+        sums["expected_squared_error"],
+        sums["squared_error"],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+    )
+    result = {"spread": np.sqrt(sums["variance"] / n), "rmse": np.sqrt(sums["squared_error"] / n)}
+    table = xr.Dataset({**result, "spread_skill_ratio": ratio, "n": sums["n"]})
+    return with_attrs(table, sums["n"] if keep_attrs else None)
+
+
+def _root_of_ratio(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):  # spread without error is inf, nothing by nothing NaN
+        return np.sqrt(np.divide(expected, found))

@@ -1,7 +1,9 @@
 """The score table of a forecast: aligned by valid time, each input read once, one tidy Dataset."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,25 +11,126 @@ import xarray as xr
 
 from xnowcast import cf, units
 from xnowcast.verify.align import align_observations
-from xnowcast.verify.contingency import Scales, Thresholds, contingency_table, ratio
-from xnowcast.verify.deterministic import error_sums, mean
+from xnowcast.verify.contingency import Scales, contingency_table, ratio
+from xnowcast.verify.deterministic import correlation, error_sums, mean
+from xnowcast.verify.distribution import emd, histogram_overlap, percentile_error
 from xnowcast.verify.ensemble import crps_ensemble
+from xnowcast.verify.neighbourhood import fss
+from xnowcast.verify.spectra import log_spectral_distance
+from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
-# Long names of the scores; "units" None means those of the field.
-OF_EVENTS = {
-    "csi": {"long_name": "critical success index", "units": "1"},
-    "pod": {"long_name": "probability of detection", "units": "1"},
-    "false_alarm_ratio": {"long_name": "false alarm ratio", "units": "1"},
-    "frequency_bias": {"long_name": "frequency bias", "units": "1"},
-    "hss": {"long_name": "Heidke skill score", "units": "1"},
+
+@dataclass(frozen=True)
+class _Pair:
+    """An aligned pair of fields, and what several of its scores need: computed once for all of them."""
+
+    observed: xr.DataArray
+    forecast: xr.DataArray
+    reduced: list[Hashable]
+    places: tuple[Hashable, Hashable]
+    thresholds: xr.DataArray
+    scales: Scales
+
+    @property
+    def member_dim(self) -> str | None:
+        return "member" if "member" in self.forecast.dims else None
+
+    @property
+    def of_points(self) -> list[Hashable]:
+        """The dims summed over by scores that take the members together."""
+        return [d for d in self.reduced if d != "member"]
+
+    @cached_property
+    def table(self) -> xr.Dataset:
+        options = {"thresholds": self.thresholds, "scales": self.scales, "spatial_dims": self.places}
+        return contingency_table(self.observed, self.forecast, dim=self.reduced, **options)
+
+    @cached_property
+    def errors(self) -> xr.Dataset:
+        return error_sums(self.observed, self.forecast, dim=self.of_points, member_dim=self.member_dim)
+
+    def of_mean(self, score: Callable[..., xr.DataArray], **options: Any) -> xr.DataArray:
+        """A score of the ensemble mean, or of the one forecast."""
+        return score(self.observed, self.forecast, dim=self.of_points, member_dim=self.member_dim, **options)
+
+    def of_members(self, score: Callable[..., xr.DataArray], **options: Any) -> xr.DataArray:
+        """A score of all members as forecasts of their own."""
+        return score(self.observed, self.forecast, dim=self.reduced, **options)
+
+
+EACH_MEMBER = "each member scored as a forecast, sums added up over members"
+ENSEMBLE_MEAN = "of the ensemble mean"
+
+
+@dataclass(frozen=True)
+class _Score:
+    """How a score of the table is taken, and how it is labelled; ``units`` None means those of the field."""
+
+    long_name: str
+    take: Callable[[_Pair, str], xr.DataArray]
+    units: str | None = "1"
+    of_ensemble: str = EACH_MEMBER  # what it means for an ensemble
+    by_default: bool = False
+    needs_members: bool = False
+
+
+def _event(long_name: str, **options: Any) -> _Score:
+    return _Score(long_name, lambda pair, name: ratio(name, pair.table), **options)
+
+
+def _amount(long_name: str, **options: Any) -> _Score:
+    options = {"units": None, "of_ensemble": ENSEMBLE_MEAN} | options
+    return _Score(long_name, lambda pair, name: mean(name, pair.errors), **options)
+
+
+def _crps(long_name: str, *, fair: bool, **options: Any) -> _Score:
+    def take(pair: _Pair, name: str) -> xr.DataArray:
+        return crps_ensemble(pair.observed, pair.forecast, dim=pair.of_points, fair=fair)
+
+    return _Score(long_name, take, units=None, of_ensemble="", needs_members=True, **options)
+
+
+def _fss(pair: _Pair, name: str) -> xr.DataArray:
+    options = {"thresholds": pair.thresholds, "scales": pair.scales, "spatial_dims": pair.places}
+    return pair.of_mean(fss, **options)  # of an ensemble: of the share of members, not of their mean
+
+
+def _overlap(pair: _Pair, name: str) -> xr.DataArray:
+    return pair.of_members(histogram_overlap, edges=[0.0, *sorted(np.atleast_1d(pair.thresholds.values)), np.inf])
+
+
+SCORES: dict[str, _Score] = {
+    "csi": _event("critical success index", by_default=True),
+    "pod": _event("probability of detection", by_default=True),
+    "false_alarm_ratio": _event("false alarm ratio", by_default=True),
+    "frequency_bias": _event("frequency bias", by_default=True),
+    "hss": _event("Heidke skill score", by_default=True),
+    "ets": _event("equitable threat score"),
+    "f1": _event("F1 score"),
+    "precision": _event("precision"),
+    "recall": _event("recall"),
+    "accuracy": _event("accuracy"),
+    "probability_of_false_detection": _event("probability of false detection"),
+    "sedi": _event("symmetric extremal dependence index"),
+    "fss": _Score("fractions skill score", _fss, of_ensemble="of the share of members in each neighbourhood"),
+    "rmse": _amount("root mean squared error", by_default=True),
+    "mae": _amount("mean absolute error", by_default=True),
+    "mean_error": _amount("mean error, forecast minus observation", by_default=True),
+    "correlation": _Score("correlation", lambda pair, _: pair.of_mean(correlation), of_ensemble=ENSEMBLE_MEAN),
+    "emd": _Score("earth mover's distance of the intensities", lambda pair, _: pair.of_members(emd), units=None),
+    "percentile_error": _Score(
+        "error of the 99.999th percentile", lambda pair, _: pair.of_members(percentile_error), units=None
+    ),
+    "histogram_overlap": _Score("overlap of the intensity histograms between the thresholds", _overlap),
+    "log_spectral_distance": _Score(
+        "log spectral distance",
+        lambda pair, _: pair.of_members(log_spectral_distance, spatial_dims=pair.places),
+        units="dB",
+    ),
+    "crps": _crps("continuous ranked probability score of the ensemble", fair=False, by_default=True),
+    "crps_fair": _crps("fair continuous ranked probability score of the ensemble", fair=True),
 }
-OF_AMOUNTS = {
-    "rmse": {"long_name": "root mean squared error", "units": None},
-    "mae": {"long_name": "mean absolute error", "units": None},
-    "mean_error": {"long_name": "mean error, forecast minus observation", "units": None},
-}
-OF_ENSEMBLES = {"crps": {"long_name": "continuous ranked probability score of the ensemble", "units": None}}
-SCORES = (*OF_EVENTS, *OF_AMOUNTS, *OF_ENSEMBLES)
+"""The scores of the table; those by default come unasked."""
 
 
 def scorecard(
@@ -49,13 +152,15 @@ def scorecard(
         A precipitation field with a time axis, in any units that xnowcast reads. NaN means not measured.
     forecasts : xarray.DataArray or xarray.Dataset
         Dims ``(..., init_time, [member], lead_time, y, x)``, on the grid of the observations.
-    thresholds : float or sequence of float
-        In mm h-1 (kg m-2 for VIL); an event is ``value >= threshold``.
+    thresholds : float, sequence of float, or str
+        In mm h-1 (kg m-2 for VIL), or the name of a set such as "hko7"; an event is ``value >= threshold``.
     scales : int or sequence of int
         Widths of max-pooling windows in cells, as for `contingency_table`.
     scores : iterable of str, optional
-        Some of "csi", "pod", "false_alarm_ratio", "frequency_bias", "hss", "rmse", "mae", "mean_error" and
-        "crps". All by default; "crps" only of an ensemble.
+        Some of `SCORES`. By default "csi", "pod", "false_alarm_ratio", "frequency_bias", "hss", "rmse", "mae",
+        "mean_error" and, of an ensemble, "crps"; there are also "ets", "f1", "precision", "recall", "accuracy",
+        "probability_of_false_detection", "sedi", "fss", "correlation", "emd", "percentile_error",
+        "histogram_overlap", "log_spectral_distance" and "crps_fair".
     by : str or sequence of hashable
         Dims that are kept: "lead_time", and "init_time" or dims such as "tile" if asked for. Counts and sums are
         added up over all others before the scores are taken of them.
@@ -97,49 +202,49 @@ def scorecard(
     ensemble = "member" in forecast.dims
     wanted = _wanted_scores(scores, ensemble)
     places = (forecast.dims[-2], forecast.dims[-1])
+    unit = forecast.attrs["units"]
+    chosen = _checked_thresholds(thresholds, forecast)
     observed = align_observations(observed, forecast, spatial_dims=places)
     kept = _kept_dims(by, forecast, places)
     reduced = [d for d in dict.fromkeys([*forecast.dims, *observed.dims]) if d not in kept]
-    unit = forecast.attrs["units"]
+    pair = _Pair(observed, forecast, reduced, places, chosen, scales)
 
     variables: dict[Hashable, xr.DataArray] = {}
-    if set(wanted) & set(OF_EVENTS):
-        table = contingency_table(
-            observed, forecast, thresholds=thresholds, scales=scales, dim=reduced, spatial_dims=places
-        )
-        variables |= {
-            name: _described(ratio(name, table), OF_EVENTS[name], unit) for name in wanted if name in OF_EVENTS
-        }
-    # The members' own errors are in the CRPS; these are those of one best estimate.
-    member_dim = "member" if ensemble else None
-    sums = error_sums(observed, forecast, dim=[d for d in reduced if d != "member"], member_dim=member_dim)
-    variables |= {name: _described(mean(name, sums), OF_AMOUNTS[name], unit) for name in wanted if name in OF_AMOUNTS}
-    if "crps" in wanted:
-        crps = crps_ensemble(observed, forecast, dim=[d for d in reduced if d != "member"])
-        variables["crps"] = _described(crps, OF_ENSEMBLES["crps"], unit)
-    n_scored = sums["n"].astype(np.int64)
+    for name in wanted:
+        score = SCORES[name]
+        values = score.take(pair, name)
+        values = values.drop_vars([c for c in values.coords if c not in (*values.dims, "threshold", "scale")])
+        variables[name] = values.assign_attrs(long_name=score.long_name, units=score.units or unit)
+        if ensemble and score.of_ensemble:
+            variables[name].attrs["comment"] = score.of_ensemble
+    n_scored = pair.errors["n"].astype(np.int64)
     variables["n_scored"] = n_scored.assign_attrs(long_name="number of cells measured and forecast", units="1")
-    if ensemble:
-        for name in set(wanted) & set(OF_AMOUNTS):
-            variables[name].attrs["comment"] = "of the ensemble mean"
-        for name in set(wanted) & set(OF_EVENTS):
-            variables[name].attrs["comment"] = "each member scored as a forecast, counts added up over members"
-    card = xr.Dataset(variables, attrs=_attrs(forecasts, kept, reduced, forecast, ensemble)).transpose(*kept, ...)
+    card = xr.Dataset(variables, attrs=_attrs(forecasts, kept, reduced, forecast, ensemble))
     if "threshold" in card.coords:
-        card["threshold"].attrs["units"] = unit
-    return card
+        card["threshold"].attrs |= chosen.attrs | {"units": unit}
+    return card.transpose(*kept, ...)
+
+
+def _checked_thresholds(thresholds: Thresholds, forecast: xr.DataArray) -> xr.DataArray:
+    chosen = threshold_coordinate(thresholds, forecast)
+    values = np.atleast_1d(chosen.values)
+    if len(set(values.tolist())) < values.size:
+        raise ValueError(f"thresholds has the same value twice: {values.tolist()}")
+    if (values <= 0).any():
+        raise ValueError(f"thresholds has {values.min():g}, which every cell reaches: give values above 0")
+    return chosen
 
 
 def _wanted_scores(scores: Iterable[str] | None, ensemble: bool) -> list[str]:
     if scores is None:
-        return [name for name in SCORES if ensemble or name not in OF_ENSEMBLES]
+        return [name for name, score in SCORES.items() if score.by_default and (ensemble or not score.needs_members)]
     wanted = [scores] if isinstance(scores, str) else list(scores)
     for name in wanted:
         if name not in SCORES:
             near = get_close_matches(str(name), SCORES, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "there are " + ", ".join(map(repr, SCORES))
             raise ValueError(f"there is no score {name!r}; {hint}")
-        if name in OF_ENSEMBLES and not ensemble:
+        if SCORES[name].needs_members and not ensemble:
             raise ValueError(f"{name!r} is a score of ensembles, and these forecasts have no dim 'member': use 'mae'")
     return wanted
 
@@ -172,10 +277,6 @@ def _kept_dims(by: str | Sequence[Hashable], forecast: xr.DataArray, places: Seq
         if dim not in allowed:
             raise ValueError(f"by={dim!r} is not a dim that scores can be kept by; there are {allowed}")
     return kept
-
-
-def _described(score: xr.DataArray, about: Mapping[str, str | None], unit: str) -> xr.DataArray:
-    return score.assign_attrs(long_name=about["long_name"], units=about["units"] or unit)
 
 
 def _attrs(source, kept, reduced, forecast: xr.DataArray, ensemble: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from types import FunctionType
 from typing import Any
 
 WORTH_COMPILING = 2_000_000
@@ -48,7 +49,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: the function compiled by numba when it is first called; only to be called after `use_compiled`.
 
     It runs without the GIL and on one thread: Dask or a thread pool brings the others. Division by zero gives
-    inf or NaN, as in numpy.
+    inf or NaN, as in numpy. It may call other compiled functions of its module.
 
     Parameters
     ----------
@@ -64,11 +65,23 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     def ready() -> Callable[..., Any]:
         from numba import njit
 
-        return njit(nogil=True, cache=True, error_model="numpy")(function)
+        return njit(nogil=True, cache=True, error_model="numpy")(_linked(function))
 
     def call(*arguments: Any) -> Any:
         return ready()(*arguments)
 
     call.__doc__, call.__name__ = function.__doc__, function.__name__
     call.python = function  # type: ignore[attr-defined]  # for tests without numba
+    call.ready = ready  # type: ignore[attr-defined]  # for compiled functions that call this one
     return call
+
+
+def _linked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with the compiled ones that it calls in place of their wrappers, which numba cannot call."""
+    named: dict[str, Any] = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    called = {name: wrapper.ready() for name, wrapper in named.items() if hasattr(wrapper, "ready")}
+    if not called:
+        return function
+    linked = FunctionType(function.__code__, function.__globals__ | called, function.__name__, function.__defaults__)
+    linked.__qualname__ = function.__qualname__
+    return linked

@@ -1,0 +1,481 @@
+"""Scores of fields as images: structural similarity, peak signal-to-noise ratio, difference of gradients.
+
+Learned distances (LPIPS, FVD) are not here: they are what a certain network with certain downloaded weights says, and
+these cannot be shipped. Spectra see the blur that they are used to show.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from xnowcast.verify.align import find_spatial_dims
+from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
+from xnowcast.verify.contingency import SpatialDims
+from xnowcast.verify.deterministic import SUMS as ERROR_SUMS
+from xnowcast.verify.deterministic import error_sums
+from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, matching_variables, with_attrs
+from xnowcast.verify.kernels import images
+
+SCORES = ("psnr", "ssim")
+GRADIENT_SUMS = ("gradient_difference", "gradients", "fields")
+
+
+def image_sums(
+    observations: XarrayObject,
+    forecasts: XarrayObject,
+    *,
+    data_range: float,
+    scores: Sequence[str] = SCORES,
+    window: int = 11,
+    sigma: float | None = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    min_valid: float = 1.0,
+    dim: Dims = None,
+    member_dim: Hashable | None = None,
+    spatial_dims: SpatialDims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """Sums over fields of their peak signal-to-noise ratio and structural similarity, in one pass.
+
+    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a mean is taken of them.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        In the same units, with exactly the same coordinates on the dims they share.
+    data_range : float
+        Largest minus smallest value that the data can have, such as 255 for 8-bit pixels or 70 for 0 to 70 dBZ. Both
+        scores depend on it, so it is never taken from the fields.
+    scores : sequence of {"psnr", "ssim"}
+        Those wanted.
+    window : int
+        Width of the windows of ssim in cells, odd.
+    sigma : float or None
+        Standard deviation of their Gaussian weights, in cells; None for equal weights.
+    k1, k2 : float
+        Constants of ssim.
+    min_valid : float
+        Weight, from 0 to 1, that the measured cells of a window of ssim must have. 1: windows with a NaN are left
+        out. Below: their means and variances are those of the measured cells, if the cell in the middle is one.
+    dim : str or iterable of hashable, optional
+        Dims whose fields are taken together; all by default, ``[]`` for values of single fields. The horizontal dims
+        always go. Members of an ensemble are scored each as a forecast.
+    member_dim : hashable, optional
+        When given, the mean over this dim is scored instead.
+    spatial_dims : (hashable, hashable), optional
+        Names of the horizontal dims. By default y and x, or latitude and longitude.
+    skipna : bool
+        True: cells in which either is NaN (not measured) are left out. False: they make the sums of their field NaN.
+    keep_attrs : bool
+        Whether to copy the attributes of ``observations``.
+
+    Returns
+    -------
+    xarray.Dataset
+        For each score its sum, such as ``ssim``, and the number of fields that have one, ``ssim_fields``; float64.
+        Datasets as input give a dim ``variable``. Lazy where an input is; the horizontal dims are brought into one
+        chunk.
+
+    Raises
+    ------
+    ValueError
+        If coordinates differ, a dim or score is unknown, ``data_range`` or ``sigma`` is not above 0, ``window`` is
+        even or wider than the grid, or ``min_valid`` is not from 0 to 1.
+
+    Examples
+    --------
+    >>> o = xr.DataArray(np.eye(16), dims=("y", "x"))
+    >>> {name: round(float(value), 4) for name, value in image_sums(o, 0.9 * o, data_range=1.0).items()}
+    {'psnr': 32.0412, 'psnr_fields': 1.0, 'ssim': 0.9892, 'ssim_fields': 1.0}
+    """
+    variables = matching_variables(observations, forecasts)
+    scores = tuple(scores)
+    _check_options(data_range, scores, window, sigma, min_valid)
+    if variables is not None:
+        options: dict[str, Any] = {"data_range": data_range, "scores": scores, "window": window, "sigma": sigma}
+        options |= {"k1": k1, "k2": k2, "min_valid": min_valid, "dim": dim, "member_dim": member_dim}
+        options |= {"spatial_dims": spatial_dims, "skipna": skipna, "keep_attrs": keep_attrs}
+        of_variables = [image_sums(observations[v], forecasts[v], **options) for v in variables]
+        return xr.concat(of_variables, dim=xr.DataArray(variables, dims="variable", name="variable"))
+    forecasts = ensemble_mean(forecasts, member_dim, skipna)
+    places = find_spatial_dims(forecasts, spatial_dims)
+    find_spatial_dims(observations, places)
+    narrow = min(places, key=lambda place: forecasts.sizes[place])
+    if "ssim" in scores and forecasts.sizes[narrow] < window:
+        raise ValueError(
+            f"window={window} is wider than {narrow!r} with {forecasts.sizes[narrow]} cells; choose a narrower one"
+        )
+    sums = sum_over_chunks(
+        images.image_sums,
+        observations,
+        forecasts,
+        reduce=[*reduced_dims(dim, observations, forecasts), *places],
+        whole=places,
+        last=places,
+        new_sizes={"score": len(scores), "sum": 2},
+        dtype=np.float64,
+        data_range=float(data_range),
+        scores=scores,
+        weights=_window_weights(window, sigma),
+        k1=float(k1),
+        k2=float(k2),
+        min_valid=float(min_valid),
+        skipna=skipna,
+    )
+    parts = {score: sums.isel(score=i) for i, score in enumerate(scores)}
+    named = {
+        f"{score}{end}": part.isel(sum=i) for score, part in parts.items() for i, end in enumerate(("", "_fields"))
+    }
+    return with_attrs(xr.Dataset(named), observations if keep_attrs else None)
+
+
+def _check_options(
+    data_range: float, scores: Sequence[str], window: int, sigma: float | None, min_valid: float
+) -> None:
+    unknown = [score for score in scores if score not in SCORES]
+    if unknown or not scores:
+        raise ValueError(f"scores={tuple(scores)} must be one or more of {', '.join(map(repr, SCORES))}")
+    if not 0 < data_range < np.inf:
+        raise ValueError(
+            f"data_range={data_range!r} must be the largest minus the smallest value that the data can have, such as "
+            "255 for 8-bit pixels"
+        )
+    if not isinstance(window, int | np.integer) or window < 1 or window % 2 == 0:
+        raise ValueError(f"window={window!r} must be an odd number of cells")
+    if sigma is not None and not sigma > 0:
+        raise ValueError(f"sigma={sigma!r} must be above 0, or None for windows of equal weights")
+    if not 0 <= min_valid <= 1:
+        raise ValueError(f"min_valid={min_valid!r} must be a share from 0 to 1")
+
+
+def _window_weights(window: int, sigma: float | None) -> tuple[float, ...]:
+    distance = np.arange(window) - window // 2
+    weights = np.ones(window) if sigma is None else np.exp(-0.5 * (distance / sigma) ** 2)
+    return tuple(float(weight) for weight in weights / weights.sum())
+
+
+def ssim(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    data_range: float | None = None,
+    window: int = 11,
+    sigma: float | None = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    min_valid: float = 1.0,
+    dim: Dims = None,
+    member_dim: Hashable | None = None,
+    spatial_dims: SpatialDims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> XarrayObject:
+    """Structural similarity (SSIM): mean over windows of likeness in mean, variance and pattern, then over fields.
+
+    In each window ``(2 mo mf + C1) (2 cov + C2) / ((mo^2 + mf^2 + C1) (vo + vf + C2))`` of weighted means m, variances
+    v and the covariance, with ``C = (k data_range)^2``. Only windows that lie on the grid count.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        Two fields as for `image_sums`, or the sums from it alone.
+    data_range, window, sigma, k1, k2, min_valid, dim, member_dim, spatial_dims, skipna, keep_attrs
+        As for `image_sums`; left out when sums are given.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+        From -1 to 1, the best; float64, dimensionless. NaN where no window counts. With the defaults the number that
+        Wang's code gives, and scikit-image with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `image_sums`; and if ``data_range`` is missing.
+
+    References
+    ----------
+    Wang et al. (2004), doi:10.1109/TIP.2003.819861, eq. 13.
+
+    Examples
+    --------
+    >>> o = xr.DataArray(np.eye(16), dims=("y", "x"))
+    >>> round(float(ssim(o, 0.5 * o, data_range=1.0)), 4)
+    0.6473
+    """
+    options: dict[str, Any] = {"window": window, "sigma": sigma, "k1": k1, "k2": k2, "min_valid": min_valid}
+    options |= {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims, "skipna": skipna}
+    return _field_mean("ssim", observations, forecasts, data_range, options, keep_attrs)
+
+
+def psnr(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    data_range: float | None = None,
+    dim: Dims = None,
+    member_dim: Hashable | None = None,
+    spatial_dims: SpatialDims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> XarrayObject:
+    """Peak signal-to-noise ratio of each field, ``10 log10(data_range^2 / MSE)``, on average over fields.
+
+    Not `psnr_pooled`, which has the mean of the squared errors of all fields in it: it is at most as large.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        Two fields as for `image_sums`, or the sums from it alone.
+    data_range, dim, member_dim, spatial_dims, skipna, keep_attrs
+        As for `image_sums`; left out when sums are given.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+        In dB, the larger the better; float64. Infinite as soon as one pair of fields is equal, dry ones too; NaN
+        where no cell is measured.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `image_sums`; and if ``data_range`` is missing.
+
+    References
+    ----------
+    Hore and Ziou (2010), doi:10.1109/ICPR.2010.579.
+
+    Examples
+    --------
+    >>> o = xr.DataArray(np.zeros((2, 4, 4)), dims=("time", "y", "x"))
+    >>> error = xr.DataArray([0.1, 0.01], dims="time")
+    >>> round(float(psnr(o, o + error, data_range=1.0)), 4), round(float(psnr_pooled(o, o + error, data_range=1.0)), 4)
+    (30.0, 22.9671)
+    """
+    options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims, "skipna": skipna}
+    return _field_mean("psnr", observations, forecasts, data_range, options, keep_attrs)
+
+
+def _field_mean(
+    name: str,
+    observations: XarrayObject,
+    forecasts: XarrayObject | None,
+    data_range: float | None,
+    options: dict[str, Any],
+    keep_attrs: bool,
+) -> XarrayObject:
+    def of_sums(sums: xr.Dataset) -> xr.DataArray:
+        n = sums[f"{name}_fields"]
+        return with_attrs((sums[name] / n.where(n != 0)).rename(name), n if keep_attrs else None)
+
+    if forecasts is None:
+        if not (isinstance(observations, xr.Dataset) and {name, f"{name}_fields"} <= set(observations.data_vars)):
+            raise TypeError(f"{name} takes observations, forecasts and data_range=, or sums from image_sums alone")
+        return of_sums(observations)
+    options |= {"data_range": _required(name, data_range), "scores": [name], "keep_attrs": keep_attrs}
+    return each_variable(
+        lambda obs, fcst: of_sums(image_sums(obs, fcst, **options)), observations, forecasts, keep_attrs
+    )
+
+
+def _required(name: str, data_range: float | None) -> float:
+    if data_range is None:
+        raise TypeError(
+            f"{name} needs data_range=, the largest minus the smallest value that the data can have, such as 255 for "
+            "8-bit pixels; taken from each field it would make scores of different fields incomparable"
+        )
+    return data_range
+
+
+def psnr_pooled(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    data_range: float | None = None,
+    dim: Dims = None,
+    member_dim: Hashable | None = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> XarrayObject:
+    """Peak signal-to-noise ratio ``10 log10(data_range^2 / MSE)`` of the mean squared error over all of ``dim``.
+
+    Not `psnr`, which takes the logarithm of each field before their mean.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        Two fields as for `error_sums`, or the sums from it alone.
+    data_range : float
+        As for `psnr`; needed with sums too.
+    dim, member_dim, skipna, keep_attrs
+        As for `error_sums`; left out when sums are given.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+        In dB, the larger the better; float64. Infinite where all pairs are equal, NaN where there is none.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `error_sums`; and if ``data_range`` is missing or not above 0.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([0.0, 0.0], dims="x")
+    >>> round(float(psnr_pooled(o, o + 0.1, data_range=1.0)), 4)
+    20.0
+    """
+    largest = _required("psnr_pooled", data_range)
+    _check_options(largest, SCORES, 1, None, 1)
+
+    def of_sums(sums: xr.Dataset) -> xr.DataArray:
+        def decibel(n: np.ndarray, squared_error: np.ndarray) -> np.ndarray:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return 10 * np.log10(largest**2 / (squared_error / n))
+
+        parts = (sums["n"], sums["squared_error"])
+        result = xr.apply_ufunc(decibel, *parts, dask="parallelized", output_dtypes=[float], keep_attrs=keep_attrs)
+        return result.rename("psnr_pooled")
+
+    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
+        return of_sums(error_sums(obs, fcst, dim=dim, member_dim=member_dim, skipna=skipna, keep_attrs=keep_attrs))
+
+    if forecasts is None:
+        if not (isinstance(observations, xr.Dataset) and set(ERROR_SUMS) <= set(observations.data_vars)):
+            raise TypeError("psnr_pooled takes observations and forecasts, or a Dataset from error_sums alone")
+        return of_sums(observations)
+    return each_variable(of_one, observations, forecasts, keep_attrs)
+
+
+def gradient_sums(
+    observations: XarrayObject,
+    forecasts: XarrayObject,
+    *,
+    dim: Dims = None,
+    member_dim: Hashable | None = None,
+    spatial_dims: SpatialDims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """Sum of the differences between absolute gradients of neighbouring cells, along both horizontal dims.
+
+    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them.
+
+    Parameters
+    ----------
+    observations, forecasts, dim, member_dim, spatial_dims, keep_attrs
+        As for `image_sums`.
+    skipna : bool
+        True: a gradient with a NaN at either end, in either field, is dropped. False: it makes the sum of its field
+        NaN.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables ``gradient_difference``, ``gradients`` (their number) and ``fields`` (those with any), float64.
+        Datasets as input give a dim ``variable``. Lazy where an input is.
+
+    Raises
+    ------
+    ValueError
+        If coordinates differ or a dim is unknown.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([[0.0, 2.0], [0.0, 2.0]], dims=("y", "x"))
+    >>> [float(value) for value in gradient_sums(o, -3 * o).values()]
+    [8.0, 4.0, 1.0]
+    """
+    variables = matching_variables(observations, forecasts)
+    if variables is not None:
+        options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims}
+        options |= {"skipna": skipna, "keep_attrs": keep_attrs}
+        of_variables = [gradient_sums(observations[v], forecasts[v], **options) for v in variables]
+        return xr.concat(of_variables, dim=xr.DataArray(variables, dims="variable", name="variable"))
+    forecasts = ensemble_mean(forecasts, member_dim, skipna)
+    places = find_spatial_dims(forecasts, spatial_dims)
+    find_spatial_dims(observations, places)
+    sums = sum_over_chunks(
+        images.gradient_sums,
+        observations,
+        forecasts,
+        reduce=[*reduced_dims(dim, observations, forecasts), *places],
+        whole=places,
+        last=places,
+        new_sizes={"sum": len(GRADIENT_SUMS)},
+        dtype=np.float64,
+        skipna=skipna,
+    )
+    table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(GRADIENT_SUMS)})
+    return with_attrs(table, observations if keep_attrs else None)
+
+
+def gradient_difference(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    reduce: Literal["sum", "mean"] = "mean",
+    dim: Dims = None,
+    member_dim: Hashable | None = None,
+    spatial_dims: SpatialDims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> XarrayObject:
+    """Gradient difference (GDL): ``||dO| - |dF||`` over neighbouring cells along y and along x.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        Two fields as for `gradient_sums`, or the sums from it alone.
+    reduce : {"mean", "sum"}
+        "sum": the sum over a field, on average over fields, as HKO-7 and DB-RNN report it; it grows with the grid.
+        "mean": divided by the number of gradients.
+    dim, member_dim, spatial_dims, skipna, keep_attrs
+        As for `gradient_sums`; left out when sums are given.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+        In the units of the fields, from 0, the best; float64. NaN where there is no gradient. Blurred forecasts score
+        badly, and so do noisy ones.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gradient_sums`; and if ``reduce`` is unknown.
+
+    References
+    ----------
+    Mathieu et al. (2016), arXiv:1511.05440, eq. 6 with exponent 1.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([[0.0, 2.0], [0.0, 2.0]], dims=("y", "x"))
+    >>> float(gradient_difference(o, 2 * o)), float(gradient_difference(o, 2 * o, reduce="sum"))
+    (1.0, 4.0)
+    """
+    if reduce not in ("mean", "sum"):
+        raise ValueError(f"reduce={reduce!r} is unknown; there are 'mean' and 'sum'")
+
+    def of_sums(sums: xr.Dataset) -> xr.DataArray:
+        n = sums["gradients" if reduce == "mean" else "fields"]
+        return with_attrs(
+            (sums["gradient_difference"] / n.where(n != 0)).rename("gradient_difference"), n if keep_attrs else None
+        )
+
+    options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims, "skipna": skipna}
+    if forecasts is None:
+        if not (isinstance(observations, xr.Dataset) and set(GRADIENT_SUMS) <= set(observations.data_vars)):
+            raise TypeError("gradient_difference takes observations and forecasts, or sums from gradient_sums alone")
+        return of_sums(observations)
+    return each_variable(
+        lambda obs, fcst: of_sums(gradient_sums(obs, fcst, **options, keep_attrs=keep_attrs)),
+        observations,
+        forecasts,
+        keep_attrs,
+    )

@@ -1,0 +1,325 @@
+"""Scores of events in neighbourhoods: sums of squared fractions, and the fractions skill score taken of them last.
+
+The fraction P of a window is the share of its measured cells in which an event, ``value >= threshold``, is observed
+(Po) or forecast (Pf): Roberts and Lean (2008), doi:10.1175/2007MWR2123.1.
+"""
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xnowcast.verify.align import find_spatial_dims
+from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
+from xnowcast.verify.contingency import Scales, SpatialDims
+from xnowcast.verify.fields import XarrayObject, each_variable, matching_variables, require_member_dim, with_attrs
+from xnowcast.verify.kernels.fractions import BOUNDARIES, fractions_sums
+from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
+
+SUMS = ("squared_difference", "squared_forecast", "squared_observed", "observed_events", "cells")
+
+
+def fss_sums(
+    observations: XarrayObject,
+    forecasts: XarrayObject,
+    *,
+    thresholds: Thresholds,
+    scales: Scales,
+    dim: Dims = None,
+    member_dim: Hashable | None = None,
+    boundary: str = "renormalise",
+    min_valid: float = 0.0,
+    spatial_dims: SpatialDims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """Sums that the fractions skill score is made of, at all thresholds and window widths in one pass.
+
+    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them.
+
+    A window counts if its centre is measured: the middle cell of an odd width, any of the four cells around the
+    middle corner of an even one. So a margin of NaN around the grid changes nothing, and neither does turning both
+    fields over.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        In the same units, with exactly the same coordinates on the dims they share. A cell in which either is NaN
+        (not measured) belongs to no window.
+    thresholds : float, sequence of float, or str
+        An event is ``value >= threshold``, with the threshold in the precision of the data. A sequence makes a
+        dim ``threshold``, a number a scalar coordinate. The name of a set, such as "hko7", stands for the numbers
+        that belong to the ``units`` of the fields.
+    scales : int or sequence of int
+        Width of the square windows in cells, odd or even; a window wider than the grid holds all of it. A sequence
+        makes a dim ``scale``.
+    dim : str or iterable of hashable, optional
+        Dims that are summed over; all by default. The horizontal dims always are. Members of an ensemble are
+        scored each as a forecast, unless ``member_dim`` is given.
+    member_dim : hashable, optional
+        When given, the forecast fraction of a window is the mean of the members' (the ensemble FSS), where a cell
+        counts with the members that are not NaN.
+    boundary : {"renormalise", "interior", "zero", "pysteps", "scores"}
+        "renormalise": windows are centred on the grid, its edge included, and cells off the grid are not measured.
+        "interior": only windows that lie on the grid (the default of the package scores); none where the scale is
+        wider. "zero": off the grid it is dry. "pysteps" and "scores": the same with the windows that pysteps, or
+        scores with ``zero_padding``, takes; these differ from "zero" by one row and column where the scale is even
+        or odd, respectively, so that turning both fields over changes the score.
+    min_valid : float
+        From 0 to 1: share of the ``scale ** 2`` cells of a window that must be measured, else it does not count.
+    spatial_dims : (hashable, hashable), optional
+        Names of the horizontal dims. By default y and x, or latitude and longitude.
+    skipna : bool
+        False: a NaN makes the sums of its field NaN.
+    keep_attrs : bool
+        Whether to copy the attributes of ``observations``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables ``squared_difference``, ``squared_forecast``, ``squared_observed`` (of the fractions, over
+        windows), and without ``scale``: ``observed_events`` and ``cells`` (measured); float64. Datasets as input
+        give a dim ``variable``. Lazy where an input is; the horizontal dims, and members with ``member_dim``, are
+        brought into one chunk.
+
+    Raises
+    ------
+    ValueError
+        If coordinates differ, a dim or boundary is unknown, a threshold is not finite, a named one does not fit the
+        units, a scale is not a whole number from 1 up, or ``min_valid`` is not from 0 to 1.
+
+    Examples
+    --------
+    >>> o, f = np.zeros((2, 8, 8))
+    >>> o[0, 0], f[1, 1] = 1, 1
+    >>> sums = fss_sums(xr.DataArray(o, dims=("y", "x")), xr.DataArray(f, dims=("y", "x")), thresholds=1, scales=1)
+    >>> {name: float(value) for name, value in sums.items()}
+    {'squared_difference': 2.0, 'squared_forecast': 1.0, 'squared_observed': 1.0, 'observed_events': 1.0,
+     'cells': 64.0}
+    """
+    variables = matching_variables(observations, forecasts)
+    fields = [obj if variables is None else obj[v] for obj in (observations, forecasts) for v in variables or [None]]
+    threshold, scale = threshold_coordinate(thresholds, *fields), _scale_coordinate(scales)
+    if variables is not None:
+        options: dict[str, Any] = {"thresholds": threshold, "scales": scales, "dim": dim, "member_dim": member_dim}
+        options |= {"boundary": boundary, "min_valid": min_valid, "spatial_dims": spatial_dims}
+        options |= {"skipna": skipna, "keep_attrs": keep_attrs}
+        of_variables = [fss_sums(observations[v], forecasts[v], **options) for v in variables]
+        return xr.concat(of_variables, dim=xr.DataArray(variables, dims="variable", name="variable"))
+    _check_options(boundary, min_valid)
+    places = find_spatial_dims(forecasts, spatial_dims)
+    find_spatial_dims(observations, places)
+    if member_dim is not None:
+        require_member_dim(forecasts, member_dim)
+        if member_dim in observations.dims:
+            raise ValueError(f"observations have the dim {member_dim!r} too: select one observation per ensemble")
+    members = [] if member_dim is None else [member_dim]
+    reduce = reduced_dims(dim, observations, forecasts, never=members)
+    sums = sum_over_chunks(
+        fractions_sums,
+        observations,
+        forecasts,
+        reduce=[*reduce, *places],
+        whole=[*places, *members],
+        last=places,
+        member_dim=member_dim,
+        new_sizes={"threshold": threshold.size, "scale": scale.size, "sum": len(SUMS)},
+        dtype=np.float64,
+        thresholds=tuple(float(t) for t in np.atleast_1d(threshold.values)),
+        scales=tuple(int(s) for s in np.atleast_1d(scale.values)),
+        boundary=boundary,
+        min_valid=float(min_valid),
+        skipna=skipna,
+    )
+    table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(SUMS)})
+    for coordinate in (threshold, scale):
+        if coordinate.ndim == 0:
+            table = table.isel({coordinate.name: 0})
+        table = table.assign_coords({coordinate.name: coordinate})
+    if scale.ndim:  # the same at every scale
+        table = table.assign({name: table[name].isel(scale=0, drop=True) for name in SUMS[3:]})
+    return with_attrs(table, observations if keep_attrs else None)
+
+
+def fss(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    thresholds: Thresholds | None = None,
+    scales: Scales | None = None,
+    dim: Dims = None,
+    member_dim: Hashable | None = None,
+    boundary: str = "renormalise",
+    min_valid: float = 0.0,
+    spatial_dims: SpatialDims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> XarrayObject:
+    """Fractions skill score, ``1 - sum (Pf - Po)^2 / (sum Pf^2 + sum Po^2)``, over windows of each width.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        Two fields as for `fss_sums`, or the sums from it alone.
+    thresholds, scales, dim, member_dim, boundary, min_valid, spatial_dims, skipna, keep_attrs
+        As for `fss_sums`; left out when sums are given.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+        From 0 to 1, the best; float64, dimensionless. NaN (0/0) where no window has an event. Squares are added up
+        over ``dim`` before the ratio is taken, which is not the mean of the scores of single fields.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `fss_sums`; and if ``forecasts``, ``thresholds`` and ``scales`` are not given together.
+
+    References
+    ----------
+    Roberts and Lean (2008), doi:10.1175/2007MWR2123.1, eq. 5 to 7; Faggian et al. (2015) on summed-area tables;
+    Schwartz et al. (2010), doi:10.1175/2009WAF2222267.1, on ensembles.
+
+    Examples
+    --------
+    >>> o, f = np.zeros((2, 8, 8))
+    >>> o[0, 0], f[1, 1] = 1, 1
+    >>> o, f = xr.DataArray(o, dims=("y", "x")), xr.DataArray(f, dims=("y", "x"))
+    >>> fss(o, f, thresholds=1, scales=[1, 3]).values.round(4)
+    array([0.   , 0.738])
+    >>> float(fss(o, f, thresholds=1, scales=3, boundary="interior"))
+    0.4
+    """
+    if forecasts is None or thresholds is None or scales is None:
+        given = [argument is not None for argument in (forecasts, thresholds, scales)]
+        if any(given) or not _is_sums(observations):
+            raise TypeError("fss takes observations, forecasts, thresholds= and scales=, or sums from fss_sums alone")
+        return _ratio(observations, keep_attrs)
+
+    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
+        sums = fss_sums(
+            obs,
+            fcst,
+            thresholds=thresholds,
+            scales=scales,
+            dim=dim,
+            member_dim=member_dim,
+            boundary=boundary,
+            min_valid=min_valid,
+            spatial_dims=spatial_dims,
+            skipna=skipna,
+            keep_attrs=keep_attrs,
+        )
+        return _ratio(sums, keep_attrs)
+
+    return each_variable(of_one, observations, forecasts, keep_attrs)
+
+
+def fss_target(sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArray:
+    """Fractions skill score from which a forecast is useful, ``0.5 + f0 / 2`` (FSS_uniform).
+
+    It is the score, at the scale of a cell, of a forecast that has the observed share f0 of events everywhere.
+
+    Parameters
+    ----------
+    sums : xarray.Dataset
+        From `fss_sums`.
+    keep_attrs : bool
+        Whether to copy the attributes of the sums.
+
+    Returns
+    -------
+    xarray.DataArray
+        From 0.5 to 1, by threshold; float64. NaN where no cell is measured.
+
+    Raises
+    ------
+    TypeError
+        If this is not a Dataset from `fss_sums`.
+
+    References
+    ----------
+    Roberts and Lean (2008), doi:10.1175/2007MWR2123.1, section 2d.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([[1.0, 0.0], [0.0, 0.0]], dims=("y", "x"))
+    >>> float(fss_target(fss_sums(o, o, thresholds=1, scales=1)))
+    0.625
+    """
+    if not _is_sums(sums):
+        raise TypeError("fss_target takes sums from fss_sums alone")
+    share = sums["observed_events"] / sums["cells"].where(sums["cells"] > 0)
+    target = (0.5 + share / 2).rename("fss_target")
+    return with_attrs(target, sums["cells"] if keep_attrs else None)
+
+
+def useful_scale(sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArray:
+    """Smallest of the scales at which the fractions skill score reaches its target, `fss_target`.
+
+    Parameters
+    ----------
+    sums : xarray.Dataset
+        From `fss_sums`, with a dim ``scale``.
+    keep_attrs : bool
+        Whether to copy the attributes of the sums.
+
+    Returns
+    -------
+    xarray.DataArray
+        In grid cells, by threshold; float64. One of the scales, never between two. NaN where none reaches the
+        target.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If this is not a Dataset from `fss_sums`, or has one scale only, as a scalar.
+
+    References
+    ----------
+    Roberts and Lean (2008), doi:10.1175/2007MWR2123.1, section 2d.
+
+    Examples
+    --------
+    >>> o, f = np.zeros((2, 32, 32))
+    >>> o[16, 16], f[16, 18] = 1, 1
+    >>> o, f = xr.DataArray(o, dims=("y", "x")), xr.DataArray(f, dims=("y", "x"))
+    >>> float(useful_scale(fss_sums(o, f, thresholds=1, scales=[1, 3, 5, 7])))
+    5.0
+    """
+    target = fss_target(sums)
+    if "scale" not in sums.dims:
+        raise ValueError(f"sums have dims {tuple(sums.dims)}, no 'scale': give fss_sums a sequence of scales")
+    reached = sums["scale"].where(_ratio(sums, False) >= target)
+    smallest = reached.min("scale").rename("useful_scale")
+    return with_attrs(smallest, sums["cells"] if keep_attrs else None)
+
+
+def _ratio(sums: xr.Dataset, keep_attrs: bool) -> xr.DataArray:
+    def divide(difference: np.ndarray, forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):  # no event: 0 / 0 is NaN
+            return 1 - difference / (forecast + observed)
+
+    parts = [sums[name] for name in SUMS[:3]]
+    result = xr.apply_ufunc(divide, *parts, dask="parallelized", output_dtypes=[np.float64], keep_attrs=keep_attrs)
+    return result.rename("fss")
+
+
+def _is_sums(obj: Any) -> bool:
+    return isinstance(obj, xr.Dataset) and set(SUMS) <= set(obj.data_vars)
+
+
+def _scale_coordinate(scales: Scales) -> xr.DataArray:
+    values = np.asarray(scales)
+    if values.ndim > 1 or values.size == 0 or values.dtype.kind not in "iu" or np.any(values < 1):
+        raise ValueError(f"scales={scales!r} must be a whole number of cells from 1 up, or a sequence of at least one")
+    attrs = {"long_name": "width of windows", "units": "grid cells"}
+    return xr.DataArray(values.astype(np.int64), dims=["scale"][: values.ndim], name="scale", attrs=attrs)
+
+
+def _check_options(boundary: str, min_valid: float) -> None:
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"boundary={boundary!r} is unknown; choose one of {', '.join(BOUNDARIES)}")
+    if not 0 <= min_valid <= 1:
+        raise ValueError(f"min_valid={min_valid!r} must be a share from 0 to 1")

@@ -1,0 +1,421 @@
+"""Scores of probabilities from the members of ensembles, all of one additive table.
+
+The table counts points with and without the observed event by the number k of the M members that have it, so that
+a probability is exactly k / M, and none falls beside a bin. An event is ``value >= threshold``.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xnowcast.verify.chunks import Dims
+from xnowcast.verify.ensemble import sums_of_members, table_by_variable
+from xnowcast.verify.fields import XarrayObject, each_variable, with_attrs
+from xnowcast.verify.kernels.probability import probability_counts
+from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
+
+COUNTS = ("events", "non_events")
+
+
+def probability_table(
+    observations: XarrayObject,
+    forecasts: XarrayObject,
+    *,
+    thresholds: Thresholds,
+    member_dim: Hashable = "member",
+    dim: Dims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """How often an event was observed and was not, by the number of members that have it, at thresholds in one pass.
+
+    Tables of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them:
+    `brier_score`, `brier_decomposition`, `reliability_diagram` and `roc` take a table in place of fields.
+
+    Parameters
+    ----------
+    observations : xarray.DataArray or xarray.Dataset
+        Without ``member_dim``; NaN means not measured.
+    forecasts : xarray.DataArray or xarray.Dataset
+        In the same units, with ``member_dim`` and exactly the same coordinates on the dims they share. Points where
+        the observation or any member is NaN are left out, as probabilities of fewer members are others.
+    thresholds : float, sequence of float, or str
+        An event is ``value >= threshold``, with the threshold in the precision of the data; or the name of a set, as
+        for `contingency_table`. A sequence makes a dim ``threshold``, a number a scalar coordinate.
+    member_dim : hashable
+        Dim of the members; always removed.
+    dim : str or iterable of hashable, optional
+        Dims that are counted over; all by default.
+    skipna : bool
+        False: one NaN makes the counts NaN (and float64).
+    keep_attrs : bool
+        Whether to copy the attributes of ``observations``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables ``events`` and ``non_events``, int64, with a dim ``members_with_event`` from 0 to the number of
+        members and its coordinate ``probability``. Datasets as input give a dim ``variable``. Lazy where an input is.
+
+    Raises
+    ------
+    ValueError
+        If coordinates differ, a dim is unknown, ``member_dim`` is not a dim of the forecasts alone, or a threshold is
+        not finite.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([0.0, 2.0, 2.0], dims="x")
+    >>> f = xr.DataArray([[0.0, 3.0, 1.0], [2.0, 2.0, 3.0]], dims=("member", "x"))
+    >>> table = probability_table(o, f, thresholds=2.0)
+    >>> table["probability"].values, table["events"].values, table["non_events"].values
+    (array([0. , 0.5, 1. ]), array([0, 1, 1]), array([0, 1, 0]))
+    """
+
+    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.Dataset:
+        threshold = threshold_coordinate(thresholds, obs, fcst)
+        n_members = fcst.sizes.get(member_dim, 0)
+        counts = sums_of_members(
+            probability_counts,
+            obs,
+            fcst,
+            dim=dim,
+            member_dim=member_dim,
+            new_sizes={"threshold": threshold.size, "members_with_event": n_members + 1, "observed": 2},
+            dtype=np.int64,
+            thresholds=tuple(float(t) for t in np.atleast_1d(threshold.values)),
+        )
+        if not skipna:
+            sizes = {**obs.sizes, **fcst.sizes}
+            kept = [d for d in sizes if d in counts.dims]
+            n_points = np.prod([n for d, n in sizes.items() if d not in (*kept, member_dim)], dtype=np.int64)
+            counts = counts.where(counts.sum(["members_with_event", "observed"]) == n_points)
+        table = xr.Dataset({"events": counts.isel(observed=1), "non_events": counts.isel(observed=0)})
+        if threshold.ndim == 0:
+            table = table.isel(threshold=0)
+        number = np.arange(n_members + 1)
+        probability = ("members_with_event", number / n_members, {"long_name": "forecast probability of the event"})
+        return table.assign_coords(threshold=threshold, members_with_event=number, probability=probability)
+
+    return table_by_variable(of_one, observations, forecasts, keep_attrs)
+
+
+def brier_score(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    thresholds: Thresholds | None = None,
+    member_dim: Hashable = "member",
+    fair: bool = False,
+    dim: Dims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> XarrayObject:
+    """Brier score: mean squared difference of the forecast probability and what came, ``mean (k / M - o)^2``.
+
+    Parameters
+    ----------
+    observations, forecasts : xarray.DataArray or xarray.Dataset
+        Two fields as for `probability_table`, or a table from it alone.
+    thresholds, member_dim, dim, skipna, keep_attrs
+        As for `probability_table`; left out when a table is given.
+    fair : bool
+        Less ``p (1 - p) / (M - 1)`` at each point: the score of the distribution the members are drawn from, with
+        which ensembles of different size compare. It is NaN where there is one member.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+        From 0, the best, to 1 (the fair score of a single case can be negative); float64, dimensionless. NaN where
+        there is no point.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `probability_table`; and if ``forecasts`` and ``thresholds`` are not given together.
+
+    References
+    ----------
+    Brier (1950), doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2; Ferro (2014), doi:10.1002/qj.2270.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([0.0, 2.0, 2.0], dims="x")
+    >>> f = xr.DataArray([[0.0, 3.0, 1.0], [2.0, 2.0, 3.0]], dims=("member", "x"))
+    >>> round(float(brier_score(o, f, thresholds=2.0)), 4)
+    0.1667
+    """
+    options: dict[str, Any] = {"thresholds": thresholds, "member_dim": member_dim, "dim": dim, "skipna": skipna}
+
+    def of_table(table: xr.Dataset) -> xr.DataArray:
+        score = _of_counts(_brier_fair if fair else _brier, table, [[]])[0].rename("brier_score")
+        return with_attrs(score, table["events"] if keep_attrs else None)
+
+    if forecasts is None or thresholds is None:
+        return of_table(_table_for("brier_score", observations, forecasts, options, keep_attrs))
+    return each_variable(
+        lambda obs, fcst: of_table(probability_table(obs, fcst, keep_attrs=keep_attrs, **options)),
+        observations,
+        forecasts,
+        keep_attrs,
+    )
+
+
+def brier_decomposition(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    thresholds: Thresholds | None = None,
+    member_dim: Hashable = "member",
+    dim: Dims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """Brier score in three parts: ``reliability - resolution + uncertainty``, exactly.
+
+    With the ``n_k`` points at which k of M members have the event, of which a part ``o_k`` was observed, and the part
+    ``o`` of all N: ``sum n_k (k / M - o_k)^2 / N``, ``sum n_k (o_k - o)^2 / N`` and ``o (1 - o)``. As every value of
+    the probability is a class of its own, there is no remainder.
+
+    Parameters
+    ----------
+    observations, forecasts, thresholds, member_dim, dim, skipna, keep_attrs
+        As for `brier_score`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables ``reliability``, from 0, the best; ``resolution``, from 0, better the larger; ``uncertainty``, of
+        the observations alone; and ``brier_score``. float64, dimensionless, NaN where there is no point. Datasets as
+        input give a dim ``variable``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `brier_score`.
+
+    References
+    ----------
+    Murphy (1973), doi:10.1175/1520-0450(1973)012<0595:ANVPOT>2.0.CO;2
+
+    Examples
+    --------
+    >>> o = xr.DataArray([0.0, 2.0, 2.0, 0.0], dims="x")
+    >>> f = xr.DataArray([[0.0, 3.0, 1.0, 0.0], [2.0, 2.0, 3.0, 0.0]], dims=("member", "x"))
+    >>> {name: float(value) for name, value in brier_decomposition(o, f, thresholds=2.0).items()}
+    {'reliability': 0.0, 'resolution': 0.125, 'uncertainty': 0.25, 'brier_score': 0.125}
+    """
+    options: dict[str, Any] = {"thresholds": thresholds, "member_dim": member_dim, "dim": dim, "skipna": skipna}
+    table = _table_for("brier_decomposition", observations, forecasts, options, keep_attrs)
+    names = ("reliability", "resolution", "uncertainty", "brier_score")
+    parts = _of_counts(_decompose, table, [[]] * len(names))
+    result = xr.Dataset(dict(zip(names, parts, strict=True)))
+    return with_attrs(result, table["events"] if keep_attrs else None)
+
+
+def reliability_diagram(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    thresholds: Thresholds | None = None,
+    bins: int | None = None,
+    member_dim: Hashable = "member",
+    dim: Dims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """How often an event came when it was forecast with some probability: on the diagonal if reliable.
+
+    Parameters
+    ----------
+    observations, forecasts, thresholds, member_dim, dim, skipna, keep_attrs
+        As for `brier_score`.
+    bins : int, optional
+        Put the M + 1 probabilities together in so many bins of as equal number as can be, for large ensembles.
+        By default each has its own.
+
+    Returns
+    -------
+    xarray.Dataset
+        Along a dim ``bin``: ``forecast_probability``, the mean of the points in the bin, ``observed_frequency`` and
+        ``n``, the number of points. float64, dimensionless; NaN where a bin has no point, but for the probability
+        of a bin of its own. Datasets as input give a dim ``variable``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `brier_score`; and if there are more bins than probabilities, or none.
+
+    References
+    ----------
+    Wilks (2011), Statistical Methods in the Atmospheric Sciences, section 8.4.4; Bröcker and Smith (2007),
+    doi:10.1175/WAF993.1, on the mean of a bin rather than its middle.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([0.0, 2.0, 2.0, 0.0], dims="x")
+    >>> f = xr.DataArray([[0.0, 3.0, 1.0, 0.0], [2.0, 2.0, 3.0, 0.0]], dims=("member", "x"))
+    >>> diagram = reliability_diagram(o, f, thresholds=2.0)
+    >>> diagram["forecast_probability"].values, diagram["observed_frequency"].values, diagram["n"].values
+    (array([0. , 0.5, 1. ]), array([0. , 0.5, 1. ]), array([1., 2., 1.]))
+    """
+    options: dict[str, Any] = {"thresholds": thresholds, "member_dim": member_dim, "dim": dim, "skipna": skipna}
+    table = _table_for("reliability_diagram", observations, forecasts, options, keep_attrs)
+    n_values = table.sizes["members_with_event"]
+    n_bins = n_values if bins is None else bins
+    if not isinstance(n_bins, int | np.integer) or not 1 <= n_bins <= n_values:
+        raise ValueError(f"bins={bins!r} must be a whole number from 1 to {n_values}, the number of probabilities")
+    names = ("forecast_probability", "observed_frequency", "n")
+    parts = _of_counts(_diagram, table, [["bin"]] * len(names), sizes={"bin": n_bins}, n_bins=n_bins)
+    result = xr.Dataset(dict(zip(names, parts, strict=True)))
+    return with_attrs(result, table["events"] if keep_attrs else None)
+
+
+def roc(
+    observations: XarrayObject,
+    forecasts: XarrayObject | None = None,
+    *,
+    thresholds: Thresholds | None = None,
+    member_dim: Hashable = "member",
+    dim: Dims = None,
+    skipna: bool = True,
+    keep_attrs: bool = False,
+) -> xr.Dataset:
+    """Relative operating characteristic: detection against false detection as more members are asked for, and its area.
+
+    Parameters
+    ----------
+    observations, forecasts, thresholds, member_dim, dim, skipna, keep_attrs
+        As for `brier_score`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Along a dim ``members_required`` from 0, where the event is always forecast, to M + 1, where it never is:
+        ``pod``, the part of the events that is forecast, and ``probability_of_false_detection``, that of the others.
+        Without it: ``area`` under the line through the points, from 0 to 1, the best, 0.5 without skill; it is the
+        chance that a point with the event has more members with it than one without, ties counting half. float64,
+        dimensionless; NaN where there is no event, or nothing else. Datasets as input give a dim ``variable``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `brier_score`.
+
+    References
+    ----------
+    Mason (1982), Australian Meteorological Magazine 30, 291-303; Mason and Graham (2002),
+    doi:10.1256/003590002320603584, on the area.
+
+    Examples
+    --------
+    >>> o = xr.DataArray([0.0, 2.0, 2.0, 0.0], dims="x")
+    >>> f = xr.DataArray([[0.0, 3.0, 1.0, 0.0], [2.0, 2.0, 3.0, 0.0]], dims=("member", "x"))
+    >>> curve = roc(o, f, thresholds=2.0)
+    >>> curve["pod"].values, curve["probability_of_false_detection"].values, float(curve["area"])
+    (array([1. , 1. , 0.5, 0. ]), array([1. , 0.5, 0. , 0. ]), 0.875)
+    """
+    options: dict[str, Any] = {"thresholds": thresholds, "member_dim": member_dim, "dim": dim, "skipna": skipna}
+    table = _table_for("roc", observations, forecasts, options, keep_attrs)
+    n_required = table.sizes["members_with_event"] + 1
+    dims = [["members_required"], ["members_required"], []]
+    parts = _of_counts(_roc, table, dims, sizes={"members_required": n_required})
+    names = ("pod", "probability_of_false_detection", "area")
+    result = xr.Dataset(dict(zip(names, parts, strict=True)), {"members_required": np.arange(n_required)})
+    return with_attrs(result, table["events"] if keep_attrs else None)
+
+
+def _table_for(
+    name: str,
+    observations: XarrayObject,
+    forecasts: XarrayObject | None,
+    options: dict[str, Any],
+    keep_attrs: bool,
+) -> xr.Dataset:
+    """The table that is given, or that of two fields."""
+    if forecasts is not None and options["thresholds"] is not None:
+        return probability_table(observations, forecasts, keep_attrs=keep_attrs, **options)
+    is_table = isinstance(observations, xr.Dataset) and set(COUNTS) <= set(observations.data_vars)
+    if forecasts is not None or options["thresholds"] is not None or not is_table:
+        raise TypeError(f"{name} takes observations, forecasts and thresholds=, or a probability table alone")
+    return observations
+
+
+# ---------------------------------------------------------------- formulas
+#
+# Of float64 counts with and without the event, the number of members with it on the last axis.
+
+
+def _of_counts(
+    formula: Callable[..., Any],
+    table: xr.Dataset,
+    dims: list[list[str]],
+    *,
+    sizes: dict[str, int] | None = None,
+    **options: Any,
+) -> tuple[xr.DataArray, ...]:
+    """Parts of a score, whose own dims are ``dims`` of ``sizes``; lazy where the table is."""
+
+    def compute(*counts: np.ndarray) -> Any:
+        with np.errstate(divide="ignore", invalid="ignore"):  # nothing by nothing is NaN
+            parts = formula(*(np.asarray(count, dtype=np.float64) for count in counts), **options)
+        return parts if len(parts) > 1 else parts[0]
+
+    parts = xr.apply_ufunc(
+        compute,
+        *(table[name] for name in COUNTS),
+        input_core_dims=[["members_with_event"]] * len(COUNTS),
+        output_core_dims=dims,
+        dask="parallelized",
+        dask_gufunc_kwargs={"output_sizes": sizes or {}, "allow_rechunk": True},
+        output_dtypes=[np.float64] * len(dims),
+    )
+    return parts if isinstance(parts, tuple) else (parts,)
+
+
+def _probability(yes: np.ndarray) -> np.ndarray:
+    return np.arange(yes.shape[-1]) / (yes.shape[-1] - 1)
+
+
+def _brier(yes, no):
+    p = _probability(yes)
+    return ((yes * (1 - p) ** 2 + no * p**2).sum(axis=-1) / (yes + no).sum(axis=-1),)
+
+
+def _brier_fair(yes, no):
+    p, n = _probability(yes), yes + no
+    n_members = np.float64(yes.shape[-1] - 1)
+    excess = (n * p * (1 - p)).sum(axis=-1) / (n_members - 1) / n.sum(axis=-1)
+    return (_brier(yes, no)[0] - excess,)
+
+
+def _decompose(yes, no):
+    n, p = yes + no, _probability(yes)
+    total, events = n.sum(axis=-1), yes.sum(axis=-1)
+    frequency, base_rate = np.where(n > 0, yes / n, 0), events / total
+    reliability = (n * (p - frequency) ** 2).sum(axis=-1) / total
+    resolution = (n * (frequency - base_rate[..., np.newaxis]) ** 2).sum(axis=-1) / total
+    return reliability, resolution, base_rate * (1 - base_rate), _brier(yes, no)[0]
+
+
+def _diagram(yes, no, *, n_bins):
+    n, p = yes + no, _probability(yes)
+    first = np.arange(n_bins) * yes.shape[-1] // n_bins
+    n_in_bin = np.add.reduceat(n, first, axis=-1)
+    mean = np.add.reduceat(n * p, first, axis=-1) / n_in_bin
+    if n_bins == yes.shape[-1]:
+        mean = np.broadcast_to(p, n.shape)
+    return mean, np.add.reduceat(yes, first, axis=-1) / n_in_bin, n_in_bin
+
+
+def _roc(yes, no):
+    def part_with_at_least(counts):
+        more = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
+        never = np.zeros_like(more[..., :1])
+        return np.concatenate([more, never], axis=-1) / more[..., :1]
+
+    pod, pofd = part_with_at_least(yes), part_with_at_least(no)
+    widths, heights = -np.diff(pofd, axis=-1), (pod[..., 1:] + pod[..., :-1]) / 2
+    return pod, pofd, (widths * heights).sum(axis=-1)
