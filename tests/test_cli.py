@@ -79,6 +79,15 @@ def test_a_score_table_is_printed_and_written(event, tmp_path, capsys):
     assert scores.csi.sizes["scale"] == 2
 
 
+def test_scores_can_be_chosen(event, tmp_path, capsys):
+    main(["forecast", str(event), str(tmp_path / "f.nc"), "--model", "persistence", "--init-times", "2024-06-01T12:10"])
+    words = ["score", tmp_path / "f.nc", event, "--thresholds", "0.5,2", "--scales", "1,4", "--scores", "fss,rmse"]
+    assert main([str(word) for word in words]) == 0
+    printed = capsys.readouterr().out
+    assert "fractions skill score" in printed and "root mean squared error (mm h-1)" in printed
+    assert "did you mean 'fss'" in fails(capsys, *words[:-1], "fsss")
+
+
 def test_models_and_datasets_are_listed(capsys):
     assert main(["models"]) == 0 and main(["datasets"]) == 0
     listed = capsys.readouterr().out

@@ -469,12 +469,18 @@ def test_wrong_arguments_are_named(options, message):
         plots.plot(forecast_of(radar, members=2), radar, **options)
 
 
+def test_a_sequence_alone_is_drawn_frame_by_frame():
+    radar = sequence()
+    drawn, asked = plots.plot(radar), plots.plot_field(radar)
+    assert [a.get_title() for a in drawn.axes] == [a.get_title() for a in asked.axes]
+
+
 def test_wrong_fields_are_named():
     radar = sequence()
     with pytest.raises(ValueError, match="no ensemble"):
         plots.plot(forecast_of(radar), member="probability", threshold=1.0)
     with pytest.raises(ValueError, match="has no lead_time; a sequence with a time axis is drawn by plot_field"):
-        plots.plot(radar)
+        plots.plot(radar, radar)
     with pytest.raises(ValueError, match="16 x 20 cells, the forecast 16 x 24"):
         plots.plot(forecast_of(radar), radar.isel(x=slice(0, 20)))
     with pytest.raises(ValueError, match="time 2030-01-01 is not in the sequence; it goes from 2024-06-01 12:00"):

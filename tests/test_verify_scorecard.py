@@ -303,7 +303,6 @@ def test_tables_that_cannot_be_made_are_refused(cards):
 def test_every_score_of_the_table_can_be_had_at_once(radar, lazy, nothing_may_run):
     from xnowcast.verify.scorecard import SCORES
 
-    y, x = np.mgrid[:24, :32]
     rain = radar.rain.fillna(0)
     ensemble = xr.concat([rain.roll(x=m) for m in range(3)], xr.DataArray(range(3), dims="member", name="member"))
     fc = ensemble.isel(time=slice(0, 4)).rename(time="lead_time").expand_dims(init_time=radar.time[:1].values)

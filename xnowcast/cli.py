@@ -181,6 +181,7 @@ def _add_score(commands: Any) -> None:
     command.add_argument("observations", help="NetCDF, Zarr, radar product files, or a dataset's name")
     command.add_argument("--thresholds", default="0.5,2,5,10", help="rain rates in mm/h, with commas; 0.5,2,5,10")
     command.add_argument("--scales", default="1,4,16", help="max-pooling windows in cells, with commas; 1,4,16")
+    command.add_argument("--scores", help="such as csi,fss,crps; those of verify.scorecard by default")
     command.add_argument("--variable", help="the observed field, where a file has more than one")
     command.add_argument("--out", help="write all scores to this .nc or .zarr")
     command.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
@@ -198,11 +199,13 @@ def _score(options: argparse.Namespace) -> None:
         forecast,
         thresholds=_numbers(options.thresholds, float, "--thresholds"),
         scales=_numbers(options.scales, int, "--scales"),
+        scores=options.scores.split(",") if options.scores else None,
         variable=options.variable,
     )
     with progress_bar(None):
         scores = scores.compute()
-    print(verify.format_scorecard({forecast.attrs.get("nowcast_model", "forecast"): scores}))
+    shown = options.scores.split(",") if options.scores else ["csi"]
+    print(verify.format_scorecard({forecast.attrs.get("nowcast_model", "forecast"): scores}, scores=shown))
     if options.out:
         print(f"wrote {storage.write(scores, options.out, overwrite=options.overwrite)}")
 

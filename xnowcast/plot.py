@@ -75,7 +75,7 @@ def plot(
     ----------
     forecasts : xarray.Dataset or xarray.DataArray
         In the forecast layout, dims (init_time, [member], lead_time, y, x), in any units that `cf.rain_rate` reads.
-        Only what is drawn is computed.
+        Only what is drawn is computed. A sequence of observations alone is drawn as by `plot_field`.
     observations : xarray.Dataset or xarray.DataArray, optional
         Sequence with a time axis on the same grid. Matched by valid time; where there is no frame the panel says so.
     variable : hashable, optional
@@ -120,6 +120,8 @@ def plot(
     >>> [axes.get_title() for axes in figure.axes[:2]]
     ['+5 min\\n12:05 UTC', '+15 min\\n12:15 UTC']
     """
+    if "lead_time" not in forecasts.coords and observations is None and lead_times is None:
+        return plot_field(forecasts, variable=variable, title=title, coastlines=coastlines, path=path)
     shown = _forecast_maps(forecasts, variable, init_time, lead_times, member, threshold)
     rows = [("forecast" if not shown.what else shown.what, shown)]
     if observations is not None:
@@ -657,7 +659,7 @@ def _forecast_maps(
         array = _select(array, "init_time", init_time)
     if "lead_time" not in array.dims:
         if "lead_time" not in array.coords:
-            raise ValueError("the forecast has no lead_time; a sequence with a time axis is drawn by plot_field.")
+            raise ValueError("the forecast has no lead_time; a sequence with a time axis is drawn by plot_field, alone")
         array = array.expand_dims("lead_time")
     array = array.isel(lead_time=_lead_positions(array["lead_time"], lead_times))
     lead = pd.TimedeltaIndex(array["lead_time"].values)

@@ -42,8 +42,14 @@ class _Pair:
 
     @cached_property
     def table(self) -> xr.Dataset:
-        options = {"thresholds": self.thresholds, "scales": self.scales, "spatial_dims": self.places}
-        return contingency_table(self.observed, self.forecast, dim=self.reduced, **options)
+        return contingency_table(
+            self.observed,
+            self.forecast,
+            thresholds=self.thresholds,
+            scales=self.scales,
+            dim=self.reduced,
+            spatial_dims=self.places,
+        )
 
     @cached_property
     def errors(self) -> xr.Dataset:
