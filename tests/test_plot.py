@@ -344,7 +344,10 @@ def test_rank_histogram_is_drawn_relative_to_a_flat_one():
 
 def test_roc_has_its_ends_and_its_area():
     table = xr.Dataset(
-        {"pod": (("threshold", "probability"), [[0.9, 0.6]]), "pofd": (("threshold", "probability"), [[0.4, 0.1]])},
+        {
+            "pod": (("threshold", "probability"), [[0.9, 0.6]]),
+            "probability_of_false_detection": (("threshold", "probability"), [[0.4, 0.1]]),
+        },
         coords={"threshold": [1.0]},
     )
     fig = plots.plot_roc({"steps": table, "again": table})

@@ -514,7 +514,7 @@ def plot_roc(
     Parameters
     ----------
     curves : mapping of str to xarray.Dataset, or xarray.Dataset
-        What `xnowcast.verify.roc` gives, by the name to show: ``pod`` and ``pofd`` with one dim of probabilities
+        What `xnowcast.verify.roc` gives, by the name to show: ``pod`` and ``probability_of_false_detection`` with one dim of probabilities
         that warnings are given from and, if there are several, ``threshold``.
     thresholds, title, path
         As in `plot_reliability`.
@@ -532,18 +532,21 @@ def plot_roc(
 
     Examples
     --------
-    >>> table = xr.Dataset({"pod": ("probability", [1.0, 0.7, 0.2]), "pofd": ("probability", [1.0, 0.3, 0.0])})
+    >>> table = xr.Dataset({"pod": ("probability", [1.0, 0.7, 0.2]), "probability_of_false_detection": ("probability", [1.0, 0.3, 0.0])})
     >>> plot_roc({"ensemble": table}).axes[0].get_legend_handles_labels()[1]
     ['ensemble, area 0.73']
     """
-    panels = _panels(curves, ("pod", "pofd"), thresholds, ("threshold", None))
+    panels = _panels(curves, ("pod", "probability_of_false_detection"), thresholds, ("threshold", None))
     fig = _figure(3.1 * len(panels) + 0.7, 3.6)
     axes = fig.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (threshold, by_name) in zip(axes, panels.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8)
         for name, curve in by_name.items():
             # Never warning and always warning belong to every curve.
-            pofd, pod = (np.r_[0.0, np.sort(curve[v].values.astype(float)), 1.0] for v in ("pofd", "pod"))
+            pofd, pod = (
+                np.r_[0.0, np.sort(curve[v].values.astype(float)), 1.0]
+                for v in ("probability_of_false_detection", "pod")
+            )
             area = float(np.trapezoid(pod, pofd))
             axis.plot(pofd, pod, marker="o", markersize=3, label=f"{name}, area {area:.2f}")
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title=_at_least(threshold))

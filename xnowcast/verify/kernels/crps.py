@@ -296,31 +296,27 @@ def _sum_strips(observations, values, starts, floor, network, odd, fair, skipna,
     spread, left = np.zeros(LANES, values.dtype), np.zeros(LANES, values.dtype)
     totals = np.zeros((3, LANES))
     for begin in range(0, observations.size, np.int64(LANES)):
-        first, width = np.uint64(begin), min(LANES, np.uint64(observations.size - begin))
-        for lane in range(width):
-            y = observations[first + lane]
-            truth[lane] = floor if y < floor else y
-        _read(values, starts, begin, width, floor, truth, rows, distance)
-        plain = not (fair and n_members == 1)
-        for lane in range(width):
-            plain &= distance[lane] < np.inf
+        width = min(LANES, np.uint64(observations.size - begin))
+        _read_truth(observations, begin, width, floor, truth)
+        _read_members(values, starts, begin, width, floor, truth, rows, distance)
+        plain = _all_finite(distance, width) and not (fair and n_members == 1)
         some = plain or _read_with_care(values, starts, begin, width, floor, truth, rows, distance, left)
         for c in range(len(network) if some else 0):
             _merge_blocks(rows, network[c, 0], network[c, 1])
         if plain:
             _finish(rows, odd, fair, distance, spread)
+            _add(distance, spread, width, totals)
         else:
             _finish_with_care(rows, odd, fair, skipna, left, distance, spread)
-        for lane in range(width):
-            scored = distance[lane] == distance[lane]
-            totals[0, lane] += 1.0 if scored else 0.0
-            totals[1, lane] += np.float64(distance[lane]) if scored or not skipna else 0.0
-            totals[2, lane] += np.float64(spread[lane]) if scored or not skipna else 0.0
+            _add_with_care(distance, spread, width, skipna, totals)
         if distance_of.size:
             distance_of[begin : begin + width] = distance[:width]
             spread_of[begin : begin + width] = spread[:width]
     for k in range(3):
         sums[k] = totals[k].sum()
+
+
+# One loop to a function: together in one, their arrays might overlap for all the compiler knows, and it is slower.
 
 
 @compiled
@@ -329,32 +325,51 @@ def _ordered(a, b):
 
 
 @compiled
-def _read(values, starts, begin, width, floor, truth, rows, distance):
+def _read_truth(observations, begin, width, floor, truth):
+    first = np.uint64(begin)
+    for lane in range(width):
+        y = observations[first + lane]
+        truth[lane] = floor if y < floor else y
+
+
+@compiled
+def _read_members(values, starts, begin, width, floor, truth, rows, distance):
     """Members less observation, each block of them sorted, and the sum of their absolute values."""
     distance[:] = 0
     whole = len(starts) // BLOCK * BLOCK
     for m in range(0, whole, BLOCK):
-        start_a, start_b = np.uint64(starts[m] + begin), np.uint64(starts[m + 1] + begin)
-        start_c, start_d = np.uint64(starts[m + 2] + begin), np.uint64(starts[m + 3] + begin)
-        for lane in range(width):
-            y = truth[lane]
-            a, b, c, d = values[start_a + lane], values[start_b + lane], values[start_c + lane], values[start_d + lane]
-            a, b = (floor if a < floor else a) - y, (floor if b < floor else b) - y
-            c, d = (floor if c < floor else c) - y, (floor if d < floor else d) - y
-            distance[lane] += (abs(a) + abs(b)) + (abs(c) + abs(d))
-            a, b = _ordered(a, b)
-            c, d = _ordered(c, d)
-            a, c = _ordered(a, c)
-            b, d = _ordered(b, d)
-            b, c = _ordered(b, c)
-            rows[m, lane], rows[m + 1, lane], rows[m + 2, lane], rows[m + 3, lane] = a, b, c, d
+        _read_block(values, starts, m, begin, width, floor, truth, rows, distance)
     for m in range(whole, len(starts)):
-        start = np.uint64(starts[m] + begin)
-        for lane in range(width):
-            x = values[start + lane]
-            rows[m, lane] = (floor if x < floor else x) - truth[lane]
-            distance[lane] += abs(rows[m, lane])
+        _read_row(values, starts, m, begin, width, floor, truth, rows, distance)
         _insert(rows, whole, m)
+
+
+@compiled
+def _read_block(values, starts, m, begin, width, floor, truth, rows, distance):
+    start_a, start_b = np.uint64(starts[m] + begin), np.uint64(starts[m + 1] + begin)
+    start_c, start_d = np.uint64(starts[m + 2] + begin), np.uint64(starts[m + 3] + begin)
+    for lane in range(width):
+        y = truth[lane]
+        a, b, c, d = values[start_a + lane], values[start_b + lane], values[start_c + lane], values[start_d + lane]
+        a, b = (floor if a < floor else a) - y, (floor if b < floor else b) - y
+        c, d = (floor if c < floor else c) - y, (floor if d < floor else d) - y
+        distance[lane] += (abs(a) + abs(b)) + (abs(c) + abs(d))
+        a, b = _ordered(a, b)
+        c, d = _ordered(c, d)
+        a, c = _ordered(a, c)
+        b, d = _ordered(b, d)
+        b, c = _ordered(b, c)
+        rows[m, lane], rows[m + 1, lane], rows[m + 2, lane], rows[m + 3, lane] = a, b, c, d
+
+
+@compiled
+def _read_row(values, starts, m, begin, width, floor, truth, rows, distance):
+    start = np.uint64(starts[m] + begin)
+    for lane in range(width):
+        x = values[start + lane]
+        x = (floor if x < floor else x) - truth[lane]
+        distance[lane] += abs(x)
+        rows[m, lane] = x
 
 
 @compiled
@@ -363,6 +378,14 @@ def _insert(rows, first, last):
     for j in range(last, first, -1):
         for lane in range(LANES):
             rows[j - 1, lane], rows[j, lane] = _ordered(rows[j - 1, lane], rows[j, lane])
+
+
+@compiled
+def _all_finite(distance, width):
+    n = 0
+    for lane in range(width):
+        n += 1 if distance[lane] < np.inf else 0
+    return n == width
 
 
 @compiled
@@ -432,3 +455,20 @@ def _finish_with_care(rows, odd, fair, skipna, left, distance, spread):
         none = n == 0 or (fair and (n == 1 or far)) or (n < len(odd) and not skipna)
         distance[lane] = np.nan if none else distance[lane] / n
         spread[lane] = np.nan if none else 0 if far else spread[lane] / (n * (n - 1 if fair else n))
+
+
+@compiled
+def _add(distance, spread, width, totals):
+    totals[0, 0] += width
+    for lane in range(width):
+        totals[1, lane] += distance[lane]
+        totals[2, lane] += spread[lane]
+
+
+@compiled
+def _add_with_care(distance, spread, width, skipna, totals):
+    for lane in range(width):
+        scored = distance[lane] == distance[lane]
+        totals[0, lane] += 1.0 if scored else 0.0
+        totals[1, lane] += np.float64(distance[lane]) if scored or not skipna else 0.0
+        totals[2, lane] += np.float64(spread[lane]) if scored or not skipna else 0.0

@@ -78,6 +78,7 @@ def _terms(difference: np.ndarray, skipna: bool) -> tuple[np.ndarray, ...]:
             squares = np.square(np.where(there, difference - error, 0)).sum(axis=0)
         else:
             squares = np.square(difference - error).sum(axis=0)
-        variance = squares / np.asarray(n - 1, squares.dtype)
+        # Without a member, squares is an empty sum of 0, and 0 / -1 would pass for a variance.
+        variance = np.where(np.asarray(n) > 1, squares / np.asarray(n - 1, squares.dtype), np.nan)
         ones = np.where(np.isnan(variance), variance, 1)
         return ones, variance, variance * ((n + 1) / n), np.where(np.isnan(variance), variance, np.square(error))
