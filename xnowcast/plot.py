@@ -514,8 +514,8 @@ def plot_roc(
     Parameters
     ----------
     curves : mapping of str to xarray.Dataset, or xarray.Dataset
-        What `xnowcast.verify.roc` gives, by the name to show: ``pod`` and ``probability_of_false_detection`` with one dim of probabilities
-        that warnings are given from and, if there are several, ``threshold``.
+        What `xnowcast.verify.roc` gives, by the name to show: ``pod`` and ``probability_of_false_detection`` with
+        one dim of probabilities that warnings are given from and, if there are several, ``threshold``.
     thresholds, title, path
         As in `plot_reliability`.
 
@@ -532,7 +532,8 @@ def plot_roc(
 
     Examples
     --------
-    >>> table = xr.Dataset({"pod": ("probability", [1.0, 0.7, 0.2]), "probability_of_false_detection": ("probability", [1.0, 0.3, 0.0])})
+    >>> rates = {"pod": [1.0, 0.7, 0.2], "probability_of_false_detection": [1.0, 0.3, 0.0]}
+    >>> table = xr.Dataset({name: ("probability", values) for name, values in rates.items()})
     >>> plot_roc({"ensemble": table}).axes[0].get_legend_handles_labels()[1]
     ['ensemble, area 0.73']
     """
@@ -543,10 +544,8 @@ def plot_roc(
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8)
         for name, curve in by_name.items():
             # Never warning and always warning belong to every curve.
-            pofd, pod = (
-                np.r_[0.0, np.sort(curve[v].values.astype(float)), 1.0]
-                for v in ("probability_of_false_detection", "pod")
-            )
+            rates = (curve["probability_of_false_detection"], curve["pod"])
+            pofd, pod = (np.r_[0.0, np.sort(rate.values.astype(float)), 1.0] for rate in rates)
             area = float(np.trapezoid(pod, pofd))
             axis.plot(pofd, pod, marker="o", markersize=3, label=f"{name}, area {area:.2f}")
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title=_at_least(threshold))
