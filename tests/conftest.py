@@ -1,7 +1,6 @@
 """Fixtures that every test may use."""
 
 import os
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -85,14 +84,19 @@ class NothingMayRun:
         raise AssertionError("something was computed while the graph was built")
 
 
+class _Guard:
+    """May be entered again and again. Dask's own setting takes effect when it is made, so it is made on entry."""
+
+    def __enter__(self):
+        import dask
+
+        self._setting = dask.config.set(scheduler=NothingMayRun())
+
+    def __exit__(self, *error):
+        self._setting.__exit__(*error)
+
+
 @pytest.fixture
 def nothing_may_run():
     """Context manager under which computing anything with Dask fails the test."""
-    import dask
-
-    @contextmanager
-    def guard():
-        with dask.config.set(scheduler=NothingMayRun()):  # it takes effect when it is made, not when it is entered
-            yield
-
-    return guard()
+    return _Guard()
