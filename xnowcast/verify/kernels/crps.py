@@ -181,9 +181,12 @@ def _terms_of_tile(difference: np.ndarray, *, fair: bool, skipna: bool) -> tuple
         partly, left = np.empty(0, int), difference[:, :0]
     spread = np.zeros_like(distance)
     with np.errstate(invalid="ignore"):  # inf - inf, mended in _divided; NaN stays in its point
-        for i, row in enumerate(_sort_members(difference)):
-            if 2 * i + 1 != n_members:
-                spread += (2 * i + 1 - n_members) * row
+        rows = _sort_members(difference)
+        for i in range(n_members // 2):
+            # The weights of the i-th smallest and the i-th largest differ in sign alone.
+            apart = np.subtract(rows[n_members - 1 - i], rows[i], out=rows[i])
+            apart *= n_members - 1 - 2 * i
+            spread += apart
     distance, spread = _divided(distance, spread, n_members, fair)
     if partly.size:
         distance[partly], spread[partly] = _terms_of_some(left, fair=fair)
@@ -297,18 +300,26 @@ def _sum_strips(observations, values, starts, floor, network, odd, fair, skipna,
     totals = np.zeros((3, LANES))
     for begin in range(0, observations.size, np.int64(LANES)):
         width = min(LANES, np.uint64(observations.size - begin))
-        _read_truth(observations, begin, width, floor, truth)
-        _read_members(values, starts, begin, width, floor, truth, rows, distance)
-        plain = _all_finite(distance, width) and not (fair and n_members == 1)
-        some = plain or _read_with_care(values, starts, begin, width, floor, truth, rows, distance, left)
-        for c in range(len(network) if some else 0):
-            _merge_blocks(rows, network[c, 0], network[c, 1])
+        n_observed = _read_truth(observations, begin, width, floor, truth)
+        plain = True
+        if n_observed:
+            _read_members(values, starts, begin, width, floor, truth, rows, distance)
+            plain = _all_there(distance, truth, width) and not (fair and n_members == 1)
+            if not plain:
+                _read_with_care(values, starts, begin, width, floor, truth, rows, distance, left)
+            for c in range(len(network)):
+                _merge_blocks(rows, network[c, 0], network[c, 1])
+        else:
+            distance[:] = np.nan
         if plain:
             _finish(rows, odd, fair, distance, spread)
-            _add(distance, spread, width, totals)
         else:
             _finish_with_care(rows, odd, fair, skipna, left, distance, spread)
+        if plain and n_observed == width:
+            _add(distance, spread, width, totals)
+        else:
             _add_with_care(distance, spread, width, skipna, totals)
+            rows[n_members:] = np.inf  # NaN may have been sorted into them
         if distance_of.size:
             distance_of[begin : begin + width] = distance[:width]
             spread_of[begin : begin + width] = spread[:width]
@@ -326,10 +337,13 @@ def _ordered(a, b):
 
 @compiled
 def _read_truth(observations, begin, width, floor, truth):
-    first = np.uint64(begin)
+    """The observations, raised to the floor; how many are not NaN."""
+    first, n_observed = np.uint64(begin), 0
     for lane in range(width):
         y = observations[first + lane]
         truth[lane] = floor if y < floor else y
+        n_observed += 1 if y == y else 0
+    return n_observed
 
 
 @compiled
@@ -381,16 +395,17 @@ def _insert(rows, first, last):
 
 
 @compiled
-def _all_finite(distance, width):
+def _all_there(distance, truth, width):
+    """Whether all members are finite wherever there is an observation, so that all or nothing is left at a point."""
     n = 0
     for lane in range(width):
-        n += 1 if distance[lane] < np.inf else 0
+        n += 1 if distance[lane] < np.inf or truth[lane] != truth[lane] else 0
     return n == width
 
 
 @compiled
 def _read_with_care(values, starts, begin, width, floor, truth, rows, distance, left):
-    """The same with inf in place of NaN, and the number of members that are not; whether there is any."""
+    """The same with inf in place of NaN, and the number of members that are not."""
     distance[:] = 0
     left[:] = 0
     for m in range(len(starts)):
@@ -403,7 +418,6 @@ def _read_with_care(values, starts, begin, width, floor, truth, rows, distance, 
             distance[lane] += abs(x) if there else 0
             left[lane] += 1 if there else 0
         _insert(rows, m // BLOCK * BLOCK, m)
-    return left.max() > 0
 
 
 @compiled
@@ -469,6 +483,7 @@ def _add(distance, spread, width, totals):
 def _add_with_care(distance, spread, width, skipna, totals):
     for lane in range(width):
         scored = distance[lane] == distance[lane]
+        spread[lane] = spread[lane] if scored else np.nan
         totals[0, lane] += 1.0 if scored else 0.0
         totals[1, lane] += np.float64(distance[lane]) if scored or not skipna else 0.0
         totals[2, lane] += np.float64(spread[lane]) if scored or not skipna else 0.0

@@ -78,8 +78,11 @@ def float_dtype(*arrays: np.ndarray) -> np.dtype:
 
 def sum_to(target: np.ndarray, values: np.ndarray, slab: MemberSlab, axis: Sequence[int]) -> None:
     """Add values at the points of a slab to its sums, in the dtype of the sums."""
-    summed = values.reshape(slab.shape).sum(axis=tuple(axis), keepdims=True, dtype=target.dtype)
-    target[slab.target] += summed
+    part = target[slab.target]
+    if values.dtype == bool and part.size == 1:
+        part += np.count_nonzero(values)  # many times faster than a sum of booleans
+    else:
+        part += values.reshape(slab.shape).sum(axis=tuple(axis), keepdims=True, dtype=target.dtype)
 
 
 def cells_of(slab: MemberSlab, target_shape: tuple[int, ...]) -> np.ndarray | None:

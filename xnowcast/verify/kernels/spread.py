@@ -65,20 +65,27 @@ def spread_sums(
     return sums
 
 
-def _terms(difference: np.ndarray, skipna: bool) -> tuple[np.ndarray, ...]:
+def _terms(difference: np.ndarray, skipna: bool) -> np.ndarray:
     """1, variance, variance (n + 1) / n and squared error, of members less observation, ``(member, point)``."""
-    n: int | np.ndarray = len(difference)
+    n = len(difference)
     error = difference.mean(axis=0)
     # Differences of infinite values have no variance; neither have those of one member.
     with np.errstate(divide="ignore", invalid="ignore"):
-        if skipna and np.isnan(error).any():
-            there = ~np.isnan(difference)
-            n = np.count_nonzero(there, axis=0).astype(difference.dtype)
-            error = np.where(there, difference, 0).sum(axis=0) / n
-            squares = np.square(np.where(there, difference - error, 0)).sum(axis=0)
-        else:
-            squares = np.square(difference - error).sum(axis=0)
-        # Without a member, squares is an empty sum of 0, and 0 / -1 would pass for a variance.
-        variance = np.where(np.asarray(n) > 1, squares / np.asarray(n - 1, squares.dtype), np.nan)
-        ones = np.where(np.isnan(variance), variance, 1)
-        return ones, variance, variance * ((n + 1) / n), np.where(np.isnan(variance), variance, np.square(error))
+        terms = _four(n, error, np.square(difference - error).sum(axis=0))
+        missing = np.isnan(error)
+        if skipna and missing.any():
+            # Off a radar's disc all members are missing together; what some have left is done apart.
+            partly = np.flatnonzero(missing & ~np.isnan(difference).all(axis=0))
+            left = difference[:, partly]
+            there = ~np.isnan(left)
+            n_left = np.count_nonzero(there, axis=0).astype(error.dtype)
+            error = np.where(there, left, 0).sum(axis=0) / n_left
+            terms[:, partly] = _four(n_left, error, np.square(np.where(there, left - error, 0)).sum(axis=0))
+    return terms
+
+
+def _four(n: int | np.ndarray, error: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    variance = squares / np.asarray(n - 1, squares.dtype)
+    terms = np.stack([np.ones_like(variance), variance, variance * ((n + 1) / n), np.square(error)])
+    terms[:, np.isnan(variance)] = np.nan
+    return terms
