@@ -169,25 +169,38 @@ def crps_sums(
     """
 
     def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.Dataset:
-        coordinate = None if threshold is None else threshold_coordinate(threshold, obs, fcst)
-        floors = (-np.inf,) if coordinate is None else tuple(float(t) for t in np.atleast_1d(coordinate.values))
-        sums = sums_of_members(
-            crps.crps_sums,
-            obs,
-            fcst,
-            dim=dim,
-            member_dim=member_dim,
-            new_sizes={"threshold": len(floors), "sum": len(CRPS_SUMS)},
-            thresholds=floors,
-            fair=fair,
-            skipna=skipna,
-        )
-        table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(CRPS_SUMS)})
-        if coordinate is None or coordinate.ndim == 0:
-            table = table.isel(threshold=0)
-        return table if coordinate is None else table.assign_coords(threshold=coordinate)
+        sums = _crps_sums(obs, fcst, member_dim, threshold, fair, dim, skipna)
+        return xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(CRPS_SUMS)})
 
     return table_by_variable(of_one, observations, forecasts, keep_attrs)
+
+
+def _crps_sums(
+    observations: xr.DataArray,
+    forecasts: xr.DataArray,
+    member_dim: Hashable,
+    threshold: Thresholds | None,
+    fair: bool,
+    dim: Dims,
+    skipna: bool,
+) -> xr.DataArray:
+    """The sums along a dim ``sum``."""
+    coordinate = None if threshold is None else threshold_coordinate(threshold, observations, forecasts)
+    floors = (-np.inf,) if coordinate is None else tuple(float(t) for t in np.atleast_1d(coordinate.values))
+    sums = sums_of_members(
+        crps.crps_sums,
+        observations,
+        forecasts,
+        dim=dim,
+        member_dim=member_dim,
+        new_sizes={"threshold": len(floors), "sum": len(CRPS_SUMS)},
+        thresholds=floors,
+        fair=fair,
+        skipna=skipna,
+    )
+    if coordinate is None or coordinate.ndim == 0:
+        sums = sums.isel(threshold=0)
+    return sums if coordinate is None else sums.assign_coords(threshold=coordinate)
 
 
 def crps_ensemble(
@@ -250,11 +263,12 @@ def crps_ensemble(
     """
     if forecasts is None:
         _require_sums("crps_ensemble", observations, CRPS_SUMS, "crps_sums")
-        return _crps(observations, "crps", keep_attrs)
+        sums = observations[list(CRPS_SUMS)].to_array("sum")
+        return with_attrs(_crps(sums, "crps"), observations["n"] if keep_attrs else None)
 
     def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        sums = crps_sums(obs, fcst, member_dim=member_dim, fair=fair, dim=dim, skipna=skipna, keep_attrs=keep_attrs)
-        return _crps(sums, "crps", keep_attrs)
+        sums = _crps_sums(obs, fcst, member_dim, None, fair, dim, skipna)
+        return with_attrs(_crps(sums, "crps"), obs if keep_attrs else None)
 
     return each_variable(of_one, observations, forecasts, keep_attrs)
 
@@ -307,16 +321,27 @@ def tw_crps_ensemble(
     """
 
     def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        options: dict[str, Any] = {"member_dim": member_dim, "fair": fair, "dim": dim, "skipna": skipna}
-        sums = crps_sums(obs, fcst, threshold=threshold, keep_attrs=keep_attrs, **options)
-        return _crps(sums, "tw_crps", keep_attrs)
+        sums = _crps_sums(obs, fcst, member_dim, threshold, fair, dim, skipna)
+        return with_attrs(_crps(sums, "tw_crps"), obs if keep_attrs else None)
 
     return each_variable(of_one, observations, forecasts, keep_attrs)
 
 
-def _crps(sums: xr.Dataset, name: str, keep_attrs: bool) -> xr.DataArray:
-    mean = (sums["distance"] - sums["spread"]) / sums["n"].where(sums["n"] > 0)
-    return with_attrs(mean.rename(name), sums["n"] if keep_attrs else None)
+def _crps(sums: xr.DataArray, name: str) -> xr.DataArray:
+    score = xr.apply_ufunc(
+        _crps_of_sums,
+        sums,
+        input_core_dims=[["sum"]],
+        dask="parallelized",
+        dask_gufunc_kwargs={"allow_rechunk": True},
+        output_dtypes=[np.float64],
+    )
+    return score.rename(name)
+
+
+def _crps_of_sums(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # no point: 0 / 0 is NaN
+        return (sums[..., 1] - sums[..., 2]) / sums[..., 0]
 
 
 # ---------------------------------------------------------------- spread and skill
