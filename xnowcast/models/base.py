@@ -4,11 +4,11 @@ A model is any object with a `task`, a `transform` and the method of its verb. T
 counts, units, NaN, padding, seeds, dims and CF, so a model only turns tensors into tensors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xnowcast.noise import Noise
 
@@ -27,6 +27,8 @@ class Task:
         The quantity that the model was made for; ``None`` means that any will do.
     step : datetime.timedelta, optional
         Time between frames that the model was made for; ``None`` means any.
+    spacing : float, optional
+        Grid spacing in metres that the model was made for; ``None`` means any.
     grid_multiple : int
         Grids are padded to multiples of this many cells.
     min_grid : int
@@ -46,6 +48,7 @@ class Task:
     input_frames: int
     quantity: Literal["rain_rate", "vil"] | None = None
     step: timedelta | None = None
+    spacing: float | None = None
     grid_multiple: int = 1
     min_grid: int = 8
     max_steps: int | None = None
@@ -93,4 +96,82 @@ class ForecastModel(Protocol):
         Tensor
             ``(b, steps, 1, y, x)``, or ``(b * m, steps, 1, y, x)`` for a stochastic model.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What one step of training sees.
+
+    Attributes
+    ----------
+    rain : Tensor
+        ``(b, t, 1, y, x)`` in mm h-1, oldest frame first, row 0 in the north; 0 where not measured. ``t`` is the
+        model's ``training_frames``.
+    observed : Tensor
+        Same shape, bool: True where the cell was measured. Losses leave the other cells out.
+    """
+
+    rain: Tensor
+    observed: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one step of training minimises.
+
+    Attributes
+    ----------
+    total : Tensor
+        The number to minimise; its gradient trains the model.
+    parts : dict of str to Tensor
+        Its terms before their weights, for the log.
+    truth, generated : Tensor, optional
+        What the adversary has to tell apart, ``(n, 1, y, x)`` each; None where there is no adversary.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    truth: Tensor | None = None
+    generated: Tensor | None = None
+
+
+class Adversary(Protocol):
+    """A network that learns to tell forecasts from observations while a model learns to pass for one.
+
+    It exists in training alone: it has an optimiser of its own and is not part of the model's weights.
+    """
+
+    def loss(self, truth: Tensor, generated: Tensor) -> Tensor:
+        """What the adversary minimises; ``generated`` is detached from the model."""
+        ...
+
+
+@runtime_checkable
+class TrainableModel(Protocol):
+    """A model for `xnowcast.train`: a ``torch.nn.Module`` with these members.
+
+    ``training_frames`` is the length of a training window. All that is random in ``loss`` is drawn from torch's
+    global generators, which are seeded anew for every step, so that a resumed run repeats an unbroken one.
+    """
+
+    task: Task
+    transform: Transform
+    training_frames: int
+
+    def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
+        """The loss of one batch.
+
+        Parameters
+        ----------
+        batch : TrainingBatch
+        progress : float
+            Share of the training that is done, 0 to 1, for weights that change as training goes on. 1 in validation.
+        adversary : torch.nn.Module, optional
+            The model's `Adversary` in training; None in validation.
+        """
+        ...
+
+    def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
+        """An untrained `Adversary` for frames of ``(y, x)`` cells, or None where the model trains without one."""
         ...
