@@ -155,7 +155,7 @@ def test_a_model_of_another_verb_or_step_or_quantity_is_refused():
 
     for declared, message in (
         ({"verb": "deblur"}, r"'Like' does not forecast, it is for ds\.nowcast\.deblur"),
-        ({"step": datetime.timedelta(minutes=10)}, "'Like' was made for a step of 0:10:00, and the data have 300 sec"),
+        ({"step": datetime.timedelta(minutes=10)}, "'Like' was made for a step of 10 min, and the data have 5 min"),
         ({"quantity": "vil"}, "'Like' reads vil, and variable 'rr' is rain_rate"),
         ({"max_steps": 2}, "forecasts up to 2 steps; 12 were asked for"),
     ):

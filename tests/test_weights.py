@@ -3,6 +3,8 @@
 import json
 import struct
 import sys
+from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -212,6 +214,71 @@ def test_a_card_from_a_later_version_is_read(saved):
     assert weights.load(path).card.system == "blur"
 
 
+# ---------------------------------------------------------------- the contract
+
+
+@pytest.fixture
+def contracted(tmp_path):
+    """Weights of a model that was trained at 5 minutes and 1 km."""
+    model = Blur(**OPTIONS)
+    model.task = replace(model.task, step=timedelta(minutes=5), spacing=1000.0)
+    weights.save(tmp_path / "blur.safetensors", model, system="blur", options=OPTIONS)
+    return str(tmp_path / "blur.safetensors")
+
+
+def on_grid(radar, spacing):
+    axes = {d: (d, spacing * np.arange(radar.sizes[d]), {"units": "m"}) for d in ("y", "x")}
+    return radar.assign_coords(axes)
+
+
+def test_the_contract_of_the_training_comes_back(contracted):
+    task = weights.load(contracted).task
+    assert (task.step, task.spacing, task.max_steps) == (timedelta(minutes=5), 1000.0, 4)
+    assert weights.read_card(contracted).task == task
+    assert "a step of 0:05:00" in weights.card(contracted).reads and "at 1 km" in weights.card(contracted).reads
+
+
+def test_data_that_keep_the_contract_run(contracted, radar):
+    for grid in (on_grid(radar, 1000.0), on_grid(radar, 1070.0), radar):  # the last does not tell its spacing
+        assert grid.nowcast.forecast(contracted, steps=1).rr.notnull().all()
+
+
+def test_every_mismatch_is_explained(contracted, radar):
+    slow = on_grid(radar, 2000.0).assign_coords(time=radar.time[0] + 2 * (radar.time - radar.time[0]))
+    message = "(?s)'blur' was made for a step of 5 min, and the data have 10 min.* 1 km, and the data have 2 x 2 km"
+    for model in (contracted, weights.load(contracted)):
+        with pytest.raises(ValueError, match=message + ".*on_mismatch='warn'"):
+            slow.nowcast.forecast(model, steps=1)
+        with pytest.warns(UserWarning, match=message):
+            assert slow.nowcast.forecast(model, steps=1, on_mismatch="warn").rr.notnull().all()
+
+
+def test_a_finer_step_names_the_frames_to_take(contracted, radar):
+    fine = radar.assign_coords(time=radar.time[0] + (radar.time - radar.time[0]) / 5)
+    with pytest.raises(
+        ValueError, match=r"thin them with ds.isel\(time=slice\(None, None, 5\)\)"
+    ):
+        fine.nowcast.forecast(contracted, steps=1)
+    with pytest.raises(ValueError, match="on_mismatch is 'ignore'; it can be 'raise' or 'warn'"):
+        fine.nowcast.forecast(contracted, steps=1, on_mismatch="ignore")
+
+
+def test_a_model_in_memory_is_named_as_its_file_is(contracted, radar):
+    loaded = radar.nowcast.forecast(weights.load(contracted), steps=1)
+    assert loaded.attrs == radar.nowcast.forecast(contracted, steps=1).attrs
+
+
+def test_runtime_options_go_with_any_weights(saved, radar, monkeypatch):
+    _, path = saved
+    monkeypatch.setattr(Blur, "RUNTIME_OPTIONS", ("kernels",), raising=False)
+    fc = radar.nowcast.forecast(str(path), steps=1, kernels=[3, 3])
+    np.testing.assert_array_equal(fc.rr, radar.nowcast.forecast(str(path), steps=1).rr)
+    assert fc.attrs["nowcast_options"] == "kernels=[3, 3]"
+    assert weights.load(path, kernels=[3, 3]).card.options == OPTIONS
+    with pytest.raises(ValueError, match="fix the model's options: leave out width; free are kernels"):
+        radar.nowcast.forecast(str(path), steps=1, width=3)
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -313,7 +380,7 @@ def test_a_system_that_is_trained_needs_weights(radar, saved):
         radar.nowcast.forecast("blur")
     with pytest.raises(ValueError, match="holds weights of 'blur', not of 'persistence'"):
         radar.nowcast.forecast("persistence", weights=str(saved[1]))
-    with pytest.raises(ValueError, match="fixes the model's options; leave out width"):
+    with pytest.raises(ValueError, match="fix the model's options: leave out width"):
         radar.nowcast.forecast("blur", weights=str(saved[1]), width=3)
     with pytest.raises(ValueError, match="a model in memory is complete"):
         radar.nowcast.forecast(saved[0], weights=str(saved[1]))

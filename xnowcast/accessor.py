@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
+    from xnowcast.forecast import OnMismatch
     from xnowcast.models.base import ForecastModel
     from xnowcast.plot import Member
     from xnowcast.verify.contingency import Scales, Thresholds
@@ -39,6 +40,7 @@ class NowcastAccessor(Generic[T_Xarray]):
         variable: Hashable | None = None,
         zr: tuple[float, float] | None = None,
         on_gap: "OnGap" = "raise",
+        on_mismatch: "OnMismatch" = "raise",
         weights: str | None = None,
         device: str = "auto",
         batch_size: int | None = None,
@@ -59,6 +61,7 @@ class NowcastAccessor(Generic[T_Xarray]):
             variable=variable,
             zr=zr,
             on_gap=on_gap,
+            on_mismatch=on_mismatch,
             weights=weights,
             device=device,
             batch_size=batch_size,

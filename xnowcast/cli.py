@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _in_one_line(error: Exception) -> str:
     message = " ".join(str(error).split())
-    message = re.sub(r"\b(variable|on_gap|weights|mirror)=", _as_option, message)
+    message = re.sub(r"\b(variable|on_gap|on_mismatch|weights|mirror)=", _as_option, message)
     if isinstance(error, ValueError | OSError | ImportError) and message:
         return message
     return f"{type(error).__name__}: {message} (run again with --debug to see where)"
@@ -104,6 +104,12 @@ def _add_forecast(commands: Any) -> None:
     command.add_argument("--variable", help="the field, where a file has more than one")
     command.add_argument("--zr", help="a,b of Z = a R^b for reflectivity, such as 200,1.6")
     command.add_argument("--on-gap", choices=("raise", "skip", "fill"), default="raise", help="a missing input frame")
+    command.add_argument(
+        "--on-mismatch",
+        choices=("raise", "warn"),
+        default="raise",
+        help="a step or grid that the model was not made for",
+    )
     command.add_argument("--weights", help="a weights file for the model")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1; auto takes a GPU if there is one")
     command.add_argument("--batch-size", type=int, help="samples that the model gets at once")
@@ -129,6 +135,7 @@ def _forecast(options: argparse.Namespace) -> None:
         variable=options.variable,
         zr=_pair(options.zr) if options.zr else None,
         on_gap=options.on_gap,
+        on_mismatch=options.on_mismatch,
         weights=options.weights,
         device=options.device,
         batch_size=options.batch_size,

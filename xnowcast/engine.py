@@ -45,7 +45,7 @@ class ModelRecipe:
             return models.build(self.name, **dict(self.options))
         from xnowcast.weights import load
 
-        return load(self.weights, sha256=self.sha256)
+        return load(self.weights, sha256=self.sha256, **dict(self.options))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """The verb `forecast`, on one page: field -> windows -> engine -> CF dataset."""
 
-from collections.abc import Hashable
+import warnings
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from difflib import get_close_matches
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -16,6 +17,11 @@ from xnowcast.cf import Field, T_Xarray
 if TYPE_CHECKING:
     from xnowcast.engine import ModelRecipe
     from xnowcast.models.base import ForecastModel, Task
+
+OnMismatch = Literal["raise", "warn"]
+
+_SPACING_TOLERANCE = 0.15
+"""Share by which the grid spacing may differ from that of the training; map scale alone varies by several percent."""
 
 
 def forecast(
@@ -30,6 +36,7 @@ def forecast(
     variable: Hashable | None = None,
     zr: tuple[float, float] | None = None,
     on_gap: windows.OnGap = "raise",
+    on_mismatch: OnMismatch = "raise",
     weights: str | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -63,6 +70,8 @@ def forecast(
         200 and 1.6.
     on_gap : {"raise", "skip", "fill"}
         What to do with a forecast that would read across a missing frame.
+    on_mismatch : {"raise", "warn"}
+        What to do when the data's step or grid spacing is not that of the model's training.
     weights : str, optional
         Path of a weights file for a system that is trained.
     device : str
@@ -100,7 +109,8 @@ def forecast(
     recipe, task = _plan_model(model, weights, options)
     axis = windows.time_axis(field.array, field.time)
     count = windows.lead_steps(axis.step, lead_time=lead_time, steps=steps)
-    _check(field, task, recipe, axis.step, count)
+    _check(field, task, recipe, count)
+    _check_contract(field, task, recipe, axis.step, on_mismatch)
     numbers = _member_numbers(task, recipe, members)
     _check_counts(seed=seed, batch_size=batch_size)
     engine.choose_device(device)
@@ -141,7 +151,7 @@ def _plan_model(
     """The recipe (or the model in memory) and its task, without building a network."""
     from xnowcast import models
     from xnowcast.engine import ModelRecipe
-    from xnowcast.weights import looks_like_weights, read_card
+    from xnowcast.weights import looks_like_weights, read_card, with_options
 
     if not isinstance(model, str):
         if not (hasattr(model, "task") and hasattr(model, "forecast")):
@@ -161,10 +171,9 @@ def _plan_model(
     card = read_card(path)
     if weights is not None and card.system != model:
         raise ValueError(f"{path} holds weights of {card.system!r}, not of {model!r}")
-    if options:
-        raise ValueError(f"{path} fixes the model's options; leave out {', '.join(options)}")
-    recipe = ModelRecipe(card.system, _hashable(card.options), str(path), card.sha256)
-    return recipe, models.declare(card.system, **card.options)
+    _refuse_misspelt(options, models.find(card.system))
+    card = with_options(card, options)
+    return ModelRecipe(card.system, _hashable(options), str(path), card.sha256), card.task
 
 
 def _refuse_misspelt(options: dict[str, Any], model_class: Any) -> None:
@@ -181,7 +190,7 @@ def _hashable(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in sorted(options.items()))
 
 
-def _check(field: Field, task: "Task", recipe: Any, step: np.timedelta64, steps: int) -> None:
+def _check(field: Field, task: "Task", recipe: Any, steps: int) -> None:
     """Everything that can be refused before any work."""
     name = _model_name(recipe)
     if task.verb != "forecast":
@@ -199,10 +208,44 @@ def _check(field: Field, task: "Task", recipe: Any, step: np.timedelta64, steps:
         raise ValueError(
             f"the grid has {size[0]} x {size[1]} cells; {name!r} needs at least {task.min_grid} x {task.min_grid}"
         )
-    if task.step is not None and np.timedelta64(task.step) != step:
-        raise ValueError(f"{name!r} was made for a step of {task.step}, and the data have {step.astype('m8[s]')}")
     if task.max_steps is not None and steps > task.max_steps:
         raise ValueError(f"{name!r} forecasts up to {task.max_steps} steps; {steps} were asked for")
+
+
+def _check_contract(field: Field, task: "Task", recipe: Any, step: np.timedelta64, on_mismatch: OnMismatch) -> None:
+    """Time and space as the model learnt them: it would run on others, and be wrong without a sign."""
+    if on_mismatch not in ("raise", "warn"):
+        raise ValueError(f"on_mismatch is {on_mismatch!r}; it can be 'raise' or 'warn'")
+    mismatches = [*_step_mismatch(field, task, step), *_spacing_mismatch(field, task)]
+    if not mismatches:
+        return
+    message = f"{_model_name(recipe)!r} {'; it '.join(mismatches)}"
+    if on_mismatch == "raise":
+        raise ValueError(f"{message}. To run it all the same, pass on_mismatch='warn'")
+    warnings.warn(message, stacklevel=3)
+
+
+def _step_mismatch(field: Field, task: "Task", step: np.timedelta64) -> Iterator[str]:
+    if task.step is None or np.timedelta64(task.step) == step:
+        return
+    minutes, wanted = (np.timedelta64(s) / np.timedelta64(1, "m") for s in (step, task.step))
+    what = f"was made for a step of {wanted:g} min, and the data have {minutes:g} min"
+    ratio = wanted / minutes
+    if ratio == round(ratio):
+        yield f"{what}: thin them with ds.isel({field.time}=slice(None, None, {ratio:g}))"
+    else:
+        yield f"{what}: bring the frames to its step first"
+
+
+def _spacing_mismatch(field: Field, task: "Task") -> Iterator[str]:
+    """Where the data do not tell their spacing there is nothing to compare."""
+    spacing = cf.grid_spacing(field.array, field.y, field.x) if task.spacing is not None else None
+    if task.spacing is None or spacing is None:
+        return
+    wanted = task.spacing / 1000
+    if max(abs(km / wanted - 1) for km in spacing) > _SPACING_TOLERANCE:
+        found = " x ".join(f"{km:.3g}" for km in spacing)
+        yield f"was made for a grid of {wanted:.3g} km, and the data have {found} km: regrid them first"
 
 
 def _check_values(field: Field, chosen: windows.Windows) -> None:
@@ -261,8 +304,10 @@ def _labels(array: xr.DataArray, dim: Hashable) -> list[Any]:
     return array[dim].values.tolist() if dim in array.coords else list(range(array.sizes[dim]))
 
 
-def _model_name(recipe: Any) -> str:
-    return getattr(recipe, "name", type(recipe).__name__)
+def _model_name(model: Any) -> str:
+    """What a recipe or a model in memory is called; one that was trained or loaded has a card."""
+    card = getattr(model, "card", None)
+    return card.system if card is not None else getattr(model, "name", type(model).__name__)
 
 
 def _provenance(recipe: Any, options: dict[str, Any], seed: int | None, chosen: windows.Windows) -> dict[str, Any]:
@@ -277,8 +322,9 @@ def _provenance(recipe: Any, options: dict[str, Any], seed: int | None, chosen: 
         attrs["nowcast_options"] = ", ".join(f"{k}={v!r}" for k, v in sorted(options.items()))
     if seed is not None:
         attrs["nowcast_seed"] = seed
-    if getattr(recipe, "sha256", None):
-        attrs["nowcast_weights_sha256"] = recipe.sha256
+    sha256 = getattr(getattr(recipe, "card", recipe), "sha256", None)
+    if sha256:
+        attrs["nowcast_weights_sha256"] = sha256
     if chosen.skipped.size:
         attrs["nowcast_skipped_init_times"] = ", ".join(np.datetime_as_string(chosen.skipped, unit="s"))
     return attrs

@@ -8,12 +8,15 @@ import hashlib
 import html
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from xnowcast.models.base import Task
 
 _KEY = "xnowcast"
 
@@ -40,6 +43,9 @@ class ModelCard:
         Number of trained numbers.
     sha256 : str
         Hash of the tensors; empty for a system that needs none.
+    contract : dict
+        What the weights add to the system's own task: ``step`` in seconds and ``spacing`` in metres of the data
+        that they were trained on.
 
     Examples
     --------
@@ -57,6 +63,20 @@ class ModelCard:
     scores: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
     sha256: str = ""
+    contract: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> "Task":
+        """What the model reads and gives: its system's task, on the step and the grid that its weights know."""
+        from xnowcast import models
+
+        seconds = self.contract.get("step")
+        known = {
+            "step": None if seconds is None else timedelta(seconds=seconds),
+            "spacing": self.contract.get("spacing"),
+        }
+        declared = models.declare(self.system, **self.options)
+        return replace(declared, **{name: value for name, value in known.items() if value is not None})
 
     def _rows(self) -> list[tuple[str, str]]:
         pairs = {
@@ -119,7 +139,9 @@ def _in_words(task: Any) -> str:
     frames = "1 frame" if task.input_frames == 1 else f"{task.input_frames} frames"
     quantity = {"rain_rate": "rain rate", "vil": "VIL", None: "any precipitation field"}[task.quantity]
     step = "any step" if task.step is None else f"a step of {task.step}"
-    return f"{frames} of {quantity}, {step}, grids of {task.min_grid} x {task.min_grid} cells or more"
+    grid = f"grids of {task.min_grid} x {task.min_grid} cells or more"
+    spacing = "" if task.spacing is None else f" at {task.spacing / 1000:.3g} km"
+    return f"{frames} of {quantity}, {step}, {grid}{spacing}"
 
 
 def _summary(model_class: type) -> str:
@@ -155,7 +177,7 @@ def save(
     path : str or pathlib.Path
         Ends in ``.safetensors``. Replaced whole, never left half written.
     model : torch.nn.Module
-        With a `task`.
+        With a `task`; its step and grid spacing become the card's contract.
     system : str
         Its name in the registry.
     options : mapping, optional
@@ -190,12 +212,18 @@ def save(
         dict(options or {}),
         parameters=sum(p.numel() for p in model.parameters()),
         sha256=_hash(tensors),
+        contract=_contract(model.task),
         **about,
     )
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata={_KEY: json.dumps(asdict(written))})
     part.replace(path)
     return written
+
+
+def _contract(task: "Task") -> dict[str, Any]:
+    known = {"step": task.step and task.step.total_seconds(), "spacing": task.spacing}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -228,7 +256,7 @@ def read_card(path: str | Path) -> ModelCard:
         raise ValueError(f"{path} has a card that cannot be read: {error}") from None
 
 
-def load(model: str | Path, *, sha256: str | None = None) -> Any:
+def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any:
     """A model that is ready to run.
 
     Parameters
@@ -237,6 +265,9 @@ def load(model: str | Path, *, sha256: str | None = None) -> Any:
         Path of a weights file, or name of a system that needs no weights.
     sha256 : str, optional
         Hash that the tensors must have; the one in the card is always checked.
+    **options
+        Options that fit the weights whatever they are, such as the steps of a sampler: those that the system's
+        class lists as ``RUNTIME_OPTIONS``. For a system without weights, any of its options.
 
     Returns
     -------
@@ -256,12 +287,12 @@ def load(model: str | Path, *, sha256: str | None = None) -> Any:
     from xnowcast import models
 
     if not looks_like_weights(str(model)):
-        built = models.build(str(model))
+        built = models.build(str(model), **options)
         if built.task.trained:
             raise ValueError(f"{model!r} needs weights: load the path of a weights file instead")
         built.card = card(str(model))
         return built
-    about = read_card(model)
+    about = with_options(read_card(model), options)
     with _open(model) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the handle is no dict)
     found = _hash(tensors)
@@ -275,7 +306,40 @@ def load(model: str | Path, *, sha256: str | None = None) -> Any:
     except (RuntimeError, AttributeError) as error:  # other tensors, or a system without any
         raise ValueError(f"{model} does not fit {about.system!r} as it is built here: {error}") from None
     built.card = about
+    built.task = about.task
     return built.eval()
+
+
+def with_options(about: ModelCard, options: Mapping[str, Any]) -> ModelCard:
+    """The card with other run-time options: those that leave the network as it is.
+
+    Parameters
+    ----------
+    about : ModelCard
+    options : mapping
+
+    Returns
+    -------
+    ModelCard
+
+    Raises
+    ------
+    ValueError
+        If the weights fix one of the options.
+
+    Examples
+    --------
+    >>> with_options(ModelCard("persistence"), {}).options
+    {}
+    """
+    from xnowcast import models
+
+    free = getattr(models.find(about.system), "RUNTIME_OPTIONS", ()) if options else ()
+    fixed = [name for name in options if name not in free]
+    if fixed:
+        others = f"; free are {', '.join(free)}" if free else ""
+        raise ValueError(f"weights of {about.system!r} fix the model's options: leave out {', '.join(fixed)}{others}")
+    return replace(about, options={**about.options, **options})
 
 
 def _open(path: str | Path) -> Any:
