@@ -70,13 +70,13 @@ class ModelCard:
         """What the model reads and gives: its system's task, on the step and the grid that its weights know."""
         from xnowcast import models
 
-        seconds = self.contract.get("step")
-        known = {
-            "step": None if seconds is None else timedelta(seconds=seconds),
-            "spacing": self.contract.get("spacing"),
-        }
         declared = models.declare(self.system, **self.options)
-        return replace(declared, **{name: value for name, value in known.items() if value is not None})
+        seconds, spacing = self.contract.get("step"), self.contract.get("spacing")
+        return replace(
+            declared,
+            step=declared.step if seconds is None else timedelta(seconds=seconds),
+            spacing=declared.spacing if spacing is None else spacing,
+        )
 
     def _rows(self) -> list[tuple[str, str]]:
         pairs = {
