@@ -14,6 +14,7 @@ LAYERS = [
     {"models"},
     {"cf", "windows", "weights"},
     {"engine", "io", "synthetic"},
+    {"planning"},
     {"forecast", "deblur", "downscale", "postprocess", "datasets"},
     {"storage"},
     {"verify"},

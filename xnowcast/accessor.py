@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
-    from xnowcast.forecast import OnMismatch
     from xnowcast.models.base import ForecastModel
+    from xnowcast.planning import OnMismatch
     from xnowcast.plot import Member
     from xnowcast.verify.contingency import Scales, Thresholds
     from xnowcast.windows import InitTimes, OnGap

@@ -1,0 +1,295 @@
+"""What the verbs share: which model runs, whether the data are what it was made for, how the result names it."""
+
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from difflib import get_close_matches
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from xnowcast import cf
+from xnowcast.cf import Field
+
+if TYPE_CHECKING:
+    from xnowcast.engine import ModelRecipe
+    from xnowcast.models.base import Task
+
+OnMismatch = Literal["raise", "warn"]
+
+_SPACING_TOLERANCE = 0.15
+"""Share by which the grid spacing may differ from that of the training; map scale alone varies by several percent."""
+
+
+def plan_model(
+    verb: Callable[..., Any], model: Any, weights: str | None, options: dict[str, Any]
+) -> "tuple[ModelRecipe | Any, Task]":
+    """The recipe (or the model in memory) and its task, without building a network.
+
+    Parameters
+    ----------
+    verb : callable
+        The function of the verb, such as `xnowcast.forecast`; a model in memory has a method of that name.
+    model : str or object
+        Name of a system, path of a weights file, or a model in memory.
+    weights : str or None
+        Path of a weights file, where ``model`` is a name.
+    options : dict
+        The model's own options.
+
+    Returns
+    -------
+    (ModelRecipe or object, Task)
+
+    Raises
+    ------
+    ValueError
+        If there is no such model or option, it needs weights, or it is for another verb.
+    """
+    recipe, task = _recipe(verb, model, weights, options)
+    if task.verb != verb.__name__:
+        name, verbs = model_name(recipe), {"forecast": "forecast", "deblur": "sharpen"}
+        doing = verbs.get(verb.__name__, verb.__name__)
+        raise ValueError(f"{name!r} does not {doing}, it is for ds.nowcast.{task.verb}")
+    return recipe, task
+
+
+def _recipe(
+    verb: Callable[..., Any], model: Any, weights: str | None, options: dict[str, Any]
+) -> "tuple[ModelRecipe | Any, Task]":
+    from xnowcast import models
+    from xnowcast.engine import ModelRecipe
+    from xnowcast.weights import looks_like_weights, read_card, with_options
+
+    if not isinstance(model, str):
+        if not (hasattr(model, "task") and (hasattr(model, verb.__name__) or hasattr(model, model.task.verb))):
+            raise ValueError(
+                f"model is a {type(model).__name__}; give a name, a weights file or a model with .{verb.__name__}()"
+            )
+        if weights is not None or options:
+            raise ValueError("a model in memory is complete: weights= and the model's options go with a name")
+        return model, model.task
+    path = weights if weights is not None else (model if looks_like_weights(model) else None)
+    if path is None:
+        _refuse_misspelt(verb, options, models.find(model))
+        task = models.declare(model, **options)
+        if task.trained:
+            raise ValueError(f"{model!r} needs weights: give the path of a file with weights=")
+        return ModelRecipe(model, _hashable(options)), task
+    card = read_card(path)
+    if weights is not None and card.system != model:
+        raise ValueError(f"{path} holds weights of {card.system!r}, not of {model!r}")
+    _refuse_misspelt(verb, options, models.find(card.system))
+    card = with_options(card, options)
+    return ModelRecipe(card.system, _hashable(options), str(path), card.sha256), card.task
+
+
+def _refuse_misspelt(verb: Callable[..., Any], options: dict[str, Any], model_class: Any) -> None:
+    """An option that the model lacks may be one of the verb's own arguments, misspelt."""
+    own, arguments = signature(model_class.declare).parameters, signature(verb).parameters
+    for option in options:
+        near = get_close_matches(option, arguments, n=1, cutoff=0.8)
+        if option not in own and near:
+            raise ValueError(f"there is no argument {option!r}; did you mean {near[0]!r}?")
+
+
+def _hashable(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Options as a recipe holds them: workers look their models up by recipe, and a list is no key."""
+    return tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in sorted(options.items()))
+
+
+def check_field(field: Field, task: "Task", model: Any) -> None:
+    """Refuse a field that the model cannot run on.
+
+    Parameters
+    ----------
+    field : Field
+    task : Task
+    model : ModelRecipe or object
+
+    Raises
+    ------
+    ValueError
+        If the quantity is another, or the grid is too small.
+    """
+    name = model_name(model)
+    if task.quantity is not None and task.quantity != field.quantity:
+        raise ValueError(f"{name!r} reads {task.quantity}, and variable {field.name!r} is {field.quantity}")
+    size = field.array.sizes[field.y], field.array.sizes[field.x]
+    if min(size) < task.min_grid:
+        raise ValueError(
+            f"the grid has {size[0]} x {size[1]} cells; {name!r} needs at least {task.min_grid} x {task.min_grid}"
+        )
+
+
+def check_contract(
+    field: Field, task: "Task", model: Any, step: np.timedelta64 | None, on_mismatch: OnMismatch
+) -> None:
+    """Compare time step and grid spacing with the model's: on others it would run, and be wrong without a sign.
+
+    Parameters
+    ----------
+    field : Field
+    task : Task
+    model : ModelRecipe or object
+    step : numpy.timedelta64 or None
+        Time between the frames; None where the verb takes them one by one.
+    on_mismatch : {"raise", "warn"}
+
+    Raises
+    ------
+    ValueError
+        With every mismatch explained.
+    """
+    if on_mismatch not in ("raise", "warn"):
+        raise ValueError(f"on_mismatch is {on_mismatch!r}; it can be 'raise' or 'warn'")
+    mismatches = [*_step_mismatch(field, task, step), *_spacing_mismatch(field, task)]
+    if not mismatches:
+        return
+    message = f"{model_name(model)!r} {'; it '.join(mismatches)}"
+    if on_mismatch == "raise":
+        raise ValueError(f"{message}. To run it all the same, pass on_mismatch='warn'")
+    warnings.warn(message, stacklevel=4)
+
+
+def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> Iterator[str]:
+    if step is None or task.step is None or np.timedelta64(task.step) == step:
+        return
+    minutes, wanted = (np.timedelta64(s) / np.timedelta64(1, "m") for s in (step, task.step))
+    what = f"was made for a step of {wanted:g} min, and the data have {minutes:g} min"
+    ratio = wanted / minutes
+    if ratio == round(ratio):
+        yield f"{what}: thin them with ds.isel({field.time}=slice(None, None, {ratio:g}))"
+    else:
+        yield f"{what}: bring the frames to its step first"
+
+
+def _spacing_mismatch(field: Field, task: "Task") -> Iterator[str]:
+    """Where the data do not tell their spacing there is nothing to compare."""
+    spacing = cf.grid_spacing(field.array, field.y, field.x) if task.spacing is not None else None
+    if task.spacing is None or spacing is None:
+        return
+    wanted = task.spacing / 1000
+    if max(abs(km / wanted - 1) for km in spacing) > _SPACING_TOLERANCE:
+        found = " x ".join(f"{km:.3g}" for km in spacing)
+        yield f"was made for a grid of {wanted:.3g} km, and the data have {found} km: regrid them first"
+
+
+def check_counts(*, seed: int, batch_size: int | None, members: int | None) -> None:
+    """Refuse a seed, a batch size or a number of members that is none.
+
+    Parameters
+    ----------
+    seed : int
+    batch_size, members : int or None
+
+    Raises
+    ------
+    ValueError
+    """
+    if members is not None and not _is_count(members):
+        raise ValueError(f"members is {members!r}; it must be a whole number of 1 or more")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; it must be a whole number of 0 or more")
+    if batch_size is not None and not _is_count(batch_size):
+        raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of 1 or more")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
+def frames_north_up(field: Field, **chunks: int) -> Any:
+    """The field as a dask array ``(*extra, [time], y, x)`` with its first row in the north.
+
+    Parameters
+    ----------
+    field : Field
+    **chunks : int
+        How to cut what is not lazy yet, by dim.
+
+    Returns
+    -------
+    dask.array.Array
+    """
+    leading = [*field.extra, *([field.time] if field.time is not None else [])]
+    array = cf.north_up(field.array, field.y, field.x).transpose(*leading, field.y, field.x)
+    return (array if array.chunks is not None else array.chunk(chunks)).data
+
+
+def user_orientation(values: Any, field: Field) -> Any:
+    """Rows and columns as the user has them, from north to south and west to east.
+
+    Parameters
+    ----------
+    values : array
+        ``(..., y, x)``.
+    field : Field
+
+    Returns
+    -------
+    array
+    """
+    south_first, east_first = cf.orientation(field.array, field.y, field.x)
+    return values[..., :: -1 if south_first else 1, :: -1 if east_first else 1]
+
+
+def labels(array: xr.DataArray, dim: Hashable) -> list[Any]:
+    """The labels of a dim, which tell the noise of its cells apart; positions where it has none.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    dim : hashable
+
+    Returns
+    -------
+    list
+    """
+    return array[dim].values.tolist() if dim in array.coords else list(range(array.sizes[dim]))
+
+
+def model_name(model: Any) -> str:
+    """What a recipe or a model in memory is called; one that was trained or loaded has a card.
+
+    Parameters
+    ----------
+    model : ModelRecipe or object
+
+    Returns
+    -------
+    str
+    """
+    card = getattr(model, "card", None)
+    return card.system if card is not None else getattr(model, "name", type(model).__name__)
+
+
+def provenance(model: Any, options: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """What made a result, as attributes.
+
+    Parameters
+    ----------
+    model : ModelRecipe or object
+    options : dict
+    seed : int or None
+        None for what has no noise.
+
+    Returns
+    -------
+    dict
+    """
+    from xnowcast import __version__
+
+    attrs: dict[str, Any] = {
+        "nowcast_model": model_name(model),
+        "nowcast_package": f"xnowcast {__version__}",
+    }
+    if options:
+        attrs["nowcast_options"] = ", ".join(f"{k}={v!r}" for k, v in sorted(options.items()))
+    if seed is not None:
+        attrs["nowcast_seed"] = seed
+    sha256 = getattr(getattr(model, "card", model), "sha256", None)
+    if sha256:
+        attrs["nowcast_weights_sha256"] = sha256
+    return attrs
