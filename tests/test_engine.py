@@ -13,7 +13,7 @@ from xnowcast import engine, models
 
 @pytest.fixture(autouse=True)
 def _toys(toy_models):
-    engine._MODELS.clear()
+    engine.workers._MODELS.clear()
 
 
 def noisy(ds, **options):
@@ -196,7 +196,7 @@ def test_filled_frames_lie_between_their_neighbours():
     rain = np.array([0.0, 6.0], dtype="f4").reshape(2, 1, 1)
     place = np.array([[[0, 0], [0, 1], [0, 1], [1, 1]]])
     weight = np.array([[0, 1 / 3, 2 / 3, 0]], dtype="f4")
-    np.testing.assert_allclose(engine._fill_gaps(rain, place, weight).ravel(), [0, 2, 4, 6], rtol=1e-6)
+    np.testing.assert_allclose(engine.sequences._fill_gaps(rain, place, weight).ravel(), [0, 2, 4, 6], rtol=1e-6)
 
 
 def test_a_windows_oldest_frame_is_filled_from_before_the_window(radar):
@@ -213,7 +213,7 @@ def test_an_unknown_device_is_refused_before_any_work(radar):
 def test_a_progress_bar_shows_only_where_somebody_looks(monkeypatch, capsys, radar):
     radar.nowcast.forecast("persistence")
     assert "Completed" not in capsys.readouterr().out
-    monkeypatch.setattr("xnowcast.engine.ProgressBar", lambda minimum: Shown())
+    monkeypatch.setattr("xnowcast.engine.workers.ProgressBar", lambda minimum: Shown())
     shown.clear()
     radar.nowcast.forecast("persistence", progress=True)
     assert shown == ["bar"]

@@ -175,3 +175,50 @@ class TrainableModel(Protocol):
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
         """An untrained `Adversary` for frames of ``(y, x)`` cells, or None where the model trains without one."""
         ...
+
+
+@dataclass(frozen=True)
+class Deblurred:
+    """What a deblurring model made of some frames, and what it assumed.
+
+    Attributes
+    ----------
+    frames : Tensor
+        ``(n, 1, y, x)`` sharp, in the transform's units.
+    kernel : Tensor
+        ``(n, k, k)``: what the sharp frame is blurred with to give the input.
+    reblurred : Tensor
+        ``(n, 1, y, x)``: the sharp frame blurred with that kernel, in the transform's units.
+    distance : Tensor
+        ``(n,)``: mean squared difference between the input and ``reblurred``, in the transform's units; NaN where
+        the model gave up and returned the input.
+    """
+
+    frames: Tensor
+    kernel: Tensor
+    reblurred: Tensor
+    distance: Tensor
+
+
+@runtime_checkable
+class DeblurModel(Protocol):
+    """A model for ``ds.nowcast.deblur``; declared as `ForecastModel` is."""
+
+    task: Task
+    transform: Transform
+    kernel_size: int
+
+    def deblur(self, frames: Tensor, observed: Tensor, noise: Noise) -> Deblurred:
+        """Sharpen frames, each by itself.
+
+        Parameters
+        ----------
+        frames : Tensor
+            ``(n, 1, y, x)`` in the transform's units, row 0 in the north; cells that were not measured hold the
+            value of no rain.
+        observed : Tensor
+            Same shape, bool.
+        noise : Noise
+            One source per frame.
+        """
+        ...

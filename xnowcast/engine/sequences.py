@@ -1,15 +1,10 @@
-"""The only file where Dask meets torch: device, batches, seeds, one model per worker.
+"""Forecasts: one graph layer whose tasks are batches of init times and members.
 
-A forecast is one graph layer. Each task is a batch of init times and members: it takes the time blocks of the
-field that hold its frames, converts them to mm h-1, runs the model and converts back. The model itself is one
-more node of the graph, a recipe of a few bytes, and is built once per process and device.
+Each task takes the time blocks of the field that hold its frames, converts them to mm h-1, runs the model and
+converts back. The model itself is one more node of the graph, a recipe of a few bytes.
 """
 
-import multiprocessing
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,35 +12,23 @@ import dask.array as da
 import numpy as np
 import torch
 from dask.base import tokenize
-from dask.diagnostics import ProgressBar
 from dask.highlevelgraph import HighLevelGraph
 from torch import Tensor
 
-from xnowcast import models
+from xnowcast.engine.workers import (
+    CELLS_PER_BATCH,
+    ModelNode,
+    ModelRecipe,
+    choose_device,
+    numbered_slices,
+    one_at_a_time,
+    split,
+    worker_model,
+)
 from xnowcast.models.base import ForecastModel, Task
 from xnowcast.noise import Noise, member_generator
 from xnowcast.units import Conversion
 from xnowcast.windows import Windows
-
-_CELLS_PER_BATCH = 2**21
-"""Cells of the samples of one batch where no batch size is asked for: 8 of 512 x 512, 32 of 256 x 256 or less."""
-
-
-@dataclass(frozen=True)
-class ModelRecipe:
-    """How to make a model on a worker: small, so that it can travel with the graph."""
-
-    name: str
-    options: tuple[tuple[str, Any], ...] = ()
-    weights: str | None = None
-    sha256: str | None = None
-
-    def make(self) -> Any:
-        if self.weights is None:
-            return models.build(self.name, **dict(self.options))
-        from xnowcast.weights import load
-
-        return load(self.weights, sha256=self.sha256, **dict(self.options))
 
 
 @dataclass(frozen=True)
@@ -57,9 +40,6 @@ class ForecastPlan:
     seed: int
     device: str
     conversion: Conversion
-
-
-# ---------------------------------------------------------------- graph
 
 
 def forecast_array(
@@ -98,9 +78,9 @@ def forecast_array(
     extra = data.ndim - 3
     ny, nx = data.shape[-2:]
     data = data.rechunk({**dict.fromkeys(range(extra), 1), extra + 1: -1, extra + 2: -1})
-    per_task = batch_size or max(1, min(32, _CELLS_PER_BATCH // (ny * nx)))
-    member_chunks = _split(len(members), min(per_task, len(members))) if members is not None else ()
-    init_chunks = _split(len(windows.init_times), max(1, per_task // max(member_chunks, default=1)))
+    per_task = batch_size or max(1, min(32, CELLS_PER_BATCH // (ny * nx)))
+    member_chunks = split(len(members), min(per_task, len(members))) if members is not None else ()
+    init_chunks = split(len(windows.init_times), max(1, per_task // max(member_chunks, default=1)))
     chunks = (
         *data.chunks[:extra],
         init_chunks,
@@ -113,14 +93,14 @@ def forecast_array(
     recipe_token = model if isinstance(model, ModelRecipe) else id(model)
     token = tokenize(data.name, recipe_token, plan, windows, members, chunks)
     name, model_key = f"nowcast-{token}", f"nowcast-model-{token}"
-    graph: dict[Any, Any] = {model_key: _ModelNode(model)}
+    graph: dict[Any, Any] = {model_key: ModelNode(model)}
     block_starts = np.concatenate([[0], np.cumsum(data.chunks[extra])])
     frames = np.stack([windows.before, windows.after], axis=-1)
     block_of = np.searchsorted(block_starts, frames, side="right") - 1
-    member_slices = list(_numbered_slices(member_chunks))
+    member_slices = list(numbered_slices(member_chunks))
     for position in np.ndindex(*data.numblocks[:extra]):
         labels = tuple(names[i] for names, i in zip(extra_labels, position, strict=True))
-        for i, inits in _numbered_slices(init_chunks):
+        for i, inits in numbered_slices(init_chunks):
             local, blocks = _local_frames(frames[inits], block_of[inits], block_starts)
             keys = [(data.name, *position, block, 0, 0) for block in blocks]
             starts = windows.init_times[inits].astype("i8")
@@ -136,13 +116,6 @@ def forecast_array(
 
 
 @dataclass(frozen=True)
-class _ModelNode:
-    """Wraps the model so that Dask takes it as data: a model is callable, and a bare callable would be run."""
-
-    model: Any
-
-
-@dataclass(frozen=True)
 class _Batch:
     """One task: which frames of the blocks at hand, for which forecasts."""
 
@@ -152,17 +125,6 @@ class _Batch:
     init_times: np.ndarray
     members: tuple[int, ...] | None
     labels: tuple[Any, ...]
-
-
-def _split(total: int, size: int) -> tuple[int, ...]:
-    whole, rest = divmod(total, size)
-    return (size,) * whole + ((rest,) if rest else ())
-
-
-def _numbered_slices(chunks: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    ends = np.cumsum(chunks)
-    for i, (end, size) in enumerate(zip(ends.tolist(), chunks, strict=True)):
-        yield i, slice(end - size, end)
 
 
 def _local_frames(frames: np.ndarray, block_of: np.ndarray, block_starts: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -181,12 +143,12 @@ def _local_frames(frames: np.ndarray, block_of: np.ndarray, block_starts: np.nda
 # ---------------------------------------------------------------- one batch
 
 
-def run_forecast(node: _ModelNode, batch: _Batch, blocks: Sequence[np.ndarray]) -> np.ndarray:
+def run_forecast(node: ModelNode, batch: _Batch, blocks: Sequence[np.ndarray]) -> np.ndarray:
     """One batch: blocks of the field in the user's units to forecasts in the user's units.
 
     Parameters
     ----------
-    node : _ModelNode
+    node : ModelNode
     batch : _Batch
     blocks : sequence of numpy.ndarray
         Neighbouring time blocks ``(1, ..., time, y, x)``.
@@ -234,7 +196,7 @@ def predict_on_device(model: Any, windows: np.ndarray, batch: _Batch) -> np.ndar
     """
     plan = batch.plan
     device = choose_device(plan.device)
-    with _one_at_a_time(device):
+    with one_at_a_time(device):
         ready = worker_model(model, device)
         noise = _noise_source(batch, device) if batch.members is not None else None
         return predict(ready, windows, plan.steps, members=batch.members, noise=noise, device=device)
@@ -309,111 +271,3 @@ def _run_model(model: ForecastModel, frames: Tensor, observed: Tensor, steps: in
     padded_observed = torch.nn.functional.pad(observed, (0, right, 0, below))
     answer = model.forecast(model.transform(padded), padded_observed, steps, noise)
     return model.transform.inverse(answer.float())[..., :ny, :nx].clamp_min(0)
-
-
-# ---------------------------------------------------------------- workers
-
-_MODELS: dict[tuple[Any, torch.device], Any] = {}
-_MODELS_LOCK = threading.Lock()
-_DEVICE_LOCKS: dict[torch.device, threading.Lock] = {}
-
-
-def choose_device(device: str) -> torch.device:
-    """The torch device of a name; "auto" is the GPU where there is one, else the CPU.
-
-    Parameters
-    ----------
-    device : str
-        "auto", "cpu", "cuda", "cuda:1" ...
-
-    Returns
-    -------
-    torch.device
-
-    Raises
-    ------
-    ValueError
-        If torch knows no such device, or there is none here.
-
-    Examples
-    --------
-    >>> choose_device("cpu")
-    device(type='cpu')
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device is {device!r}; it can be 'auto', 'cpu', 'cuda' or 'cuda:1'") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, and torch sees no GPU here: use device='auto' or 'cpu'")
-    return chosen
-
-
-def worker_model(model: ModelRecipe | ForecastModel, device: torch.device) -> Any:
-    """The model on a device of this process, made the first time it is asked for.
-
-    Parameters
-    ----------
-    model : ModelRecipe or ForecastModel
-    device : torch.device
-
-    Returns
-    -------
-    ForecastModel
-    """
-    key = (model if isinstance(model, ModelRecipe) else id(model), device)
-    with _MODELS_LOCK:
-        if key not in _MODELS:
-            made = model.make() if isinstance(model, ModelRecipe) else model
-            if isinstance(made, torch.nn.Module):
-                made = made.to(device).eval()
-            if not isinstance(model, ModelRecipe):
-                return made  # it lives in the graph; a cache would only keep it alive
-            _MODELS[key] = made
-        return _MODELS[key]
-
-
-@contextmanager
-def _one_at_a_time(device: torch.device) -> Iterator[None]:
-    """Two batches on one device would fight for its cores or its memory; other threads read and decode meanwhile."""
-    with _MODELS_LOCK:
-        lock = _DEVICE_LOCKS.setdefault(device, threading.Lock())
-    with lock:
-        threads = _torch_threads()
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield
-
-
-def _torch_threads() -> int | None:
-    """Torch threads for a process that shares the machine with sibling workers; None leaves torch alone."""
-    if multiprocessing.parent_process() is None:
-        return None
-    if "distributed" in sys.modules:
-        try:
-            return int(sys.modules["distributed"].get_worker().state.nthreads)
-        except ValueError:  # not on a worker
-            pass
-    return 1  # a pool of dask's own has one process per core
-
-
-# ---------------------------------------------------------------- progress
-
-
-def progress_bar(wanted: bool | None) -> AbstractContextManager[Any]:
-    """A progress bar while something is computed.
-
-    Parameters
-    ----------
-    wanted : bool or None
-        None shows it on a terminal and in a notebook, and nowhere else.
-
-    Returns
-    -------
-    context manager
-    """
-    if wanted is None:
-        wanted = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return ProgressBar(minimum=1.0) if wanted else nullcontext()

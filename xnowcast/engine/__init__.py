@@ -1,0 +1,10 @@
+"""The only place where Dask meets torch: device, batches, seeds, one model per worker.
+
+`workers` has what any task needs, `sequences` runs models that continue a sequence, `frames` those that take frames
+one by one.
+"""
+
+from xnowcast.engine.sequences import ForecastPlan, forecast_array, predict
+from xnowcast.engine.workers import ModelRecipe, choose_device, progress_bar, worker_model
+
+__all__ = ["ForecastPlan", "ModelRecipe", "choose_device", "forecast_array", "predict", "progress_bar", "worker_model"]
