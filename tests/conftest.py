@@ -39,6 +39,7 @@ TOY_MODELS = {
     "noisy": "toy_models:NoisyPersistence",
     "tiny-net": "toy_models:TinyNet",
     "counting": "toy_models:Counting",
+    "noisy-sharpener": "toy_models:NoisySharpener",
 }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.cf import rain_rate
+from xnowcast.deblur import deblur
 from xnowcast.forecast import forecast
 from xnowcast.weights import card, load
 

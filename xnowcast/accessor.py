@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
-    from xnowcast.models.base import ForecastModel
+    from xnowcast.models.base import DeblurModel, ForecastModel
     from xnowcast.planning import OnMismatch
     from xnowcast.plot import Member
     from xnowcast.verify.contingency import Scales, Thresholds
@@ -65,6 +65,41 @@ class NowcastAccessor(Generic[T_Xarray]):
             weights=weights,
             device=device,
             batch_size=batch_size,
+            progress=progress,
+            **options,
+        )
+
+    def deblur(
+        self,
+        model: "str | DeblurModel" = "postcast",
+        *,
+        members: int | None = None,
+        seed: int = 0,
+        variable: Hashable | None = None,
+        zr: tuple[float, float] | None = None,
+        on_mismatch: "OnMismatch" = "raise",
+        weights: str | None = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+        diagnostics: bool = False,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> T_Xarray:
+        """Sharpen each frame of a blurry field: see `xnowcast.deblur`."""
+        from xnowcast import deblur
+
+        return deblur(
+            self._obj,
+            model,
+            members=members,
+            seed=seed,
+            variable=variable,
+            zr=zr,
+            on_mismatch=on_mismatch,
+            weights=weights,
+            device=device,
+            batch_size=batch_size,
+            diagnostics=diagnostics,
             progress=progress,
             **options,
         )

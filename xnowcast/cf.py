@@ -35,6 +35,13 @@ _AXIS_NAMES = {
     "time": ("time", "valid_time", "t"),
 }
 
+# The CF standard name first, then what forecast packages call them.
+_FORECAST_NAMES = {
+    "init_time": ("forecast_reference_time", "init_time", "reference_time", "init"),
+    "member": ("realization", "member", "ensemble_member", "ens_number", "number", "ensemble"),
+    "lead_time": ("forecast_period", "lead_time", "lead", "leadtime", "prediction_timedelta", "step"),
+}
+
 _LATLON_NAMES = {"y": ("latitude", ("lat", "latitude", "xlat")), "x": ("longitude", ("lon", "longitude", "xlong"))}
 
 EARTH_RADIUS_KM = 6371.0
@@ -84,6 +91,11 @@ class Field:
     def extra(self) -> tuple[Hashable, ...]:
         """Dims that are neither time nor horizontal, such as ``tile`` or ``member``."""
         return tuple(d for d in self.array.dims if d not in (self.time, self.y, self.x))
+
+    @property
+    def leading(self) -> tuple[Hashable, ...]:
+        """All dims but the horizontal ones, the time last."""
+        return (*self.extra, *([self.time] if self.time is not None else []))
 
 
 # ---------------------------------------------------------------- finding
@@ -293,7 +305,50 @@ def _time_dim(array: xr.DataArray, horizontal: tuple[Hashable, Hashable]) -> Has
 
 
 def _is_reference_time(array: xr.DataArray, name: Hashable) -> bool:
-    return name == "init_time" or array[name].attrs.get("standard_name") == "forecast_reference_time"
+    return (
+        name in _FORECAST_NAMES["init_time"]
+        or array[name].attrs.get("standard_name") == _FORECAST_NAMES["init_time"][0]
+    )
+
+
+def forecast_dims(field: Field) -> dict[str, Hashable]:
+    """Which coordinates of a field, dims or scalars, are the init time, the member and the lead time.
+
+    Parameters
+    ----------
+    field : Field
+
+    Returns
+    -------
+    dict of str to hashable
+        Of ``init_time``, ``member`` and ``lead_time`` those that are there: told by their CF standard names, else
+        by the names that other forecast packages use.
+
+    Raises
+    ------
+    ValueError
+        If there are init times as a dim, but neither lead times nor times.
+
+    Examples
+    --------
+    >>> fc = xr.DataArray(np.ones((2, 3, 8, 8)), dims=("reference_time", "lead", "y", "x"), name="rr",
+    ...     coords={"lead": [5, 10, 15]}, attrs={"units": "mm h-1"})
+    >>> forecast_dims(find_field(fc))
+    {'init_time': 'reference_time', 'lead_time': 'lead'}
+    """
+    array, found = field.array, {}
+    candidates = [*field.extra, *(n for n, c in array.coords.items() if c.ndim == 0)]
+    for role, names in _FORECAST_NAMES.items():
+        told = [n for n in candidates if n in array.coords and array[n].attrs.get("standard_name") == names[0]]
+        named = [n for name in names for n in candidates if str(n).lower() == name]
+        if told or named:
+            found[role] = (told or named)[0]
+    if found.get("init_time") in array.dims and "lead_time" not in found and field.time is None:
+        raise ValueError(
+            f"variable {field.name!r} has init times along {found['init_time']!r}, but no lead times: name their dim "
+            "'lead_time', or give its coordinate the standard_name 'forecast_period'"
+        )
+    return found
 
 
 def _amount_step(array: xr.DataArray, time: Hashable | None) -> np.timedelta64 | None:
@@ -569,8 +624,7 @@ def label_forecast(
     ]
     coords: dict[Hashable, xr.Variable] = _time_coordinates(init_times, lead_times)
     if members is not None:
-        numbers = np.asarray(members, dtype="int32")
-        coords["member"] = xr.Variable("member", numbers, {"standard_name": "realization", "units": "1"})
+        coords["member"] = _member_coordinate(members)
     chunks = _chunks_of(values, dims)
     coords |= {
         name: _stored_anew(coordinate.variable, chunks)
@@ -584,23 +638,97 @@ def label_forecast(
         result.attrs["accutime"] = float(lead_times[0] / np.timedelta64(60, "s"))  # minutes, as pysteps has it
     if isinstance(field.conversion, units.ZR):
         result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
-    result.encoding = {k: v for k, v in array.encoding.items() if k == "grid_mapping"} | {
-        # For NetCDF: compressed, and a map per chunk, which suits writing batch by batch.
-        "zlib": True,
-        "complevel": 1,
-        "chunksizes": (*(1 for _ in dims[:-2]), *result.shape[-2:]),
-    }
+    result.encoding = _forecast_encoding(array, result.shape)
+    made = f"forecast by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
+    return _signed(result, field, source, attrs, history, made)
 
+
+def label_frames(
+    values: Any,
+    field: Field,
+    source: T_Xarray,
+    *,
+    members: Sequence[int] | None,
+    before: Hashable | None,
+    attrs: dict[str, Any],
+    history: str,
+) -> T_Xarray:
+    """Dress computed frames as the field that they were made from.
+
+    Parameters
+    ----------
+    values : array
+        ``(*leading, [member], y, x)``, in the user's units and order of rows and columns.
+    field : Field
+        The field that was sharpened.
+    source : xarray.Dataset or xarray.DataArray
+        What the user gave; the same kind comes back.
+    members : sequence of int or None
+        Numbers of members that were made of each frame; None where there are none.
+    before : hashable or None
+        The dim before which the new members go; None puts them last of the leading dims.
+    attrs : dict
+        What made it: model, options, seed.
+    history : str
+        What was done, without the time.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        With the user's dims in the user's order, coordinates and attributes.
+
+    Examples
+    --------
+    >>> rain = xr.DataArray(np.ones((2, 8, 8)), dims=("lead_time", "y", "x"), name="rr", attrs={"units": "mm h-1"})
+    >>> label_frames(np.ones((2, 5, 8, 8)), find_field(rain), rain, members=range(5), before="lead_time",
+    ...     attrs={"nowcast_model": "none"}, history="made up").dims
+    ('member', 'lead_time', 'y', 'x')
+    """
+    array = field.array
+    new: list[Hashable] = ["member"] if members is not None else []
+    dims = [*field.leading, *new, field.y, field.x]
+    order = list(array.dims)
+    place = order.index(before) if before in order else min(order.index(field.y), order.index(field.x))
+    order[place:place] = new
+    chunks = _chunks_of(values, dims)
+    coords: dict[Hashable, xr.Variable] = {n: _stored_anew(c.variable, chunks) for n, c in array.coords.items()}
+    if members is not None:
+        coords["member"] = _member_coordinate(members)
+    result = xr.DataArray(values, dims=dims, coords=coords).rename(array.name).transpose(*order)
+    result.attrs = {k: v for k, v in array.attrs.items() if k not in _OF_OBSERVATIONS}
+    if isinstance(field.conversion, units.ZR):
+        result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
+    result.encoding = _forecast_encoding(array, result.transpose(*dims).shape if order == dims else ())
+    made = f"sharpened by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
+    return _signed(result, field, source, attrs, history, made)
+
+
+def _member_coordinate(members: Sequence[int]) -> xr.Variable:
+    numbers = np.asarray(members, dtype="int32")
+    return xr.Variable("member", numbers, {"standard_name": "realization", "units": "1"})
+
+
+def _forecast_encoding(array: xr.DataArray, shape: Sequence[int]) -> dict[Hashable, Any]:
+    """For NetCDF: compressed, and a map per chunk, which suits writing batch by batch."""
+    kept: dict[Hashable, Any] = {k: v for k, v in array.encoding.items() if k == "grid_mapping"}
+    maps = {"chunksizes": (*(1 for _ in shape[:-2]), *shape[-2:])} if shape else {}
+    return kept | {"zlib": True, "complevel": 1} | maps
+
+
+def _signed(
+    result: xr.DataArray, field: Field, source: T_Xarray, attrs: dict[str, Any], history: str, made: str
+) -> T_Xarray:
+    """The same kind of object as the source, which says what was done to it and by what."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(source, xr.DataArray):
-        result.attrs |= attrs | {"history": _prepend(f"{now}: {history}", array.attrs.get("history"))}
+        result.attrs |= attrs | {"history": _prepend(f"{now}: {history}", field.array.attrs.get("history"))}
         return result
     dataset = result.to_dataset(name=field.name)
     companions = _companions(field, source)
+    chunks = dict(zip(result.dims, result.chunks, strict=True)) if result.chunks is not None else {}
     dataset = dataset.assign({n: _stored_anew(source[n].variable, chunks) for n in companions if n not in dataset})
     dataset = dataset.set_coords([n for n in companions if n in source.coords])
     dataset.attrs = dict(source.attrs) | attrs | {"Conventions": CONVENTIONS}
-    made = f"forecast by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
     dataset.attrs["title"] = f"{made}: {source.attrs['title']}" if "title" in source.attrs else made
     dataset.attrs["source"] = f"{made}; from {source.attrs['source']}" if "source" in source.attrs else made
     dataset.attrs["history"] = _prepend(f"{now}: {history}", source.attrs.get("history"))

@@ -49,9 +49,8 @@ def plan_model(
     """
     recipe, task = _recipe(verb, model, weights, options)
     if task.verb != verb.__name__:
-        name, verbs = model_name(recipe), {"forecast": "forecast", "deblur": "sharpen"}
-        doing = verbs.get(verb.__name__, verb.__name__)
-        raise ValueError(f"{name!r} does not {doing}, it is for ds.nowcast.{task.verb}")
+        name = model_name(recipe)
+        raise ValueError(f"{name!r} does not {verb.__name__}, it is for ds.nowcast.{task.verb}")
     return recipe, task
 
 
@@ -201,7 +200,7 @@ def _is_count(value: Any) -> bool:
 
 
 def frames_north_up(field: Field, **chunks: int) -> Any:
-    """The field as a dask array ``(*extra, [time], y, x)`` with its first row in the north.
+    """The field as a dask array ``(*leading, y, x)`` with its first row in the north.
 
     Parameters
     ----------
@@ -213,8 +212,7 @@ def frames_north_up(field: Field, **chunks: int) -> Any:
     -------
     dask.array.Array
     """
-    leading = [*field.extra, *([field.time] if field.time is not None else [])]
-    array = cf.north_up(field.array, field.y, field.x).transpose(*leading, field.y, field.x)
+    array = cf.north_up(field.array, field.y, field.x).transpose(*field.leading, field.y, field.x)
     return (array if array.chunks is not None else array.chunk(chunks)).data
 
 

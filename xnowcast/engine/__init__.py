@@ -4,7 +4,19 @@
 one by one.
 """
 
+from xnowcast.engine.frames import FrameLabels, FramePlan, deblur_arrays
 from xnowcast.engine.sequences import ForecastPlan, forecast_array, predict
 from xnowcast.engine.workers import ModelRecipe, choose_device, progress_bar, worker_model
 
-__all__ = ["ForecastPlan", "ModelRecipe", "choose_device", "forecast_array", "predict", "progress_bar", "worker_model"]
+__all__ = [
+    "ForecastPlan",
+    "FrameLabels",
+    "FramePlan",
+    "ModelRecipe",
+    "choose_device",
+    "deblur_arrays",
+    "forecast_array",
+    "predict",
+    "progress_bar",
+    "worker_model",
+]

@@ -42,6 +42,8 @@ class Task:
     coverage : {"observed", "advected"}
         Where the answer is NaN: where no input frame measured anything, or, beyond that, also where the air
         comes from outside the measured area.
+    kernel_size : int
+        Width of the blur kernel that a deblurring model estimates; 0 for the others.
     """
 
     verb: Literal["forecast", "deblur", "downscale", "postprocess"]
@@ -55,6 +57,7 @@ class Task:
     stochastic: bool = False
     trained: bool = False
     coverage: Literal["observed", "advected"] = "observed"
+    kernel_size: int = 0
 
 
 class Transform(Protocol):
@@ -206,7 +209,6 @@ class DeblurModel(Protocol):
 
     task: Task
     transform: Transform
-    kernel_size: int
 
     def deblur(self, frames: Tensor, observed: Tensor, noise: Noise) -> Deblurred:
         """Sharpen frames, each by itself.

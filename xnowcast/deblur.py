@@ -1,0 +1,170 @@
+"""The verb `deblur`, on one page: forecast -> frames -> engine -> CF dataset of the same shape."""
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xnowcast import cf, planning
+from xnowcast.cf import Field, T_Xarray
+
+if TYPE_CHECKING:
+    from xnowcast.engine import FrameLabels
+    from xnowcast.models.base import DeblurModel
+
+
+def deblur(
+    obj: T_Xarray,
+    model: "str | DeblurModel" = "postcast",
+    *,
+    members: int | None = None,
+    seed: int = 0,
+    variable: Hashable | None = None,
+    zr: tuple[float, float] | None = None,
+    on_mismatch: planning.OnMismatch = "raise",
+    weights: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    diagnostics: bool = False,
+    progress: bool | None = None,
+    **options: Any,
+) -> T_Xarray:
+    """Sharpen a blurry precipitation field: a forecast of any origin, an ensemble mean, a smoothed observation.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+        A precipitation field with y and x axes and any other dims; each frame is sharpened by itself. Init time,
+        lead time and member are told by their CF standard names or by common names.
+    model : str or DeblurModel
+        Name of a system, path of a weights file, or a model in memory.
+    members : int, optional
+        Make so many sharp frames of each blurry one, along a new dim ``member``. By default one of each; a field
+        that has members keeps them.
+    seed : int
+        The noise of a frame comes from the seed and the frame's init time, member and lead time alone.
+    variable : hashable, optional
+        Name of the field where a dataset has more than one.
+    zr : (float, float), optional
+        a and b of Z = a R**b for fields in dBZ; by default the field's attributes, else 200 and 1.6.
+    on_mismatch : {"raise", "warn"}
+        What to do when the grid spacing is not that of the model's training.
+    weights : str, optional
+        Path of a weights file for a system that is trained.
+    device : str
+        ``"auto"`` is the GPU where there is one, else the CPU.
+    batch_size : int, optional
+        Frames that the model gets at once.
+    diagnostics : bool
+        Add to a Dataset what was assumed: ``blur_kernel`` (..., ky, kx), ``reblurred`` (the sharp frame blurred
+        with it) and ``blur_distance`` (mean squared difference between the input and that, in the model's scale;
+        NaN where the model gave up and returned the input).
+    progress : bool, optional
+        A progress bar while in-memory data are computed; by default on a terminal only.
+    **options
+        The model's own options.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        Whichever was given, with the same dims, coordinates and units, NaN where it was NaN; with ``members`` a
+        dim ``member`` before the lead time or time. Lazy where the data are lazy.
+
+    Raises
+    ------
+    ValueError
+        If the field, its units, the model or an argument will not do; the message says what would.
+    """
+    from xnowcast import engine
+
+    field = cf.find_field(obj, variable, zr=zr)
+    recipe, task = planning.plan_model(deblur, model, weights, options)
+    planning.check_field(field, task, recipe)
+    planning.check_contract(field, task, recipe, None, on_mismatch)
+    planning.check_counts(seed=seed, batch_size=batch_size, members=members)
+    roles = cf.forecast_dims(field)
+    _check_members(field, roles, members)
+    if diagnostics and isinstance(obj, xr.DataArray):
+        raise ValueError(
+            "diagnostics are further variables, which a DataArray cannot hold: give da.to_dataset(name=...)"
+        )
+    engine.choose_device(device)
+
+    numbers = None if members is None else range(members)
+    plan = engine.FramePlan(seed, device, field.conversion, task.kernel_size)
+    arrays = engine.deblur_arrays(
+        planning.frames_north_up(field, **{str(d): 1 for d in field.leading}),
+        recipe,
+        plan,
+        labels=_frame_labels(field, roles),
+        members=numbers,
+        batch_size=batch_size,
+        diagnostics=diagnostics,
+    )
+    result = cf.label_frames(
+        planning.user_orientation(arrays["frames"], field),
+        field,
+        obj,
+        members=numbers,
+        before=roles.get("lead_time", field.time),
+        attrs=planning.provenance(recipe, options, seed if task.stochastic else None),
+        history=f"xnowcast deblur with {planning.model_name(recipe)}",
+    )
+    if diagnostics:
+        result = _with_diagnostics(result, arrays, field)
+    if field.array.chunks is not None:
+        return result
+    with engine.progress_bar(progress):
+        return result.compute()
+
+
+def _check_members(field: Field, roles: dict[str, Hashable], members: int | None) -> None:
+    if members is None:
+        return
+    if "member" in roles or "member" in field.array.dims:
+        raise ValueError(
+            f"variable {field.name!r} has members along {roles.get('member', 'member')!r} already, and each of them is "
+            "sharpened: leave members out, or take their mean first"
+        )
+
+
+def _frame_labels(field: Field, roles: dict[str, Hashable]) -> "FrameLabels":
+    """What the noise of each frame is drawn by; a frame that was picked out of a forecast keeps its own."""
+    from xnowcast.engine import FrameLabels
+
+    dims = {dim: role for role, dim in roles.items() if dim in field.array.dims}
+    scalars = {role: int(_numbers(field.array[dim])) for role, dim in roles.items() if dim not in field.array.dims}
+    if "init_time" not in roles and field.array.coords.get("time", field.array).ndim == 0:
+        scalars["init_time"] = int(_numbers(field.array["time"]))
+    known = [dims.get(d, "init_time" if d == field.time else "other") for d in field.leading]
+    values = [
+        np.asarray(planning.labels(field.array, d), dtype=object)
+        if role == "other" or d not in field.array.coords
+        else _numbers(field.array[d])
+        for d, role in zip(field.leading, known, strict=True)
+    ]
+    return FrameLabels(tuple(known), tuple(values), **scalars)
+
+
+def _numbers(labels: xr.DataArray) -> np.ndarray:
+    """Times and durations in nanoseconds, numbers as they are."""
+    values = labels.values
+    return values.astype(f"{values.dtype.kind}8[ns]").astype("i8") if values.dtype.kind in "mM" else values.astype("i8")
+
+
+def _with_diagnostics(result: xr.Dataset, arrays: dict[str, Any], field: Field) -> xr.Dataset:
+    sharp = result[field.name]
+    leading = [*field.leading, *(["member"] if "member" in set(sharp.dims) - set(field.array.dims) else [])]
+    reblurred = planning.user_orientation(arrays["reblurred"], field)
+    kernel = planning.user_orientation(arrays["kernel"], field)
+    about = {
+        "reblurred": {**sharp.attrs, "long_name": "sharp field blurred with the estimated kernel"},
+        "blur_kernel": {"long_name": "estimated blur kernel", "units": "1"},
+        "blur_distance": {"long_name": "mean squared difference to the input in the model's scale", "units": "1"},
+    }
+    return result.assign(
+        reblurred=xr.Variable([*leading, field.y, field.x], reblurred, about["reblurred"]).transpose(*sharp.dims),
+        blur_kernel=([*leading, "ky", "kx"], kernel, about["blur_kernel"]),
+        blur_distance=(leading, arrays["distance"], about["blur_distance"]),
+    )

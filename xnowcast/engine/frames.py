@@ -1,0 +1,249 @@
+"""Models that take frames one by one: every frame of a field is sharpened by itself, in batches.
+
+One graph layer has a task per block of frames, which gives all that the model tells; further layers pick the frames
+and, where they are asked for, the kernels, the reblurred frames and the distances out of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import torch
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from xnowcast.engine.workers import (
+    CELLS_PER_BATCH,
+    ModelNode,
+    ModelRecipe,
+    choose_device,
+    numbered_slices,
+    one_at_a_time,
+    split,
+    worker_model,
+)
+from xnowcast.models.base import DeblurModel
+from xnowcast.noise import Noise, member_generator
+from xnowcast.units import Conversion
+
+
+@dataclass(frozen=True)
+class FrameLabels:
+    """What tells the frames of a field apart: the labels of its leading dims, and what those dims are.
+
+    Attributes
+    ----------
+    roles : tuple of str
+        For each leading dim "init_time", "member", "lead_time" or "other".
+    values : tuple of numpy.ndarray
+        Its labels; int64 for the three known roles.
+    init_time, member, lead_time : int
+        What holds where no dim has the role.
+    """
+
+    roles: tuple[str, ...]
+    values: tuple[np.ndarray, ...]
+    init_time: int = 0
+    member: int = 0
+    lead_time: int = 0
+
+    def block(self, where: Sequence[slice]) -> "FrameLabels":
+        """The labels of a block of frames."""
+        return replace(self, values=tuple(v[part] for v, part in zip(self.values, where, strict=True)))
+
+    def each(self) -> Iterator[dict[str, Any]]:
+        """The labels of every frame of the block, the last dim fastest."""
+        for place in np.ndindex(*(len(v) for v in self.values)):
+            found: dict[str, Any] = {"init_time": self.init_time, "member": self.member, "lead_time": self.lead_time}
+            others = []
+            for role, values, i in zip(self.roles, self.values, place, strict=True):
+                if role == "other":
+                    others.append(values[i])
+                else:
+                    found[role] = int(values[i])
+            yield found | {"others": tuple(others)}
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """All that one batch needs to know besides its frames."""
+
+    seed: int
+    device: str
+    conversion: Conversion
+    kernel_size: int
+
+
+@dataclass(frozen=True)
+class _Block:
+    plan: FramePlan
+    labels: FrameLabels
+    members: tuple[int, ...] | None
+
+
+def deblur_arrays(
+    data: da.Array,
+    model: ModelRecipe | DeblurModel,
+    plan: FramePlan,
+    *,
+    labels: FrameLabels,
+    members: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    diagnostics: bool = False,
+) -> dict[str, da.Array]:
+    """Sharp frames as a lazy array; nothing is computed and no weight is read.
+
+    Parameters
+    ----------
+    data : dask.array.Array
+        ``(*leading, y, x)`` in the user's units, first row in the north.
+    model : ModelRecipe or DeblurModel
+    plan : FramePlan
+    labels : FrameLabels
+        Of the leading dims.
+    members : sequence of int, optional
+        Numbers of new members to make of each frame; None makes one sharp frame of each.
+    batch_size : int, optional
+        Frames, members counted, per batch.
+    diagnostics : bool
+        Whether to give more than the frames.
+
+    Returns
+    -------
+    dict of str to dask.array.Array
+        ``frames`` ``(*leading, [member], y, x)`` in the user's units; with ``diagnostics`` also ``kernel``
+        ``(..., k, k)``, ``reblurred`` ``(..., y, x)`` and ``distance`` ``(...)``. All float32.
+    """
+    ny, nx = data.shape[-2:]
+    per_task = batch_size or max(1, min(32, CELLS_PER_BATCH // (ny * nx)))
+    member_chunks = split(len(members), min(per_task, len(members))) if members is not None else ()
+    leading = _chunks_of_frames(data.shape[:-2], max(1, per_task // max(member_chunks, default=1)))
+    data = data.rechunk((*leading, (ny,), (nx,)))
+    token = tokenize(data.name, model if isinstance(model, ModelRecipe) else id(model), plan, labels, members, leading)
+    name, model_key = f"deblur-{token}", f"deblur-model-{token}"
+    graph: dict[Any, Any] = {model_key: ModelNode(model)}
+    slices = [list(numbered_slices(chunks)) for chunks in leading]
+    for position in np.ndindex(*(len(chunks) for chunks in leading)):
+        block = _Block(plan, labels.block([slices[d][i][1] for d, i in enumerate(position)]), None)
+        key = (data.name, *position, 0, 0)
+        if members is None:
+            graph[(name, *position)] = (run_deblur, model_key, block, key)
+        for j, numbers in numbered_slices(member_chunks) if members is not None else ():
+            some = replace(block, members=tuple(members[numbers]))  # type: ignore[index]
+            graph[(name, *position, j)] = (run_deblur, model_key, some, key)
+    tasks = HighLevelGraph.from_collections(name, graph, dependencies=[data])  # type: ignore[list-item]
+    chunks = (*leading, *([member_chunks] if members is not None else []))
+    k = plan.kernel_size
+    tails = {"frames": (ny, nx), "kernel": (k, k), "reblurred": (ny, nx), "distance": ()}
+    wanted = tails if diagnostics else {"frames": (ny, nx)}
+    return {part: _picked(part, tails[part], name, tasks, chunks) for part in wanted}
+
+
+def _picked(part: str, tail: tuple[int, ...], name: str, tasks: HighLevelGraph, chunks: tuple[Any, ...]) -> da.Array:
+    own = f"{part}-{name}"
+    ends = (0,) * len(tail)
+    layer: dict[Any, Any] = {
+        (own, *place, *ends): (itemgetter(part), (name, *place)) for place in np.ndindex(*(len(c) for c in chunks))
+    }
+    graph = HighLevelGraph({**tasks.layers, own: layer}, {**tasks.dependencies, own: {name}})
+    return da.Array(graph, own, chunks=(*chunks, *((n,) for n in tail)), dtype=np.float32)
+
+
+def _chunks_of_frames(shape: Sequence[int], frames: int) -> tuple[tuple[int, ...], ...]:
+    """Blocks of about so many frames, the last dims whole first, because they are stored side by side."""
+    chunks: list[tuple[int, ...]] = []
+    for size in reversed(shape):
+        some = min(size, max(1, frames))
+        chunks.insert(0, split(size, some))
+        frames //= some
+    return tuple(chunks)
+
+
+# ---------------------------------------------------------------- one batch
+
+
+def run_deblur(node: ModelNode, block: _Block, values: np.ndarray) -> dict[str, np.ndarray]:
+    """One batch: a block of frames in the user's units to sharp frames in the user's units.
+
+    Parameters
+    ----------
+    node : ModelNode
+    block : _Block
+    values : numpy.ndarray
+        ``(*leading, y, x)``.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        ``frames``, ``kernel``, ``reblurred``, ``distance``; each ``(*leading, [member], ...)``, float32.
+    """
+    plan, shape = block.plan, values.shape
+    rain = plan.conversion(np.asarray(values).reshape(-1, *shape[-2:]))
+    device = choose_device(plan.device)
+    with one_at_a_time(device):
+        result = _deblur(worker_model(node.model, device), rain, block, device)
+    for part in ("frames", "reblurred"):
+        result[part] = plan.conversion.inverse(result[part])
+    members = () if block.members is None else (len(block.members),)
+    return {part: array.reshape((*shape[:-2], *members, *array.shape[1:])) for part, array in result.items()}
+
+
+def _deblur(model: DeblurModel, rain: np.ndarray, block: _Block, device: torch.device) -> dict[str, np.ndarray]:
+    """Sharp frames in mm h-1. A dry frame stays dry and the model is not asked; what was NaN stays NaN."""
+    numbers: Sequence[int | None] = block.members or (None,)
+    observed = np.isfinite(rain)
+    filled = np.where(observed, rain, np.float32(0))
+    wet = np.flatnonzero(filled.reshape(len(filled), -1).max(axis=1) > 0)
+    shape, k = (len(rain), len(numbers)), block.plan.kernel_size
+    result = {
+        "frames": np.zeros((*shape, *rain.shape[-2:]), np.float32),
+        "kernel": np.full((*shape, k, k), np.nan, np.float32),
+        "reblurred": np.zeros((*shape, *rain.shape[-2:]), np.float32),
+        "distance": np.zeros(shape, np.float32),
+    }
+    if wet.size:
+        for part, answer in _run_model(model, filled[wet], observed[wet], _noise(block, wet, device), device).items():
+            result[part][wet] = answer.reshape(wet.size, len(numbers), *answer.shape[1:])
+    for part in ("frames", "reblurred"):
+        np.copyto(result[part], np.nan, where=~observed[:, None])
+    return {part: array.reshape(-1, *array.shape[2:]) for part, array in result.items()}
+
+
+def _noise(block: _Block, wet: np.ndarray, device: torch.device) -> Noise:
+    """A source for each frame that is not dry and each of its members, the member fastest."""
+    of_frames = list(block.labels.each())
+    generators = []
+    for row in wet:
+        of_frame = of_frames[row]
+        for number in block.members or (of_frame["member"],):
+            lead_time, others = of_frame["lead_time"], of_frame["others"]
+            generators.append(member_generator(block.plan.seed, of_frame["init_time"], number, lead_time, *others))
+    return Noise(generators, device)
+
+
+@torch.no_grad()
+def _run_model(
+    model: DeblurModel, rain: np.ndarray, observed: np.ndarray, noise: Noise, device: torch.device
+) -> dict[str, np.ndarray]:
+    copies = len(noise) // len(rain)
+    multiple, (ny, nx) = model.task.grid_multiple, rain.shape[-2:]
+    margin = (0, -nx % multiple, 0, -ny % multiple)
+
+    def prepared(array: np.ndarray) -> torch.Tensor:
+        padded = torch.nn.functional.pad(torch.from_numpy(array)[:, None].to(device), margin)
+        return padded.repeat_interleave(copies, dim=0)
+
+    answer = model.deblur(model.transform(prepared(rain)), prepared(observed), noise)
+    return {
+        "frames": _as_rain(model, answer.frames, ny, nx),
+        "kernel": answer.kernel.float().cpu().numpy(),
+        "reblurred": _as_rain(model, answer.reblurred, ny, nx),
+        "distance": answer.distance.float().cpu().numpy(),
+    }
+
+
+def _as_rain(model: DeblurModel, frames: torch.Tensor, ny: int, nx: int) -> np.ndarray:
+    return model.transform.inverse(frames.float())[:, 0, :ny, :nx].clamp_min(0).cpu().numpy()
