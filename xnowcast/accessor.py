@@ -1,7 +1,7 @@
 """``ds.nowcast`` and ``da.nowcast``: each public function as a method, with its signature and no logic."""
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import xarray as xr
 
@@ -68,6 +68,20 @@ class NowcastAccessor(Generic[T_Xarray]):
             progress=progress,
             **options,
         )
+
+    def coarsen(
+        self,
+        factor: int,
+        *,
+        variable: Hashable | None = None,
+        zr: tuple[float, float] | None = None,
+        min_coverage: float = 0.5,
+        boundary: Literal["exact", "trim"] = "exact",
+    ) -> T_Xarray:
+        """Area means over blocks of cells: see `xnowcast.coarsen`."""
+        from xnowcast import coarsen
+
+        return coarsen(self._obj, factor, variable=variable, zr=zr, min_coverage=min_coverage, boundary=boundary)
 
     def deblur(
         self,

@@ -1,0 +1,204 @@
+"""Coarser and finer grids over the same ground: their coordinates, their bounds, and the areas of cells."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import cf_xarray  # noqa: F401
+import numpy as np
+import xarray as xr
+
+
+def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> np.ndarray:
+    """The ``n + 1`` edges of the cells along an axis.
+
+    Parameters
+    ----------
+    coordinate : xarray.DataArray
+        1-D centres, two or more.
+    bounds : xarray.DataArray, optional
+        ``(n, 2)``, where the file tells them; cells have to touch.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64; without bounds halfway between neighbours, the outermost cells as wide as the ones beside them.
+
+    Raises
+    ------
+    ValueError
+        If there is one cell alone without bounds, or the bounds leave gaps.
+
+    Examples
+    --------
+    >>> cell_edges(xr.DataArray([500.0, 1500.0, 2500.0], dims="x")).tolist()
+    [0.0, 1000.0, 2000.0, 3000.0]
+    """
+    centres = coordinate.values.astype("f8")
+    if bounds is not None:
+        ends = bounds.transpose(*coordinate.dims, ...).values.astype("f8")
+        falls = centres.size > 1 and centres[1] < centres[0]
+        ends = np.sort(ends, axis=1)[:, :: -1 if falls else 1]
+        if not np.allclose(ends[1:, 0], ends[:-1, 1], rtol=0, atol=1e-6 * np.ptp(ends)):
+            raise ValueError(f"the bounds of {coordinate.name!r} leave gaps between cells: drop or correct them")
+        return np.append(ends[:, 0], ends[-1, 1])
+    if centres.size < 2:
+        raise ValueError(f"{coordinate.name!r} has one cell and no bounds, so its width is unknown")
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def cell_areas(array: xr.DataArray, y: Hashable, x: Hashable, measured: xr.DataArray | None = None) -> xr.DataArray:
+    """Areas of the cells relative to each other.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+        The field whose grid it is.
+    y, x : hashable
+        Names of the horizontal dims.
+    measured : xarray.DataArray, optional
+        Areas that the file tells (CF ``cell_measures``), which come first.
+
+    Returns
+    -------
+    xarray.DataArray
+        With dims among ``(y, x)``: for latitudes and longitudes the true share of the sphere, which is the
+        difference of the sines of a cell's edges; 1 on projected grids, whose cells are taken as equal.
+
+    Examples
+    --------
+    >>> field = xr.DataArray(np.zeros((2, 2)), dims=("lat", "lon"), coords={
+    ...     "lat": ("lat", [45.0, 75.0], {"units": "degrees_north"}), "lon": ("lon", [0.0, 30.0])})
+    >>> cell_areas(field, "lat", "lon").round(3).values.tolist()
+    [0.366, 0.134]
+    """
+    if measured is not None:
+        return measured
+    if y in array.cf.coordinates.get("latitude", []):
+        edges = np.clip(cell_edges(array[y]), -90.0, 90.0)
+        return xr.DataArray(np.abs(np.diff(np.sin(np.deg2rad(edges)))), dims=[y])
+    if latitude := _two_dimensional_latitude(array, y, x):
+        return xr.DataArray(np.cos(np.deg2rad(array[latitude].values)), dims=array[latitude].dims)
+    return xr.DataArray(1.0)
+
+
+def _two_dimensional_latitude(array: xr.DataArray, y: Hashable, x: Hashable) -> Hashable | None:
+    """Name of the latitudes of a grid that is told by nothing else."""
+    if y in array.coords:
+        return None
+    return next((n for n in array.cf.coordinates.get("latitude", []) if set(array[n].dims) == {y, x}), None)
+
+
+def coarse_coordinate(variable: xr.Variable, factors: dict[Hashable, int]) -> xr.Variable:
+    """A coordinate of the coarse grid: the middle of the cells that were joined.
+
+    Parameters
+    ----------
+    variable : xarray.Variable
+        Any coordinate; dims that are not joined stay.
+    factors : dict
+        How many cells are joined along each dim.
+
+    Returns
+    -------
+    xarray.Variable
+
+    Examples
+    --------
+    >>> coarse_coordinate(xr.Variable("x", [0.0, 1.0, 2.0, 3.0]), {"x": 2}).values.tolist()
+    [0.5, 2.5]
+    """
+    joined = {d: n for d, n in factors.items() if d in variable.dims}
+    if not joined or variable.dtype.kind not in "fiu":
+        return variable if not joined else variable.isel({d: slice(None, None, n) for d, n in joined.items()})
+    exact = {d: slice(0, variable.sizes[d] // n * n) for d, n in joined.items()}
+    middle = variable.isel(exact).coarsen(joined, func=np.mean)
+    middle.attrs = {k: v for k, v in variable.attrs.items() if k not in ("actual_range", "valid_range")}
+    return middle
+
+
+def coarse_bounds(bounds: xr.Variable, dim: Hashable, factor: int) -> xr.Variable:
+    """The outer ends of the cells that were joined.
+
+    Parameters
+    ----------
+    bounds : xarray.Variable
+        ``(dim, 2)``.
+    dim : hashable
+    factor : int
+
+    Returns
+    -------
+    xarray.Variable
+
+    Examples
+    --------
+    >>> coarse_bounds(xr.Variable(("x", "ends"), [[0.0, 1.0], [1.0, 2.0]]), "x", 2).values.tolist()
+    [[0.0, 2.0]]
+    """
+    ends = bounds.transpose(dim, ...)
+    n = ends.sizes[dim] // factor * factor
+    first, last = ends[:n:factor, :1], ends[factor - 1 : n : factor, 1:]
+    return xr.Variable(ends.dims, np.concatenate([first.values, last.values], axis=1), bounds.attrs)
+
+
+def fine_coordinate(coordinate: xr.DataArray, factor: int, bounds: xr.DataArray | None = None) -> Any:
+    """The centres and bounds of cells that are cut into ``factor`` equal ones each.
+
+    Parameters
+    ----------
+    coordinate : xarray.DataArray
+        1-D centres.
+    factor : int
+    bounds : xarray.DataArray, optional
+        Of the coarse cells.
+
+    Returns
+    -------
+    (numpy.ndarray, numpy.ndarray)
+        Centres ``(n * factor,)`` and bounds ``(n * factor, 2)``: the outermost fine edges of a coarse cell are its
+        own.
+
+    Examples
+    --------
+    >>> centres, bounds = fine_coordinate(xr.DataArray([1.0, 3.0], dims="x"), 2)
+    >>> centres.tolist(), bounds[0].tolist()
+    ([0.5, 1.5, 2.5, 3.5], [0.0, 1.0])
+    """
+    edges = cell_edges(coordinate, bounds)
+    share = np.arange(factor) / factor
+    starts = edges[:-1, None] + share * np.diff(edges)[:, None]
+    fine = np.append(starts.ravel(), edges[-1])
+    return (fine[1:] + fine[:-1]) / 2, np.stack([fine[:-1], fine[1:]], axis=1)
+
+
+def fine_plane(values: np.ndarray, factor: int) -> np.ndarray:
+    """2-D coordinates, such as curvilinear latitudes, on a grid whose cells are cut into ``factor x factor``.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        ``(y, x)`` at the centres of the coarse cells, two or more along each.
+    factor : int
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(y * factor, x * factor)``, linear between centres and continued linearly to the rim.
+
+    Examples
+    --------
+    >>> fine_plane(np.array([[0.0, 2.0], [0.0, 2.0]]), 2)[0].tolist()
+    [-0.5, 0.5, 1.5, 2.5]
+    """
+    for axis in (0, 1):
+        values = np.moveaxis(_refined(np.moveaxis(values, axis, 0), factor), 0, axis)
+    return values
+
+
+def _refined(values: np.ndarray, factor: int) -> np.ndarray:
+    """Linear in the first axis, beyond the outermost centres too."""
+    place = (np.arange(len(values) * factor) + 0.5) / factor - 0.5
+    left = np.clip(np.floor(place).astype(int), 0, len(values) - 2)
+    share = (place - left).reshape(-1, *(1,) * (values.ndim - 1))
+    return values[left] * (1 - share) + values[left + 1] * share
