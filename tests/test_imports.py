@@ -12,14 +12,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "xnowcast"
 LAYERS = [
     {"units", "transforms", "noise", "nn", "diffusion"},
     {"models"},
-    {"cf", "windows", "weights"},
+    {"grids", "cf", "windows", "weights"},
     {"engine", "io", "synthetic"},
     {"planning"},
-    {"forecast", "deblur", "downscale", "postprocess", "datasets"},
+    {"forecast", "coarsen", "deblur", "downscale", "postprocess", "datasets"},
     {"storage"},
     {"verify"},
-    {"train"},
     {"plot"},
+    {"training"},
+    {"train"},
     {"accessor", "demo"},
     {"cli", "__main__"},
 ]

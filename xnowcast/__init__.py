@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.cf import rain_rate
+from xnowcast.coarsen import coarsen
 from xnowcast.deblur import deblur
 from xnowcast.forecast import forecast
+from xnowcast.train import train
 from xnowcast.weights import card, load
 
 if TYPE_CHECKING:
@@ -25,13 +27,16 @@ __all__ = [
     "NowcastDataArrayAccessor",
     "NowcastDatasetAccessor",
     "card",
+    "coarsen",
     "datasets",
+    "deblur",
     "forecast",
     "io",
     "load",
     "models",
     "plot",
     "rain_rate",
+    "train",
     "verify",
 ]
 

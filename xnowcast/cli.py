@@ -1,4 +1,4 @@
-"""``xnowcast forecast | score | models | datasets | demo`` on the command line."""
+"""``xnowcast forecast | train | score | models | datasets | demo`` on the command line."""
 
 import argparse
 import re
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args([word for word in words if word != "--debug"])
         options.run(options)
         return 0
-    except KeyboardInterrupt:
-        print("xnowcast: interrupted; nothing half-written was left", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"xnowcast: {str(interruption) or 'interrupted; nothing half-written was left'}", file=sys.stderr)
         return 130
     except Exception as error:
         if debug:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _in_one_line(error: Exception) -> str:
     message = " ".join(str(error).split())
     message = re.sub(r"\b(variable|on_gap|on_mismatch|weights|mirror)=", _as_option, message)
-    if isinstance(error, ValueError | OSError | ImportError) and message:
+    if isinstance(error, ValueError | OSError | ImportError | FloatingPointError) and message:
         return message
     return f"{type(error).__name__}: {message} (run again with --debug to see where)"
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="xnowcast", description="Precipitation nowcasting on CF datasets.")
     parser.add_argument("--version", action="version", version=f"xnowcast {xnowcast.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    for add in (_add_forecast, _add_score, _add_models, _add_datasets, _add_demo):
+    for add in (_add_forecast, _add_train, _add_score, _add_models, _add_datasets, _add_demo):
         add(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
@@ -177,6 +177,31 @@ def _name_and_value(text: str) -> tuple[str, Any]:
         except ValueError:
             pass
     return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)
+
+
+# ---------------------------------------------------------------- train
+
+
+def _add_train(commands: Any) -> None:
+    command = _command(commands, "train", _train, "Train a model as a TOML file says.")
+    command.add_argument("config", help="TOML with [model], [data] and [training]; configs/ has examples")
+    command.add_argument("--out", help="the run folder, instead of the one in the file")
+    command.add_argument("--resume", action="store_true", help="go on from the run folder's checkpoint, if it has one")
+    command.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="replace a value of the file, such as training.steps=100",
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from xnowcast.train import train_from_config
+
+    model = train_from_config(options.config, changes=options.changes, out=options.out, resume=options.resume)
+    print(model.card)
 
 
 # ---------------------------------------------------------------- score

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xnowcast.models.base import Task
 
-REGISTRY = {
+CELLS = ("convlstm", "trajgru", "predrnn", "predrnn++", "mim", "motionrnn", "preciplstm")
+
+REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "persistence": "xnowcast.models.persistence:Persistence",
     "extrapolation": "xnowcast.models.extrapolation:Extrapolation",
+    **{cell: ("xnowcast.models.stacked_rnn:StackedRNN", {"cell": cell}) for cell in CELLS},
+    **{f"ms-{cell}": ("xnowcast.models.ms_rnn:MSRNN", {"cell": cell}) for cell in CELLS},
+    **{f"db-{cell}": ("xnowcast.models.db_rnn:DBRNN", {"cell": cell}) for cell in CELLS},
 }
+"""Name to ``"module:Class"``, or to that and the options which the name fixes."""
 
 
 def names() -> list[str]:
@@ -24,7 +30,7 @@ def names() -> list[str]:
     return sorted(REGISTRY)
 
 
-def register(name: str, target: str) -> None:
+def register(name: str, target: str, **fixed: Any) -> None:
     """Add a system of your own to the registry.
 
     Parameters
@@ -34,6 +40,8 @@ def register(name: str, target: str) -> None:
     target : str
         ``"package.module:Class"``. The class has ``declare(**options) -> Task`` and the methods of
         `xnowcast.models.base.ForecastModel`. It is imported when it is first used.
+    **fixed
+        Options that belong to the name: users of it cannot choose them.
 
     Raises
     ------
@@ -49,9 +57,10 @@ def register(name: str, target: str) -> None:
     """
     if ":" not in target:
         raise ValueError(f"the target {target!r} names no class; write it as 'package.module:Class'")
-    if REGISTRY.get(name, target) != target:
-        raise ValueError(f"there is a system {name!r} already ({REGISTRY[name]}); choose another name")
-    REGISTRY[name] = target
+    entry = (target, fixed) if fixed else target
+    if REGISTRY.get(name, entry) != entry:
+        raise ValueError(f"there is a system {name!r} already ({_entry(name)[0]}); choose another name")
+    REGISTRY[name] = entry
 
 
 def find(name: str) -> Any:
@@ -82,7 +91,7 @@ def find(name: str) -> Any:
         near = get_close_matches(name, REGISTRY, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"there is no model {name!r}{hint} Known models: {', '.join(names())}")
-    module, attribute = REGISTRY[name].split(":")
+    module, attribute = _entry(name)[0].split(":")
     return getattr(import_module(module), attribute)
 
 
@@ -140,14 +149,21 @@ def build(name: str, **options: Any) -> Any:
     return _call(find(name), name, options)
 
 
+def _entry(name: str) -> tuple[str, dict[str, Any]]:
+    """Target and fixed options of a system in the registry."""
+    entry = REGISTRY[name]
+    return (entry, {}) if isinstance(entry, str) else entry
+
+
 def _call(function: Any, name: str, options: dict[str, Any]) -> Any:
     """``function(**options)``, with unknown options named as such rather than as a TypeError from inside."""
     from inspect import signature
 
-    known = signature(find(name).declare).parameters
+    fixed = _entry(name)[1]
+    known = [option for option in signature(find(name).declare).parameters if option not in fixed]
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(
             f"{name!r} has no option {', '.join(map(repr, unknown))}; its options are: {', '.join(known) or 'none'}"
         )
-    return function(**options)
+    return function(**fixed, **options)

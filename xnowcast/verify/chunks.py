@@ -8,6 +8,9 @@ import xarray as xr
 
 from xnowcast.verify.align import check_same_coordinates
 
+# Sums of so many chunks along a dim are added up by one task.
+CHUNKS_TOGETHER = 4
+
 Dims = str | Iterable[Hashable] | None
 
 
@@ -127,7 +130,7 @@ def sum_over_chunks(
     else:
         # Variables, not DataArrays: chunks of coordinates, such as 2-D latitudes, do not matter here.
         both = _like_chunks(observations.variable, forecasts.variable, list(whole))
-        data = _sums_per_chunk(on_block, *both, dims, gone, new_sizes, dtype).sum(axis=gone_axes)
+        data = _added_up(_sums_per_chunk(on_block, *both, dims, gone, new_sizes, dtype), gone_axes)
     kept = [d for d in dims if d not in gone]
     result = xr.DataArray(data, dims=[*kept, *new_sizes], coords=_kept_coords(observations, forecasts, kept))
     in_order = [d for d in (*forecasts.dims, *observations.dims) if d in kept]
@@ -188,6 +191,33 @@ def _sums_per_chunk(on_block, observations, forecasts, dims, gone, new_sizes, dt
         dtype=dtype,
         meta=np.empty((0,) * len(labels), dtype),
     )
+
+
+def _added_up(sums, axes):
+    """The sums of the chunks added up, without ever laying them side by side: a histogram has megabytes."""
+    import dask.array as da
+
+    if not axes:
+        return sums
+    options = {"axis": axes, "dtype": sums.dtype, "concatenate": False, "split_every": CHUNKS_TOGETHER ** len(axes)}
+    return da.reduction(sums, _as_it_is, _total, combine=_total, name="verify-sum", **options)
+
+
+def _as_it_is(sums: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
+    return sums
+
+
+def _total(parts: Any, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
+    """Sum of what is in nested lists of arrays of one shape, with length 1 along ``axis``."""
+    from dask.core import flatten
+
+    parts = list(flatten([parts], container=list))
+    total = np.zeros(parts[0].shape, parts[0].dtype)
+    for part in parts:
+        # Most of a histogram are zeros in memory that was never touched, and is not used until it is.
+        filled = np.flatnonzero(part)
+        total.reshape(-1)[filled] += part.reshape(-1)[filled]
+    return total if keepdims else total.squeeze(axis)
 
 
 def _like_chunks(

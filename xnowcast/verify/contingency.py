@@ -108,7 +108,7 @@ def contingency_table(
     scale = _scale_coordinate(scales, pooling)
     strides = _strides(stride, scale, pooling, boundary)
     reduce = reduced_dims(dim, observations, forecasts)
-    pooled = [] if int(scale.max()) == 1 else _pooled_dims(observations, forecasts, spatial_dims, scale, reduce)
+    pooled = [] if int(scale.values.max()) == 1 else _pooled_dims(observations, forecasts, spatial_dims, scale, reduce)
     counts = sum_over_chunks(
         contingency_counts,
         observations,
@@ -181,9 +181,9 @@ def _pooled_dims(observations, forecasts, spatial_dims, scale, reduce) -> list[H
     if kept:
         raise ValueError(f"pooling changes the grid, so {kept[0]!r} cannot be kept: add it to dim, or use scales=1")
     for place in places:
-        if forecasts.sizes[place] < int(scale.max()):
+        if forecasts.sizes[place] < int(scale.values.max()):
             raise ValueError(
-                f"a window of {int(scale.max())} cells is wider than {place!r} with {forecasts.sizes[place]}; "
+                f"a window of {int(scale.values.max())} cells is wider than {place!r} with {forecasts.sizes[place]}; "
                 f"choose scales up to {forecasts.sizes[place]}"
             )
     return list(places)
@@ -583,6 +583,11 @@ def ratio(name: str, table: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataA
             return formula(*(np.asarray(count, dtype=np.float64) for count in counts))
 
     counts = [table[count] for count in ("hits", "false_alarms", "misses", "correct_negatives")]  # a, b, c, d
+    if all(count.chunks is None and count.dims == counts[0].dims for count in counts):
+        # Most of the time of a small input would be that of apply_ufunc.
+        result = counts[0].copy(deep=False, data=divide(*(count.values for count in counts)))
+        result.attrs = dict(counts[0].attrs) if keep_attrs else {}
+        return result.rename(name)
     result = xr.apply_ufunc(divide, *counts, dask="parallelized", output_dtypes=[np.float64], keep_attrs=keep_attrs)
     for coordinate in result.coords:  # what a threshold is stays known, also without the attributes of the counts
         result.coords[coordinate].attrs = dict(table.coords[coordinate].attrs)

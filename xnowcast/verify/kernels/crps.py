@@ -14,15 +14,16 @@ import numpy as np
 from xnowcast.verify.kernels.compiled import compiled, use_compiled
 from xnowcast.verify.kernels.members import float_dtype, member_slabs, sum_to, tiles
 from xnowcast.verify.kernels.slabs import broadcast_shape, summed_shape
+from xnowcast.verify.kernels.vectors import Vectors, emitted, vector_bytes
 
 # Points per tile of the CRPS: the members of a tile stay in the cache while they are sorted.
 TILE_POINTS = 1 << 12
 # Above this many members numpy's own sort needs fewer steps than the network's many calls.
 NETWORK_MEMBERS = 128
-# Points that the compiled kernel sorts side by side. Unsigned, so that no index is checked for being negative.
-LANES = np.uint64(128)
-# Members that the compiled kernel sorts in registers; the network then merges blocks of as many.
-BLOCK = 4
+# Points that the compiled kernel treats together: several vectors of any processor.
+STRIP = 128
+# Members up to which the network is compiled, in ten seconds for so many and one for few.
+COMPILED_MEMBERS = 256
 
 
 def crps_sums(
@@ -65,7 +66,7 @@ def crps_sums(
     dtype = float_dtype(observations, forecasts)
     shape = summed_shape(broadcast_shape(observations, forecasts), [member_axis])
     sums = np.zeros((*summed_shape(shape, axis), len(thresholds), 3))
-    fast = use_compiled(forecasts.size)
+    fast = forecasts.shape[member_axis] <= COMPILED_MEMBERS and use_compiled(forecasts.size)
     for slab in member_slabs(observations, forecasts, member_axis=member_axis, axis=axis):
         target = sums[slab.target]
         summed_whole = target[..., 0, 0].size == 1
@@ -254,9 +255,8 @@ def _sorting_network(n: int) -> tuple[tuple[int, int], ...]:
 
 # ---------------------------------------------------------------- compiled
 #
-# Strips of points stay in the first-level cache. Each block of four members is sorted in registers as it is read,
-# and the sorting network then works on blocks: its comparators merge two sorted blocks into a lower and an upper
-# one (Knuth 5.3.4, exercise 38), which moves half as many values as comparing single members does.
+# The members of a vector of points are sorted in registers, by the network written out for their number. numba would
+# read and write them for each comparator, or not make vectors of them.
 
 
 def _totals_compiled(observations, forecasts, *, floor, fair, skipna, dtype) -> np.ndarray:
@@ -277,49 +277,48 @@ def _run_compiled(observations, forecasts, floor, fair, skipna, distance, spread
     forecasts = forecasts.astype(dtype, copy=False)
     if forecasts.strides[1] != dtype.itemsize or forecasts.strides[0] % dtype.itemsize or forecasts.strides[0] < 0:
         forecasts = np.ascontiguousarray(forecasts)
-    # All the memory that the members lie in, as one row: loops over rows of unknown strides are not vectorised.
+    # All the memory that the members lie in, as one row: a point's next member is a step further.
     step = forecasts.strides[0] // dtype.itemsize if n_members > 1 else 0
     values = np.lib.stride_tricks.as_strided(forecasts, ((n_members - 1) * step + n_points,), (dtype.itemsize,))
-    starts = np.arange(n_members) * step
-    odd = np.arange(1, 2 * n_members, 2, dtype=dtype)
-    network = np.array(_sorting_network(-(-n_members // BLOCK)), dtype=np.uint64).reshape(-1, 2) * np.uint64(BLOCK)
-    sums = np.zeros(3)
     observations = np.ascontiguousarray(observations, dtype)
-    _sum_strips(observations, values, starts, dtype.type(floor), network, odd, fair, skipna, distance, spread, sums)
+    members, n_lanes = (0,) * n_members, vector_bytes() // dtype.itemsize
+    options = (members, n_lanes, dtype.type(floor), fair, skipna)
+    sums = np.zeros(3)
+    _sum_strips(observations, values, step, *options, distance, spread, sums)
     return sums
 
 
 @compiled
-def _sum_strips(observations, values, starts, floor, network, odd, fair, skipna, distance_of, spread_of, sums):
-    """Strip by strip; one with NaN or inf is read again with care."""
-    n_members = len(starts)
-    # Rows beyond the members hold inf, which sorts to the end of its block and of all.
-    rows = np.full(((n_members + BLOCK - 1) // BLOCK * BLOCK, LANES), np.inf, values.dtype)
-    truth, distance = np.zeros(LANES, values.dtype), np.zeros(LANES, values.dtype)
-    spread, left = np.zeros(LANES, values.dtype), np.zeros(LANES, values.dtype)
-    totals = np.zeros((3, LANES))
-    for begin in range(0, observations.size, np.int64(LANES)):
-        width = min(LANES, np.uint64(observations.size - begin))
+def _sum_strips(observations, values, step, members, n_lanes, floor, fair, skipna, distance_of, spread_of, sums):
+    """Strip by strip; one with NaN or inf is read again with care. There are as many members as in the tuple."""
+    truth, terms = np.zeros(STRIP, values.dtype), np.zeros((3, STRIP), values.dtype)
+    distance, spread, left = terms[0], terms[1], terms[2]
+    rest = np.zeros(len(members) * STRIP, values.dtype)  # the members of the last strip, of which a part is there
+    totals = np.zeros((3, STRIP))
+    for begin in range(0, observations.size, STRIP):
+        width = min(STRIP, observations.size - begin)
         n_observed = _read_truth(observations, begin, width, floor, truth)
-        plain = True
+        plain = not (fair and len(members) == 1)
         if n_observed:
-            _read_members(values, starts, begin, width, floor, truth, rows, distance)
-            plain = _all_there(distance, truth, width) and not (fair and n_members == 1)
+            source, first, apart = values, begin, step
+            if width < STRIP:
+                _copy_members(values, step, begin, width, rest)
+                source, first, apart = rest, 0, STRIP
+            for lane in range(0, STRIP, n_lanes):
+                plain &= _plain_terms(members, source, first + lane, apart, floor, truth, lane, terms)
             if not plain:
-                _read_with_care(values, starts, begin, width, floor, truth, rows, distance, left)
-            for c in range(len(network)):
-                _merge_blocks(rows, network[c, 0], network[c, 1])
+                for lane in range(0, STRIP, n_lanes):
+                    _careful_terms(members, source, first + lane, apart, floor, truth, lane, terms)
         else:
             distance[:] = np.nan
         if plain:
-            _finish(rows, odd, fair, distance, spread)
+            _finish(len(members), fair, distance, spread)
         else:
-            _finish_with_care(rows, odd, fair, skipna, left, distance, spread)
-        if plain and n_observed == width:
-            _add(distance, spread, width, totals)
+            _finish_with_care(len(members), fair, skipna, left, distance, spread)
+        if plain and n_observed == STRIP:
+            _add(distance, spread, totals)
         else:
             _add_with_care(distance, spread, width, skipna, totals)
-            rows[n_members:] = np.inf  # NaN may have been sorted into them
         if distance_of.size:
             distance_of[begin : begin + width] = distance[:width]
             spread_of[begin : begin + width] = spread[:width]
@@ -327,154 +326,128 @@ def _sum_strips(observations, values, starts, floor, network, odd, fair, skipna,
         sums[k] = totals[k].sum()
 
 
+def _terms_emitted(careful: bool):
+    """An `emitted` function of both terms of a vector of points.
+
+    Its arguments: members (a tuple of so many), their values in one row, the index of the first point's first and
+    how far the next is, the floor, the observations of a strip, the lane of the first point in it, and the terms
+    (3, lane) to be filled: sums of ``|x_i - y|`` and of ``(2 i - n + 1) x_(i)``, and if ``careful`` the number n of
+    members that are not NaN. It tells whether all members are finite wherever there is an observation.
+    """
+
+    def typed(typing_context, members, values, first, step, floor, truth, lane, terms):
+        from numba import types
+
+        def code(context, builder, signature, arguments):
+            _, _, index, step_to_next, lowest, _, to, _ = arguments
+            memory = [context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (1, 5, 7)]
+            vectors = Vectors(context, builder, values.dtype)
+            observed, lowest = vectors.load(memory[1], to), vectors.repeated(lowest)
+            rows = []
+            for _ in range(len(members)):
+                value = vectors.load(memory[0], index)
+                value = vectors.where(vectors.less(value, lowest), lowest, value)
+                rows.append(builder.fsub(value, observed))
+                index = builder.add(index, step_to_next)
+            found = (_careful_sums if careful else _plain_sums)(vectors, rows)
+            for k, term in enumerate(found):
+                vectors.store(term, memory[2], builder.add(to, to.type(k * STRIP)))
+            finite = vectors.less(found[0], vectors.number(np.inf))
+            return vectors.all_of(builder.or_(finite, vectors.is_nan(observed)))
+
+        return types.boolean(members, values, first, step, floor, truth, lane, terms), code
+
+    return typed
+
+
+_plain_terms, _careful_terms = emitted(_terms_emitted(careful=False)), emitted(_terms_emitted(careful=True))
+
+
+def _plain_sums(vectors: Vectors, rows: list) -> list:
+    """Both sums, of rows that are all there."""
+    n, add = len(rows), vectors.builder.fadd
+    distance = _sum_in_pairs(add, [vectors.magnitude(row) for row in rows])
+    rows, spread = _sorted_rows(vectors, rows), vectors.number(0)
+    for i in range(n // 2):
+        apart = vectors.builder.fsub(rows[n - 1 - i], rows[i])
+        spread = add(spread, vectors.builder.fmul(vectors.number(n - 1 - 2 * i), apart))
+    return [distance, spread]
+
+
+def _careful_sums(vectors: Vectors, rows: list) -> list:
+    """Both sums of what is not NaN, and its number; NaN sorts as inf, beyond what is counted."""
+    add, zero, one = vectors.builder.fadd, vectors.number(0), vectors.number(1)
+    gone = [vectors.is_nan(row) for row in rows]
+    left = _sum_in_pairs(add, [vectors.where(nan, zero, one) for nan in gone])
+    pairs = list(zip(gone, rows, strict=True))
+    distance = _sum_in_pairs(add, [vectors.where(nan, zero, vectors.magnitude(row)) for nan, row in pairs])
+    rows, spread = [vectors.where(nan, vectors.number(np.inf), row) for nan, row in pairs], zero
+    for i, row in enumerate(_sorted_rows(vectors, rows)):
+        weight = vectors.builder.fsub(vectors.number(2 * i + 1), left)
+        term = vectors.where(vectors.less(vectors.number(i), left), vectors.builder.fmul(weight, row), zero)
+        spread = add(spread, term)
+    return [distance, spread, left]
+
+
+def _sorted_rows(vectors: Vectors, rows: list) -> list:
+    # As integers: the least and the largest of two take fewer steps of a processor than those of floats.
+    rows = [vectors.integers_of(row) for row in rows]
+    for i, j in _sorting_network(len(rows)):
+        rows[i], rows[j] = vectors.ordered(rows[i], rows[j])
+    return [vectors.floats_of(row) for row in rows]
+
+
+def _sum_in_pairs(add, terms: list):
+    while len(terms) > 1:
+        terms = [add(*terms[i : i + 2]) if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
+    return terms[0]
+
+
 # One loop to a function: together in one, their arrays might overlap for all the compiler knows, and it is slower.
 
 
 @compiled
-def _ordered(a, b):
-    return (a if a < b else b), (b if a < b else a)
-
-
-@compiled
 def _read_truth(observations, begin, width, floor, truth):
-    """The observations, raised to the floor; how many are not NaN."""
-    first, n_observed = np.uint64(begin), 0
-    for lane in range(width):
-        y = observations[first + lane]
+    """The observations, raised to the floor, and NaN beyond the last; how many are not NaN."""
+    part, n_observed = observations[begin : begin + width], 0
+    truth[width:] = np.nan
+    for lane in range(len(part)):  # over indices: numba makes no vectors of "for y in part"
+        y = part[lane]
         truth[lane] = floor if y < floor else y
         n_observed += 1 if y == y else 0
     return n_observed
 
 
 @compiled
-def _read_members(values, starts, begin, width, floor, truth, rows, distance):
-    """Members less observation, each block of them sorted, and the sum of their absolute values."""
-    distance[:] = 0
-    whole = len(starts) // BLOCK * BLOCK
-    for m in range(0, whole, BLOCK):
-        _read_block(values, starts, m, begin, width, floor, truth, rows, distance)
-    for m in range(whole, len(starts)):
-        _read_row(values, starts, m, begin, width, floor, truth, rows, distance)
-        _insert(rows, whole, m)
+def _copy_members(values, step, begin, width, rest):
+    for m in range(len(rest) // STRIP):
+        rest[m * STRIP : m * STRIP + width] = values[m * step + begin : m * step + begin + width]
 
 
 @compiled
-def _read_block(values, starts, m, begin, width, floor, truth, rows, distance):
-    start_a, start_b = np.uint64(starts[m] + begin), np.uint64(starts[m + 1] + begin)
-    start_c, start_d = np.uint64(starts[m + 2] + begin), np.uint64(starts[m + 3] + begin)
-    for lane in range(width):
-        y = truth[lane]
-        a, b, c, d = values[start_a + lane], values[start_b + lane], values[start_c + lane], values[start_d + lane]
-        a, b = (floor if a < floor else a) - y, (floor if b < floor else b) - y
-        c, d = (floor if c < floor else c) - y, (floor if d < floor else d) - y
-        distance[lane] += (abs(a) + abs(b)) + (abs(c) + abs(d))
-        a, b = _ordered(a, b)
-        c, d = _ordered(c, d)
-        a, c = _ordered(a, c)
-        b, d = _ordered(b, d)
-        b, c = _ordered(b, c)
-        rows[m, lane], rows[m + 1, lane], rows[m + 2, lane], rows[m + 3, lane] = a, b, c, d
-
-
-@compiled
-def _read_row(values, starts, m, begin, width, floor, truth, rows, distance):
-    start = np.uint64(starts[m] + begin)
-    for lane in range(width):
-        x = values[start + lane]
-        x = (floor if x < floor else x) - truth[lane]
-        distance[lane] += abs(x)
-        rows[m, lane] = x
-
-
-@compiled
-def _insert(rows, first, last):
-    """Row ``last`` brought to its place among those from ``first``, which are sorted."""
-    for j in range(last, first, -1):
-        for lane in range(LANES):
-            rows[j - 1, lane], rows[j, lane] = _ordered(rows[j - 1, lane], rows[j, lane])
-
-
-@compiled
-def _all_there(distance, truth, width):
-    """Whether all members are finite wherever there is an observation, so that all or nothing is left at a point."""
-    n = 0
-    for lane in range(width):
-        n += 1 if distance[lane] < np.inf or truth[lane] != truth[lane] else 0
-    return n == width
-
-
-@compiled
-def _read_with_care(values, starts, begin, width, floor, truth, rows, distance, left):
-    """The same with inf in place of NaN, and the number of members that are not."""
-    distance[:] = 0
-    left[:] = 0
-    for m in range(len(starts)):
-        start = np.uint64(starts[m] + begin)
-        for lane in range(width):
-            x = values[start + lane]
-            x = (floor if x < floor else x) - truth[lane]
-            there = x == x
-            rows[m, lane] = x if there else np.inf
-            distance[lane] += abs(x) if there else 0
-            left[lane] += 1 if there else 0
-        _insert(rows, m // BLOCK * BLOCK, m)
-
-
-@compiled
-def _merge_blocks(rows, i, j):
-    """The eight values of two sorted blocks, the lower four in the first and the upper four in the second."""
-    for lane in range(LANES):
-        a, b, c, d = rows[i, lane], rows[i + 1, lane], rows[i + 2, lane], rows[i + 3, lane]
-        e, f, g, h = rows[j, lane], rows[j + 1, lane], rows[j + 2, lane], rows[j + 3, lane]
-        a, e = _ordered(a, e)
-        b, f = _ordered(b, f)
-        c, g = _ordered(c, g)
-        d, h = _ordered(d, h)
-        c, e = _ordered(c, e)
-        d, f = _ordered(d, f)
-        b, c = _ordered(b, c)
-        d, e = _ordered(d, e)
-        f, g = _ordered(f, g)
-        rows[i, lane], rows[i + 1, lane], rows[i + 2, lane], rows[i + 3, lane] = a, b, c, d
-        rows[j, lane], rows[j + 1, lane], rows[j + 2, lane], rows[j + 3, lane] = e, f, g, h
-
-
-@compiled
-def _finish(rows, odd, fair, distance, spread):
+def _finish(n, fair, distance, spread):
     """Both terms of points with all members."""
-    n = len(odd)
-    spread[:] = 0
-    for i in range(n // 2):
-        weight = odd[n - 1 - i] - odd[i]  # twice that of the larger; minus it for the smaller
-        for lane in range(LANES):
-            spread[lane] += weight * (rows[n - 1 - i, lane] - rows[i, lane])
-    size, other = distance.dtype.type(n), distance.dtype.type(n - 1 if fair else n)
-    half = distance.dtype.type(0.5)
-    for lane in range(LANES):
-        distance[lane] /= size
-        spread[lane] *= half / (size * other)
+    members, pairs = distance.dtype.type(n), distance.dtype.type(n * (n - 1 if fair else n))
+    for lane in range(STRIP):
+        distance[lane] /= members
+        spread[lane] /= pairs
 
 
 @compiled
-def _finish_with_care(rows, odd, fair, skipna, left, distance, spread):
+def _finish_with_care(n_members, fair, skipna, left, distance, spread):
     """Both terms of the members that are left at each point, NaN where there is no score."""
-    spread[:] = 0
-    for i in range(len(odd)):
-        for lane in range(LANES):
-            n = left[lane]
-            spread[lane] += (odd[i] - n) * rows[i, lane] if odd[i] < n + n else 0
-    for lane in range(LANES):
+    for lane in range(STRIP):
         n = left[lane]
         far = distance[lane] == np.inf
-        none = n == 0 or (fair and (n == 1 or far)) or (n < len(odd) and not skipna)
+        none = n == 0 or (fair and (n == 1 or far)) or (n < n_members and not skipna)
         distance[lane] = np.nan if none else distance[lane] / n
         spread[lane] = np.nan if none else 0 if far else spread[lane] / (n * (n - 1 if fair else n))
 
 
 @compiled
-def _add(distance, spread, width, totals):
-    totals[0, 0] += width
-    for lane in range(width):
+def _add(distance, spread, totals):
+    totals[0, 0] += STRIP
+    for lane in range(STRIP):
         totals[1, lane] += distance[lane]
         totals[2, lane] += spread[lane]
 

@@ -28,6 +28,7 @@ class _Windows(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     cells: np.ndarray  # float64: cells of each that a fraction is a share of, if all are measured
+    alike: tuple[int, int]  # first and last (exclusive) of those with most cells, as all but some at the edges
 
 
 class _Pair(NamedTuple):
@@ -168,7 +169,8 @@ def _windows(n: int, scale: int, boundary: str) -> _Windows:
     low, high = np.clip(start, 0, n), np.clip(start + width, 0, n)
     on_grid = boundary in ("renormalise", "interior")
     cells = (high - low).astype(np.float64) if on_grid else np.full(count, float(scale))
-    return _Windows(first, width, low, high, cells)
+    alike = np.flatnonzero(cells == cells.max(initial=0))
+    return _Windows(first, width, low, high, cells, (int(alike[0]), int(alike[-1]) + 1) if alike.size else (0, 0))
 
 
 def _add_pair(target, pair: _Pair, thresholds, windows, least, shared: dict, fast: bool) -> None:
@@ -327,22 +329,22 @@ def _sums_of_squares(fcst: np.ndarray, obs: np.ndarray, of_row: np.ndarray, of_c
 
 def _whole_compiled(of_fcst, of_obs, n_members: int, y: _Windows, x: _Windows) -> np.ndarray:
     sums = np.zeros((3, x.low.size))
-    # Windows of one width, as all but those at the edges, are added up in int64, if their squares fit into it.
-    alike = np.flatnonzero(x.cells == x.cells.max())
-    fit = (n_members * y.width * x.width) ** 2 * x.low.size < 2**62
-    first, last = (alike[0], alike[-1] + 1) if fit else (0, 0)
-    _add_whole_compiled(of_fcst, of_obs, n_members, y.low, y.high, y.cells, -x.first, x.width, first, last, sums)
+    # Windows of one width are added up in integers, and in short ones if the squares of a row fit into these.
+    largest = (n_members * y.width * x.width) ** 2 * x.low.size
+    first, last = x.alike if largest < 2**62 else (0, 0)
+    edges = (-x.first, x.width, first, last)
+    _add_whole_compiled(of_fcst, of_obs, n_members, y.low, y.high, y.cells, *edges, largest < 2**31, sums)
     return (sums / (x.cells * n_members) ** 2).sum(axis=1)
 
 
 @compiled
-def _add_whole_compiled(of_fcst, of_obs, n_members, low, high, cells, before, width, first, last, sums):
+def _add_whole_compiled(of_fcst, of_obs, n_members, low, high, cells, before, width, first, last, short, sums):
     n_x, n = of_obs.shape[1], sums.shape[1]
     members = np.int32(n_members)
     bands = np.zeros((2, max(before + n_x, n + width)), np.int32)
     f_left, o_left, f_right, o_right = bands[0], bands[1], bands[0, width:], bands[1, width:]
     f_inner, o_inner = bands[0, before:], bands[1, before:]
-    f_start, f_end, o_start, o_end = f_left[first:], f_right[first:], o_left[first:], o_right[first:]
+    f_start, f_end, o_start, o_end = f_left[first:last], f_right[first:last], o_left[first:last], o_right[first:last]
     for i in range(low.size):
         f_high, f_low, o_high, o_low = of_fcst[high[i]], of_fcst[low[i]], of_obs[high[i]], of_obs[low[i]]
         for j in range(n_x):
@@ -351,15 +353,10 @@ def _add_whole_compiled(of_fcst, of_obs, n_members, low, high, cells, before, wi
         f_inner[n_x:] = f_inner[n_x - 1]
         o_inner[n_x:] = o_inner[n_x - 1]
         weight = 1 / (cells[i] * cells[i])
-        difference, of_f, of_o = np.int64(0), np.int64(0), np.int64(0)
-        # int32 all the way to the products: twice as many of them fit into a vector register as int64.
-        for j in range(last - first):
-            f = np.int32(f_end[j] - f_start[j])
-            o = np.int32(np.int32(o_end[j] - o_start[j]) * members)
-            d = np.int32(f - o)
-            difference += np.int64(d) * np.int64(d)
-            of_f += np.int64(f) * np.int64(f)
-            of_o += np.int64(o) * np.int64(o)
+        if short:
+            difference, of_f, of_o = _short_squares(f_start, f_end, o_start, o_end, members)
+        else:
+            difference, of_f, of_o = _long_squares(f_start, f_end, o_start, o_end, members)
         sums[0, first] += difference * weight
         sums[1, first] += of_f * weight
         sums[2, first] += of_o * weight
@@ -370,6 +367,33 @@ def _add_whole_compiled(of_fcst, of_obs, n_members, low, high, cells, before, wi
                 sums[0, j] += (share_f - share_o) * (share_f - share_o) * weight
                 sums[1, j] += share_f * share_f * weight
                 sums[2, j] += share_o * share_o * weight
+
+
+@compiled
+def _short_squares(f_start, f_end, o_start, o_end, members):
+    """Sums of the squared difference and squares of both that fit into int32, of which a register holds twice as many."""
+    difference, of_f, of_o = np.int32(0), np.int32(0), np.int32(0)
+    for j in range(len(f_start)):
+        f = np.int32(f_end[j] - f_start[j])
+        o = np.int32(np.int32(o_end[j] - o_start[j]) * members)
+        d = np.int32(f - o)
+        difference = np.int32(difference + np.int32(d * d))
+        of_f = np.int32(of_f + np.int32(f * f))
+        of_o = np.int32(of_o + np.int32(o * o))
+    return np.int64(difference), np.int64(of_f), np.int64(of_o)
+
+
+@compiled
+def _long_squares(f_start, f_end, o_start, o_end, members):
+    difference, of_f, of_o = np.int64(0), np.int64(0), np.int64(0)
+    for j in range(len(f_start)):
+        f = np.int32(f_end[j] - f_start[j])
+        o = np.int32(np.int32(o_end[j] - o_start[j]) * members)
+        d = np.int32(f - o)  # int32 all the way to the products
+        difference += np.int64(d) * np.int64(d)
+        of_f += np.int64(f) * np.int64(f)
+        of_o += np.int64(o) * np.int64(o)
+    return difference, of_f, of_o
 
 
 def _masked_compiled(of_fcst, of_obs, n_members: int, y, x, of_valid, centres, least) -> np.ndarray:

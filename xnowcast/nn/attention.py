@@ -1,0 +1,165 @@
+"""Attention over the cells of a frame and over the frames of a cell, with a weight for every pair and without.
+
+Every module is ``x + attention(norm(x))`` for frames ``(b * t, c, y, x)``, the frame varying fastest, and is cheapest where
+the channels lie together in memory (``torch.channels_last``).
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from xnowcast.nn.blocks import ChannelNorm
+
+Order = Literal["auto", "features", "tokens"]
+
+
+def linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, order: Order = "auto", *, scale: float | None = None
+) -> Tensor:
+    """Attention whose weights are a product, ``softmax_d(q) softmax_n(k)^T / sqrt(d)`` (Katharopoulos et al. 2020).
+
+    Parameters
+    ----------
+    q, k, v : Tensor
+        ``(..., n, d)``: n tokens of d features.
+    order : {"auto", "features", "tokens"}
+        Which product comes first, ``k^T v`` of d x d numbers or ``q k^T`` of n x n; the result is the same. "auto"
+        takes the smaller.
+    scale : float, optional
+        What stands for ``1 / sqrt(d)``.
+
+    Returns
+    -------
+    Tensor
+        ``(..., n, d)``.
+
+    Examples
+    --------
+    >>> q, k, v = torch.randn(3, 2, 5, 8)
+    >>> torch.allclose(linear_attention(q, k, v, "features"), linear_attention(q, k, v, "tokens"), atol=1e-6)
+    True
+    """
+    n, d = q.shape[-2:]
+    q, k = q.softmax(dim=-1) * (d**-0.5 if scale is None else scale), k.softmax(dim=-2)
+    if order == "tokens" or (order == "auto" and n < d):
+        return (q @ k.mT) @ v
+    return q @ (k.mT @ v)
+
+
+class _Attention(nn.Module):
+    """What all have in common: a norm, one linear map to queries, keys and values, and one back."""
+
+    def __init__(self, width: int, heads: int, head_width: int, *, norm_out: bool) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, head_width
+        self.norm = ChannelNorm(width)
+        self.qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
+        self.out = nn.Linear(heads * head_width, width)
+        self.out_norm = ChannelNorm(width) if norm_out else None
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        """Channels last, (..., heads * head_width) -> (..., c)."""
+        tokens = self.out(tokens)
+        return tokens if self.out_norm is None else self.out_norm.last(tokens)
+
+
+class LinearSpatialAttention(_Attention):
+    """Linear attention over the cells of each patch of a frame, or of the whole frame (STLDM and STVD).
+
+    (b, c, y, x) -> same; ``patch`` cells along y and along x, which must divide the grid
+    """
+
+    def __init__(self, width: int, *, heads: int = 4, head_width: int = 32, patch: int | None = None) -> None:
+        super().__init__(width, heads, head_width, norm_out=True)
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self._patches(x.shape[-2], x.shape[-1])
+        qkv = self.qkv(self.norm.last(x.movedim(1, -1)))
+        # each patch is a head of its own: (b, y, x, c) -> (3, patch, head, cell, feature)
+        pattern = "b (rows p) (columns q) (three e d) -> three (b rows columns e) (p q) d"
+        q, k, v = rearrange(qkv, pattern, rows=rows, columns=columns, three=3, e=self.heads)
+        back = "(b rows columns e) (p q) d -> b (rows p) (columns q) (e d)"
+        out = rearrange(
+            linear_attention(q, k, v), back, rows=rows, columns=columns, e=self.heads, p=x.shape[-2] // rows
+        )
+        return x + self._project(out).movedim(-1, 1)
+
+    def _patches(self, ny: int, nx: int) -> tuple[int, int]:
+        if self.patch is None:
+            return 1, 1
+        if ny % self.patch or nx % self.patch:
+            raise ValueError(f"patches of {self.patch} cells do not divide a grid of {ny} x {nx}: pad it")
+        return ny // self.patch, nx // self.patch
+
+
+class SpatialAttention(_Attention):
+    """Softmax attention over all cells of a frame (Vaswani et al. 2017). (b, c, y, x) -> same."""
+
+    def __init__(self, width: int, *, heads: int = 4, head_width: int = 32) -> None:
+        super().__init__(width, heads, head_width, norm_out=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ny, nx = x.shape[-2:]
+        qkv = self.qkv(self.norm.last(x.movedim(1, -1)))
+        q, k, v = rearrange(qkv, "b y x (three e d) -> three b e (y x) d", three=3, e=self.heads)
+        out = rearrange(F.scaled_dot_product_attention(q, k, v), "b e (y x) d -> b y x (e d)", y=ny, x=nx)
+        return x + self._project(out).movedim(-1, 1)
+
+
+class TemporalAttention(_Attention):
+    """Attention over the frames of each cell, or of whole maps; it knows no order (STLDM and STVD).
+
+    x (b * t, c, y, x), frames t -> same
+
+    Parameters
+    ----------
+    width, heads, head_width : int
+    linear : bool
+        Linear attention, with a norm on its output, instead of softmax attention.
+    whole_map : bool
+        A token is the map of a frame, so that all cells share their weights, instead of one cell of it.
+    norm_over : {"channels", "time"}
+        "time" is what STLDM's published code does: the norm before the attention is taken over the frames.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        heads: int = 4,
+        head_width: int = 32,
+        linear: bool = False,
+        whole_map: bool = False,
+        norm_over: Literal["channels", "time"] = "channels",
+    ) -> None:
+        super().__init__(width, heads, head_width, norm_out=linear)
+        self.linear, self.whole_map, self.norm_over = linear, whole_map, norm_over
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        ny, nx = x.shape[-2:]
+        tokens = rearrange(x, "(b t) c y x -> b t (y x) c", t=frames)
+        qkv = self.qkv(self._normed(tokens))
+        pattern = (
+            "b t s (three e d) -> three b e t (s d)" if self.whole_map else "b t s (three e d) -> three (b s) e t d"
+        )
+        q, k, v = rearrange(qkv, pattern, three=3, e=self.heads)
+        out = self._attend(q, k, v)
+        back = "b e t (s d) -> b t s (e d)" if self.whole_map else "(b s) e t d -> b t s (e d)"
+        out = self._project(rearrange(out, back, s=ny * nx))
+        return x + rearrange(out, "b t (y x) c -> (b t) c y x", y=ny, x=nx)
+
+    def _normed(self, tokens: Tensor) -> Tensor:
+        if self.norm_over == "channels":
+            return self.norm.last(tokens)
+        variance, mean = torch.var_mean(tokens, dim=1, unbiased=False, keepdim=True)
+        return (tokens - mean) * torch.rsqrt(variance + self.norm.eps) * self.norm.gain
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scale = self.head_width**-0.5  # also where the tokens are whole maps
+        if self.linear:
+            return linear_attention(q, k, v, scale=scale)
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)

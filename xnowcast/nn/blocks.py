@@ -1,0 +1,112 @@
+"""Convolution blocks of U-Nets that denoise: norms, residual blocks that know the step, ways down and up."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each cell, with a gain alone. (b, c, y, x) -> same."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.movedim(1, -1)).movedim(-1, 1)
+
+    def last(self, tokens: Tensor) -> Tensor:
+        """The same for tokens whose channels come last, (..., c)."""
+        return F.layer_norm(tokens, self.gain.shape, self.gain, None, self.eps)
+
+
+class StandardizedConvolution(nn.Conv2d):
+    """Convolution whose filters have mean 0 and variance 1 (Qiao et al. 2019). (b, c, y, x) -> (b, out, y, x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        variance = self.weight.var(dim=(1, 2, 3), unbiased=False, keepdim=True)
+        return self._conv_forward(x, (self.weight - mean) * torch.rsqrt(variance + 1e-5), self.bias)
+
+
+class ConvolutionBlock(nn.Module):
+    """3 x 3 convolution, group norm, scale and shift, SiLU. (b, c, y, x) -> (b, out, y, x)."""
+
+    def __init__(self, width_in: int, width_out: int, *, groups: int = 8, standardized: bool = False) -> None:
+        super().__init__()
+        convolution = StandardizedConvolution if standardized else nn.Conv2d
+        self.convolution = convolution(width_in, width_out, 3, padding=1)
+        self.norm = nn.GroupNorm(groups, width_out)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        x = self.norm(self.convolution(x))
+        if scale is not None and shift is not None:
+            x = torch.addcmul(shift, x, scale + 1)
+        return F.silu(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolution blocks beside a shortcut; the step scales and shifts the first (Dhariwal and Nichol 2021).
+
+    x (b, c, y, x), step (b or 1, step_width) -> (b, out, y, x)
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        step_width: int | None = None,
+        *,
+        groups: int = 8,
+        standardized: bool = False,
+    ) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(step_width, 2 * width_out) if step_width else None
+        self.first = ConvolutionBlock(width_in, width_out, groups=groups, standardized=standardized)
+        self.second = ConvolutionBlock(width_out, width_out, groups=groups, standardized=standardized)
+        self.shortcut = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+
+    def forward(self, x: Tensor, step: Tensor | None = None) -> Tensor:
+        hidden = self.second(self.first(x, *self._scale_and_shift(step)))
+        return hidden + self.shortcut(x)
+
+    def _scale_and_shift(self, step: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        if self.modulation is None:
+            return None, None
+        if step is None:
+            raise ValueError("this residual block was built for a step embedding, and got none")
+        scale, shift = self.modulation(F.silu(step))[..., None, None].chunk(2, dim=1)
+        return scale, shift
+
+
+class SpaceToDepth(nn.Module):
+    """Each 2 x 2 cells to the channels of one, and a 1 x 1 convolution. (b, c, y, x) -> (b, out, y / 2, x / 2)."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(4 * width_in, width_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(F.pixel_unshuffle(x, 2))
+
+
+class NearestUp(nn.Module):
+    """Each cell to 2 x 2 of the same value, and a 3 x 3 convolution. (b, c, y, x) -> (b, out, 2 y, 2 x)."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(width_in, width_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def strided_down(width_in: int, width_out: int) -> nn.Conv2d:
+    """4 x 4 convolution with stride 2. (b, c, y, x) -> (b, out, y / 2, x / 2)."""
+    return nn.Conv2d(width_in, width_out, 4, stride=2, padding=1)
+
+
+def transposed_up(width_in: int, width_out: int) -> nn.ConvTranspose2d:
+    """4 x 4 transposed convolution with stride 2. (b, c, y, x) -> (b, out, 2 y, 2 x)."""
+    return nn.ConvTranspose2d(width_in, width_out, 4, stride=2, padding=1)

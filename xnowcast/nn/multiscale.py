@@ -1,0 +1,84 @@
+"""Six recurrent cells on three scales, the network of MS-RNN (Ma et al. 2022, arXiv:2206.03010)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xnowcast.nn.recurrent import Cell
+from xnowcast.nn.recurrent.cell import State
+
+DEPTH = 6
+
+
+class Multiscale(nn.Module):
+    """Cells on the scales 1, 1/2, 1/4, 1/4, 1/2, 1: max-pool down, bilinear up, skip sums between equal scales.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        Six, of equal width.
+    width : int
+        Their channels.
+    """
+
+    def __init__(self, cells: Sequence[Cell], width: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, width, 1)
+        self.cells = nn.ModuleList(cells)
+        self.read = nn.Conv2d(width, 1, 1)
+
+    def forward(
+        self,
+        frame: Tensor,
+        states: Sequence[State | None],
+        memory: Tensor | None,
+        added: Sequence[Tensor | None] = (None,) * DEPTH,
+    ) -> tuple[Tensor, list[Tensor], list[State | None], Tensor | None]:
+        """One step: equations 3 and 4, and with ``added`` 5 and 6.
+
+        Parameters
+        ----------
+        frame : Tensor
+            ``(b, 1, y, x)``, y and x multiples of 4.
+        states : sequence of State or None
+            What each cell returned one step before.
+        memory : Tensor or None
+            The zigzag memory, ``(b, width, y, x)``.
+        added : sequence of Tensor or None
+            What is added to the input of each cell, from another network.
+
+        Returns
+        -------
+        next_frame : Tensor
+            ``(b, 1, y, x)``.
+        outputs : list of Tensor
+            Of each cell, from the first to the last.
+        states : list of State
+        memory : Tensor or None
+        """
+        outputs: list[Tensor] = []
+        following: list[State | None] = []
+        below = self.embed(frame)
+        for position, cell in enumerate(self.cells):
+            if position > 0:
+                below, memory = rescale(outputs[-1], position), rescale(memory, position)
+            x = below if position < 4 else below + outputs[5 - position]
+            if added[position] is not None:
+                x = x + added[position]
+            h, state, memory = cell(x, states[position], memory, below=below)
+            outputs.append(h)
+            following.append(state)
+        return self.read(outputs[-1]), outputs, following, memory
+
+
+def rescale(h: Tensor | None, position: int) -> Tensor | None:
+    """A map of the cell before ``position`` on the scale of that cell; None stays None."""
+    if h is None or position == 3:
+        return h
+    if position < 3:
+        return F.max_pool2d(h, 2)
+    # bfloat16 under autocast stays bfloat16: interpolation would else return float32 and slow down all that follows
+    with torch.autocast(h.device.type, enabled=False):
+        return F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=False)

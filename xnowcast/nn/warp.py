@@ -1,0 +1,52 @@
+"""Maps read at displaced positions, as recurrent cells with learned motion do."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def warp(field: Tensor, flow: Tensor) -> Tensor:
+    """A map read at every cell's position plus a displacement, by bilinear interpolation.
+
+    Positions are computed in float32 whatever the dtype: bfloat16 cannot tell neighbouring cells apart beyond 256.
+
+    Parameters
+    ----------
+    field : Tensor
+        ``(b, c, y, x)``; 0 is read beyond its edge.
+    flow : Tensor
+        ``(b, n, 2, y, x)``, n displacement fields in grid cells, component 0 along +y index, 1 along +x index.
+
+    Returns
+    -------
+    Tensor
+        ``(b, c, n, y, x)``, dtype of ``field``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> field = torch.arange(12.0).reshape(1, 1, 3, 4)
+    >>> flow = torch.zeros(1, 1, 2, 3, 4)
+    >>> flow[:, :, 1] = 1.0  # one cell to the right
+    >>> warp(field, flow)[0, 0, 0, 1].round(decimals=4).tolist()
+    [5.0, 6.0, 7.0, 0.0]
+    """
+    b, _, ny, nx = field.shape
+    if flow.ndim != 5 or flow.shape[0] != b or flow.shape[2:] != (2, ny, nx):
+        raise ValueError(
+            f"flow has shape {tuple(flow.shape)} and field {tuple(field.shape)}: "
+            "they must be (b, n, 2, y, x) and (b, c, y, x) on one grid"
+        )
+    n = flow.shape[1]
+    with torch.autocast(field.device.type, enabled=False):
+        y = flow[:, :, 0].float() + torch.arange(ny, device=flow.device, dtype=torch.float32).view(-1, 1)
+        x = flow[:, :, 1].float() + torch.arange(nx, device=flow.device, dtype=torch.float32)
+        # align_corners: -1 and 1 are the centres of the first and the last cell, so no displacement changes nothing
+        grid = torch.stack([x * (2 / max(nx - 1, 1)) - 1, y * (2 / max(ny - 1, 1)) - 1], dim=-1)
+        # the n fields are stacked along y, so that one call reads them all without a copy of the map
+        read = F.grid_sample(field.float(), grid.view(b, n * ny, nx, 2), padding_mode="zeros", align_corners=True)
+    return read.view(b, -1, n, ny, nx).to(field.dtype)

@@ -1,0 +1,221 @@
+"""Training, on one page: data -> events -> windows -> crops -> the loop -> weights with their card."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from xnowcast.training.settings import TrainingSettings, read_config
+
+if TYPE_CHECKING:
+    from xnowcast.training.crops import Data
+
+
+def train(
+    model: Any,
+    data: "Data | Sequence[Data]",
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    variable: Hashable | None = None,
+    zr: tuple[float, float] | None = None,
+    stride: int = 1,
+    validation: "float | Data | Sequence[Data]" = 0.2,
+    steps: int = 2000,
+    batch_size: int = 4,
+    accumulate: int = 1,
+    crop: int | None = None,
+    learning_rate: float = 3e-4,
+    warmup: int = 0,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    optimizer: Literal["adam", "adamw"] = "adam",
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    ema: float = 0.0,
+    precision: Literal["32", "bf16", "16"] = "32",
+    augment: bool = True,
+    rain_preference: float = 0.9,
+    min_coverage: float = 0.5,
+    validation_crops: int = 32,
+    validate_every: int | None = None,
+    checkpoint_every: int | None = None,
+    pictures_every: int | None = None,
+    log_every: int = 10,
+    patience: int | None = None,
+    keep: Literal["best", "last"] = "best",
+    seed: int = 0,
+    deterministic: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
+    workers: int = 0,
+    cache_gib: float = 1.0,
+    model_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """Train a model on radar sequences.
+
+    Parameters
+    ----------
+    model : str or torch.nn.Module
+        Name of a system (`xnowcast.models.names`), which is built after seeding, or a
+        `xnowcast.models.base.TrainableModel`, which is trained in place.
+    data : Dataset, DataArray, path, or list of them
+        Events: precipitation fields with time, y and x in any units that `forecast` reads. Lazy data stay lazy and
+        may be larger than memory.
+    out : path, optional
+        The run folder. By default nothing is written.
+    resume : bool
+        Go on from the checkpoint in ``out``; without one the run starts anew.
+    progress : bool, optional
+        True shows a bar with the time left, False nothing. By default a bar on a terminal and in a notebook, and
+        lines elsewhere.
+    variable : hashable, optional
+        Name of the field where a dataset has more than one.
+    zr : (float, float), optional
+        a and b of Z = a R**b for fields in dBZ.
+    stride : int
+        2 trains on every second frame; the model's step is then twice that of the data.
+    validation : float, or Dataset, DataArray, path, or list of them
+        Share of the time that is held out (see `xnowcast.training.crops.split_by_time`), 0 for none; or other data.
+    steps, batch_size, accumulate, crop, learning_rate, warmup, schedule, optimizer, weight_decay, clip, ema, precision
+        See `xnowcast.training.settings.TrainingSettings`.
+    augment, rain_preference, min_coverage, validation_crops
+        See there, and `xnowcast.training.crops.Crops` for the formulas.
+    validate_every, checkpoint_every, pictures_every, log_every, patience, keep, seed, deterministic
+        See there.
+    device, devices, strategy, workers, cache_gib
+        See there.
+    model_options : mapping, optional
+        The model's own options.
+    **options
+        The same, for those whose names are not taken by an argument.
+
+    Returns
+    -------
+    torch.nn.Module
+        The trained model on the CPU in evaluation mode, with the weights of the best validation unless ``keep="last"``
+        or nothing was validated. Its ``task`` has the step and grid spacing of the data, ``card`` tells what it is.
+        ``ds.nowcast.forecast(model)`` takes it as it is.
+
+    Raises
+    ------
+    ValueError
+        If the data, the model or a setting will not do; before any long work.
+    ImportError
+        If Lightning is not installed.
+    FloatingPointError
+        If a loss is NaN or infinite. The last checkpoint stays good.
+    KeyboardInterrupt
+        After Ctrl-C, once the step is done and the checkpoint written.
+
+    Notes
+    -----
+    Everything random comes from ``seed``: two runs are equal bit for bit on one CPU, also if one of them was stopped
+    and resumed in between, and whatever ``workers`` is.
+
+    Examples
+    --------
+    A model that is no more than a factor learns how much rain is left after five minutes:
+
+    >>> import torch, xnowcast
+    >>> from xnowcast.models.base import Loss, Task
+    >>> from xnowcast.transforms import Identity
+    >>> class Factor(torch.nn.Module):
+    ...     task, transform, training_frames = Task("forecast", input_frames=1), Identity(), 2
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.factor = torch.nn.Parameter(torch.tensor(1.0))
+    ...     def forecast(self, frames, observed, steps, noise=None):
+    ...         return frames[:, -1:] * self.factor ** torch.arange(1, steps + 1).reshape(-1, 1, 1, 1)
+    ...     def loss(self, batch, *, progress, adversary=None):
+    ...         seen = batch.observed.all(dim=1)
+    ...         return Loss((self.factor * batch.rain[:, 0] - batch.rain[:, 1])[seen].square().mean())
+    ...     def adversary(self, shape):
+    ...         return None
+    >>> radar = xnowcast.datasets.synthetic_radar(frames=12, shape=(32, 32), growth=-6.0, lifetime=None, motion=(0, 0))
+    >>> model = train(Factor(), radar, steps=60, learning_rate=0.02, progress=False)
+    >>> round(model.factor.item(), 2), round(float(torch.tensor(-6.0 * 5 / 60).exp()), 2)
+    (0.61, 0.61)
+    """
+    arguments = locals()
+    settings = TrainingSettings(**{name: arguments[name] for name in TrainingSettings.__dataclass_fields__})
+    options |= dict(model_options or {})
+    _refuse_misspelt(options)
+    _require_lightning()
+    from xnowcast.training import loop, plan
+
+    sources = plan.Sources(data, validation, variable, zr, stride)
+    planned = plan.plan_run(model, options, sources, settings, out=out, resume=resume, progress=progress)
+    kept = loop.run(planned)
+    planned.model.card = planned.about.card(planned.model, kept)
+    return planned.model
+
+
+def train_from_config(
+    path: str | Path,
+    *,
+    changes: Iterable[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> Any:
+    """Train as a TOML file says; what ``xnowcast train`` does.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        See `xnowcast.training.settings.read_config`.
+    changes : iterable of str
+        Values that replace those of the file, such as ``"training.steps=100"``.
+    out : path, optional
+        The run folder, instead of the file's.
+    resume, progress
+        As in `train`.
+
+    Returns
+    -------
+    torch.nn.Module
+        As `train`.
+
+    Raises
+    ------
+    ValueError
+        As `train`, or if the file will not do.
+    """
+    config = read_config(path, changes)
+    folder = out if out is not None else config.out
+    if folder is None:
+        raise ValueError(f"{path} names no run folder: write out = 'runs/...' under [training], or give --out")
+    data = config.data
+    return train(
+        config.model,
+        data.paths,
+        out=folder,
+        resume=resume,
+        progress=progress,
+        variable=data.variable,
+        zr=data.zr,
+        stride=data.stride,
+        validation=data.validation_paths or data.validation,
+        model_options=config.options,
+        **asdict(config.training),
+    )
+
+
+def _require_lightning() -> None:
+    if find_spec("lightning") is None:
+        raise ImportError("training needs Lightning: pip install 'xnowcast[train]'")
+
+
+def _refuse_misspelt(options: Mapping[str, Any]) -> None:
+    """What is taken for an option of the model may be an argument of `train`, misspelt; the model judges the rest."""
+    known = signature(train).parameters
+    for option in options:
+        near = get_close_matches(option, known, n=1, cutoff=0.85)
+        if near and near[0] != option:
+            raise ValueError(f"there is no argument {option!r}; did you mean {near[0]!r}?")

@@ -1,0 +1,126 @@
+"""The folder of a training run: configuration, checkpoint, weights, metrics, log and pictures."""
+
+import csv
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+CHECKPOINT, BEST, MODEL = "checkpoint.safetensors", "best.safetensors", "model.safetensors"
+
+
+class RunFolder:
+    """Where a run is written.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+    resume : bool
+        Go on with what is there.
+
+    Attributes
+    ----------
+    path, config, checkpoint, best, model : pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If the folder holds something already and ``resume`` is False, or it is a file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "notes.txt").write_text("precious")
+    ...     RunFolder(folder, resume=False)
+    Traceback (most recent call last):
+    ValueError: the run folder ... is not empty (notes.txt): choose another, or go on with resume=True (--resume)
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool):
+        self.path = Path(path)
+        self.config = self.path / "config.toml"
+        self.checkpoint, self.best, self.model = (self.path / name for name in (CHECKPOINT, BEST, MODEL))
+        self._metrics = self.path / "metrics.csv"
+        self._log = self.path / "train.log"
+        self._rows: list[dict[str, str]] = []
+        self._columns: list[str] = []
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"the run folder {self.path} is a file")
+        found = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+        if found and not resume:
+            some = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
+            raise ValueError(
+                f"the run folder {self.path} is not empty ({some}): choose another, or go on with resume=True "
+                "(--resume)"
+            )
+
+    def require_space(self, checkpoint_bytes: int, weights_bytes: int) -> None:
+        """Refuse a disk on which the checkpoints and weights of the run have no place.
+
+        Parameters
+        ----------
+        checkpoint_bytes, weights_bytes : int
+            Of one file each. While a file is replaced, both the old and the new one are there.
+
+        Raises
+        ------
+        ValueError
+            If there is too little.
+        """
+        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.is_dir())
+        held = sum(file.stat().st_size for file in (self.checkpoint, self.best, self.model) if file.is_file())
+        needed = 2 * checkpoint_bytes + 3 * weights_bytes - held
+        free = shutil.disk_usage(there).free
+        if free < needed:
+            raise ValueError(
+                f"the disk of {there} has {_size(free)} free, and the run needs {_size(needed)}: two checkpoints of "
+                f"{_size(checkpoint_bytes)} and three files of weights of {_size(weights_bytes)}"
+            )
+
+    def open(self, step: int) -> None:
+        """Make the folder, and forget what a run that was stopped wrote after its checkpoint at ``step``."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self._metrics.is_file() and step:
+            with open(self._metrics, newline="") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        self._write_metrics()
+
+    def add_metrics(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.csv; a column that is new stays empty in the lines before."""
+        text = {name: f"{value:.9g}" if isinstance(value, float) else str(value) for name, value in row.items()}
+        self._rows.append(text)
+        if new := [name for name in text if name not in self._columns]:
+            self._columns += new
+            self._write_metrics()
+            return
+        with open(self._metrics, "a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(text)
+
+    def _write_metrics(self) -> None:
+        part = self._metrics.with_name("metrics.csv.part")
+        with open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        part.replace(self._metrics)
+
+    def log(self, line: str) -> None:
+        """Add a line to train.log with the time."""
+        with open(self._log, "a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    def picture(self, step: int) -> Path:
+        """Path of the sample picture of a step."""
+        folder = self.path / "samples"
+        folder.mkdir(exist_ok=True)
+        return folder / f"step_{step:06d}.png"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.3g} {unit}"

@@ -1,0 +1,466 @@
+"""From what the user asks for to a run: everything that can be refused is refused here, before any long work."""
+
+import math
+import sys
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+from xnowcast import models, weights
+from xnowcast.engine import choose_device
+from xnowcast.models.base import Task
+from xnowcast.training import checkpoint, crops
+from xnowcast.training.crops import Crops, Event, Sample, TrainingWindows
+from xnowcast.training.folder import RunFolder
+from xnowcast.training.settings import Config, DataSettings, TrainingSettings, write_config
+
+_ADVERSARY = 2**32 - 1
+"""Tells the seed of the adversary's first weights from that of the model's."""
+
+
+@dataclass
+class Run:
+    """All that the loop needs.
+
+    Attributes
+    ----------
+    model : TrainableModel
+        Trained in place.
+    adversary : torch.nn.Module or None
+    settings : TrainingSettings
+    device : torch.device
+    training : Crops
+    validation : Crops or None
+    about : About
+        Writes weights with their card.
+    fingerprint : dict
+        What a checkpoint has to agree with.
+    folder : RunFolder or None
+        None writes nothing.
+    config : Config
+    resumed : dict or None
+        The state of a checkpoint to go on from.
+    progress : bool or None
+        True is a bar, False nothing; None is a bar on a terminal or in a notebook, and lines elsewhere.
+    notes : list of str
+        First lines of the log.
+    """
+
+    model: Any
+    adversary: nn.Module | None
+    settings: TrainingSettings
+    device: torch.device
+    training: Crops
+    validation: Crops | None
+    about: "About"
+    fingerprint: dict[str, Any]
+    folder: RunFolder | None
+    config: Config
+    resumed: dict[str, Any] | None
+    progress: bool | None
+    notes: list[str] = field(default_factory=list)
+
+    def write_config(self) -> None:
+        """Write the resolved configuration into the run folder."""
+        from importlib.metadata import version
+
+        from xnowcast import __version__
+
+        assert self.folder is not None
+        versions = {name: version(name) for name in ("torch", "lightning", "numpy", "xarray")}
+        write_config(self.config, self.folder.config, {"xnowcast": __version__} | versions)
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures can be drawn: the model forecasts, and matplotlib is there."""
+        able = hasattr(self.model, "forecast") and self.model.training_frames > self.model.task.input_frames
+        return able and find_spec("matplotlib") is not None
+
+    def draw(self, path: Path, model: Any) -> None:
+        """Write a picture of the first sample that is validated on (or else trained on), observed and forecast."""
+        source = self.validation or self.training
+        draw_sample(path, model, source, source[0])
+
+
+@dataclass(frozen=True)
+class About:
+    """What a card says of the weights besides their numbers.
+
+    Attributes
+    ----------
+    system : str
+        Name in the registry; that of the class for a model that is not there.
+    options : dict
+    training_data : str
+    """
+
+    system: str
+    options: dict[str, Any]
+    training_data: str
+
+    def save(self, path: Path, model: Any, kept: Mapping[str, Any]) -> None:
+        """Write weights with their card.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+        model : torch.nn.Module
+        kept : mapping
+            ``score`` of the weights; NaN where they were not validated.
+        """
+        weights.save(
+            path,
+            model,
+            system=self.system,
+            options=self.options,
+            training_data=self.training_data,
+            scores=_scores(kept),
+        )
+
+    def card(self, model: Any, kept: Mapping[str, Any]) -> weights.ModelCard:
+        """The card of a model in memory.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+        kept : mapping
+
+        Returns
+        -------
+        ModelCard
+        """
+        return weights.ModelCard(
+            self.system,
+            self.options,
+            reads=weights._in_words(model.task),
+            description=weights._summary(type(model)),
+            training_data=self.training_data,
+            scores=_scores(kept),
+            parameters=sum(p.numel() for p in model.parameters()),
+            sha256=weights._hash(model.state_dict()),
+            contract=weights._contract(model.task),
+        )
+
+
+def _scores(kept: Mapping[str, Any]) -> dict[str, float]:
+    return {} if math.isnan(kept["score"]) else {"validation loss": kept["score"]}
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What the user gave as data.
+
+    Attributes
+    ----------
+    data : Dataset, DataArray, path, or list of them
+    validation : float, or as ``data``
+    variable, zr, stride
+        As in `xnowcast.train`.
+    """
+
+    data: Any
+    validation: Any
+    variable: Hashable | None
+    zr: tuple[float, float] | None
+    stride: int
+
+    @property
+    def share(self) -> float | None:
+        """Share that is held out; None where data are given to validate on."""
+        given = self.validation
+        return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else None
+
+    def settings(self) -> DataSettings:
+        """The same as a file can have it, but for data in memory."""
+        paths = _paths(self.data)
+        more = [] if self.share is not None else _paths(self.validation)
+        return DataSettings(
+            paths=paths or [],
+            variable=None if self.variable is None else str(self.variable),
+            zr=self.zr,
+            stride=self.stride,
+            validation=self.share or 0.0,
+            validation_paths=more or [],
+            in_memory=["data"] if paths is None or more is None else [],
+        )
+
+    def open(self, frames: int) -> tuple[list[Event], TrainingWindows, TrainingWindows | None]:
+        """Events and windows of this many frames, to train on and to validate on."""
+        events = crops.open_events(self.data, self.variable, self.zr)
+        found = crops.find_windows(events, frames, self.stride)
+        if self.share == 0:
+            return events, found, None
+        if self.share is not None:
+            span = frames * self.stride * events[0].axis.step
+            training, validation = crops.split_by_time(found.time, span, self.share)
+            return events, found.some(training), found.some(validation)
+        more = crops.open_events(self.validation, self.variable, self.zr)
+        crops.refuse_mixture([*events, *more])
+        held = crops.find_windows(more, frames, self.stride)
+        return [*events, *more], found, replace(held, event=held.event + len(events))
+
+
+def _paths(given: Any) -> list[str] | None:
+    """Paths as text, those of files made absolute; None where something is in memory."""
+    entries = [given] if isinstance(given, str | Path | xr.Dataset | xr.DataArray) else list(given)
+    if not all(isinstance(entry, str | Path) for entry in entries):
+        return None
+    return [str(Path(entry).absolute()) if Path(entry).exists() else str(entry) for entry in entries]
+
+
+# ---------------------------------------------------------------- planning
+
+
+def plan_run(
+    model: Any,
+    options: dict[str, Any],
+    sources: Sources,
+    settings: TrainingSettings,
+    *,
+    out: str | Path | None,
+    resume: bool,
+    progress: bool | None,
+) -> Run:
+    """Check everything, open the data and build the networks.
+
+    Parameters
+    ----------
+    model, out, resume, progress
+        As in `xnowcast.train`.
+    options : dict
+        The model's own.
+    sources : Sources
+    settings : TrainingSettings
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        If anything will not do.
+    """
+    device = _device(settings)
+    data_settings = sources.settings()
+    folder = None if out is None else RunFolder(out, resume=resume)
+    if resume and folder is None:
+        raise ValueError("resume=True goes on from the checkpoint of a run folder: name it with out=")
+    system, built = _build(model, options, settings.seed, named=folder is not None)
+    events, training, validation = sources.open(built.training_frames)
+    step = timedelta(seconds=float(sources.stride * events[0].axis.step / np.timedelta64(1, "s")))
+    built.task = _contract(built.task, system, events, step)
+    size = crops.crop_size(events, settings.crop, built.task.grid_multiple, built.task.min_grid)
+    settings = replace(settings, crop=size)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed ^ _ADVERSARY)
+        adversary = built.adversary((size, size))
+    config = Config(
+        system,
+        options,
+        replace(data_settings, in_memory=[_in_words(e) for e in events] if data_settings.in_memory else []),
+        settings,
+        None if folder is None else str(folder.path.absolute()),
+    )
+    fingerprint = _fingerprint(config, events, training, validation)
+    resumed = _resumed(folder, fingerprint) if resume else None
+    if folder is not None:
+        folder.require_space(*_sizes(built, adversary, settings))
+    frames = crops.Frames(events, round(settings.cache_gib * 2**30))
+    frames.require_rain()
+    common: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("crop", "seed", "rain_preference", "min_coverage")
+    }
+    return Run(
+        model=built,
+        adversary=adversary,
+        settings=settings,
+        device=device,
+        training=Crops(frames, training, augment=settings.augment, **common),
+        validation=None if validation is None else Crops(frames, validation, stream=1, augment=False, **common),
+        about=About(system, options, "; ".join(_in_words(event) for event in events)),
+        fingerprint=fingerprint,
+        folder=folder,
+        config=config,
+        resumed=resumed,
+        progress=progress,
+        notes=_notes(built, events, training, validation, size, resumed),
+    )
+
+
+def _device(settings: TrainingSettings) -> torch.device:
+    device = choose_device(settings.device)
+    if settings.precision == "16" and device.type != "cuda":
+        raise ValueError(f"precision='16' needs a GPU, and the device is {device.type!r}: use 'bf16' or '32'")
+    if settings.devices > 1:
+        if device.index is not None:
+            raise ValueError(
+                f"device={settings.device!r} names one device, and devices={settings.devices} asks for more"
+            )
+        if device.type == "cuda" and settings.devices > torch.cuda.device_count():
+            raise ValueError(f"devices is {settings.devices}, and torch sees {torch.cuda.device_count()} GPUs here")
+        if "ipykernel" in sys.modules:
+            raise ValueError(
+                "several devices need a process each, which a notebook cannot start: run a script, or xnowcast train"
+            )
+    return device
+
+
+def _build(model: Any, options: dict[str, Any], seed: int, *, named: bool) -> tuple[str, Any]:
+    """The name of the system and the model; one that comes by name has its first weights from the seed."""
+    if isinstance(model, str):
+        if not hasattr(models.find(model), "loss"):
+            able = [name for name in models.names() if hasattr(models.find(name), "loss")]
+            raise ValueError(f"{model!r} is not trained; systems that are: {', '.join(able) or 'none'}")
+        models.declare(model, **options)  # refuses options before a large network is built
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return model, models.build(model, **options)
+    missing = [
+        name for name in ("task", "transform", "training_frames", "loss", "adversary") if not hasattr(model, name)
+    ]
+    if not isinstance(model, nn.Module) or missing:
+        what = f"has no {', '.join(missing)}" if isinstance(model, nn.Module) else "is no torch.nn.Module"
+        raise ValueError(f"model is a {type(model).__name__}, which {what}: see xnowcast.models.base.TrainableModel")
+    if options:
+        raise ValueError(f"a built model has its options: leave out {', '.join(options)}, or give the system's name")
+    if named:
+        raise ValueError(
+            "the files of a run folder name the system that reads them: give its name and options instead of a built "
+            "model (xnowcast.models.register names one of your own), or train without out="
+        )
+    return type(model).__name__, model
+
+
+def _contract(task: Task, system: str, events: Sequence[Event], step: timedelta) -> Task:
+    """The model's task on the step and grid of the data, which must be those that it was made for, if it says."""
+    quantity = events[0].field.quantity
+    if task.quantity is not None and task.quantity != quantity:
+        raise ValueError(f"{system!r} reads {task.quantity}, and {events[0].name} is {quantity}")
+    if task.step is not None and task.step != step:
+        raise ValueError(f"{system!r} was made for a step of {task.step}, and the data have {step} (stride included)")
+    spacing = next((event.spacing for event in events if event.spacing), None)
+    if task.spacing and spacing and abs(spacing / task.spacing - 1) > crops.SPACING_TOLERANCE:
+        raise ValueError(f"{system!r} was made for a grid of {task.spacing:g} m, and the data have {spacing:g} m")
+    return replace(task, quantity=quantity, step=step, spacing=task.spacing or spacing)
+
+
+def _sizes(model: nn.Module, adversary: nn.Module | None, settings: TrainingSettings) -> tuple[int, int]:
+    """Bytes of a checkpoint and of the weights. Adam keeps two numbers for each that it trains."""
+    own, other = (sum(t.nbytes for t in m.state_dict().values()) if m is not None else 0 for m in (model, adversary))
+    return own * (4 if settings.ema else 3) + 3 * other, own
+
+
+def _fingerprint(
+    config: Config, events: Sequence[Event], training: TrainingWindows, validation: TrainingWindows | None
+) -> dict[str, Any]:
+    """What decides the numbers of a run."""
+    data = {
+        "stride": training.stride,
+        "windows": [len(training), 0 if validation is None else len(validation)],
+        "events": [
+            [*map(str, event.axis.times[[0, -1]]), len(event.axis.times), *event.shape, repr(event.field.conversion)]
+            for event in events
+        ],
+    }
+    return {"model": config.model, **{f"option {k}": _plain(v) for k, v in config.options.items()}} | {
+        name: _plain(value) for name, value in (config.training.decisive() | data).items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _resumed(folder: RunFolder | None, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+    if folder is None or not folder.checkpoint.exists():
+        return None
+    state = checkpoint.read(folder.checkpoint)
+    before = state["fingerprint"]
+    changed = [name for name in {**before, **fingerprint} if before.get(name) != fingerprint.get(name)]
+    if changed:
+        told = "; ".join(
+            f"{name}: {_short(before.get(name))} then, {_short(fingerprint.get(name))} now" for name in changed
+        )
+        raise ValueError(f"{folder.checkpoint} is of another run, which this one cannot go on from. {told}")
+    return state
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _in_words(event: Event) -> str:
+    first, last = (np.datetime_as_string(event.axis.times[i], unit="m") for i in (0, -1))
+    return (
+        f"{event.name}: {event.field.name}, {len(event.axis.times)} frames from {first} to {last}, "
+        f"{event.shape[0]} x {event.shape[1]} cells"
+    )
+
+
+def _notes(
+    model: Any,
+    events: Sequence[Event],
+    training: TrainingWindows,
+    validation: TrainingWindows | None,
+    size: int,
+    resumed: dict[str, Any] | None,
+) -> list[str]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    held = 0 if validation is None else len(validation)
+    lines = [
+        f"{parameters:,} parameters; {len(events)} events; {len(training)} windows to train on and {held} to validate "
+        f"on, of {training.frames} frames; crops of {size} x {size} cells"
+    ]
+    return lines if resumed is None else [*lines, f"going on from step {resumed['step']}"]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def draw_sample(path: Path, model: Any, source: Crops, sample: Sample) -> None:
+    """Write a picture of a sample: observed above forecast, at up to four lead times.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    model : ForecastModel
+    source : Crops
+        What the sample was drawn from, without augmentation.
+    sample : Sample
+    """
+    from xnowcast import plot
+    from xnowcast.forecast import forecast
+
+    event = source.frames.events[source.windows.event[sample.window]]
+    times = event.axis.times[source.windows.positions(sample.window, event.axis.slots)]
+    named = {
+        "rain_rate": ("rainfall_rate", {"standard_name": "rainfall_rate", "units": "mm h-1"}),
+        "vil": ("vil", {"long_name": "vertically integrated liquid", "units": "kg m-2"}),
+    }
+    name, attrs = named[event.field.quantity]
+    rain = np.where(sample.observed, sample.rain, np.float32(np.nan))
+    spacing = (event.spacing or 1000.0) * np.arange(source.crop)
+    metres = {axis: {"standard_name": f"projection_{axis}_coordinate", "units": "m"} for axis in ("y", "x")}
+    coords = {"time": times, "y": ("y", spacing[::-1], metres["y"]), "x": ("x", spacing, metres["x"])}
+    observed = xr.DataArray(rain, dims=("time", "y", "x"), coords=coords, name=name, attrs=attrs)
+    known = model.task.input_frames
+    made = forecast(
+        observed,
+        model,
+        init_times=[times[known - 1]],
+        steps=min(len(times) - known, model.task.max_steps or len(times)),
+        members=1 if model.task.stochastic else None,
+        device=str(next(model.parameters()).device),
+        progress=False,
+    )
+    plot.plot(made, observed, coastlines=False, path=path)

@@ -1,0 +1,379 @@
+"""Settings of a training run: checked when they are made, read from TOML and written back."""
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+_SECTIONS = ("model", "data", "training", "about")
+
+_FREE_ON_RESUME = (
+    *("steps", "device", "devices", "strategy", "batch_size", "accumulate", "workers", "cache_gib", "log_every"),
+    *("validate_every", "checkpoint_every", "pictures_every", "patience", "keep", "deterministic"),
+)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained. Everything is counted in optimiser steps.
+
+    Parameters
+    ----------
+    steps : int
+        Length of the training.
+    batch_size : int
+        Samples that one device gets at once.
+    accumulate : int
+        Batches whose gradients are averaged before a step.
+    crop : int, optional
+        Height and width of a sample in cells; by default 128, or what the smallest grid allows.
+    learning_rate : float
+        The largest; of the model and of its adversary.
+    warmup : int
+        Steps in which the learning rate rises from near 0.
+    schedule : {"cosine", "constant"}
+        What the learning rate does then: fall to 0 along a half cosine, or stay.
+    optimizer : {"adam", "adamw"}
+        adamw decays weights apart from the gradient.
+    weight_decay : float
+        0 is off.
+    clip : float, optional
+        Largest norm of the gradient; None leaves it as it is.
+    ema : float
+        Decay of an exponential moving average of the weights, such as 0.999; 0 is off. Where it is on, the
+        average is what is validated and saved.
+    precision : {"32", "bf16", "16"}
+        float32, or mixed with bfloat16 or (on a GPU) float16.
+    augment : bool
+        Flip and turn samples at random, all eight ways alike.
+    rain_preference : float
+        0 draws crops alike; nearer to 1, dry ones are drawn less often, by the factor ``1 - rain_preference``.
+    min_coverage : float
+        Smallest share of a sample that must have been measured.
+    validation_crops : int
+        Samples of the fixed set that is validated on.
+    validate_every : int, optional
+        Steps between validations; a twentieth of the training by default.
+    checkpoint_every : int, optional
+        Steps between checkpoints; as ``validate_every`` by default.
+    pictures_every : int, optional
+        Steps between sample pictures; as ``validate_every`` by default. 0 draws none.
+    log_every : int
+        Steps between lines of the log.
+    patience : int, optional
+        Validations without a better score after which the training stops; None never stops early.
+    keep : {"best", "last"}
+        Which weights are the result: those of the best validation, or the newest.
+    seed : int
+        Everything random comes from it.
+    deterministic : bool
+        Choose algorithms that repeat bit for bit on a GPU as well; on the CPU they always do.
+    device : str
+        "auto" is the GPU where there is one, else the CPU.
+    devices : int
+        How many of them, each with batches of its own.
+    strategy : str
+        How several devices work together, in Lightning's names.
+    workers : int
+        Threads that read samples ahead; 0 reads each when it is needed.
+    cache_gib : float
+        Decoded frames kept in memory, GiB.
+
+    Raises
+    ------
+    ValueError
+        If a setting is outside its range.
+
+    Examples
+    --------
+    >>> TrainingSettings(steps=100).every("validate")
+    5
+    >>> TrainingSettings(ema=1.5)
+    Traceback (most recent call last):
+    ValueError: ema is 1.5; it must be a number from 0 to below 1
+    """
+
+    steps: int = 2000
+    batch_size: int = 4
+    accumulate: int = 1
+    crop: int | None = None
+    learning_rate: float = 3e-4
+    warmup: int = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 0.0
+    clip: float | None = None
+    ema: float = 0.0
+    precision: Literal["32", "bf16", "16"] = "32"
+    augment: bool = True
+    rain_preference: float = 0.9
+    min_coverage: float = 0.5
+    validation_crops: int = 32
+    validate_every: int | None = None
+    checkpoint_every: int | None = None
+    pictures_every: int | None = None
+    log_every: int = 10
+    patience: int | None = None
+    keep: Literal["best", "last"] = "best"
+    seed: int = 0
+    deterministic: bool = False
+    device: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    workers: int = 0
+    cache_gib: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "validation_crops", "log_every", "devices"):
+            _whole(name, getattr(self, name), 1)
+        for name in ("warmup", "seed", "workers"):
+            _whole(name, getattr(self, name), 0)
+        for name, lowest in (("crop", 1), ("validate_every", 1), ("checkpoint_every", 1), ("patience", 1)):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), lowest)
+        if self.pictures_every is not None:
+            _whole("pictures_every", self.pictures_every, 0)
+        _number("learning_rate", self.learning_rate, "above 0", lambda value: value > 0)
+        _number("weight_decay", self.weight_decay, "of 0 or more", lambda value: value >= 0)
+        _number("cache_gib", self.cache_gib, "above 0", lambda value: value > 0)
+        if self.clip is not None:
+            _number("clip", self.clip, "above 0", lambda value: value > 0)
+        for name in ("ema", "rain_preference"):
+            _number(name, getattr(self, name), "from 0 to below 1", lambda value: 0 <= value < 1)
+        _number("min_coverage", self.min_coverage, "from 0 to 1", lambda value: 0 <= value <= 1)
+        _one_of("schedule", self.schedule, ("cosine", "constant"))
+        _one_of("optimizer", self.optimizer, ("adam", "adamw"))
+        _one_of("precision", self.precision, ("32", "bf16", "16"))
+        _one_of("keep", self.keep, ("best", "last"))
+        for name in ("augment", "deterministic"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be below 2**63")
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup is {self.warmup} of {self.steps} steps; it must end before the training does")
+
+    def every(self, what: Literal["validate", "checkpoint", "pictures"]) -> int:
+        """Steps between validations, checkpoints or pictures, defaults filled in; 0 is never."""
+        validate = self.validate_every if self.validate_every is not None else max(1, self.steps // 20)
+        chosen = {"validate": None, "checkpoint": self.checkpoint_every, "pictures": self.pictures_every}[what]
+        return validate if chosen is None else chosen
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples that one step sees, over all devices."""
+        return self.batch_size * self.accumulate * self.devices
+
+    def decisive(self) -> dict[str, Any]:
+        """Settings that decide the numbers, so that a run cannot be resumed with others."""
+        kept = {name: value for name, value in asdict(self).items() if name not in _FREE_ON_RESUME}
+        return kept | {"samples_per_step": self.samples_per_step}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What a model is trained on.
+
+    Parameters
+    ----------
+    paths : list of str
+        One entry an event, as `xnowcast.storage.open_input` reads it: NetCDF, Zarr, a pattern, a dataset's name.
+    variable : str, optional
+        Name of the field where the data have more than one.
+    zr : (float, float), optional
+        a and b of Z = a R**b for fields in dBZ.
+    stride : int
+        Every how manieth frame is used.
+    validation : float
+        Share of the time that is held out; 0 validates on nothing.
+    validation_paths : list of str
+        Data to validate on, instead of a share.
+    in_memory : list of str
+        What data a run had that came from memory. Such a run cannot be repeated from its configuration.
+
+    Raises
+    ------
+    ValueError
+        If a setting is outside its range.
+
+    Examples
+    --------
+    >>> DataSettings(paths=["radar.zarr"], stride=2).stride
+    2
+    """
+
+    paths: list[str] = field(default_factory=list)
+    variable: str | None = None
+    zr: tuple[float, float] | None = None
+    stride: int = 1
+    validation: float = 0.2
+    validation_paths: list[str] = field(default_factory=list)
+    in_memory: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("paths", "validation_paths"):
+            found = getattr(self, name)
+            if isinstance(found, str) or not all(isinstance(path, str) for path in found):
+                raise ValueError(f"{name} is {found!r}; it must be a list of paths")
+        _whole("stride", self.stride, 1)
+        _number("validation", self.validation, "from 0 to below 1", lambda value: 0 <= value < 1)
+        if self.zr is not None and (isinstance(self.zr, str) or len(self.zr) != 2):
+            raise ValueError(f"zr is {self.zr!r}; it must be the two numbers of Z = a R**b, such as [200, 1.6]")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run, as a TOML file has it.
+
+    Attributes
+    ----------
+    model : str
+        Name of the system.
+    options : dict
+        The system's options.
+    data : DataSettings
+    training : TrainingSettings
+    out : str, optional
+        The run folder.
+    """
+
+    model: str
+    options: dict[str, Any]
+    data: DataSettings
+    training: TrainingSettings
+    out: str | None = None
+
+
+def _whole(name: str, value: Any, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of {lowest} or more")
+
+
+def _number(name: str, value: Any, words: str, accepts: Any) -> None:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not accepts(value):
+        raise ValueError(f"{name} is {value!r}; it must be a number {words}")
+
+
+def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; it can be {', '.join(map(repr, known))}")
+
+
+# ---------------------------------------------------------------- TOML
+
+
+def read_config(path: str | Path, changes: Iterable[str] = ()) -> Config:
+    """A run's configuration from a TOML file.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        With the sections ``[model]`` (``name`` and the model's options), ``[data]`` and ``[training]``.
+    changes : iterable of str
+        Values that replace those of the file, such as ``"training.steps=100"``.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or no TOML, or a section, a key or a value is not known; the nearest is suggested.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "run.toml")
+    ...     _ = path.write_text('model.name = "db-convlstm"\\ndata.paths = ["radar.zarr"]\\ntraining.steps = 500')
+    ...     read_config(path, ["training.steps=100"]).training.steps
+    100
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no configuration {path}")
+    try:
+        content = tomllib.loads(Path(path).read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no TOML that can be read: {error}") from None
+    for change in changes:
+        _change(content, change)
+    try:
+        return _config(content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and name):
+        raise ValueError(f"--set is {change!r}; write it as section.key=value, such as training.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:  # a bare word
+        value = text.strip()
+    content.setdefault(section, {})[name] = value
+
+
+def _config(content: dict[str, Any]) -> Config:
+    _refuse_unknown("section", content, _SECTIONS)
+    for section, keys in content.items():
+        if not isinstance(keys, Mapping):
+            raise ValueError(f"{section} is {keys!r}; it must be a section, [{section}]")
+    model, data, training = (dict(content.get(section, {})) for section in ("model", "data", "training"))
+    if not isinstance(model.get("name"), str):
+        raise ValueError("[model] has no name; write for example name = 'db-convlstm'")
+    _refuse_unknown("key in [data]", data, [f.name for f in fields(DataSettings)])
+    _refuse_unknown("key in [training]", training, ["out", *(f.name for f in fields(TrainingSettings))])
+    if data.get("in_memory"):
+        raise ValueError(
+            "this run was started from Python with data in memory, which a file cannot name; call xnowcast.train "
+            "with the same data again, or write the data to files and name them in paths"
+        )
+    if not data.get("paths"):
+        raise ValueError("[data] has no paths; write for example paths = ['radar.zarr']")
+    if data.get("zr") is not None:
+        data["zr"] = tuple(data["zr"])
+    out = training.pop("out", None)
+    return Config(model.pop("name"), model, DataSettings(**data), TrainingSettings(**training), out)
+
+
+def _refuse_unknown(what: str, found: Iterable[str], known: Sequence[str]) -> None:
+    for name in found:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"there is no {what} {name!r}; {hint}")
+
+
+def write_config(config: Config, path: str | Path, about: Mapping[str, str]) -> None:
+    """Write a run's configuration with every default filled in; `read_config` reads it back.
+
+    Parameters
+    ----------
+    config : Config
+    path : str or pathlib.Path
+    about : mapping of str to str
+        Versions of the packages, for the record.
+    """
+    import tomli_w
+
+    content = {
+        "model": {"name": config.model} | config.options,
+        "data": asdict(config.data),
+        "training": ({"out": config.out} if config.out else {}) | asdict(config.training),
+        "about": dict(about),
+    }
+    # TOML has no null: what is not set is left out.
+    stated = {
+        section: {k: list(v) if isinstance(v, tuple) else v for k, v in keys.items() if v is not None and v != []}
+        for section, keys in content.items()
+    }
+    part = Path(path).with_name(Path(path).name + ".part")
+    part.write_text(tomli_w.dumps(stated))
+    part.replace(path)
