@@ -265,7 +265,7 @@ class PlainMultiscale(nn.Module):
     def forward(self, frame, states, m, extra=None):
         down = nn.MaxPool2d(2)
         up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-        move = (lambda memory, how: None if memory is None else how(memory))
+        move = lambda memory, how: None if memory is None else how(memory)
         d0, d1, d2, e2, e1, e0 = extra or [0.0] * 6
         s = [None] * 6
         below = self.embed(frame)

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA_NAMES = {"torch": "pytorch", "cf-xarray": "cf_xarray", "netCDF4": "netcdf4", "matplotlib": "matplotlib-base"}
-EXTRAS_OF_THE_ENVIRONMENT = ("fast", "plot", "io", "docs", "test")
+EXTRAS_OF_THE_ENVIRONMENT = ("fast", "train", "plot", "io", "docs", "test")
 
 
 def test_environment_yml_has_the_dependencies_of_pyproject():

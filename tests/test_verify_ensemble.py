@@ -1,5 +1,9 @@
 """CRPS, spread and ranks of ensembles: hand-worked cases, invariances, agreement with independent code, errors."""
 
+import os
+import subprocess
+import sys
+
 import dask
 import numpy as np
 import pytest
@@ -142,12 +146,17 @@ def test_crps_equals_scores_with_missing_members(rain):
         assert float(found) == pytest.approx(float(expected), rel=1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
-@pytest.mark.parametrize("n_members", [1, 2, 3, 4, 6, 10, 13, 33])
-def test_compiled_crps_equals_numpy(monkeypatch, n_members, dtype):
+def require_numba():
     pytest.importorskip("numba")
     if not compiled.numba_is_here():
         pytest.skip("XNOWCAST_NUMBA=0")
+
+
+@pytest.mark.parametrize(
+    ("n_members", "dtype"), [(1, "f4"), (2, "f8"), (3, "f4"), (10, "f4"), (10, "f8"), (17, "f4"), (50, "f8")]
+)
+def test_compiled_crps_equals_numpy(monkeypatch, n_members, dtype):
+    require_numba()
     rng = np.random.default_rng(n_members)
     members = np.round(rng.gamma(0.5, 4, (n_members, 3, 20, 21)), 1).astype(dtype)
     observed = np.round(rng.gamma(0.5, 4, (1, 3, 20, 21)), 1).astype(dtype)
@@ -166,6 +175,53 @@ def test_compiled_crps_equals_numpy(monkeypatch, n_members, dtype):
             expected = kernel.crps_sums(*fields, **options)
             tolerance = 1e-5 if dtype == "f4" else 1e-11
             np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("n_members", "dtype"), [(2, "f8"), (3, "f4"), (10, "f4"), (10, "f8")])
+def test_compiled_crps_is_the_double_sum_of_ties_and_of_values_of_both_signs(monkeypatch, n_members, dtype):
+    require_numba()
+    monkeypatch.setattr(compiled, "WORTH_COMPILING", 0)
+    rng = np.random.default_rng(2)
+    x = rng.integers(-2, 3, (n_members, 300)).astype(dtype)
+    y = rng.integers(-2, 3, (1, 300)).astype(dtype)
+    x[:, :50] = y[0, :50] = 0
+    x[:, 50:60] *= -0.0
+    apart = np.abs(x[:, None] - x).astype("f8").sum((0, 1)) / (2 * n_members**2)
+    terms = kernel.crps_sums(y, x, member_axis=0, axis=[])[0, :, 0]
+    np.testing.assert_allclose(terms[:, 1], np.abs(x - y).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(terms[:, 2], apart, rtol=1e-6)
+    assert (terms[:50, 1:] == 0).all()
+
+
+def test_more_members_than_are_compiled_take_the_numpy_path(monkeypatch):
+    monkeypatch.setattr(compiled, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(kernel, "COMPILED_MEMBERS", 2)
+    monkeypatch.setattr(kernel, "_totals_compiled", refuse_to_compute)
+    sums = kernel.crps_sums(np.array([[1.0]]), np.array([[0.5], [1.5], [4.0]]), member_axis=0, axis=[1])
+    np.testing.assert_allclose(sums[0, 0, 0], [1, 4 / 3, 7 / 9])
+
+
+def test_narrow_registers_give_the_same(tmp_path):
+    require_numba()
+    code = """
+import numpy as np
+from xnowcast.verify.kernels import compiled, crps, vectors
+crps.vector_bytes = vectors.vector_bytes = lambda: 16
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(7, 333)).astype("f4"), rng.normal(size=(1, 333)).astype("f4")
+x[2:4, 200:] = np.nan
+found = []
+for compiled.WORTH_COMPILING in (0, 10**9):
+    found.append(crps.crps_sums(y, x, member_axis=0, axis=[]))
+np.testing.assert_allclose(*found, rtol=1e-5)
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}  # numba knows code by the processor, not by this
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_instructions_are_for_compiled_functions_only():
+    with pytest.raises(TypeError, match="in compiled functions only"):
+        kernel._plain_terms()
 
 
 @pytest.mark.parametrize("n", range(1, 12))

@@ -363,3 +363,24 @@ def test_other_mistakes_are_refused(rain):
         fss_target(obs)
     with pytest.raises(ValueError, match="no 'scale'"):
         useful_scale(fss_sums(obs, fcst, thresholds=1.0, scales=3))
+
+
+# ---------------------------------------------------------------- whole numbers of two lengths
+
+
+def test_compiled_sums_are_right_up_to_the_largest_short_integers_and_beyond(monkeypatch):
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(3)
+    # 136 interior windows of 63 x 63 cells: (63^2)^2 * 136 is just below 2^31, as is the sum of one row of windows.
+    wet, dry = np.ones((198, 198), "f4"), np.zeros((198, 198), "f4")
+    mixed = rng.random((198, 198)).astype("f4")
+    for obs, fcst in ((wet, dry), (dry, wet), (mixed, wet), (mixed, mixed.T)):
+        for boundary in fractions.BOUNDARIES:
+            found = []
+            for worth in (0, 10**12):
+                monkeypatch.setattr(compiled, "WORTH_COMPILING", worth)
+                options = {"axis": [0, 1], "boundary": boundary}
+                found.append(fractions.fractions_sums(obs, fcst, [0.5], [1, 20, 63, 64, 150], **options))
+            np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+    sums = fractions.fractions_sums(wet, dry, [0.5], [63], axis=[0, 1], boundary="interior")
+    assert sums[0, 0, 0, 0, :3].tolist() == pytest.approx([136**2, 0, 136**2])

@@ -255,9 +255,7 @@ def test_every_mismatch_is_explained(contracted, radar):
 
 def test_a_finer_step_names_the_frames_to_take(contracted, radar):
     fine = radar.assign_coords(time=radar.time[0] + (radar.time - radar.time[0]) / 5)
-    with pytest.raises(
-        ValueError, match=r"thin them with ds.isel\(time=slice\(None, None, 5\)\)"
-    ):
+    with pytest.raises(ValueError, match=r"thin them with ds.isel\(time=slice\(None, None, 5\)\)"):
         fine.nowcast.forecast(contracted, steps=1)
     with pytest.raises(ValueError, match="on_mismatch is 'ignore'; it can be 'raise' or 'warn'"):
         fine.nowcast.forecast(contracted, steps=1, on_mismatch="ignore")

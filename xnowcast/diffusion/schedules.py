@@ -147,7 +147,7 @@ def linear_schedule(length: int = 1000, *, first: float | None = None, last: flo
     first, last = (0.1 / length if first is None else first), (20.0 / length if last is None else last)
     if first <= 0 or last <= 0:
         raise ValueError(f"betas run from {first} to {last}: they must be above 0")
-    return _from_betas(torch.linspace(first, last, length, dtype=torch.float64))
+    return _from_betas(torch.linspace(first, last, length, dtype=torch.float64, device="cpu"))
 
 
 def cosine_schedule(length: int = 1000, *, offset: float = 0.008) -> Schedule:
@@ -174,7 +174,7 @@ def cosine_schedule(length: int = 1000, *, offset: float = 0.008) -> Schedule:
     0.494
     """
     _check_length(length)
-    time = torch.linspace(0, 1, length + 1, dtype=torch.float64)
+    time = torch.linspace(0, 1, length + 1, dtype=torch.float64, device="cpu")
     return _from_signal(torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2)
 
 
@@ -207,7 +207,7 @@ def sigmoid_schedule(length: int = 1000, *, start: float = -3.0, end: float = 3.
     _check_length(length)
     if start >= end or tau <= 0:
         raise ValueError(f"the curve runs from {start} to {end} with tau {tau}: start < end and tau > 0 are needed")
-    time = torch.linspace(0, 1, length + 1, dtype=torch.float64)
+    time = torch.linspace(0, 1, length + 1, dtype=torch.float64, device="cpu")
     curve = torch.sigmoid((start + (end - start) * time) / tau)
     return _from_signal((curve[-1] - curve) / (curve[-1] - curve[0]))
 
@@ -303,7 +303,7 @@ def karras_spaced_steps(schedule: Schedule, count: int, *, rho: float = 7.0) -> 
 
 def _karras_sigmas(length: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
     ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return torch.linspace(*ends, length, dtype=torch.float64) ** rho
+    return torch.linspace(*ends, length, dtype=torch.float64, device="cpu") ** rho
 
 
 def _from_signal(abar: Tensor) -> Schedule:

@@ -205,21 +205,22 @@ def _deblur(model: DeblurModel, rain: np.ndarray, block: _Block, device: torch.d
         "distance": np.zeros(shape, np.float32),
     }
     if wet.size:
-        for part, answer in _run_model(model, filled[wet], observed[wet], _noise(block, wet, device), device).items():
+        noise = _noise(block, wet, device, common=getattr(model, "common_noise", False))
+        for part, answer in _run_model(model, filled[wet], observed[wet], noise, device).items():
             result[part][wet] = answer.reshape(wet.size, len(numbers), *answer.shape[1:])
     for part in ("frames", "reblurred"):
         np.copyto(result[part], np.nan, where=~observed[:, None])
     return {part: array.reshape(-1, *array.shape[2:]) for part, array in result.items()}
 
 
-def _noise(block: _Block, wet: np.ndarray, device: torch.device) -> Noise:
-    """A source for each frame that is not dry and each of its members, the member fastest."""
+def _noise(block: _Block, wet: np.ndarray, device: torch.device, *, common: bool) -> Noise:
+    """A source for each frame that is not dry and each of its members, the member fastest; ``common`` to lead times."""
     of_frames = list(block.labels.each())
     generators = []
     for row in wet:
         of_frame = of_frames[row]
         for number in block.members or (of_frame["member"],):
-            lead_time, others = of_frame["lead_time"], of_frame["others"]
+            lead_time, others = 0 if common else of_frame["lead_time"], of_frame["others"]
             generators.append(member_generator(block.plan.seed, of_frame["init_time"], number, lead_time, *others))
     return Noise(generators, device)
 

@@ -1,7 +1,7 @@
 """Attention over the cells of a frame and over the frames of a cell, with a weight for every pair and without.
 
-Every module is ``x + attention(norm(x))`` for frames ``(b * t, c, y, x)``, the frame varying fastest, and is cheapest where
-the channels lie together in memory (``torch.channels_last``).
+Every module is ``x + attention(norm(x))`` for frames ``(b * t, c, y, x)``, the frame varying fastest, and is cheapest
+where the channels lie together in memory (``torch.channels_last``).
 """
 
 from typing import Literal
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from xnowcast.nn.blocks import ChannelNorm
 
+TOKENS_AT_ONCE = 2560
+"""On a CPU: so many tokens leave their queries, keys and values in its cache, which all of a batch's would not."""
+
 Order = Literal["auto", "features", "tokens"]
 
 
-def linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, order: Order = "auto", *, scale: float | None = None
-) -> Tensor:
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, order: Order = "auto", *, scale: float | None = None) -> Tensor:
     """Attention whose weights are a product, ``softmax_d(q) softmax_n(k)^T / sqrt(d)`` (Katharopoulos et al. 2020).
 
     Parameters
@@ -77,7 +78,11 @@ class LinearSpatialAttention(_Attention):
         self.patch = patch
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = self._patches(x.shape[-2], x.shape[-1])
+        ny, nx = x.shape[-2:]
+        rows, columns = self._patches(ny, nx)
+        return torch.cat([self._attend(part, rows, columns) for part in x.split(_at_once(x, ny * nx))])
+
+    def _attend(self, x: Tensor, rows: int, columns: int) -> Tensor:
         qkv = self.qkv(self.norm.last(x.movedim(1, -1)))
         # each patch is a head of its own: (b, y, x, c) -> (3, patch, head, cell, feature)
         pattern = "b (rows p) (columns q) (three e d) -> three (b rows columns e) (p q) d"
@@ -140,17 +145,22 @@ class TemporalAttention(_Attention):
         self.linear, self.whole_map, self.norm_over = linear, whole_map, norm_over
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        ny, nx = x.shape[-2:]
-        tokens = rearrange(x, "(b t) c y x -> b t (y x) c", t=frames)
-        qkv = self.qkv(self._normed(tokens))
-        pattern = (
-            "b t s (three e d) -> three b e t (s d)" if self.whole_map else "b t s (three e d) -> three (b s) e t d"
-        )
-        q, k, v = rearrange(qkv, pattern, three=3, e=self.heads)
-        out = self._attend(q, k, v)
+        cells = rearrange(x, "(b t) c y x -> b t (y x) c", t=frames)
+        parts = (cells,) if self.whole_map else cells.split(_at_once(x, len(x)), dim=2)
+        out = torch.cat([self._attend(part) for part in parts], dim=2)
+        return x + rearrange(out, "b t (y x) c -> (b t) c y x", y=x.shape[-2])
+
+    def _attend(self, cells: Tensor) -> Tensor:
+        """Frames of some cells, (b, t, s, c) -> same."""
+        tokens = "three b e t (s d)" if self.whole_map else "three (b s) e t d"
+        q, k, v = rearrange(self.qkv(self._normed(cells)), f"b t s (three e d) -> {tokens}", three=3, e=self.heads)
+        scale = self.head_width**-0.5  # also where the tokens are whole maps
+        if self.linear:
+            out = linear_attention(q, k, v, scale=scale)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, scale=scale)
         back = "b e t (s d) -> b t s (e d)" if self.whole_map else "(b s) e t d -> b t s (e d)"
-        out = self._project(rearrange(out, back, s=ny * nx))
-        return x + rearrange(out, "b t (y x) c -> (b t) c y x", y=ny, x=nx)
+        return self._project(rearrange(out, back, s=cells.shape[2]))
 
     def _normed(self, tokens: Tensor) -> Tensor:
         if self.norm_over == "channels":
@@ -158,8 +168,7 @@ class TemporalAttention(_Attention):
         variance, mean = torch.var_mean(tokens, dim=1, unbiased=False, keepdim=True)
         return (tokens - mean) * torch.rsqrt(variance + self.norm.eps) * self.norm.gain
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scale = self.head_width**-0.5  # also where the tokens are whole maps
-        if self.linear:
-            return linear_attention(q, k, v, scale=scale)
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+def _at_once(x: Tensor, tokens: int) -> int:
+    """How many groups of so many tokens are attended to together."""
+    return max(1, TOKENS_AT_ONCE // tokens if x.device.type == "cpu" else x.numel())

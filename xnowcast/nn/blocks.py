@@ -40,7 +40,11 @@ class ConvolutionBlock(nn.Module):
         self.norm = nn.GroupNorm(groups, width_out)
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        x = self.norm(self.convolution(x))
+        return self.activate(self.convolution(x), scale, shift)
+
+    def activate(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """What comes after the convolution."""
+        x = self.norm(x)
         if scale is not None and shift is not None:
             x = torch.addcmul(shift, x, scale + 1)
         return F.silu(x)

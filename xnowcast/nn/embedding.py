@@ -13,15 +13,13 @@ class SinusoidalEmbedding(nn.Module):
         super().__init__()
         if width < 4 or width % 2:
             raise ValueError(f"the width is {width}; it must be even and at least 4")
-        half = width // 2
-        # in float64, so that neighbouring steps of a long schedule stay apart
-        rates = torch.exp(-math.log(10000) / (half - 1) * torch.arange(half, dtype=torch.float64)).float()
-        self.register_buffer("rates", rates, persistent=False)
-
-    rates: Tensor
+        self.width = width
 
     def forward(self, steps: Tensor) -> Tensor:
-        angles = steps[..., None] * self.rates
+        half = self.width // 2
+        # no buffer: a network in half precision would round the rates, and steps would have the phases of others
+        rates = torch.exp(-math.log(10000) / (half - 1) * torch.arange(half, device=steps.device))
+        angles = steps.float()[..., None] * rates
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
@@ -47,3 +45,7 @@ class StepEmbedding(nn.Sequential):
 
     def __init__(self, embedding: nn.Module, width_in: int, width: int) -> None:
         super().__init__(embedding, nn.Linear(width_in, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, steps: Tensor) -> Tensor:
+        embedding, first, activation, second = self
+        return second(activation(first(embedding(steps).to(first.weight.dtype))))

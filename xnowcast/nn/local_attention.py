@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 BLOCKS = {"cpu": (8, 16)}
 """Cells along y and x whose queries share their keys. On a GPU fewer and larger blocks cost less than many calls."""
 
+
 class LocalAttention(nn.Module):
     """Attention of every cell to the window around it (PrecipLSTM, Ma et al. 2022).
 

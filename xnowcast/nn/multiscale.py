@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,6 +78,4 @@ def rescale(h: Tensor | None, position: int) -> Tensor | None:
         return h
     if position < 3:
         return F.max_pool2d(h, 2)
-    # bfloat16 under autocast stays bfloat16: interpolation would else return float32 and slow down all that follows
-    with torch.autocast(h.device.type, enabled=False):
-        return F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=False)
+    return F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=False)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 def warp(field: Tensor, flow: Tensor) -> Tensor:
     """A map read at every cell's position plus a displacement, by bilinear interpolation.
 
-    Positions are computed in float32 whatever the dtype: bfloat16 cannot tell neighbouring cells apart beyond 256.
+    A displacement of 0 gives the map itself, bit for bit. Positions are computed in float32 whatever the dtype:
+    bfloat16 cannot tell neighbouring cells apart beyond 256.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ def warp(field: Tensor, flow: Tensor) -> Tensor:
     >>> field = torch.arange(12.0).reshape(1, 1, 3, 4)
     >>> flow = torch.zeros(1, 1, 2, 3, 4)
     >>> flow[:, :, 1] = 1.0  # one cell to the right
-    >>> warp(field, flow)[0, 0, 0, 1].round(decimals=4).tolist()
+    >>> warp(field, flow)[0, 0, 0, 1].tolist()
     [5.0, 6.0, 7.0, 0.0]
     """
     b, _, ny, nx = field.shape
@@ -42,11 +43,13 @@ def warp(field: Tensor, flow: Tensor) -> Tensor:
             "they must be (b, n, 2, y, x) and (b, c, y, x) on one grid"
         )
     n = flow.shape[1]
-    with torch.autocast(field.device.type, enabled=False):
-        y = flow[:, :, 0].float() + torch.arange(ny, device=flow.device, dtype=torch.float32).view(-1, 1)
-        x = flow[:, :, 1].float() + torch.arange(nx, device=flow.device, dtype=torch.float32)
-        # align_corners: -1 and 1 are the centres of the first and the last cell, so no displacement changes nothing
-        grid = torch.stack([x * (2 / max(nx - 1, 1)) - 1, y * (2 / max(ny - 1, 1)) - 1], dim=-1)
-        # the n fields are stacked along y, so that one call reads them all without a copy of the map
-        read = F.grid_sample(field.float(), grid.view(b, n * ny, nx, 2), padding_mode="zeros", align_corners=True)
+    y = flow[:, :, 0].float() + torch.arange(ny, device=flow.device, dtype=torch.float32).view(-1, 1)
+    x = flow[:, :, 1].float() + torch.arange(nx, device=flow.device, dtype=torch.float32)
+    # zeros fill the map up to 2^k + 1 cells: scaling positions to -1 ... 1 and back is then exact, so that no
+    # displacement changes nothing, not even the last digit
+    high, wide = (2 ** max(size - 2, 0).bit_length() for size in (ny, nx))
+    filled = F.pad(field.float(), (0, wide + 1 - nx, 0, high + 1 - ny))
+    grid = torch.stack([x * (2 / wide) - 1, y * (2 / high) - 1], dim=-1)
+    # the n fields are stacked along y, so that one call reads them all without a copy of the map
+    read = F.grid_sample(filled, grid.view(b, n * ny, nx, 2), padding_mode="zeros", align_corners=True)
     return read.view(b, -1, n, ny, nx).to(field.dtype)

@@ -363,8 +363,8 @@ class Frames:
     Notes
     -----
     Chunks along time are read whole where eight of them fit into the cache, since decoding a part of a chunk costs
-    as much; larger ones are read frame by frame. Where not even the frames of a window fit, only the crop is read
-    and nothing is kept.
+    as much; larger ones are read frame by frame. Where not even eight frames fit, only the crop is read and nothing is
+    kept.
     """
 
     def __init__(self, events: Sequence[Event], cache_bytes: int):
@@ -391,7 +391,7 @@ class Frames:
             rows = slice(ny - rows.stop, ny - rows.start)
         if east_first:
             columns = slice(nx - columns.stop, nx - columns.start)
-        if len(positions) * 4 * ny * nx > self.cache_bytes:
+        if 8 * 4 * ny * nx > self.cache_bytes:
             series = np.stack([event.read(int(position), rows, columns) for position in positions])
         else:
             series = np.stack([self._frame(number, int(position))[rows, columns] for position in positions])

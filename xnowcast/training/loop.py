@@ -474,7 +474,9 @@ class _Training:
         )
 
     def _log(self, recent: "_Recent", score: float | None) -> None:
-        means = recent.means() | ({"validation": score} if score is not None else {})
+        means = recent.means()
+        together = self._over_devices(torch.tensor(list(means.values()), dtype=torch.float64)) / self.fabric.world_size
+        means = dict(zip(means, together.tolist(), strict=True)) | ({} if score is None else {"validation": score})
         self.fabric.log_dict(means, step=self.step)
         if self.folder is not None:
             self.folder.add_metrics({"step": self.step} | means)

@@ -271,7 +271,7 @@ def plan_run(
         None if folder is None else str(folder.path.absolute()),
     )
     fingerprint = _fingerprint(config, events, training, validation)
-    resumed = _resumed(folder, fingerprint) if resume else None
+    resumed = _resumed(folder, fingerprint, settings.steps) if resume else None
     if folder is not None:
         folder.require_space(*_sizes(built, adversary, settings))
     frames = crops.Frames(events, round(settings.cache_gib * 2**30))
@@ -380,7 +380,7 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _resumed(folder: RunFolder | None, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+def _resumed(folder: RunFolder | None, fingerprint: dict[str, Any], steps: int) -> dict[str, Any] | None:
     if folder is None or not folder.checkpoint.exists():
         return None
     state = checkpoint.read(folder.checkpoint)
@@ -391,6 +391,8 @@ def _resumed(folder: RunFolder | None, fingerprint: dict[str, Any]) -> dict[str,
             f"{name}: {_short(before.get(name))} then, {_short(fingerprint.get(name))} now" for name in changed
         )
         raise ValueError(f"{folder.checkpoint} is of another run, which this one cannot go on from. {told}")
+    if state["step"] > steps:
+        raise ValueError(f"{folder.checkpoint} is of step {state['step']}, and steps is {steps}: it can only grow")
     return state
 
 

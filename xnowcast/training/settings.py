@@ -326,10 +326,10 @@ def _config(content: dict[str, Any]) -> Config:
         if not isinstance(keys, Mapping):
             raise ValueError(f"{section} is {keys!r}; it must be a section, [{section}]")
     model, data, training = (dict(content.get(section, {})) for section in ("model", "data", "training"))
-    if not isinstance(model.get("name"), str):
-        raise ValueError("[model] has no name; write for example name = 'db-convlstm'")
     _refuse_unknown("key in [data]", data, [f.name for f in fields(DataSettings)])
     _refuse_unknown("key in [training]", training, ["out", *(f.name for f in fields(TrainingSettings))])
+    if not isinstance(model.get("name"), str):
+        raise ValueError("[model] has no name; write for example name = 'db-convlstm'")
     if data.get("in_memory"):
         raise ValueError(
             "this run was started from Python with data in memory, which a file cannot name; call xnowcast.train "

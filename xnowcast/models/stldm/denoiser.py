@@ -4,9 +4,11 @@ Foo et al. (2026), figure 2 and appendix A.3; sizes and orders are those of the 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -16,23 +18,75 @@ from xnowcast.nn.embedding import SinusoidalEmbedding, StepEmbedding
 
 NormOver = Literal["channels", "time"]
 
+Condition = list[tuple[Tensor, Tensor]]
+"""What the condition adds at every level: see `Denoiser.project`."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What the attentions of all levels have in common, and how to make them."""
+
+    heads: int
+    head_width: int
+    temporal: bool
+    norm_over: NormOver
+
+    def over_patches(self, width: int, patch: int) -> LinearSpatialAttention:
+        return LinearSpatialAttention(width, heads=self.heads, head_width=self.head_width, patch=patch)
+
+    def over_space(self, width: int) -> SpatialAttention:
+        return SpatialAttention(width, heads=self.heads, head_width=self.head_width)
+
+    def over_time(self, width: int) -> TemporalAttention | None:
+        if not self.temporal:
+            return None
+        return TemporalAttention(width, heads=self.heads, head_width=self.head_width, norm_over=self.norm_over)
+
+
+class ConditionedBlock(ResidualBlock):
+    """Residual block on two inputs side by side, of which the second is the same at every step of a sampler.
+
+    x (b, c, y, x), what `project` made of the condition or None -> (b, c, y, x)
+    """
+
+    shortcut: nn.Conv2d
+
+    def __init__(self, width: int, step_width: int) -> None:
+        super().__init__(2 * width, width, step_width)
+        self.width = width
+
+    def project(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """What the condition adds to the first convolution and to the shortcut: convolutions are linear."""
+        kernel, point = self.first.convolution.weight[:, self.width :], self.shortcut.weight[:, self.width :]
+        return F.conv2d(condition, kernel, padding=1), F.conv2d(condition, point)
+
+    def forward(self, x: Tensor, step: Tensor | None = None, given: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        first, shortcut = self.first.convolution, self.shortcut
+        hidden = F.conv2d(x, first.weight[:, : self.width], first.bias, padding=1)
+        x = F.conv2d(x, shortcut.weight[:, : self.width], shortcut.bias)
+        if given is not None:
+            hidden, x = hidden + given[0], x + given[1]
+        return x + self.second(self.first.activate(hidden, *self._scale_and_shift(step)))
+
 
 class DownLevel(nn.Module):
-    """Condition in, attention over space and time, half the grid. x, condition (b t, c, y, x) -> (b t, out, ...)."""
+    """Condition in, attention over space and time, half the grid. x (b t, c, y, x) -> (b t, out, y / 2, x / 2)."""
 
     def __init__(
-        self, width: int, width_out: int, step_width: int, *, last: bool, patch: int, temporal: bool, **attention: int
+        self, width: int, width_out: int, step_width: int, attention: Attention, *, patch: int, last: bool
     ) -> None:
         super().__init__()
-        self.conditioned = ResidualBlock(2 * width, width, step_width)
-        self.spatial = LinearSpatialAttention(width, patch=patch, **attention)
+        self.conditioned = ConditionedBlock(width, step_width)
+        self.spatial = attention.over_patches(width, patch)
         self.residual = ResidualBlock(width, width)
-        self.temporal = TemporalAttention(width, **attention) if temporal else None
+        self.temporal = attention.over_time(width)
         self.resize = nn.Conv2d(width, width_out, 3, padding=1) if last else strided_down(width, width_out)
 
-    def forward(self, x: Tensor, condition: Tensor, step: Tensor, frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, given: tuple[Tensor, Tensor] | None, step: Tensor, frames: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Also what the way up is given: after the attention over space, and after that over time."""
-        spatial = self.spatial(self.conditioned(torch.cat([x, condition], dim=1), step))
+        spatial = self.spatial(self.conditioned(x, step, given))
         temporal = _over_time(self.temporal, self.residual(spatial), frames)
         return self.resize(temporal), spatial, temporal
 
@@ -41,13 +95,13 @@ class UpLevel(nn.Module):
     """Twice the grid, attention over time and then over space. x (b t, c, y, x) -> (b t, out, 2 y, 2 x)."""
 
     def __init__(
-        self, width: int, width_out: int, step_width: int, *, first: bool, patch: int, temporal: bool, **attention: int
+        self, width: int, width_out: int, step_width: int, attention: Attention, *, patch: int, first: bool
     ) -> None:
         super().__init__()
         self.resize = nn.Conv2d(width, width, 3, padding=1) if first else transposed_up(width, width)
-        self.temporal = TemporalAttention(width, **attention) if temporal else None
+        self.temporal = attention.over_time(width)
         self.first = ResidualBlock(width + width_out, width, step_width)
-        self.spatial = LinearSpatialAttention(width, patch=patch, **attention)
+        self.spatial = attention.over_patches(width, patch)
         self.second = ResidualBlock(width + width_out, width_out, step_width)
 
     def forward(self, x: Tensor, spatial: Tensor, temporal: Tensor, step: Tensor, frames: int) -> Tensor:
@@ -59,12 +113,12 @@ class UpLevel(nn.Module):
 class MiddleLevel(nn.Module):
     """Attention over all cells, then over time, between residual blocks. x (b t, c, y, x) -> same."""
 
-    def __init__(self, width: int, step_width: int, *, temporal: bool, **attention: int) -> None:
+    def __init__(self, width: int, step_width: int, attention: Attention) -> None:
         super().__init__()
         self.first = ResidualBlock(width, width, step_width)
-        self.spatial = SpatialAttention(width, **attention)
+        self.spatial = attention.over_space(width)
         self.second = ResidualBlock(width, width, step_width)
-        self.temporal = TemporalAttention(width, **attention) if temporal else None
+        self.temporal = attention.over_time(width)
         self.third = ResidualBlock(width, width, step_width)
 
     def forward(self, x: Tensor, step: Tensor, frames: int) -> Tensor:
@@ -73,7 +127,7 @@ class MiddleLevel(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """The velocity of latent frames. z (b, t, c, y, x), step (b,) or (1,), `condition_levels` or None -> like z.
+    """The velocity of latent frames. z (b, t, c, y, x), step (b,) or (1,), `project`ed condition or None -> z.
 
     Parameters
     ----------
@@ -109,46 +163,57 @@ class Denoiser(nn.Module):
         widths = [latent, *(base * multiplier for multiplier in multipliers)]
         levels = range(len(multipliers))
         step_width = 4 * base
-        attention = {"heads": heads, "head_width": head_width, "temporal": temporal}
+        attention = Attention(heads, head_width, temporal, norm_over)
         self.time = StepEmbedding(SinusoidalEmbedding(base), base, step_width)
         # The published code has one convolution more, whose output nothing reads.
         self.pyramid = nn.ModuleList(strided_down(widths[n], widths[n + 1]) for n in levels[:-1])
         self.down = nn.ModuleList(
-            DownLevel(widths[n], widths[n + 1], step_width, last=n == levels[-1], patch=patch >> n, **attention)
+            DownLevel(widths[n], widths[n + 1], step_width, attention, patch=patch >> n, last=n == levels[-1])
             for n in levels
         )
-        self.middle = MiddleLevel(widths[-1], step_width, **attention)
+        self.middle = MiddleLevel(widths[-1], step_width, attention)
         self.up = nn.ModuleList(
-            UpLevel(widths[n + 1], widths[n], step_width, first=n == levels[-1], patch=patch >> n, **attention)
+            UpLevel(widths[n + 1], widths[n], step_width, attention, patch=patch >> n, first=n == levels[-1])
             for n in reversed(levels)
         )
-        for module in self.modules():
-            if isinstance(module, TemporalAttention):
-                module.norm_over = norm_over
 
-    def condition_levels(self, condition: Tensor) -> list[Tensor]:
-        """The condition (b, t, c, y, x) at every level of the U-Net, (b t, ...) each: the same at all steps."""
-        levels = [rearrange(condition, "b t c y x -> (b t) c y x")]
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the parameters."""
+        return self.middle.spatial.out.weight.dtype
+
+    def project(self, condition: Tensor) -> Condition:
+        """What the condition (b, t, c, y, x) adds at every level, (b t, width, y, x) each: the same at all steps."""
+        level = rearrange(condition, "b t c y x -> (b t) c y x").contiguous(memory_format=torch.channels_last)
+        levels = [level]
         for resize in self.pyramid:
             levels.append(resize(levels[-1]))
-        return levels
+        blocks = [cast(DownLevel, down).conditioned for down in self.down]
+        return [block.project(part) for block, part in zip(blocks, levels, strict=True)]
 
-    def forward(self, z: Tensor, step: Tensor, condition: Sequence[Tensor] | None) -> Tensor:
+    def forward(self, z: Tensor, step: Tensor, condition: Condition | None) -> Tensor:
         frames = z.shape[1]
-        embedding = self.time(step.to(z.dtype))
-        if len(embedding) > 1:  # one step per sample: all frames of a sample share it
+        embedding = self.time(step)
+        if len(embedding) > 1:  # one step per sample, which all of its frames share
             embedding = embedding.repeat_interleave(frames, dim=0)
         x = rearrange(z, "b t c y x -> (b t) c y x").contiguous(memory_format=torch.channels_last)
         skips = []
         for n, down in enumerate(self.down):
-            # without a condition there are zeros at every level, which a convolution of zeros would not give
-            given = torch.zeros_like(x) if condition is None else condition[n]
-            x, spatial, temporal = down(x, given, embedding, frames)
+            # Without a condition nothing is added at any level. A condition of zeros would add the pyramid's biases.
+            x, spatial, temporal = down(x, None if condition is None else condition[n], embedding, frames)
             skips.append((spatial, temporal))
         x = self.middle(x, embedding, frames)
         for up in self.up:
             x = up(x, *skips.pop(), embedding, frames)
         return rearrange(x, "(b t) c y x -> b t c y x", t=frames)
+
+
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """The conditions of some samples as that of a batch; of one sample, itself."""
+    if len(conditions) == 1:
+        return conditions[0]
+    levels = [list(zip(*level, strict=True)) for level in zip(*conditions, strict=True)]
+    return [(torch.cat(hidden), torch.cat(shortcut)) for hidden, shortcut in levels]
 
 
 def _over_time(attention: nn.Module | None, x: Tensor, frames: int) -> Tensor:

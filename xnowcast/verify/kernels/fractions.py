@@ -371,7 +371,7 @@ def _add_whole_compiled(of_fcst, of_obs, n_members, low, high, cells, before, wi
 
 @compiled
 def _short_squares(f_start, f_end, o_start, o_end, members):
-    """Sums of the squared difference and squares of both that fit into int32, of which a register holds twice as many."""
+    """Sums of the squared difference and of both squares, in int32: a register holds twice as many as of int64."""
     difference, of_f, of_o = np.int32(0), np.int32(0), np.int32(0)
     for j in range(len(f_start)):
         f = np.int32(f_end[j] - f_start[j])
@@ -385,6 +385,7 @@ def _short_squares(f_start, f_end, o_start, o_end, members):
 
 @compiled
 def _long_squares(f_start, f_end, o_start, o_end, members):
+    """The same in int64."""
     difference, of_f, of_o = np.int64(0), np.int64(0), np.int64(0)
     for j in range(len(f_start)):
         f = np.int32(f_end[j] - f_start[j])

@@ -1,0 +1,380 @@
+"""PostCast: sharpens anybody's blurry forecast with a diffusion model that has only ever seen sharp radar frames."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xnowcast.diffusion import Denoise, Schedule, Window, ancestral, as_denoiser, evenly_spaced_steps, linear_schedule
+from xnowcast.diffusion.blur_guidance import (
+    PAPER_RHO,
+    BlurGuidance,
+    BlurSettings,
+    Edges,
+    Gradient,
+    KernelUpdate,
+    Scale,
+    as_rain,
+    blurred,
+    mean_over,
+)
+from xnowcast.diffusion.tiling import tiled
+from xnowcast.models.base import Deblurred, Loss, Task, TrainingBatch
+from xnowcast.nn.guided_unet import GuidedUNet
+from xnowcast.noise import Noise
+from xnowcast.transforms import Reflectivity
+
+SIZES: dict[str, dict[str, Any]] = {
+    "full": {"base": 256, "multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (8, 16, 32), "groups": 32},
+    "small": {"base": 32, "multipliers": (1, 2, 2, 4), "blocks": 1, "attention": (8,), "groups": 8},
+    "tiny": {"base": 32, "multipliers": (1, 2), "blocks": 1, "attention": (), "groups": 8},
+}
+"""Networks: that of guided diffusion at 256 x 256, one to train on a laptop, and one for tests."""
+
+
+class PostCast(nn.Module):
+    """Sharpens blurry frames with an unconditional diffusion model, an estimated blur kernel and an automatic scale.
+
+    Every frame has a kernel of its own, learnt while it is sampled. Frames are read as reflectivity from 0 to 60 dBZ.
+    docs/postcast.md lists what the paper leaves open and what is done here.
+
+    Parameters
+    ----------
+    size : {"full", "small", "tiny"}
+        553, 3 or 0.8 million parameters.
+    diffusion_steps : int
+        T of the diffusion that the network learns.
+    sampling_steps : int, optional
+        How many of them a sample takes; all by default. Strengths grow as steps become fewer.
+    kernel_size, scale, rho, rho_max, kernel_update, normalise, free_gain, gradient, variance_weighted, edges
+        See `xnowcast.diffusion.blur_guidance.BlurSettings`.
+    common_noise : bool
+        Give all lead times of a forecast the same noise, so that a sharpened sequence flickers less.
+    tile : int, optional
+        Grids larger than this are denoised in tiles of so many cells, blended at every step; None never does.
+    overlap : int
+        Cells that neighbouring tiles share at the least.
+    precision : {"32", "bf16"}
+        Of the network; the guidance is always float32.
+
+    Raises
+    ------
+    ValueError
+        If an option has no such value.
+
+    References
+    ----------
+    Gong et al. (2025), PostCast: generalizable postprocessing for precipitation nowcasting via unsupervised blurriness
+    modeling, ICLR
+
+    Examples
+    --------
+    >>> model = PostCast(size="tiny", sampling_steps=2).eval()
+    >>> sum(p.numel() for p in model.parameters())
+    776033
+    >>> model.task.kernel_size
+    9
+    """
+
+    RUNTIME_OPTIONS = (
+        *("sampling_steps", "kernel_size", "scale", "rho", "rho_max", "kernel_update", "normalise", "free_gain"),
+        *("gradient", "variance_weighted", "edges", "common_noise", "tile", "overlap", "precision"),
+    )
+    """What any weights can be run with."""
+
+    training_frames = 1
+
+    def __init__(
+        self,
+        *,
+        size: str = "full",
+        diffusion_steps: int = 1000,
+        sampling_steps: int | None = None,
+        kernel_size: int = 9,
+        scale: Scale = "auto",
+        rho: float = PAPER_RHO,
+        rho_max: float = 0.5,
+        kernel_update: KernelUpdate = "softmax-adam",
+        normalise: bool = True,
+        free_gain: bool = False,
+        gradient: Gradient = "x0",
+        variance_weighted: bool = False,
+        edges: Edges = "reflect",
+        common_noise: bool = False,
+        tile: int | None = 256,
+        overlap: int = 64,
+        precision: str = "32",
+    ) -> None:
+        self.task = self.declare(
+            size=size,
+            diffusion_steps=diffusion_steps,
+            sampling_steps=sampling_steps,
+            kernel_size=kernel_size,
+            tile=tile,
+            overlap=overlap,
+            precision=precision,
+        )
+        self.settings = BlurSettings(
+            kernel_size=kernel_size,
+            scale=scale,
+            rho=rho,
+            rho_max=rho_max,
+            kernel_update=kernel_update,
+            normalise=normalise,
+            free_gain=free_gain,
+            gradient=gradient,
+            variance_weighted=variance_weighted,
+            edges=edges,
+        )
+        super().__init__()
+        self.transform = Reflectivity()
+        self.schedule = linear_schedule(diffusion_steps)
+        self.steps = evenly_spaced_steps(diffusion_steps, sampling_steps or diffusion_steps)
+        self.common_noise, self.tile, self.overlap, self.precision = common_noise, tile, overlap, precision
+        self.network = GuidedUNet(**SIZES[size])
+
+    @classmethod
+    def declare(
+        cls,
+        *,
+        size: str = "full",
+        diffusion_steps: int = 1000,
+        sampling_steps: int | None = None,
+        kernel_size: int = 9,
+        scale: Scale = "auto",
+        rho: float = PAPER_RHO,
+        rho_max: float = 0.5,
+        kernel_update: KernelUpdate = "softmax-adam",
+        normalise: bool = True,
+        free_gain: bool = False,
+        gradient: Gradient = "x0",
+        variance_weighted: bool = False,
+        edges: Edges = "reflect",
+        common_noise: bool = False,
+        tile: int | None = 256,
+        overlap: int = 64,
+        precision: str = "32",
+    ) -> Task:
+        """What it reads and gives; the options are those of the class, and are checked here."""
+        BlurSettings(
+            kernel_size=kernel_size,
+            scale=scale,
+            rho=rho,
+            rho_max=rho_max,
+            kernel_update=kernel_update,
+            normalise=normalise,
+            free_gain=free_gain,
+            gradient=gradient,
+            variance_weighted=variance_weighted,
+            edges=edges,
+        )
+        for name, value, known in (("size", size, tuple(SIZES)), ("precision", precision, ("32", "bf16"))):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
+        _check_steps(diffusion_steps, sampling_steps)
+        multiple = 2 ** (len(SIZES[size]["multipliers"]) - 1)
+        _check_tile(tile, overlap, multiple)
+        return Task(
+            "deblur",
+            input_frames=1,
+            quantity="rain_rate",
+            grid_multiple=multiple,
+            min_grid=max(8, kernel_size),
+            stochastic=True,
+            trained=True,
+            kernel_size=kernel_size,
+        )
+
+    def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
+        """Mean squared error of the noise over the measured cells, at steps drawn evenly (equation 11)."""
+        x0 = 2 * self.transform(batch.rain[:, 0]) - 1
+        steps = torch.randint(self.schedule.length, (len(x0),), device=x0.device)
+        noise = torch.randn_like(x0)
+        said = self.network(self.schedule.add_noise(x0, noise, steps), steps.to(x0.dtype))
+        observed = batch.observed[:, 0]
+        total = ((said.float() - noise) ** 2 * observed).sum() / observed.sum().clamp_min(1)
+        return Loss(total, {"noise": total.detach()})
+
+    def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
+        """None: it trains without one."""
+        return None
+
+    def denoiser(self, shape: tuple[int, int]) -> Denoise:
+        """What the network expects the sharp field to be, for grids of ``(y, x)`` cells, in tiles where they are large.
+
+        Parameters
+        ----------
+        shape : (int, int)
+
+        Returns
+        -------
+        callable
+            ``(x, step) -> x0``, all -1 to 1.
+        """
+        denoise = as_denoiser(self._noise_in, self.schedule, "eps", clip=(-1.0, 1.0))
+        if self.tile is None:
+            return denoise
+
+        def of_tile(x: Tensor, step: float, window: Window) -> Tensor:
+            return denoise(x, step)
+
+        return tiled(of_tile, shape, tile=self.tile, overlap=self.overlap, multiple=self.task.grid_multiple)
+
+    def deblur(self, frames: Tensor, observed: Tensor, noise: Noise) -> Deblurred:
+        """Sharpen frames, each by itself; see `sharpen`.
+
+        Parameters
+        ----------
+        frames, observed : Tensor
+            ``(n, 1, y, x)``: reflectivity from 0 to 1, and True where it was measured.
+        noise : Noise
+            One source per frame.
+
+        Returns
+        -------
+        Deblurred
+        """
+        denoise = self.denoiser((frames.shape[-2], frames.shape[-1]))
+        return sharpen(denoise, frames, observed, noise, self.schedule, self.steps, self.settings)
+
+    def _noise_in(self, x: Tensor, step: float) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.network(x, torch.full((1,), float(step), device=x.device))
+
+
+@torch.no_grad()
+def sharpen(
+    denoise: Denoise,
+    frames: Tensor,
+    observed: Tensor,
+    noise: Noise,
+    schedule: Schedule,
+    steps: Sequence[float],
+    settings: BlurSettings | None = None,
+) -> Deblurred:
+    """Sample sharp fields that, blurred with kernels learnt on the way, are the given ones (algorithm 1).
+
+    No rain is invented: where no rain is within the kernel's reach in the blurry field, the sharp one is dry, also at
+    every step on the way. A frame that diverged is given back as it was, with NaN for kernel and distance: one that is
+    not finite, or that blurred again is further from the input than the input from its own mean.
+
+    Parameters
+    ----------
+    denoise : callable
+        ``(x, step)`` to the expected signal, -1 for dry to 1: any diffusion model of single frames.
+    frames : Tensor
+        ``(n, 1, y, x)``, 0 for dry to 1.
+    observed : Tensor
+        Same shape, bool. Cells that were not measured are free: nothing draws them anywhere.
+    noise : Noise
+        One source per frame.
+    schedule : Schedule
+    steps : sequence of float
+        Falling, `xnowcast.diffusion.CLEAN` at the end.
+    settings : BlurSettings, optional
+
+    Returns
+    -------
+    Deblurred
+
+    Raises
+    ------
+    ValueError
+        If the kernel is larger than the field.
+
+    Examples
+    --------
+    A blurry square, and a diffusion model that thinks that a cell is either dry or as wet as can be:
+
+    >>> from xnowcast.noise import member_generator
+    >>> kernel = torch.full((1, 3, 3), 1 / 9)
+    >>> square = torch.zeros(1, 1, 16, 16)
+    >>> square[..., 5:11, 5:11] = 1
+    >>> schedule, steps = linear_schedule(100), evenly_spaced_steps(100, 100)
+    >>> def denoise(x, step):
+    ...     signal, level = schedule.levels(step)
+    ...     return torch.tanh(signal * x / level**2)
+    >>> noise = Noise([member_generator(0, 0, 0)])
+    >>> blurry = blurred(square, kernel)
+    >>> sharp = sharpen(denoise, blurry, blurry >= 0, noise, schedule, steps, BlurSettings(kernel_size=3))
+    >>> bool((sharp.frames - square).abs().mean() < 0.5 * (blurry - square).abs().mean())
+    True
+    """
+    settings = settings or BlurSettings()
+    size = settings.kernel_size
+    if size > min(frames.shape[-2:]):
+        raise ValueError(
+            f"the kernel has {size} x {size} cells, the field only {frames.shape[-2]} x {frames.shape[-1]}"
+        )
+    possible = within_reach(frames, observed, size) | ~observed
+    guidance = BlurGuidance(2 * frames - 1, observed, settings, schedule, steps, noise.normal(size, size))
+
+    def kept_dry(x: Tensor, step: float) -> Tensor:
+        return torch.where(possible, denoise(x, step), -1.0)
+
+    start = noise.normal(*frames.shape[1:])
+    sample = ancestral(guidance.watch(kept_dry), start, schedule, steps, noise, correct=guidance.correct)
+    sharp = torch.where(possible, as_rain(sample).clamp(0, 1), 0.0)
+    return _checked(frames, observed, sharp, guidance.kernels.taps, settings.edges)
+
+
+def within_reach(frames: Tensor, observed: Tensor, kernel_size: int) -> Tensor:
+    """Where a field may be wet if, blurred with a kernel of this size, it is the given one.
+
+    Parameters
+    ----------
+    frames, observed : Tensor
+        ``(n, 1, y, x)``: 0 for dry to 1, and bool.
+    kernel_size : int
+
+    Returns
+    -------
+    Tensor
+        Same shape, bool.
+
+    Examples
+    --------
+    >>> frames = torch.tensor([[[[0.0, 0.0, 0.0, 0.0, 0.7, 0.0, 0.0]]]])
+    >>> within_reach(frames, frames >= 0, 3).int().tolist()
+    [[[[0, 0, 0, 1, 1, 1, 0]]]]
+    """
+    wet = ((frames > 0) & observed).to(frames.dtype)
+    return F.max_pool2d(wet, kernel_size, stride=1, padding=kernel_size // 2) > 0
+
+
+def _checked(frames: Tensor, observed: Tensor, sharp: Tensor, kernels: Tensor, edges: Edges) -> Deblurred:
+    """What was found, with the input in place of what diverged."""
+    again = blurred(sharp, kernels, edges)
+    distance = mean_over((again - frames) ** 2, observed)
+    mean = mean_over(frames, observed)[:, None, None, None]
+    spread = mean_over((frames - mean) ** 2, observed)
+    good = (distance <= spread) & sharp.isfinite().all(-1).all(-1)[:, 0]
+    of_frame = good[:, None, None, None]
+    return Deblurred(
+        frames=torch.where(of_frame, sharp, frames),
+        kernel=torch.where(good[:, None, None], kernels, torch.nan),
+        reblurred=torch.where(of_frame, again, frames),
+        distance=torch.where(good, distance, torch.nan),
+    )
+
+
+def _check_steps(diffusion_steps: Any, sampling_steps: Any) -> None:
+    if not isinstance(diffusion_steps, int) or isinstance(diffusion_steps, bool) or diffusion_steps < 1:
+        raise ValueError(f"diffusion_steps is {diffusion_steps!r}; it must be a whole number of 1 or more")
+    if sampling_steps is None:
+        return
+    if not isinstance(sampling_steps, int) or isinstance(sampling_steps, bool):
+        raise ValueError(f"sampling_steps is {sampling_steps!r}; it must be a whole number")
+    if not 1 <= sampling_steps <= diffusion_steps:
+        raise ValueError(f"sampling_steps is {sampling_steps}; it must be 1 to {diffusion_steps}, the diffusion_steps")
+
+
+def _check_tile(tile: Any, overlap: int, multiple: int) -> None:
+    if tile is None:
+        return
+    if tile % multiple or overlap % multiple or not 0 <= overlap < tile:
+        raise ValueError(
+            f"tile is {tile} and overlap {overlap}: both must be multiples of {multiple}, and the overlap the smaller"
+        )
