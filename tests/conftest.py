@@ -40,6 +40,7 @@ TOY_MODELS = {
     "tiny-net": "toy_models:TinyNet",
     "counting": "toy_models:Counting",
     "noisy-sharpener": "toy_models:NoisySharpener",
+    "noisy-refiner": "toy_models:NoisyRefiner",
 }
 
 

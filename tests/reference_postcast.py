@@ -93,12 +93,17 @@ def _plain_stage(stage, x, embedding):
         x, hidden = (v.repeat_interleave(2, -1).repeat_interleave(2, -2) for v in (x, hidden))
     scale, shift = block.modulation(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
     hidden = block.norm_out(block.convolution(hidden)) * (1 + scale) + shift
-    x = block.shortcut(x) + block.out(F.silu(hidden))
+    x = _mapped(block.shortcut, x) + block.out(F.silu(hidden))
     return x if stage.attention is None else _plain_attention(stage.attention, x)
 
 
 def _plain_attention(attention, x):
     b, c, ny, nx = x.shape
-    q, k, v = attention.qkv(attention.norm(x)).reshape(b, 3, attention.heads, -1, ny * nx).unbind(1)
+    q, k, v = _mapped(attention.qkv, attention.norm(x)).reshape(b, 3, attention.heads, -1, ny * nx).unbind(1)
     weights = (torch.einsum("bedn,bedm->benm", q, k) / math.sqrt(q.shape[2])).softmax(dim=-1)
-    return x + attention.out(torch.einsum("benm,bedm->bedn", weights, v).reshape(b, c, ny, nx))
+    return x + _mapped(attention.out, torch.einsum("benm,bedm->bedn", weights, v).reshape(b, c, ny, nx))
+
+
+def _mapped(layer, x):
+    """A 1 x 1 convolution as such."""
+    return x if not hasattr(layer, "weight") else F.conv2d(x, layer.weight[:, :, None, None], layer.bias)

@@ -139,7 +139,7 @@ class PlainMIM(nn.Module):
             (self.so,) = copies(cell.trend.output)
 
     def forward(self, x, state=None, memory=None, below=None):
-        h, _, o, state, m = self.all(x, state, memory, below)
+        h, _, state, m = self.all(x, state, memory, below)
         return h, state, m
 
     def all(self, x, state, memory, below):
@@ -161,7 +161,7 @@ class PlainMIM(nn.Module):
         o = sigmoid(o + self.co(c) + self.mo(m))
         h = o * tanh(self.last(torch.cat([c, m], dim=1)))
         previous = x if self.own or below is None else below
-        return h, c, o, (h, c, n, s, previous), m
+        return h, o, (h, c, n, s, previous), m
 
 
 class PlainMotionRNN(nn.Module):
@@ -171,7 +171,7 @@ class PlainMotionRNN(nn.Module):
 
     def forward(self, x, state=None, memory=None, below=None):
         inner, motion, trend = (state[:5], state[5], state[6]) if state else (None, None, None)
-        h, c, o, inner, m = self.mim.all(x, inner, memory, below)
+        h, o, inner, m = self.mim.all(x, inner, memory, below)
         gru = self.gru
         e = gru.encode(h)
         if motion is None:
@@ -265,7 +265,10 @@ class PlainMultiscale(nn.Module):
     def forward(self, frame, states, m, extra=None):
         down = nn.MaxPool2d(2)
         up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-        move = lambda memory, how: None if memory is None else how(memory)
+
+        def move(memory, how):
+            return None if memory is None else how(memory)
+
         d0, d1, d2, e2, e1, e0 = extra or [0.0] * 6
         s = [None] * 6
         below = self.embed(frame)
@@ -283,7 +286,7 @@ class PlainMultiscale(nn.Module):
 
 
 class PlainMSRNN(nn.Module):
-    """Section 1 of the family: frames (b, known, 1, y, x) to the predictions of all steps (b, known + steps - 1, ...)."""
+    """Frames (b, known, 1, y, x) to the predictions of all steps (b, known + steps - 1, 1, y, x)."""
 
     def __init__(self, model):
         super().__init__()

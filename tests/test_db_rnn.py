@@ -15,6 +15,7 @@ from xnowcast.models.base import Adversary, ForecastModel, TrainableModel, Train
 from xnowcast.models.db_rnn import DBRNN
 from xnowcast.models.ms_rnn import MSRNN
 from xnowcast.nn.losses import gradient_difference_loss, pixel_loss
+from xnowcast.nn.multiscale import halved
 from xnowcast.transforms import Reflectivity
 
 CELLS = models.CELLS
@@ -84,7 +85,7 @@ def test_the_paper_counts_idle_weights_of_the_first_mim_cell():
     """0.99 M in Table V: the lean network and what its first cell would hold to make T."""
     first = models.build("ms-mim").network.cells[0]
     assert count(first.idle) + LEAN["mim"] == 986_233
-    assert round(986_233 / 1e6, 2) == 0.99 and round((1_038_313 + 897_697) / 2 / 1e6, 2) == 0.97
+    assert round(986_233 / 1e6, 2) == 0.99
 
 
 def test_tiny_parameters():
@@ -119,11 +120,10 @@ def test_multiply_adds_are_those_of_the_paper(cell):
 
 
 def test_table_v_counts_the_upsampling_too():
-    """11 per upsampled element: two maps of 24 channels, for PredRNN and MIM four."""
+    """11 per upsampled element: H on two scales, M too, and MIM's X_prev in all steps but the first."""
     upsampled = 9 * 24 * (160**2 + 80**2) * 11 / 1e9
-    assert round(25.093 + upsampled, 1) == 25.2
-    assert round(50.872 + 2 * upsampled, 1) == 51.0
-    assert round(79.986 + 2 * upsampled + upsampled / 2, 1) in (80.2, 80.4)
+    for cell, maps, paper in (("convlstm", 1, 25.2), ("predrnn", 2, 51.0), ("mim", 2 + 8 / 9, 80.2)):
+        assert round(MULTIPLY_ADDS[cell] + maps * upsampled, 1) == paper
 
 
 def test_a_db_step_costs_two_ms_steps():
@@ -134,7 +134,6 @@ def test_a_db_step_costs_two_ms_steps():
                 model.advance(frame, model.advance(frame, None)[1])
         return counter.get_total_flops()
 
-    # the deblurring network's memory is never absent, so its first step costs a little more
     assert cost("db-convlstm") == 2 * cost("ms-convlstm")
 
 
@@ -166,6 +165,13 @@ def test_db_rnn_is_equations_two_to_six(cell):
         ours = model.rollout(frames, 4, known=2)
         for mine, plain in zip(ours, PlainDBRNN(model)(frames, 3), strict=True):
             torch.testing.assert_close(mine, plain, atol=1e-5, rtol=0)
+
+
+def test_the_largest_of_four_is_the_same_with_and_without_gradient():
+    h = torch.randn(2, 3, 8, 12)
+    with torch.no_grad():
+        fast = halved(h)
+    assert torch.equal(fast, halved(h)) and torch.equal(fast, F.max_pool2d(h, 2))
 
 
 def test_a_single_scale_stack_chains_its_cells():
@@ -491,9 +497,9 @@ def test_a_small_db_rnn_learns_to_beat_persistence():
 
     model = DBRNN(size="tiny", input_frames=3, target_frames=3, adversarial_loss=False).train()
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
-    for step in range(80):
+    for step in range(60):
         optimiser.zero_grad()
-        model.loss(shower(4), progress=step / 80).total.backward()
+        model.loss(shower(4), progress=step / 60).total.backward()
         optimiser.step()
     given = model.transform(shower(16).rain)
     forecast = model.eval().forecast(given[:, :3], given[:, :3] >= 0, 3)
@@ -524,6 +530,7 @@ def test_the_name_fixes_the_cell(name):
         ("db-convlstm", {"scaling": "dbz"}, r"scaling is 'dbz': choose one of 'reflectivity', 'hko-7', 'dwd-12'"),
         ("db-convlstm", {"memory": "none"}, r"memory is 'none': choose one of 'zigzag', 'forecast'"),
         ("db-convlstm", {"schedule": "cosine"}, r"schedule is 'cosine': choose one of 'ramp', 'fixed'"),
+        ("db-convlstm", {"staged": True, "deblur_loss": False}, r"nothing to train in its second half"),
         ("db-convlstm", {"window": 7}, r"the cell 'convlstm' has no option 'window'"),
         ("ms-preciplstm", {"window": 30}, r"window is 30 cells wide"),
         ("ms-motionrnn", {"width": 10}, r"choose a multiple of 4"),

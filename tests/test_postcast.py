@@ -304,14 +304,19 @@ def test_an_automatic_scale_reblurs_better_than_a_fixed_one(truth):
 
 
 def test_without_guidance_it_is_a_sample_of_the_prior(truth):
-    frames = blur(truth, 2.0)
-    model = GaussianPostCast(scale="fixed", rho=0.0)
-    settings = model.settings
-    guidance = BlurGuidance(2 * frames - 1, frames >= 0, settings, model.schedule, model.steps, torch.zeros(4, 9, 9))
-    mean = torch.randn(4, 1, CELLS, CELLS)
-    assert (guidance.correct(mean, mean, LENGTH - 1) == mean).all()
-    sharp = model.deblur(frames, frames >= 0, noise(4))
-    assert (~(sharp.distance < 0.25 * frames.var((1, 2, 3)))).all()  # nothing draws it to the input; most give up
+    """The blurry field then decides nothing but the kernel."""
+    model, everywhere = GaussianPostCast(scale="fixed", rho=0.0), torch.ones_like(truth, dtype=torch.bool)
+    samples = []
+    for frames in (blur(truth, 2.0), blur(truth.flip(0), 1.0)):
+        guidance = BlurGuidance(
+            2 * frames - 1, everywhere, model.settings, model.schedule, model.steps, torch.zeros(4, 9, 9)
+        )
+        mean = torch.randn(4, 1, CELLS, CELLS)
+        assert (guidance.correct(mean, mean, LENGTH - 1) == mean).all()
+        sharp = model.deblur(frames, everywhere, noise(4))
+        assert sharp.distance.isnan().any() or rmse(sharp.reblurred, frames) > 0.5 * float(frames.std())
+        samples.append(sharp.frames[sharp.distance.isfinite()])
+    assert sum(len(sample) for sample in samples) < 8  # that far from the input most of them are given back
 
 
 def test_members_are_an_ensemble_that_beats_the_blurry_field(truth):
@@ -347,6 +352,7 @@ def test_fewer_steps_do_most_of_it(truth):
         {"kernel_update": "fixed"},
         {"scale": "fixed"},
         {"scale": "bird"},
+        {"rho": 2 * PAPER_RHO},
         {"gradient": "xt"},
         {"free_gain": True},
         {"edges": "zeros"},
@@ -354,11 +360,11 @@ def test_fewer_steps_do_most_of_it(truth):
     ],
 )
 def test_every_way_that_works_sharpens(truth, options):
-    frames = blur(truth, 2.0)
+    some = truth[:2]
+    frames = blur(some, 2.0)
     sharp = sharpened(frames, **options)
     assert sharp.distance.isfinite().all()
-    assert csi(sharp.frames, truth) > csi(frames, truth)
-    assert rmse(sharp.frames, sharpened(frames).frames) > 0 or options == {"scale": "bird"}
+    assert csi(sharp.frames, some) > csi(frames, some)
 
 
 @pytest.mark.parametrize(
@@ -624,12 +630,12 @@ def test_a_short_training_learns_what_noise_is():
     model = xnowcast.train(
         "postcast",
         radar,
-        steps=60,
+        steps=40,
         batch_size=4,
         crop=32,
         learning_rate=1e-3,
         validation=0.25,
-        validate_every=60,
+        validate_every=40,
         validation_crops=8,
         progress=False,
         **options,

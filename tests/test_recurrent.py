@@ -9,7 +9,7 @@ from xnowcast.nn import local_attention as attention
 from xnowcast.nn.discriminator import Discriminator
 from xnowcast.nn.joint_convolution import JointConvolution
 from xnowcast.nn.losses import gradient_difference_loss, pixel_loss
-from xnowcast.nn.recurrent import CELLS, MIM, ConvLSTM, MotionRNN, PrecipLSTM, PredRNN, PredRNNPlusPlus, TrajGRU
+from xnowcast.nn.recurrent import CELLS, MIM, ConvLSTM, MotionRNN, PrecipLSTM, PredRNNPlusPlus, TrajGRU
 from xnowcast.nn.recurrent.cell import gated, updated
 from xnowcast.nn.warp import warp
 

@@ -658,6 +658,8 @@ def test_data_that_will_not_do_are_refused(event):
     refused("a grid spacing of 1000 m and dataset 2 one of 2000 m", [event, radar(spacing_km=2.0)])
     refused("there are no data", [])
     refused("data holds a int", [event, 3])
+    refused("data are a int", 3)
+    refused("data are a bool", event, validation=True)
     refused("there is no file nowhere.nc", "nowhere.nc")
     refused("dataset 1: there is no precipitation field", event.drop_vars("rainfall_rate"))
     refused("validation=0.2 leaves 0 of 9 windows to train on", event.isel(time=slice(12)))
@@ -730,6 +732,22 @@ def test_a_misspelt_argument_is_told_from_an_option_of_the_model(event):
     refused("there is no argument 'learning_rte'; did you mean 'learning_rate'", event, learning_rte=0.1)
 
 
+def test_an_option_that_is_named_like_a_setting_can_be_given(event):
+    class Scheduled(Tiny):
+        def __init__(self, schedule: str = "ramp"):
+            super().__init__()
+            self.schedule = schedule
+
+        @classmethod
+        def declare(cls, schedule: str = "ramp", *rest) -> Task:
+            return super().declare()
+
+    globals()["Scheduled"] = Scheduled
+    models.register("scheduled", f"{__name__}:Scheduled")
+    model = xnowcast.train("scheduled", event, **SHORT, schedule="constant", model_options={"schedule": "fixed"})
+    assert model.schedule == "fixed" and model.card.options == {"schedule": "fixed"}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(event):
     refused("device is 'cuda', and torch sees no GPU here", event, device="cuda")
@@ -767,6 +785,17 @@ def test_too_little_disk_is_refused(event, tmp_path, monkeypatch):
     monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5000})())
     refused("has 5 kB free, and the run needs .*two checkpoints of", event, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_size_of_the_files_is_known_before_they_are_written(event, tmp_path, ema):
+    from xnowcast.training.plan import _sizes
+
+    options = {"width": 300, "adversarial": True}
+    xnowcast.train("tiny", event, out=tmp_path / "run", **SHORT | {"steps": 1, "ema": ema}, **options)
+    told = _sizes(Tiny(**options), Critic(), TrainingSettings(ema=ema))
+    for size, name in zip(told, ("checkpoint.safetensors", "model.safetensors"), strict=True):
+        assert size == pytest.approx((tmp_path / "run" / name).stat().st_size, rel=0.03)
 
 
 def test_without_lightning_the_extra_is_named(event, monkeypatch):

@@ -109,3 +109,36 @@ class NoisySharpener:
         kernel = torch.full((len(frames), 3, 3), 1 / 9)
         blurred = nn.functional.conv2d(sharp, kernel[:1, None], padding=1)
         return Deblurred(sharp, kernel, blurred, (blurred - frames).square().mean((1, 2, 3)))
+
+
+class NoisyRefiner:
+    """Nearest neighbours over three frames of rain and one of a further channel, with noise where it rains."""
+
+    def __init__(self, stochastic: bool = True, channels=(), fixed=()):
+        self.task = self.declare(stochastic=stochastic, channels=channels, fixed=fixed)
+        self.transform = Identity()
+
+    @classmethod
+    def declare(cls, stochastic: bool = True, channels=(), fixed=()) -> Task:
+        return Task(
+            "downscale",
+            input_frames=3,
+            grid_multiple=4,
+            min_grid=4,
+            stochastic=stochastic,
+            factor=4,
+            channels=tuple(channels),
+            static=tuple(fixed),
+        )
+
+    def downscale(self, frames, observed, factor, static=None, noise=None):
+        b, t, c, ny, nx = frames.shape
+        assert t >= 3 and ny % 4 == 0 and nx % 4 == 0 and c == 1 + len(self.task.channels)
+        fine = frames.sum(2, keepdim=True).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+        if static is not None:
+            fine = fine + (fine > 0) * static.sum(0)
+        if noise is None:
+            return fine
+        m = len(noise) // (b * t)
+        draws = noise.normal(1, ny * factor, nx * factor).reshape(b * m, t, 1, ny * factor, nx * factor)
+        return fine.repeat_interleave(m, 0) * (1 + 0.3 * draws.abs())

@@ -10,6 +10,7 @@ from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.cf import rain_rate
 from xnowcast.coarsen import coarsen
 from xnowcast.deblur import deblur
+from xnowcast.downscale import downscale
 from xnowcast.forecast import forecast
 from xnowcast.train import train
 from xnowcast.weights import card, load
@@ -30,6 +31,7 @@ __all__ = [
     "coarsen",
     "datasets",
     "deblur",
+    "downscale",
     "forecast",
     "io",
     "load",

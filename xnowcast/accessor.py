@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
-    from xnowcast.models.base import DeblurModel, ForecastModel
+    from xnowcast.models.base import DeblurModel, DownscaleModel, ForecastModel
     from xnowcast.planning import OnMismatch
     from xnowcast.plot import Member
     from xnowcast.verify.contingency import Scales, Thresholds
@@ -114,6 +114,45 @@ class NowcastAccessor(Generic[T_Xarray]):
             device=device,
             batch_size=batch_size,
             diagnostics=diagnostics,
+            progress=progress,
+            **options,
+        )
+
+    def downscale(
+        self,
+        model: "str | DownscaleModel" = "stvd",
+        *,
+        factor: int = 8,
+        members: int | None = None,
+        seed: int = 0,
+        static: xr.Dataset | xr.DataArray | None = None,
+        conserve: bool = False,
+        variable: Hashable | None = None,
+        zr: tuple[float, float] | None = None,
+        on_mismatch: "OnMismatch" = "raise",
+        weights: str | None = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> T_Xarray:
+        """Refine a coarse field in space: see `xnowcast.downscale`."""
+        from xnowcast import downscale
+
+        return downscale(
+            self._obj,
+            model,
+            factor=factor,
+            members=members,
+            seed=seed,
+            static=static,
+            conserve=conserve,
+            variable=variable,
+            zr=zr,
+            on_mismatch=on_mismatch,
+            weights=weights,
+            device=device,
+            batch_size=batch_size,
             progress=progress,
             **options,
         )

@@ -652,15 +652,18 @@ def label_frames(
     before: Hashable | None,
     attrs: dict[str, Any],
     history: str,
+    done: str = "sharpened",
+    grid: xr.Dataset | None = None,
+    leading: Sequence[Hashable] | None = None,
 ) -> T_Xarray:
     """Dress computed frames as the field that they were made from.
 
     Parameters
     ----------
     values : array
-        ``(*leading, [member], y, x)``, in the user's units and order of rows and columns.
+        ``(*leading, y, x)``, in the user's units and order of rows and columns.
     field : Field
-        The field that was sharpened.
+        The field that was sharpened or refined.
     source : xarray.Dataset or xarray.DataArray
         What the user gave; the same kind comes back.
     members : sequence of int or None
@@ -671,6 +674,12 @@ def label_frames(
         What made it: model, options, seed.
     history : str
         What was done, without the time.
+    done : str
+        The same in a word, for title and source.
+    grid : xarray.Dataset, optional
+        Coordinates of another grid, which replace those along y and x.
+    leading : sequence of hashable, optional
+        The leading dims of ``values``; by default the field's, and then the new member's.
 
     Returns
     -------
@@ -686,21 +695,37 @@ def label_frames(
     """
     array = field.array
     new: list[Hashable] = ["member"] if members is not None else []
-    dims = [*field.leading, *new, field.y, field.x]
+    dims = [*(leading if leading is not None else (*field.leading, *new)), field.y, field.x]
     order = list(array.dims)
     place = order.index(before) if before in order else min(order.index(field.y), order.index(field.x))
     order[place:place] = new
     chunks = _chunks_of(values, dims)
     coords: dict[Hashable, xr.Variable] = {n: _stored_anew(c.variable, chunks) for n, c in array.coords.items()}
+    if grid is not None:
+        kept = {n: v for n, v in coords.items() if field.y not in v.dims and field.x not in v.dims}
+        coords = {**kept, **grid.variables}
+        source = _without(source, (field.y, field.x))
     if members is not None:
         coords["member"] = _member_coordinate(members)
-    result = xr.DataArray(values, dims=dims, coords=coords).rename(array.name).transpose(*order)
+    result = xr.DataArray(values, dims=dims).rename(array.name).transpose(*order)
+    result = result.assign_coords({n: v for n, v in coords.items() if set(v.dims) <= set(dims)})
     result.attrs = {k: v for k, v in array.attrs.items() if k not in _OF_OBSERVATIONS}
+    if grid is not None:
+        result.attrs.pop("cell_measures", None)
     if isinstance(field.conversion, units.ZR):
         result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
-    result.encoding = _forecast_encoding(array, result.transpose(*dims).shape if order == dims else ())
-    made = f"sharpened by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
-    return _signed(result, field, source, attrs, history, made)
+    result.encoding = _forecast_encoding(array, result.shape if order == dims else ())
+    made = f"{done} by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
+    signed = _signed(result, field, source, attrs, history, made)
+    bounds = {n: v for n, v in coords.items() if n not in result.coords}
+    return signed.assign(bounds) if isinstance(signed, xr.Dataset) else signed
+
+
+def _without(source: T_Xarray, dims: Sequence[Hashable]) -> T_Xarray:
+    """A Dataset without the variables along some dims; a DataArray as it is."""
+    if isinstance(source, xr.DataArray):
+        return source
+    return source.drop_vars([n for n, v in source.variables.items() if set(dims) & set(v.dims)])
 
 
 def _member_coordinate(members: Sequence[int]) -> xr.Variable:

@@ -103,7 +103,7 @@ def forecast(
     _check_forecast(field, task, recipe, count)
     planning.check_contract(field, task, recipe, axis.step, on_mismatch)
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)
-    numbers = _member_numbers(task, recipe, members)
+    numbers = planning.member_numbers(task, recipe, members)
     engine.choose_device(device)
     chosen = windows.input_windows(axis, task.input_frames, init_times, on_gap=on_gap)
     _check_values(field, chosen)
@@ -171,17 +171,6 @@ def _frames(field: Field, chosen: windows.Windows) -> tuple[Any, windows.Windows
     used = replace(field, array=field.array.isel({field.time: slice(first, last + 1)}))
     data = planning.frames_north_up(used, **{str(field.time): 24})
     return data, replace(chosen, before=chosen.before - first, after=chosen.after - first)
-
-
-def _member_numbers(task: "Task", recipe: Any, members: int | None) -> range | None:
-    if task.stochastic:
-        return range(10 if members is None else int(members))
-    if members is not None and members > 1:
-        raise ValueError(
-            f"{planning.model_name(recipe)!r} is deterministic: all of the {members} members would be the same; "
-            "leave members out"
-        )
-    return None
 
 
 def _skipped(chosen: windows.Windows) -> dict[str, str]:

@@ -202,3 +202,49 @@ def _refined(values: np.ndarray, factor: int) -> np.ndarray:
     left = np.clip(np.floor(place).astype(int), 0, len(values) - 2)
     share = (place - left).reshape(-1, *(1,) * (values.ndim - 1))
     return values[left] * (1 - share) + values[left + 1] * share
+
+
+def fine_grid(
+    array: xr.DataArray, y: Hashable, x: Hashable, factor: int, dataset: xr.Dataset | None = None
+) -> xr.Dataset:
+    """The coordinates of a grid whose cells are cut into ``factor x factor``.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+        A field on the coarse grid.
+    y, x : hashable
+        Names of the horizontal dims.
+    factor : int
+    dataset : xarray.Dataset, optional
+        Where the bounds are that the coordinates name.
+
+    Returns
+    -------
+    xarray.Dataset
+        Those coordinates that lie along y and x, with bounds where the coarse ones have some. Attributes are kept.
+
+    Examples
+    --------
+    >>> coarse = xr.DataArray(np.zeros((2, 2)), dims=("y", "x"), coords={"x": [0.0, 4.0]})
+    >>> fine_grid(coarse, "y", "x", 4).x.values.tolist()
+    [-1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    """
+    fine: dict[Hashable, Any] = {}
+    for name, coordinate in array.coords.items():
+        along = [d for d in coordinate.dims if d in (y, x)]
+        if not along or coordinate.dtype.kind not in "fiu":
+            continue
+        attrs = {k: v for k, v in coordinate.attrs.items() if k not in ("actual_range", "valid_range")}
+        if set(coordinate.dims) == {y, x}:
+            fine[name] = xr.Variable(coordinate.dims, fine_plane(coordinate.values.astype("f8"), factor), attrs)
+        elif coordinate.ndim == 1:
+            told = coordinate.attrs.get("bounds")
+            bounds = dataset[told] if dataset is not None and told in dataset.variables else None
+            centres, ends = fine_coordinate(coordinate, factor, bounds)
+            fine[name] = xr.Variable(along, centres, attrs)
+            if bounds is not None:
+                fine[told] = xr.Variable([along[0], *(d for d in bounds.dims if d not in along)], ends, bounds.attrs)
+            else:
+                fine[name].attrs.pop("bounds", None)
+    return xr.Dataset(coords=fine)

@@ -195,6 +195,33 @@ def check_counts(*, seed: int, batch_size: int | None, members: int | None) -> N
         raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of 1 or more")
 
 
+def member_numbers(task: "Task", model: Any, members: int | None) -> range | None:
+    """Numbers of the members: 10 where nobody says how many; None for a deterministic model.
+
+    Parameters
+    ----------
+    task : Task
+    model : ModelRecipe or object
+    members : int or None
+
+    Returns
+    -------
+    range or None
+
+    Raises
+    ------
+    ValueError
+        If a deterministic model is asked for several.
+    """
+    if task.stochastic:
+        return range(10 if members is None else int(members))
+    if members is not None and members > 1:
+        raise ValueError(
+            f"{model_name(model)!r} is deterministic: all of the {members} members would be the same; leave members out"
+        )
+    return None
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 

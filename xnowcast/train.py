@@ -145,7 +145,7 @@ def train(
     arguments = locals()
     settings = TrainingSettings(**{name: arguments[name] for name in TrainingSettings.__dataclass_fields__})
     options |= dict(model_options or {})
-    _refuse_misspelt(options)
+    _refuse_misspelt(options, model)
     _require_lightning()
     from xnowcast.training import loop, plan
 
@@ -212,10 +212,12 @@ def _require_lightning() -> None:
         raise ImportError("training needs Lightning: pip install 'xnowcast[train]'")
 
 
-def _refuse_misspelt(options: Mapping[str, Any]) -> None:
-    """What is taken for an option of the model may be an argument of `train`, misspelt; the model judges the rest."""
-    known = signature(train).parameters
+def _refuse_misspelt(options: Mapping[str, Any], model: Any) -> None:
+    """An option that the model lacks may be one of the arguments of `train`, misspelt."""
+    from xnowcast import models
+
+    own = signature(models.find(model).declare).parameters if isinstance(model, str) else ()
     for option in options:
-        near = get_close_matches(option, known, n=1, cutoff=0.85)
-        if near and near[0] != option:
+        near = get_close_matches(option, signature(train).parameters, n=1, cutoff=0.85)
+        if option not in own and near:
             raise ValueError(f"there is no argument {option!r}; did you mean {near[0]!r}?")

@@ -206,19 +206,37 @@ def save(
         raise ValueError(f"{path} must end in .safetensors")
     models.declare(system, **dict(options or {}))
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    about = {"reads": _in_words(model.task), "description": _summary(type(model))} | about
-    written = ModelCard(
-        system,
-        dict(options or {}),
-        parameters=sum(p.numel() for p in model.parameters()),
-        sha256=_hash(tensors),
-        contract=_contract(model.task),
-        **about,
-    )
+    written = describe(model, system=system, options=options, **about)
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata={_KEY: json.dumps(asdict(written))})
     part.replace(path)
     return written
+
+
+def describe(model: Any, *, system: str, options: Mapping[str, Any] | None = None, **about: Any) -> ModelCard:
+    """The card of a model in memory, as `save` would write it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    system : str
+    options : mapping, optional
+    **about
+        As for `save`.
+
+    Returns
+    -------
+    ModelCard
+    """
+    about = {"reads": _in_words(model.task), "description": _summary(type(model))} | about
+    return ModelCard(
+        system,
+        dict(options or {}),
+        parameters=sum(p.numel() for p in model.parameters()),
+        sha256=_hash({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}),
+        contract=_contract(model.task),
+        **about,
+    )
 
 
 def _contract(task: "Task") -> dict[str, Any]:

@@ -9,9 +9,12 @@ if TYPE_CHECKING:
 
 CELLS = ("convlstm", "trajgru", "predrnn", "predrnn++", "mim", "motionrnn", "preciplstm")
 
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+
 REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "persistence": "xnowcast.models.persistence:Persistence",
     "extrapolation": "xnowcast.models.extrapolation:Extrapolation",
+    **{how: ("xnowcast.models.interpolation:Interpolation", {"method": how}) for how in INTERPOLATIONS},
     **{cell: ("xnowcast.models.stacked_rnn:StackedRNN", {"cell": cell}) for cell in CELLS},
     **{f"ms-{cell}": ("xnowcast.models.ms_rnn:MSRNN", {"cell": cell}) for cell in CELLS},
     **{f"db-{cell}": ("xnowcast.models.db_rnn:DBRNN", {"cell": cell}) for cell in CELLS},

@@ -44,6 +44,10 @@ class Task:
         comes from outside the measured area.
     kernel_size : int
         Width of the blur kernel that a deblurring model estimates; 0 for the others.
+    factor : int, optional
+        Factor of refinement that a downscaling model was made for; ``None`` means any.
+    channels, static : tuple of str
+        Standard names of the further fields that a downscaling model reads, on the coarse and on the fine grid.
     """
 
     verb: Literal["forecast", "deblur", "downscale", "postprocess"]
@@ -58,6 +62,9 @@ class Task:
     trained: bool = False
     coverage: Literal["observed", "advected"] = "observed"
     kernel_size: int = 0
+    factor: int | None = None
+    channels: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
 
 
 class Transform(Protocol):
@@ -222,5 +229,43 @@ class DeblurModel(Protocol):
             Same shape, bool.
         noise : Noise
             One source per frame.
+        """
+        ...
+
+
+@runtime_checkable
+class DownscaleModel(Protocol):
+    """A model for ``ds.nowcast.downscale``; declared as `ForecastModel` is.
+
+    Its transform is for the rain alone: what it does with further channels and static fields is its own affair.
+    """
+
+    task: Task
+    transform: Transform
+
+    def downscale(
+        self, frames: Tensor, observed: Tensor, factor: int, static: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """Refine sequences of coarse frames.
+
+        Parameters
+        ----------
+        frames : Tensor
+            ``(b, t, c, y, x)``: rain in the transform's units, then the task's further channels in their own; row 0 in
+            the north. Cells that were not measured hold the value of no rain, and 0 in other channels.
+        observed : Tensor
+            ``(b, t, 1, y, x)`` bool: where rain was measured.
+        factor : int
+            How many fine cells along y and along x make a coarse one.
+        static : Tensor, optional
+            ``(k, y * factor, x * factor)``: the task's static fields.
+        noise : Noise, optional
+            For stochastic models one source per sequence, member and frame, the frame varying fastest and the member
+            before it, so that a frame draws the same in whichever stretch of a sequence it is computed.
+
+        Returns
+        -------
+        Tensor
+            ``(b, t, 1, y * factor, x * factor)``, or ``(b * m, ...)`` for a stochastic model, in the transform's units.
         """
         ...

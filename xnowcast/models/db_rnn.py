@@ -63,7 +63,7 @@ class DBRNN(RecurrentForecaster):
 
     References
     ----------
-    Ma et al. (2024), DB-RNN: an RNN for precipitation nowcasting deblurring, IEEE J. Sel. Top. Appl. Earth Obs.
+    Ma et al. (2024), DB-RNN: an RNN for precipitation nowcasting deblurring, doi:10.1109/JSTARS.2024.3365612
 
     Examples
     --------
@@ -104,6 +104,8 @@ class DBRNN(RecurrentForecaster):
             target_frames=target_frames,
             scaling=scaling,
             memory=memory,
+            staged=staged,
+            deblur_loss=deblur_loss,
             schedule=schedule,
             **options,  # type: ignore[arg-type]
         )
@@ -143,6 +145,8 @@ class DBRNN(RecurrentForecaster):
         for name, value, known in (("memory", memory, MEMORIES), ("schedule", schedule, SCHEDULES)):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
+        if staged and not deblur_loss:
+            raise ValueError("staged training without deblur_loss has nothing to train in its second half: keep it")
         return recurrent_task(
             cell,
             size,

@@ -1,6 +1,7 @@
 """The U-Net of guided diffusion: what noise is there in an image, and at which step (Dhariwal and Nichol 2021)."""
 
 from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from xnowcast.nn.embedding import SinusoidalEmbedding
 
 Resize = Callable[[Tensor], Tensor]
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def halved(x: Tensor) -> Tensor:
@@ -20,6 +22,13 @@ def halved(x: Tensor) -> Tensor:
 def doubled(x: Tensor) -> Tensor:
     """Each cell to 2 x 2 of the same value. (b, c, y, x) -> (b, c, 2 y, 2 x)."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class CellMap(nn.Linear):
+    """1 x 1 convolution that leaves the channels together in memory. (b, c, y, x) -> (b, out, y, x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class PreActivationBlock(nn.Module):
@@ -39,7 +48,7 @@ class PreActivationBlock(nn.Module):
         self.modulation = nn.Linear(step_width, 2 * width_out)
         self.norm_out = nn.GroupNorm(groups, width_out)
         self.out = zeroed(nn.Conv2d(width_out, width_out, 3, padding=1))
-        self.shortcut = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+        self.shortcut = CellMap(width_in, width_out) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Tensor, step: Tensor) -> Tensor:
         hidden = F.silu(self.norm_in(x))
@@ -57,8 +66,8 @@ class CellAttention(nn.Module):
         super().__init__()
         self.heads = max(1, width // head_width)
         self.norm = nn.GroupNorm(groups, width)
-        self.qkv = nn.Conv2d(width, 3 * width, 1)
-        self.out = zeroed(nn.Conv2d(width, width, 1))
+        self.qkv = CellMap(width, 3 * width)
+        self.out = zeroed(CellMap(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (three e d) y x -> three b e (y x) d", three=3, e=self.heads)
@@ -185,7 +194,7 @@ class GuidedUNet(nn.Module):
         return self.leave(x).contiguous()
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+def zeroed(layer: Layer) -> Layer:
     """The layer with all its numbers set to 0: a residual block that ends with it begins as its shortcut."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

@@ -116,12 +116,35 @@ def open_events(
     >>> [(event.name, event.shape) for event in open_events([radar, radar])]
     [('dataset 1', (16, 24)), ('dataset 2', (16, 24))]
     """
-    entries = [data] if isinstance(data, xr.Dataset | xr.DataArray | str | Path) else list(data)
+    entries = as_entries(data)
     if not entries:
         raise ValueError("there are no data to train on: give a dataset, a path or a list of them")
     events = [event for i, entry in enumerate(entries) for event in _open(entry, i, variable, zr)]
     refuse_mixture(events)
     return events
+
+
+def as_entries(data: Any) -> list[Any]:
+    """What the user gave as data, as a list.
+
+    Parameters
+    ----------
+    data : Dataset, DataArray, path, or list of them
+
+    Returns
+    -------
+    list
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
+    if isinstance(data, xr.Dataset | xr.DataArray | str | Path):
+        return [data]
+    if not isinstance(data, Sequence):
+        raise ValueError(f"data are a {type(data).__name__}; give a Dataset, a DataArray, a path or a list of them")
+    return list(data)
 
 
 def _open(entry: Data, number: int, variable: Hashable | None, zr: tuple[float, float] | None) -> Iterator[Event]:

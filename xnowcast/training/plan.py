@@ -5,6 +5,7 @@ import sys
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,15 @@ class Run:
         able = hasattr(self.model, "forecast") and self.model.training_frames > self.model.task.input_frames
         return able and find_spec("matplotlib") is not None
 
+    @cached_property
+    def _pictured(self) -> Sample:
+        """The wettest of the samples that are validated on (or else trained on), the same whenever it is asked for."""
+        samples = map((self.validation or self.training).__getitem__, range(self.settings.validation_crops))
+        return max(samples, key=lambda sample: np.minimum(sample.rain, 10.0).mean())  # showers, not one pixel of hail
+
     def draw(self, path: Path, model: Any) -> None:
-        """Write a picture of the first sample that is validated on (or else trained on), observed and forecast."""
-        source = self.validation or self.training
-        draw_sample(path, model, source, source[0])
+        """Write a picture of one sample, observed and forecast."""
+        draw_sample(path, model, self.validation or self.training, self._pictured)
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ class Sources:
 
 def _paths(given: Any) -> list[str] | None:
     """Paths as text, those of files made absolute; None where something is in memory."""
-    entries = [given] if isinstance(given, str | Path | xr.Dataset | xr.DataArray) else list(given)
+    entries = crops.as_entries(given)
     if not all(isinstance(entry, str | Path) for entry in entries):
         return None
     return [str(Path(entry).absolute()) if Path(entry).exists() else str(entry) for entry in entries]
@@ -286,7 +292,7 @@ def plan_run(
         device=device,
         training=Crops(frames, training, augment=settings.augment, **common),
         validation=None if validation is None else Crops(frames, validation, stream=1, augment=False, **common),
-        about=About(system, options, "; ".join(_in_words(event) for event in events)),
+        about=About(system, options, _all_in_words(events)),
         fingerprint=fingerprint,
         folder=folder,
         config=config,
@@ -407,6 +413,11 @@ def _in_words(event: Event) -> str:
         f"{event.name}: {event.field.name}, {len(event.axis.times)} frames from {first} to {last}, "
         f"{event.shape[0]} x {event.shape[1]} cells"
     )
+
+
+def _all_in_words(events: Sequence[Event], most: int = 6) -> str:
+    more = [f"{len(events) - most} more"] if len(events) > most else []
+    return "; ".join([*(_in_words(event) for event in events[:most]), *more])
 
 
 def _notes(

@@ -32,8 +32,9 @@ from xnowcast.noise import Noise
 KL_WEIGHT = 1e-6
 """Of the divergence of the latent frames; it appears in the published code alone."""
 
-CELLS_AT_ONCE = 2**20
-"""Latent cells, over all frames and samples, that a GPU denoises together."""
+CELLS_AT_ONCE = {"cpu": 2**16}
+MOST_CELLS_AT_ONCE = 2**20
+"""Latent cells, over all frames and samples, that are denoised together: on a CPU as many as its cache likes."""
 
 
 @dataclass(frozen=True)
@@ -443,9 +444,8 @@ class STLDM(nn.Module):
 
 
 def _samples_at_once(condition: Tensor) -> int:
-    """On a CPU one sample at a time keeps the work in its cache; a GPU is faster with many."""
     cells = condition.shape[1] * condition.shape[-2] * condition.shape[-1]
-    return 1 if condition.device.type == "cpu" else max(1, CELLS_AT_ONCE // cells)
+    return max(1, CELLS_AT_ONCE.get(condition.device.type, MOST_CELLS_AT_ONCE) // cells)
 
 
 def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:

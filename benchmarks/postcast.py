@@ -1,0 +1,413 @@
+"""Does PostCast help, and what does it cost? A small prior is trained, and sharpens what it never saw.
+
+    python benchmarks/postcast.py --quality                     # trains about half an hour on two CPU cores
+    python benchmarks/postcast.py --quality --steps 40000 --size full --batch 16 --crop 256 --device cuda
+    python benchmarks/postcast.py --quality --weights runs/postcast/prior/best.safetensors    # scores alone
+    python benchmarks/postcast.py --speed --sizes small full
+
+Training: the synthetic radar and the events of Finland, the Netherlands and Switzerland 2015. Testing: Switzerland 2016
+and Belgium 2021, the middle of the grid. blurs.csv: observed frames blurred, as reflectivity, with three kernels that
+no training saw, by the number of sampling steps. forecasts.csv: S-PROG and the mean of an ensemble (both pysteps), and
+any forecasting weights given with --forecaster, by lead time, with and without PostCast. Counts, spectra and sums of
+rain are added up over frames and events, ratios come last.
+"""
+
+import argparse
+import contextlib
+import io
+import math
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+import xnowcast
+from xnowcast import models, verify
+from xnowcast.diffusion.blur_guidance import BlurGuidance, BlurSettings, blurred
+from xnowcast.transforms import Reflectivity
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from reference_postcast import plain_noise
+
+TRAINING = ("fmi_20160928_crop512", "knmi_20100826_crop384", "mch_20150515_crop")
+TESTING = ("mch_20160711", "rmi_20210704_crop512")
+THRESHOLDS = [0.5, 2.0, 10.0]  # mm/h
+SCALES = [1, 4, 16]
+BAND = (4.0, 8.0)  # km
+SCALE = Reflectivity()
+
+
+# ---------------------------------------------------------------- data
+
+
+def training_data(folder):
+    """Three events and four synthetic ones with winds of their own."""
+    winds = [(6.0, 4.0), (-9.0, 3.0), (2.0, -12.0), (12.0, 8.0)]
+    synthetic = [
+        xnowcast.datasets.synthetic_radar(frames=60, shape=(256, 256), seed=seed, motion=wind, coverage=False)
+        for seed, wind in enumerate(winds)
+    ]
+    return [folder / f"{name}.nc" for name in TRAINING] + synthetic
+
+
+def test_rain(name, folder, size):
+    """Rain rates ``(time, y, x)`` of the middle of an event, and the frames that have 2 % of rain."""
+    rain = xnowcast.rain_rate(xr.open_dataset(folder / f"{name}.nc"))
+    top, left = ((rain.sizes[d] - size) // 2 for d in rain.dims[-2:])
+    rain = rain[:, top : top + size, left : left + size].load().rename("rain")
+    wet = (rain >= 0.1).mean(rain.dims[-2:]).values >= 0.02
+    return rain, np.flatnonzero(wet)
+
+
+def evenly(found, count):
+    return [int(found[round(i)]) for i in np.linspace(0, len(found) - 1, min(count, len(found)))]
+
+
+def kernels(size=9):
+    """A round blur, one along a line as a moving field has it, and one that is long and narrow."""
+    far = torch.arange(size) - size // 2.0
+    y, x = torch.meshgrid(far, far, indexing="ij")
+
+    def gaussian(along, across, degrees):
+        c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        return torch.exp(-((c * x + s * y) ** 2) / (2 * along**2) - (c * y - s * x) ** 2 / (2 * across**2))
+
+    found = {
+        "gaussian": gaussian(2.0, 2.0, 0),
+        "motion": gaussian(3.0, 0.4, 30),
+        "anisotropic": gaussian(2.5, 1.0, 120),
+    }
+    return {name: kernel / kernel.sum() for name, kernel in found.items()}
+
+
+def blur(rain, kernel):
+    """Rain blurred as reflectivity; NaN where the kernel meets a cell that nobody measured."""
+    values = torch.from_numpy(rain.values.astype("f4"))[:, None]
+    again = blurred(SCALE(values.nan_to_num()), kernel.expand(len(values), *kernel.shape))
+    unseen = torch.nn.functional.max_pool2d(values.isnan().float(), len(kernel), 1, len(kernel) // 2) > 0
+    return rain.copy(data=torch.where(unseen, torch.nan, SCALE.inverse(again))[:, 0].numpy())
+
+
+# ---------------------------------------------------------------- quality
+
+
+def train(options):
+    began = time.perf_counter()
+    model = xnowcast.train(
+        "postcast",
+        training_data(options.data),
+        out=options.out / "prior",
+        resume=True,
+        steps=options.steps,
+        batch_size=options.batch,
+        crop=options.crop,
+        learning_rate=options.rate,
+        optimizer="adamw",
+        warmup=options.steps // 20,
+        ema=options.ema,
+        precision=options.precision,
+        device=options.device,
+        validate_every=max(1, options.steps // 10),
+        seed=options.seed,
+        model_options={"size": options.size},
+    )
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters:,} parameters, {options.steps} steps in {time.perf_counter() - began:.0f} s", flush=True)
+    return options.out / "prior" / "best.safetensors"
+
+
+def summed(truth, fields):
+    """Counts, spectra and rain of fields that are there where the truth is; all additive."""
+    both = truth.notnull() & fields.notnull()
+    truth, fields = truth.where(both), fields.where(both)
+    rain = xr.Dataset({"observed": truth.sum(), "forecast": fields.sum()})
+    return [
+        verify.contingency_table(truth, fields, thresholds=THRESHOLDS, scales=SCALES),
+        verify.spectrum_sums(truth, fields),
+        rain,
+    ]
+
+
+def scores(table, spectra, rain):
+    """Scores of sums: those of the paper's Tables 1 and 2 at the highest threshold, power at 4 to 8 km, and mass."""
+    highest = table.isel(threshold=-1)
+    csi = verify.csi(highest)
+    row = {f"CSI{THRESHOLDS[-1]:g} P{scale}": float(csi.sel(scale=scale)) for scale in SCALES}
+    row["POD"] = float(verify.pod(highest.sel(scale=1)))
+    row["HSS"] = float(verify.hss(highest.sel(scale=1)))
+    row["CSI mean"] = float(verify.csi(table.sel(scale=1)).mean())
+    row["power 4-8 km"] = float(verify.spectral_ratio(spectra, bands=[BAND]).squeeze())
+    row["mass"] = float(rain.forecast / rain.observed)
+    return row
+
+
+def add(sums, key, more):
+    sums[key] = [a + b for a, b in zip(sums[key], more, strict=True)] if key in sums else more
+
+
+def blur_rows(weights, options):
+    """Blurred observations, sharpened with so many steps."""
+    sums, misfits = {}, {}
+    for event in TESTING:
+        rain, wet = test_rain(event, options.data, options.grid)
+        truth = rain[evenly(wet, options.frames)]
+        for name, kernel in kernels().items():
+            blurry = blur(truth, kernel)
+            add(sums, (name, "blurred"), summed(truth, blurry))
+            for steps in options.sampling:
+                model = xnowcast.load(weights, sampling_steps=steps, precision=options.sampling_precision)
+                began = time.perf_counter()
+                sharp = blurry.to_dataset().nowcast.deblur(model, diagnostics=True, seed=options.seed)
+                add(sums, (name, f"{steps} steps"), summed(truth, sharp.rain))
+                misfits.setdefault((name, f"{steps} steps"), []).append(misfit(sharp, blurry))
+                print(f"{event} {name} {steps} steps: {time.perf_counter() - began:.0f} s", flush=True)
+                if steps == options.sampling[-1]:
+                    panel(options.out / f"{event}_{name}.png", truth, blurry, sharp, kernel)
+    rows = {key: scores(*parts) | {"re-blur error": np.mean(misfits.get(key, np.nan))} for key, parts in sums.items()}
+    return pd.DataFrame(rows).T.rename_axis(["blur", "field"])
+
+
+def misfit(sharp, blurry):
+    """Root mean square difference of the input and the output blurred again, over the input's standard deviation."""
+    scaled = SCALE(torch.from_numpy(blurry.fillna(0).values.astype("f4")))
+    return float(np.mean(np.sqrt(sharp.blur_distance.values) / scaled.std((1, 2)).numpy()))
+
+
+def forecast_rows(weights, options):
+    sums, given_up = {}, 0
+    model = xnowcast.load(weights, sampling_steps=options.sampling[-1], precision=options.sampling_precision)
+    for event in TESTING:
+        rain, wet = test_rain(event, options.data, options.grid)
+        starts = [i for i in wet if 4 <= i < rain.sizes["time"] - max(options.leads)]
+        for start in evenly(starts, options.starts):
+            for system, forecast in forecasts(rain, start, options).items():
+                forecast = forecast.isel(lead_time=[lead - 1 for lead in options.leads])
+                sharp = forecast.to_dataset(name="rain").nowcast.deblur(model, diagnostics=True, seed=options.seed)
+                given_up += int(sharp.blur_distance.isnull().sum())
+                for number, lead in enumerate(options.leads):
+                    truth = rain[start + lead].drop_vars("time")
+                    for name, field in (("forecast", forecast), ("sharpened", sharp.rain)):
+                        one = field.isel(init_time=0, lead_time=number)
+                        one = truth.copy(data=one.transpose(*truth.dims).values)
+                        add(sums, (system, 5 * lead, name), summed(truth, one))
+                if start == starts[0]:
+                    maps(options.out / f"{event}_{system}.png", rain[start + options.leads[-1]], forecast, sharp)
+            print(f"{event}, start {start} done", flush=True)
+    print(f"{given_up} frames were given back as they were")
+    rows = {key: scores(*parts) for key, parts in sums.items()}
+    return pd.DataFrame(rows).T.rename_axis(["system", "minutes", "field"])
+
+
+def forecasts(rain, start, options):
+    """Blurry forecasts ``(init_time, lead_time, y, x)`` of an hour from frame ``start``, none made by PostCast."""
+    frames, steps = rain[start - 4 : start + 1], max(options.leads)
+    made = {}
+    for system, values in pysteps_forecasts(np.nan_to_num(frames.values), steps, options.members).items():
+        made[system] = as_forecast(np.where(np.isnan(frames[-1].values), np.nan, values), frames)
+    for path in options.forecaster:
+        forecast = rain[: start + 1].nowcast.forecast(path, steps=steps, init_times=rain.time.values[[start]])
+        made[Path(path).parent.name] = forecast.mean("member") if "member" in forecast.dims else forecast
+    return made
+
+
+def as_forecast(values, frames):
+    """In the layout of a forecast, so that each lead time has noise of its own."""
+    leads = np.arange(1, len(values) + 1) * (frames.time.values[1] - frames.time.values[0])
+    coords = {d: frames[d] for d in frames.dims[-2:]} | {"lead_time": leads, "init_time": frames.time.values[-1:]}
+    dims = ("init_time", "lead_time", *frames.dims[-2:])
+    return xr.DataArray(values[None].astype("f4"), coords=coords, dims=dims, attrs=frames.attrs, name="rain")
+
+
+def pysteps_forecasts(frames, steps, members):
+    """S-PROG, and the mean of STEPS members, in mm/h."""
+    from pysteps import motion, nowcasts
+
+    decibel = np.where(frames >= 0.1, 10 * np.log10(np.maximum(frames, 0.1)), -15.0)
+    common = {"precip_thr": -10.0, "norain_thr": 0.001}
+    with contextlib.redirect_stdout(io.StringIO()):
+        velocity = motion.get_method("LK")(decibel)
+        sprog = nowcasts.get_method("sprog")(decibel[-3:], velocity, steps, **common)
+        ensemble = nowcasts.get_method("steps")(
+            decibel[-3:], velocity, steps, n_ens_members=members, kmperpixel=1.0, timestep=5.0, seed=0, **common
+        )
+    rates = {"S-PROG": sprog[None], "mean of STEPS": ensemble}
+    return {
+        name: np.where(v >= -10.0, 10 ** (v / 10), np.where(np.isnan(v), np.nan, 0)).mean(0)
+        for name, v in rates.items()
+    }
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def panel(path, truth, blurry, sharp, kernel, frame=-1):
+    """Blurred, sharpened, truth, both kernels and the spectra of one frame."""
+    import matplotlib.pyplot as plt
+
+    colors, norm = xnowcast.plot.rain_colormap()
+    figure, axes = plt.subplots(2, 3, figsize=(13, 8.5), layout="constrained")
+    fields = {"blurred": blurry, "sharpened": sharp.rain, "truth": truth}
+    for axis, (name, field) in zip(axes[0], fields.items(), strict=True):
+        drawn = axis.imshow(field[frame], cmap=colors, norm=norm, interpolation="nearest")
+        axis.set_title(name)
+        axis.set_axis_off()
+    figure.colorbar(drawn, ax=axes[0], label="mm/h", shrink=0.8)
+    taps_of = {"blurred with": kernel, "estimated": sharp.blur_kernel[frame]}
+    for axis, (name, taps) in zip(axes[1, :2], taps_of.items(), strict=True):
+        figure.colorbar(axis.imshow(taps, cmap="viridis"), ax=axis)
+        axis.set_title(f"kernel: {name}")
+    for name, field in fields.items():
+        power = verify.power_spectrum(field[frame].fillna(0))
+        axes[1, 2].loglog(power.wavelength, power, label=name)
+    axes[1, 2].invert_xaxis()
+    axes[1, 2].set(xlabel="wavelength (km)", title="power")
+    axes[1, 2].legend()
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def maps(path, truth, forecast, sharp):
+    """A forecast, the same sharpened, and what happened, at the last lead time."""
+    import matplotlib.pyplot as plt
+
+    colors, norm = xnowcast.plot.rain_colormap()
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
+    fields = {"forecast": forecast[0, -1], "sharpened": sharp.rain[0, -1], "observed": truth}
+    for axis, (name, field) in zip(axes, fields.items(), strict=True):
+        drawn = axis.imshow(field, cmap=colors, norm=norm, interpolation="nearest")
+        axis.set_title(name)
+        axis.set_axis_off()
+    figure.colorbar(drawn, ax=axes, label="mm/h", shrink=0.8)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+# ---------------------------------------------------------------- speed
+
+
+def speed_rows(options):
+    """Seconds of a denoiser step and of the guidance, of the first and of the second half of the steps."""
+    rows = []
+    for size in options.sizes:
+        model = models.build("postcast", size=size, tile=None).to(options.device_name).eval()
+        for parameter in model.network.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+        for precision in ("32", "bf16"):
+            model.precision = precision
+            for batch in options.batches:
+                rows.append({"size": size, "precision": precision, "batch": batch} | times(model, batch, options))
+                print(rows[-1], flush=True)
+    return pd.DataFrame(rows).set_index(["size", "precision", "batch"])
+
+
+@torch.no_grad()
+def times(model, batch, options):
+    """Medians of variants that take turns; the plain reading is one frame at a time."""
+    x = torch.rand(batch, 1, options.grid, options.grid, device=options.device_name) * 2 - 1
+    everywhere = torch.ones_like(x, dtype=torch.bool)
+    first = torch.randn(batch, 9, 9, device=options.device_name)
+    guidance = BlurGuidance(x, everywhere, BlurSettings(), model.schedule, range(999, -2, -1), first)
+    few = BlurGuidance(x, everywhere, BlurSettings(), model.schedule, range(999, -2, -10), first)
+    jobs = {
+        "denoiser": lambda: model._noise_in(x, 500),
+        "guidance, first half": lambda: guidance.correct(x, x, 900),
+        "guidance, second half": lambda: guidance.correct(x, x, 100),
+        "guidance, second half of 100": lambda: few.correct(x, x, 99),
+        "plain denoiser of one": lambda: plain_noise(model.network, x[:1], 500),
+        "plain guidance of one": lambda: plain_guidance(x[:1], first[:1]),
+    }
+    taken = {name: [] for name in jobs}
+    for repeat in range(options.repeats + 1):
+        for name, job in jobs.items():
+            began = time.perf_counter()
+            job()
+            if options.device_name != "cpu":
+                torch.cuda.synchronize()
+            if repeat:
+                taken[name].append(time.perf_counter() - began)
+    found = {name: statistics.median(values) for name, values in taken.items()}
+    ours = found["denoiser"] + (found["guidance, first half"] + found["guidance, second half"]) / 2
+    plain = found["plain denoiser of one"] + found["plain guidance of one"]
+    found["share of guidance"] = ours / found["denoiser"] - 1
+    found["per frame"] = ours / batch
+    found["plain over ours"] = plain * batch / ours
+    found["peak memory (GiB)"] = peak_memory(options.device_name)
+    return found
+
+
+def plain_guidance(x, first):
+    """Distance and both gradients as autograd has them."""
+    with torch.enable_grad():
+        sample, logits = x.clone().requires_grad_(), first.clone().requires_grad_()
+        again = blurred((sample + 1) / 2, logits.flatten(1).softmax(1).view_as(logits))
+        torch.autograd.grad(((again - (x + 1) / 2) ** 2).mean(), (sample, logits))
+
+
+def peak_memory(device):
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quality", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/postcast"), help="what is there is resumed")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--grid", type=int, default=256, help="cells along y and x of what is sharpened")
+    parser.add_argument("--weights", type=Path, help="a prior that is trained already")
+    parser.add_argument("--size", default="small")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crop", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--precision", default="bf16", help="of the training")
+    parser.add_argument("--sampling", type=int, nargs="+", default=[50, 250], help="sampling steps")
+    parser.add_argument("--sampling-precision", default="bf16")
+    parser.add_argument("--frames", type=int, default=4, help="blurred frames per event")
+    parser.add_argument("--starts", type=int, default=3, help="forecasts per event")
+    parser.add_argument("--leads", type=int, nargs="+", default=[3, 6, 12], help="steps of five minutes")
+    parser.add_argument("--members", type=int, default=8, help="of the ensemble whose mean is sharpened")
+    parser.add_argument("--forecaster", nargs="*", default=[], help="weights of forecasting systems, such as DB-RNN's")
+    parser.add_argument("--sizes", nargs="+", default=["small"])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    if not (options.quality or options.speed):
+        parser.error("nothing to do: give --quality or --speed")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.device_name = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device
+    options.device_name = "cpu" if options.device_name == "auto" else options.device_name
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.speed:
+        save(speed_rows(options), options.out / "speed.csv")
+    if options.quality:
+        if not options.data.is_dir():
+            raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")
+        weights = options.weights or train(options)
+        save(blur_rows(weights, options), options.out / "blurs.csv")
+        save(forecast_rows(weights, options), options.out / "forecasts.csv")
+
+
+def save(table, path):
+    table.to_csv(path)
+    print(f"\n{path}\n{table.round(3).to_string()}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

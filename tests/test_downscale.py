@@ -1,0 +1,190 @@
+"""Finer grids cover the same ground, members are themselves, and the mass is kept where that is asked for."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xnowcast.engine import refining
+
+pytestmark = pytest.mark.usefixtures("toy_models")
+
+
+@pytest.fixture
+def coarse(radar):
+    return radar.nowcast.coarsen(4)
+
+
+def refine(obj, **options):
+    return obj.nowcast.downscale("noisy-refiner", **({"factor": 4, "members": 2, "seed": 1} | options))
+
+
+def test_the_fine_grid_is_the_one_that_was_coarsened(radar, coarse):
+    fine = coarse.nowcast.downscale("bicubic", factor=4)
+    assert fine.rain.dims == ("time", "y", "x") and fine.rain.dtype == np.float32
+    for axis in ("x", "y", "time"):
+        xr.testing.assert_allclose(fine[axis], radar[axis])
+        assert fine[axis].attrs == radar[axis].attrs
+    assert fine.rain.attrs == coarse.rain.attrs and "crs" in fine
+    assert fine.attrs["nowcast_model"] == "bicubic" and fine.attrs["title"].startswith("refined by xnowcast")
+    assert "downscale with bicubic, factor 4" in fine.attrs["history"]
+
+
+@pytest.mark.parametrize("method", ["bicubic", "bilinear", "nearest"])
+def test_baselines_keep_a_constant_and_never_rain_below_zero(coarse, method):
+    flat = xr.ones_like(coarse) * 2
+    fine = flat.assign(rain=flat.rain.assign_attrs(coarse.rain.attrs)).nowcast.downscale(method, factor=2)
+    np.testing.assert_allclose(fine.rain, 2, rtol=1e-5)
+    assert float(coarse.nowcast.downscale(method, factor=4).rain.min()) >= 0
+
+
+def test_nearest_repeats_cells(coarse):
+    fine = coarse.nowcast.downscale("nearest", factor=3)
+    by_hand = coarse.rain.values.repeat(3, 1).repeat(3, 2)
+    np.testing.assert_array_equal(fine.rain, by_hand)
+
+
+def test_bounds_and_corners_are_exact(coarse):
+    ends = np.stack([coarse.x - 2000, coarse.x + 2000], axis=1)
+    ds = coarse.assign_coords(x=coarse.x.assign_attrs(bounds="x_bnds"), x_bnds=(("x", "ends"), ends))
+    fine = ds.nowcast.downscale("nearest", factor=4)
+    assert fine.x_bnds.dims == ("x", "ends")
+    np.testing.assert_array_equal(fine.x_bnds[::4, 0], ends[:, 0])
+    np.testing.assert_array_equal(fine.x_bnds[3::4, 1], ends[:, 1])
+
+
+def test_curvilinear_grids_get_finer_places(coarse):
+    lat, lon = np.meshgrid(50 + 0.01 * np.arange(6), 5 + 0.015 * np.arange(8), indexing="ij")
+    places = {
+        "lat": (("y", "x"), lat, {"units": "degrees_north"}),
+        "lon": (("y", "x"), lon, {"units": "degrees_east"}),
+    }
+    fine = coarse.drop_vars(["y", "x"]).assign_coords(places).nowcast.downscale("nearest", factor=2)
+    np.testing.assert_allclose(fine.lat[:, 0], 50 + 0.01 * ((np.arange(12) + 0.5) / 2 - 0.5))
+    np.testing.assert_allclose(fine.nowcast.coarsen(2).lon, lon)
+
+
+def test_members_go_before_the_time_and_are_themselves(coarse):
+    whole = refine(coarse, members=4)
+    assert whole.rain.dims == ("member", "time", "y", "x")
+    assert float(whole.rain.std("member").max()) > 0
+    xr.testing.assert_identical(refine(coarse, members=2).rain, whole.rain.isel(member=slice(2)))
+    xr.testing.assert_identical(refine(coarse, members=4, batch_size=1).rain, whole.rain)
+    lazy = refine(coarse.chunk(time=3, x=5), members=4)
+    xr.testing.assert_identical(lazy.rain.compute(), whole.rain)
+
+
+def test_the_deterministic_part_alone(coarse):
+    fine = refine(coarse, members=0)
+    assert "member" not in fine.dims
+    np.testing.assert_array_equal(fine.rain, coarse.rain.values.repeat(4, 1).repeat(4, 2))
+
+
+def test_building_computes_nothing(coarse, nothing_may_run):
+    with nothing_may_run:
+        fine = refine(coarse.chunk(time=2))
+    assert fine.rain.chunks is not None
+
+
+def test_a_long_sequence_has_no_seam(coarse, monkeypatch):
+    monkeypatch.setattr(refining, "LONGEST_STRETCH", 5)
+    cut = refine(coarse)
+    monkeypatch.setattr(refining, "LONGEST_STRETCH", 24)
+    # The toy looks at single frames, so the frames of both stretches are equal, and so is their blend.
+    xr.testing.assert_allclose(cut, refine(coarse))
+
+
+def test_frames_of_two_stretches_are_faded():
+    before, here = np.zeros((1, 5, 1, 1), "f4"), np.ones((1, 5, 1, 1), "f4")
+    np.testing.assert_allclose(refining._faded(before, here, 2, 3).ravel(), [1 / 3, 2 / 3, 1])
+    np.testing.assert_array_equal(refining._faded(None, here, 0, 3).ravel(), [1, 1, 1])
+
+
+def test_conserving_keeps_every_coarse_value(coarse):
+    for model in ("bicubic", "noisy-refiner"):
+        fine = coarse.nowcast.downscale(model, factor=4, conserve=True)
+        again = fine.nowcast.coarsen(4)
+        np.testing.assert_allclose(again.rain, coarse.rain.broadcast_like(again.rain), rtol=1e-5, atol=1e-7)
+    assert not np.allclose(
+        coarse.nowcast.downscale("bicubic", factor=4).nowcast.coarsen(4).rain, coarse.rain, equal_nan=True
+    )
+
+
+def test_conserving_counts_areas_on_the_sphere(coarse):
+    latlon = coarse.assign_coords(
+        y=("y", np.linspace(80, 40, 6), {"units": "degrees_north"}), x=("x", np.arange(8.0), {"units": "degrees_east"})
+    )
+    fine = latlon.nowcast.downscale("bicubic", factor=4, conserve=True)
+    np.testing.assert_allclose(fine.nowcast.coarsen(4).rain, latlon.rain, rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_not_measured_stays_nan(coarse):
+    fine = refine(coarse)
+    missing = coarse.rain.isnull().values.repeat(4, 1).repeat(4, 2)
+    np.testing.assert_array_equal(fine.rain.isnull()[0], missing)
+
+
+def test_forecasts_are_refined_along_the_lead_time(radar, coarse):
+    forecast = radar.nowcast.forecast("noisy", members=3, steps=4, init_times="all").nowcast.coarsen(4)
+    fine = forecast.nowcast.downscale("bicubic", factor=4)
+    assert fine.rain.dims == ("init_time", "member", "lead_time", "y", "x")
+    one = forecast.isel(member=1).drop_vars("member")
+    assert refine(one).rain.dims == ("init_time", "member", "lead_time", "y", "x")
+    with pytest.raises(ValueError, match="has a dim 'member' already: choose one of its members"):
+        refine(forecast)
+
+
+def test_any_order_of_dims_and_rows(coarse):
+    plain = refine(coarse)
+    turned = refine(coarse.transpose("x", "time", "y"))
+    assert turned.rain.dims == ("x", "member", "time", "y")
+    xr.testing.assert_identical(turned.rain.transpose(*plain.rain.dims), plain.rain)
+    flipped = refine(coarse.isel(y=slice(None, None, -1)))
+    xr.testing.assert_allclose(flipped.rain.isel(y=slice(None, None, -1)), plain.rain)
+
+
+def test_single_fields_can_be_interpolated(coarse):
+    fine = coarse.rain.isel(time=3).nowcast.downscale("bilinear", factor=2)
+    assert fine.dims == ("y", "x") and fine.shape == (12, 16)
+
+
+def test_further_channels_and_static_fields_are_read(coarse):
+    wind = xr.ones_like(coarse.rain).fillna(1.0).assign_attrs(standard_name="eastward_wind", units="m s-1")
+    ds = coarse.assign(u=wind)
+    height = xr.DataArray(np.full((24, 32), 5.0), dims=("y", "x"), attrs={"standard_name": "surface_altitude"})
+    options = {"channels": ["eastward_wind"], "fixed": ["surface_altitude"], "members": 0}
+    fine = refine(ds, **options, static=height.to_dataset(name="z")).rain
+    expected = (coarse.rain.values + 1 + 5).repeat(4, 1).repeat(4, 2)
+    np.testing.assert_allclose(fine, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="the model reads a field 'eastward_wind' beside the precipitation"):
+        refine(coarse, static=height, **options)
+    with pytest.raises(ValueError, match="reads surface_altitude on the fine grid: give static="):
+        refine(ds, **options)
+    with pytest.raises(ValueError, match=r"static field 'surface_altitude' has .*; the fine grid has"):
+        refine(ds, static=height[:-1], **options)
+    away = height.assign_coords(x=np.arange(32) * 1000.0 + 5000)
+    with pytest.raises(ValueError, match="lies elsewhere along 'x': it runs from 5000 to 36000, and"):
+        refine(ds, static=away, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"factor": 8}, "'noisy-refiner' was made for a factor of 4, not of 8"),
+        ({"factor": 1}, "factor is 1; it must be a whole number of 2 or more"),
+        ({"members": -1}, "members is -1"),
+        ({"static": xr.DataArray(np.zeros((24, 32)), dims=("y", "x"))}, "reads no static fields: leave static out"),
+        ({"statik": 1}, "no argument 'statik'; did you mean 'static'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(coarse, options, message):
+    with pytest.raises(ValueError, match=message):
+        refine(coarse, **options)
+
+
+def test_too_few_frames_are_refused(coarse):
+    with pytest.raises(ValueError, match="looks at 3 frames at once; there are 2 along 'time'"):
+        refine(coarse.isel(time=slice(2)))
+    with pytest.raises(ValueError, match="'bicubic' is deterministic"):
+        coarse.nowcast.downscale("bicubic", factor=2, members=3)
+    with pytest.raises(ValueError, match=r"'persistence' does not downscale, it is for ds\.nowcast\.forecast"):
+        coarse.nowcast.downscale("persistence")

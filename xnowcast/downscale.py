@@ -1,0 +1,242 @@
+"""The verb `downscale`, on one page: coarse field -> sequences -> engine -> CF dataset on the fine grid."""
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xnowcast import cf, grids, planning
+from xnowcast.cf import Field, T_Xarray
+
+if TYPE_CHECKING:
+    from xnowcast.engine.refining import FineGrid
+    from xnowcast.models.base import DownscaleModel, Task
+
+
+def downscale(
+    obj: T_Xarray,
+    model: "str | DownscaleModel" = "stvd",
+    *,
+    factor: int = 8,
+    members: int | None = None,
+    seed: int = 0,
+    static: xr.Dataset | xr.DataArray | None = None,
+    conserve: bool = False,
+    variable: Hashable | None = None,
+    zr: tuple[float, float] | None = None,
+    on_mismatch: planning.OnMismatch = "raise",
+    weights: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> T_Xarray:
+    """Refine a coarse precipitation field in space.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+        A precipitation field with y and x axes and any other dims. Frames along the lead time, else along the time,
+        are one sequence, which models that look at several frames refine together.
+    model : str or DownscaleModel
+        Name of a system, path of a weights file, or a model in memory. ``"bicubic"``, ``"bilinear"`` and ``"nearest"``
+        need no weights.
+    factor : int
+        How many fine cells along y and along x make a coarse one.
+    members : int, optional
+        Members of an ensemble, for stochastic models; 10 by default. 0 gives their deterministic part.
+    seed : int
+        The noise of a frame comes from the seed, the member's number and the frame's time or lead time alone.
+    static : xarray.Dataset or xarray.DataArray, optional
+        Fields on the fine grid, such as the topography, for models that read them.
+    conserve : bool
+        Make the area mean of every member over each coarse cell the coarse value: see
+        `xnowcast.engine.refining.conserved`.
+    variable : hashable, optional
+        Name of the field where a dataset has more than one.
+    zr : (float, float), optional
+        a and b of Z = a R**b for fields in dBZ; by default the field's attributes, else 200 and 1.6.
+    on_mismatch : {"raise", "warn"}
+        What to do when the step or the grid spacing is not that of the model's training.
+    weights : str, optional
+        Path of a weights file for a system that is trained.
+    device : str
+        ``"auto"`` is the GPU where there is one, else the CPU.
+    batch_size : int, optional
+        Members that are computed at once.
+    progress : bool, optional
+        A progress bar while in-memory data are computed; by default on a terminal only.
+    **options
+        The model's own options.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        Whichever was given, in the same units, on the fine grid: the corners of a coarse cell are corners of fine
+        ones. NaN where the coarse field is. Stochastic models add a dim ``member`` before the lead time or time.
+        Lazy where the data are lazy.
+
+    Raises
+    ------
+    ValueError
+        If the field, its units, the factor, the model or an argument will not do; the message says what would.
+
+    Examples
+    --------
+    >>> import xnowcast
+    >>> radar = xnowcast.datasets.synthetic_radar(frames=2, shape=(32, 32), seed=1)
+    >>> coarse = radar.nowcast.coarsen(4, min_coverage=0.1)
+    >>> fine = downscale(coarse, "bicubic", factor=4, conserve=True)
+    >>> fine.rainfall_rate.shape, bool((fine.x == radar.x).all())
+    ((2, 32, 32), True)
+    """
+    from xnowcast import engine
+    from xnowcast.engine import refining
+
+    field = cf.find_field(obj, variable, zr=zr)
+    if members == 0:
+        members, options = None, {**options, "stochastic": False}
+    recipe, task = planning.plan_model(downscale, model, weights, options)
+    planning.check_field(field, task, recipe)
+    planning.check_counts(seed=seed, batch_size=batch_size, members=members)
+    _check_factor(task, recipe, factor)
+    roles = cf.forecast_dims(field)
+    along = _sequence_dim(field, roles)
+    _check_frames(field, task, recipe, along)
+    planning.check_contract(field, task, recipe, None, on_mismatch)
+    numbers = planning.member_numbers(task, recipe, members)
+    if numbers is not None and "member" in field.array.dims:
+        raise ValueError(f"variable {field.name!r} has a dim 'member' already: choose one of its members, or rename it")
+    engine.choose_device(device)
+
+    extra: list[Hashable] = [d for d in field.leading if d != along]
+    sequence: list[Hashable] = [] if along is None else [along]
+    new: list[Hashable] = [] if numbers is None else ["member"]
+    fine = grids.fine_grid(field.array, field.y, field.x, factor, obj if isinstance(obj, xr.Dataset) else None)
+    values = refining.refine_array(
+        _channels(obj, field, task, extra, sequence),
+        recipe,
+        refining.RefinePlan(task, int(factor), seed, device, field.conversion, conserve),
+        fine_grid=_given_on_fine_grid(static, task, recipe, field, fine, int(factor)),
+        times=_frame_numbers(field, along),
+        members=numbers,
+        extra_labels=[planning.labels(field.array, d) for d in extra],
+        batch_size=batch_size,
+    )
+    result = cf.label_frames(
+        planning.user_orientation(values if along is not None else values[..., 0, :, :], field),
+        field,
+        obj,
+        leading=(*extra, *new, *sequence),
+        members=numbers,
+        before=along,
+        attrs=planning.provenance(recipe, options, seed if task.stochastic else None),
+        history=f"xnowcast downscale with {planning.model_name(recipe)}, factor {factor}{', conserving' * conserve}",
+        done="refined",
+        grid=fine,
+    )
+    if field.array.chunks is not None:
+        return result
+    with engine.progress_bar(progress):
+        return result.compute()
+
+
+def _check_factor(task: "Task", recipe: Any, factor: int) -> None:
+    if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or factor < 2:
+        raise ValueError(f"factor is {factor!r}; it must be a whole number of 2 or more")
+    if task.factor is not None and task.factor != factor:
+        raise ValueError(f"{planning.model_name(recipe)!r} was made for a factor of {task.factor}, not of {factor}")
+
+
+def _sequence_dim(field: Field, roles: dict[str, Hashable]) -> Hashable | None:
+    lead = roles.get("lead_time")
+    return lead if lead in field.array.dims else field.time
+
+
+def _check_frames(field: Field, task: "Task", recipe: Any, along: Hashable | None) -> None:
+    found = field.array.sizes[along] if along is not None else 1
+    if found < task.input_frames:
+        where = f"along {along!r}" if along is not None else "in a single field"
+        raise ValueError(
+            f"{planning.model_name(recipe)!r} looks at {task.input_frames} frames at once; there are {found} {where}"
+        )
+
+
+def _channels(
+    obj: xr.Dataset | xr.DataArray, field: Field, task: "Task", extra: list[Hashable], sequence: list[Hashable]
+) -> Any:
+    """``(*extra, time, channel, y, x)`` as a dask array, the precipitation first, north up."""
+    leading = [*extra, *(sequence or ["frame"])]
+    chunks = {**dict.fromkeys(extra, 1), **dict.fromkeys(sequence, 24)}
+    variables = []
+    for array in (field.array, *(_channel(obj, name, field) for name in task.channels)):
+        rows = cf.north_up(array, field.y, field.x)
+        rows = rows if sequence else rows.expand_dims("frame")
+        rows = rows if rows.chunks is not None else rows.chunk(chunks)
+        variables.append(rows.transpose(*leading, field.y, field.x).variable)
+    return xr.Variable.concat(variables, "channel").transpose(*leading, "channel", field.y, field.x).data
+
+
+def _channel(obj: xr.Dataset | xr.DataArray, name: str, field: Field) -> xr.DataArray:
+    """A further field by its standard name or its own, on the precipitation's dims."""
+    found = obj.cf.standard_names.get(name, [name] if isinstance(obj, xr.Dataset) and name in obj else [])
+    if isinstance(obj, xr.DataArray) or not found:
+        raise ValueError(f"the model reads a field {name!r} beside the precipitation, and the data have none")
+    array = obj[found[0]]
+    if set(array.dims) != set(field.array.dims):
+        raise ValueError(f"field {name!r} has dims {array.dims}, and the precipitation {field.array.dims}")
+    return array
+
+
+def _frame_numbers(field: Field, along: Hashable | None) -> np.ndarray:
+    """What tells the noise of each frame: its time or lead time in nanoseconds, else its position."""
+    if along is None or along not in field.array.coords:
+        return np.arange(1 if along is None else field.array.sizes[along])
+    values = field.array[along].values
+    return values.astype(f"{values.dtype.kind}8[ns]").astype("i8") if values.dtype.kind in "mM" else values.astype("i8")
+
+
+def _given_on_fine_grid(
+    static: xr.Dataset | xr.DataArray | None, task: "Task", recipe: Any, field: Field, fine: xr.Dataset, factor: int
+) -> "FineGrid":
+    """Static fields and areas of cells, first row in the north."""
+    from xnowcast.engine.refining import FineGrid
+
+    name = planning.model_name(recipe)
+    sizes = {d: field.array.sizes[d] * factor for d in (field.y, field.x)}
+    blank = xr.DataArray(np.broadcast_to(np.float32(0), tuple(sizes.values())), dims=list(sizes))
+    blank = blank.assign_coords({n: c.variable for n, c in fine.coords.items() if {*c.dims} <= {*sizes}})
+    areas = xr.zeros_like(blank, dtype="f4") + grids.cell_areas(blank, field.y, field.x).astype("f4")
+    on_rows = cf.north_up(areas.transpose(*blank.dims), field.y, field.x).values
+    if static is not None and not task.static:
+        raise ValueError(f"{name!r} reads no static fields: leave static out")
+    if static is None and task.static:
+        raise ValueError(f"{name!r} reads {', '.join(task.static)} on the fine grid: give static=")
+    fields = [_static_field(static, wanted, blank, field) for wanted in task.static]
+    return FineGrid(np.stack(fields) if fields else None, on_rows)
+
+
+def _static_field(static: Any, wanted: str, blank: xr.DataArray, field: Field) -> np.ndarray:
+    """One field on the fine grid: a DataArray as it is, one of a Dataset by its standard name or its own."""
+    array = static
+    if isinstance(static, xr.Dataset):
+        found = static.cf.standard_names.get(wanted, [wanted] if wanted in static else [])
+        if not found:
+            raise ValueError(f"static has no field {wanted!r}; it has {', '.join(map(str, static.data_vars))}")
+        array = static[found[0]]
+    if dict(array.sizes) != dict(blank.sizes):
+        raise ValueError(
+            f"static field {wanted!r} has {dict(array.sizes)} cells; the fine grid has {dict(blank.sizes)}"
+        )
+    array = array.transpose(*blank.dims)
+    for dim in blank.dims:
+        if dim in array.coords and dim in blank.coords:
+            width = np.abs(np.diff(blank[dim].values)).min()
+            if not np.allclose(array[dim].values, blank[dim].values, rtol=0, atol=0.01 * width):
+                first, last = blank[dim].values[[0, -1]]
+                raise ValueError(
+                    f"static field {wanted!r} lies elsewhere along {dim!r}: it runs from {array[dim].values[0]:g} to "
+                    f"{array[dim].values[-1]:g}, and the fine grid from {first:g} to {last:g}"
+                )
+    return cf.north_up(array.assign_coords(blank.coords), field.y, field.x).values.astype("f4")
