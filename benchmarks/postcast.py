@@ -4,12 +4,14 @@
     python benchmarks/postcast.py --quality --steps 40000 --size full --batch 16 --crop 256 --device cuda
     python benchmarks/postcast.py --quality --weights runs/postcast/prior/best.safetensors    # scores alone
     python benchmarks/postcast.py --speed --sizes small full
+    python benchmarks/postcast.py --choices                     # needs no training and no data; three minutes
 
 Training: the synthetic radar and the events of Finland, the Netherlands and Switzerland 2015. Testing: Switzerland 2016
 and Belgium 2021, the middle of the grid. blurs.csv: observed frames blurred, as reflectivity, with three kernels that
 no training saw, by the number of sampling steps. forecasts.csv: S-PROG and the mean of an ensemble (both pysteps), and
 any forecasting weights given with --forecaster, by lead time, with and without PostCast. Counts, spectra and sums of
-rain are added up over frames and events, ratios come last.
+rain are added up over frames and events, ratios come last. choices.csv: what each choice that the paper leaves open does to Gaussian
+random fields, whose exact denoiser is known.
 """
 
 import argparse
@@ -29,11 +31,14 @@ import xarray as xr
 
 import xnowcast
 from xnowcast import models, verify
+from xnowcast.diffusion import evenly_spaced_steps, linear_schedule
 from xnowcast.diffusion.blur_guidance import BlurGuidance, BlurSettings, blurred
+from xnowcast.models.postcast import sharpen
+from xnowcast.noise import Noise, member_generator
 from xnowcast.transforms import Reflectivity
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from reference_postcast import plain_noise
+from reference_postcast import expected_field, gaussian_fields, plain_noise
 
 TRAINING = ("fmi_20160928_crop512", "knmi_20100826_crop384", "mch_20150515_crop")
 TESTING = ("mch_20160711", "rmi_20210704_crop512")
@@ -70,7 +75,7 @@ def evenly(found, count):
 
 
 def kernels(size=9):
-    """A round blur, one along a line as a moving field has it, and one that is long and narrow."""
+    """A round blur, one along a line as a moving field has it, one that is long and narrow, and none."""
     far = torch.arange(size) - size // 2.0
     y, x = torch.meshgrid(far, far, indexing="ij")
 
@@ -79,6 +84,7 @@ def kernels(size=9):
         return torch.exp(-((c * x + s * y) ** 2) / (2 * along**2) - (c * y - s * x) ** 2 / (2 * across**2))
 
     found = {
+        "none": ((x == 0) & (y == 0)).float(),
         "gaussian": gaussian(2.0, 2.0, 0),
         "motion": gaussian(3.0, 0.4, 30),
         "anisotropic": gaussian(2.5, 1.0, 120),
@@ -355,6 +361,85 @@ def peak_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+# ---------------------------------------------------------------- choices
+
+CHOICES = [
+    {},
+    {"kernel_update": "softmax-sgd"},
+    {"kernel_update": "fixed"},
+    {"kernel_update": "paper"},
+    {"scale": "fixed"},
+    {"scale": "bird"},
+    {"scale": "bird", "rho_max": 10.0},
+    {"gradient": "xt"},
+    {"variance_weighted": True},
+    {"edges": "zeros"},
+    {"free_gain": True},
+]
+LENGTHS = (1000, 250, 100, 50)
+
+
+def choice_rows(fields=8, cells=64):
+    """Four blurs with the defaults and as many steps as are named; the first with every other choice."""
+    truth = (gaussian_fields(noise(fields, 7).normal(1, cells, cells)).clamp(-1, 1) + 1) / 2
+    round_blur = kernels()["gaussian"]
+    rows = {}
+    for steps in LENGTHS:
+        for name, kernel in kernels().items():
+            rows[name, steps, "as it comes"] = choice_scores(truth, kernel, steps, {})
+    for steps in LENGTHS[::2]:
+        for choice in CHOICES[1:]:
+            text = ", ".join(f"{k}={v!r}" for k, v in choice.items())
+            rows["gaussian", steps, text] = choice_scores(truth, round_blur, steps, choice)
+    return pd.DataFrame(rows).T.rename_axis(["blur", "steps", "choice"])
+
+
+def choice_scores(truth, kernel, steps, choice):
+    schedule, blurry = linear_schedule(1000), blurred(truth, kernel.expand(len(truth), *kernel.shape))
+
+    def denoise(x, step):
+        return expected_field(x, *schedule.levels(step)).clamp(-1, 1)
+
+    visited = evenly_spaced_steps(1000, steps)
+    settings = BlurSettings(**choice)
+    sharp = sharpen(denoise, blurry, blurry >= 0, noise(len(truth), 1), schedule, visited, settings)
+    good = sharp.distance.isfinite()
+    missed = (sharp.kernel - kernel).abs().sum((1, 2))[good]
+    return {
+        "power before": band_power(blurry) / band_power(truth),
+        "power": band_power(sharp.frames) / band_power(truth),
+        "CSI99 before": csi99(blurry, truth),
+        "CSI99": csi99(sharp.frames, truth),
+        "change": rmse(sharp.frames, blurry) / float(truth.std()),
+        "re-blur error": float(sharp.distance[good].sqrt().mean()) / float(blurry.std()) if good.any() else math.nan,
+        "kernel error": float(missed.mean()) if good.any() else math.nan,
+        "given up": int((~good).sum()),
+    }
+
+
+def noise(members, seed):
+    return Noise([member_generator(seed, 0, member) for member in range(members)])
+
+
+def band_power(fields):
+    """Power at wavelengths of 3.2 to 5.3 cells."""
+    spectral = torch.fft.fft2(fields - fields.mean((-2, -1), keepdim=True)).abs() ** 2
+    ky, kx = (torch.fft.fftfreq(n) for n in fields.shape[-2:])
+    number = (ky[:, None] ** 2 + kx**2).sqrt()
+    return float(spectral[..., (number >= 12 / 64) & (number < 20 / 64)].mean())
+
+
+def csi99(fields, truth):
+    """CSI at the truth's 99th percentile."""
+    threshold = torch.quantile(truth, 0.99)
+    forecast, event = fields >= threshold, truth >= threshold
+    return float((forecast & event).sum() / (forecast | event).sum())
+
+
+def rmse(a, b):
+    return float((a - b).square().mean().sqrt())
+
+
 # ---------------------------------------------------------------- command line
 
 
@@ -362,6 +447,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quality", action="store_true")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--choices", action="store_true")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/postcast"), help="what is there is resumed")
     parser.add_argument("--device", default="auto")
@@ -387,8 +473,8 @@ def main():
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    if not (options.quality or options.speed):
-        parser.error("nothing to do: give --quality or --speed")
+    if not (options.quality or options.speed or options.choices):
+        parser.error("nothing to do: give --quality, --speed or --choices")
     if options.threads:
         torch.set_num_threads(options.threads)
     options.device_name = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device
@@ -396,6 +482,8 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     if options.speed:
         save(speed_rows(options), options.out / "speed.csv")
+    if options.choices:
+        save(choice_rows(), options.out / "choices.csv")
     if options.quality:
         if not options.data.is_dir():
             raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")

@@ -122,14 +122,7 @@ class About:
         kept : mapping
             ``score`` of the weights; NaN where they were not validated.
         """
-        weights.save(
-            path,
-            model,
-            system=self.system,
-            options=self.options,
-            training_data=self.training_data,
-            scores=_scores(kept),
-        )
+        weights.save(path, model, **self._told(kept))
 
     def card(self, model: Any, kept: Mapping[str, Any]) -> weights.ModelCard:
         """The card of a model in memory.
@@ -143,21 +136,15 @@ class About:
         -------
         ModelCard
         """
-        return weights.ModelCard(
-            self.system,
-            self.options,
-            reads=weights._in_words(model.task),
-            description=weights._summary(type(model)),
-            training_data=self.training_data,
-            scores=_scores(kept),
-            parameters=sum(p.numel() for p in model.parameters()),
-            sha256=weights._hash(model.state_dict()),
-            contract=weights._contract(model.task),
-        )
+        return weights.describe(model, **self._told(kept))
 
-
-def _scores(kept: Mapping[str, Any]) -> dict[str, float]:
-    return {} if math.isnan(kept["score"]) else {"validation loss": kept["score"]}
+    def _told(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "system": self.system,
+            "options": self.options,
+            "training_data": self.training_data,
+            "scores": {} if math.isnan(kept["score"]) else {"validation loss": kept["score"]},
+        }
 
 
 @dataclass(frozen=True, eq=False)
