@@ -16,7 +16,7 @@ from xnowcast import models, weights
 from xnowcast.diffusion import evenly_spaced_steps, linear_schedule, posterior
 from xnowcast.diffusion.blur_guidance import PAPER_RHO, BlurGuidance, BlurSettings, blurred
 from xnowcast.models.base import DeblurModel, TrainableModel, TrainingBatch
-from xnowcast.models.postcast import PostCast, sharpen, within_reach
+from xnowcast.models.postcast import PostCast, late_steps, sharpen, within_reach
 from xnowcast.nn.guided_unet import GuidedUNet
 from xnowcast.noise import Noise, member_generator
 
@@ -343,6 +343,17 @@ def test_fewer_steps_do_most_of_it(truth):
     few = sharpened(frames, length=1000, sampling_steps=50)
     assert band_power(few.frames) > 5 * band_power(frames)
     assert csi(few.frames, truth) > csi(frames, truth)
+    even = sharpened(frames, length=1000, sampling_steps=50, spacing="even")
+    assert band_power(even.frames) < 0.9 * band_power(few.frames)
+    assert (even.distance > few.distance).all()
+
+
+@pytest.mark.parametrize("count", [1, 7, 50, 900, 1000])
+def test_late_steps_are_all_different_and_crowd_at_little_noise(count):
+    steps = late_steps(1000, count)
+    assert len(steps) == count + 1 and steps[0] == 999 and steps[-1] == -1
+    widths = -np.diff(steps)
+    assert (widths >= 1).all() and widths[: len(widths) // 2].sum() >= widths[len(widths) // 2 :].sum()
 
 
 @pytest.mark.parametrize(
@@ -454,6 +465,12 @@ def test_tiles_leave_no_seam():
     assert (tiled - whole).abs().max() > 1e-4
 
 
+def test_gradients_run_through_tiles_as_well(truth):
+    frames = blur(truth[:1], 2.0)
+    sharp = sharpened(frames, gradient="xt", tile=48, overlap=16)
+    assert csi(sharp.frames, truth[:1]) > csi(frames, truth[:1])
+
+
 def test_gradients_run_only_where_they_are_needed(truth):
     frames = blur(truth[:1, :, :16, :16], 1.5)
     seen = []
@@ -490,6 +507,7 @@ def test_what_cannot_be_is_refused():
         ("rho", -1.0): "rho is -1.0; it must be a number of 0 or more",
         ("rho_max", math.inf): "rho_max is inf; it must be a number of 0 or more",
         ("normalise", False): "a softmax sums to 1 by itself: normalise=False goes with kernel_update='paper'",
+        ("spacing", "odd"): "spacing is 'odd': choose one of 'late', 'even'",
         ("precision", "8"): "precision is '8': choose one of '32', 'bf16'",
         ("tile", 100): "tile is 100 and overlap 64: both must be multiples of 32, and the overlap the smaller",
         ("overlap", 256): "tile is 256 and overlap 256: both must be multiples of 32",

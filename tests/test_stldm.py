@@ -26,11 +26,6 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch):
-    monkeypatch.setattr(models, "REGISTRY", models.REGISTRY | {"stldm": "xnowcast.models.stldm:STLDM"})
-
-
 def tiny(**options):
     torch.manual_seed(0)
     return STLDM(**({"size": "tiny", "sampling_steps": 3} | options)).eval()

@@ -1,13 +1,22 @@
 """PostCast: sharpens anybody's blurry forecast with a diffusion model that has only ever seen sharp radar frames."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xnowcast.diffusion import Denoise, Schedule, Window, ancestral, as_denoiser, evenly_spaced_steps, linear_schedule
+from xnowcast.diffusion import (
+    CLEAN,
+    Denoise,
+    Schedule,
+    Window,
+    ancestral,
+    as_denoiser,
+    evenly_spaced_steps,
+    linear_schedule,
+)
 from xnowcast.diffusion.blur_guidance import (
     PAPER_RHO,
     BlurGuidance,
@@ -33,6 +42,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """Networks: that of guided diffusion at 256 x 256, one to train on a laptop, and one for tests."""
 
+Spacing = Literal["late", "even"]
+LATENESS = 1.5
+
 
 class PostCast(nn.Module):
     """Sharpens blurry frames with an unconditional diffusion model, an estimated blur kernel and an automatic scale.
@@ -48,6 +60,8 @@ class PostCast(nn.Module):
         T of the diffusion that the network learns.
     sampling_steps : int, optional
         How many of them a sample takes; all by default. Strengths grow as steps become fewer.
+    spacing : {"late", "even"}
+        Which steps those are where they are not all: see `late_steps`, or evenly spaced ones.
     kernel_size, scale, rho, rho_max, kernel_update, normalise, free_gain, gradient, variance_weighted, edges
         See `xnowcast.diffusion.blur_guidance.BlurSettings`.
     common_noise : bool
@@ -79,8 +93,8 @@ class PostCast(nn.Module):
     """
 
     RUNTIME_OPTIONS = (
-        *("sampling_steps", "kernel_size", "scale", "rho", "rho_max", "kernel_update", "normalise", "free_gain"),
-        *("gradient", "variance_weighted", "edges", "common_noise", "tile", "overlap", "precision"),
+        *("sampling_steps", "spacing", "kernel_size", "scale", "rho", "rho_max", "kernel_update", "normalise"),
+        *("free_gain", "gradient", "variance_weighted", "edges", "common_noise", "tile", "overlap", "precision"),
     )
     """What any weights can be run with."""
 
@@ -92,6 +106,7 @@ class PostCast(nn.Module):
         size: str = "full",
         diffusion_steps: int = 1000,
         sampling_steps: int | None = None,
+        spacing: Spacing = "late",
         kernel_size: int = 9,
         scale: Scale = "auto",
         rho: float = PAPER_RHO,
@@ -111,6 +126,7 @@ class PostCast(nn.Module):
             size=size,
             diffusion_steps=diffusion_steps,
             sampling_steps=sampling_steps,
+            spacing=spacing,
             kernel_size=kernel_size,
             tile=tile,
             overlap=overlap,
@@ -131,7 +147,8 @@ class PostCast(nn.Module):
         super().__init__()
         self.transform = Reflectivity()
         self.schedule = linear_schedule(diffusion_steps)
-        self.steps = evenly_spaced_steps(diffusion_steps, sampling_steps or diffusion_steps)
+        spaced = late_steps if spacing == "late" else evenly_spaced_steps
+        self.steps = spaced(diffusion_steps, sampling_steps or diffusion_steps)
         self.common_noise, self.tile, self.overlap, self.precision = common_noise, tile, overlap, precision
         self.network = GuidedUNet(**SIZES[size])
 
@@ -142,6 +159,7 @@ class PostCast(nn.Module):
         size: str = "full",
         diffusion_steps: int = 1000,
         sampling_steps: int | None = None,
+        spacing: Spacing = "late",
         kernel_size: int = 9,
         scale: Scale = "auto",
         rho: float = PAPER_RHO,
@@ -170,7 +188,8 @@ class PostCast(nn.Module):
             variance_weighted=variance_weighted,
             edges=edges,
         )
-        for name, value, known in (("size", size, tuple(SIZES)), ("precision", precision, ("32", "bf16"))):
+        choices = {"size": (size, tuple(SIZES)), "spacing": (spacing, ("late", "even"))}
+        for name, (value, known) in (choices | {"precision": (precision, ("32", "bf16"))}).items():
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
         _check_steps(diffusion_steps, sampling_steps)
@@ -242,6 +261,36 @@ class PostCast(nn.Module):
     def _noise_in(self, x: Tensor, step: float) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.network(x, torch.full((1,), float(step), device=x.device))
+
+
+def late_steps(length: int, count: int) -> list[int]:
+    """Steps that a sampler visits, closer to one another where there is less noise.
+
+    With few steps the last of them is otherwise long: from its noise to none at once, which leaves fine detail out.
+
+    Parameters
+    ----------
+    length : int
+        Number of steps of the schedule.
+    count : int
+        How many of them to visit.
+
+    Returns
+    -------
+    list of int
+        ``count`` steps and `xnowcast.diffusion.CLEAN`: about ``length (i / count)**1.5 - 1``, backwards.
+
+    Examples
+    --------
+    >>> late_steps(1000, 5)
+    [999, 715, 464, 252, 88, -1]
+    >>> late_steps(4, 4)
+    [3, 2, 1, 0, -1]
+    """
+    steps = [CLEAN]
+    for i in range(1, count + 1):
+        steps.append(max(round(length * (i / count) ** LATENESS) - 1, steps[-1] + 1))
+    return steps[::-1]
 
 
 @torch.no_grad()
