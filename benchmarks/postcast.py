@@ -10,7 +10,7 @@ Training: the synthetic radar and the events of Finland, the Netherlands and Swi
 and Belgium 2021, the middle of the grid. blurs.csv: observed frames blurred, as reflectivity, with three kernels that
 no training saw, by the number of sampling steps. forecasts.csv: S-PROG and the mean of an ensemble (both pysteps), and
 any forecasting weights given with --forecaster, by lead time, with and without PostCast. Counts, spectra and sums of
-rain are rain are added up over frames and events, ratios come last. choices.csv: what each choice that the paper leaves open
+rain are added up over frames and events, ratios come last. choices.csv: what each choice that the paper leaves open
 does to Gaussian random fields, whose exact denoiser is known.
 """
 

@@ -224,6 +224,20 @@ def test_a_built_model_is_trained_in_place(event):
     assert not torch.equal(before, built.out.weight)
 
 
+def test_training_may_begin_from_other_weights(event, tmp_path):
+    first = xnowcast.train("tiny", event, out=tmp_path / "first", **SHORT)
+    start = str(tmp_path / "first" / "model.safetensors")
+    barely = SHORT | {"steps": 1, "learning_rate": 1e-12, "validate_every": 1}
+    again = xnowcast.train("tiny", event, start=start, **barely)
+    for name, weight in first.named_parameters():
+        torch.testing.assert_close(again.get_parameter(name), weight)
+    assert not torch.equal(xnowcast.train("tiny", event, **barely).out.weight, first.out.weight)
+    with pytest.raises(ValueError, match="holds weights of 'tiny', and 'ms-convlstm' is trained"):
+        xnowcast.train("ms-convlstm", event, start=start, size="tiny", **SHORT)
+    with pytest.raises(ValueError, match="there is no weights file"):
+        xnowcast.train("tiny", event, start="none.safetensors", **SHORT)
+
+
 def test_training_leaves_the_users_random_numbers_alone(event):
     torch.manual_seed(7)
     expected = torch.rand(3)

@@ -54,6 +54,7 @@ def train(
     strategy: str = "auto",
     workers: int = 0,
     cache_gib: float = 1.0,
+    start: str | Path | None = None,
     model_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Any:
@@ -88,7 +89,7 @@ def train(
         See there, and `xnowcast.training.crops.Crops` for the formulas.
     validate_every, checkpoint_every, pictures_every, log_every, patience, keep, seed, deterministic
         See there.
-    device, devices, strategy, workers, cache_gib
+    device, devices, strategy, workers, cache_gib, start
         See there.
     model_options : mapping, optional
         The model's own options.
@@ -142,7 +143,7 @@ def train(
     >>> round(model.factor.item(), 2), round(float(torch.tensor(-6.0 * 5 / 60).exp()), 2)
     (0.61, 0.61)
     """
-    arguments = locals()
+    arguments = locals() | {"start": None if start is None else str(start)}
     settings = TrainingSettings(**{name: arguments[name] for name in TrainingSettings.__dataclass_fields__})
     options |= dict(model_options or {})
     _refuse_misspelt(options, model)

@@ -248,6 +248,8 @@ def plan_run(
     if resume and folder is None:
         raise ValueError("resume=True goes on from the checkpoint of a run folder: name it with out=")
     system, built = _build(model, options, settings.seed, named=folder is not None)
+    if settings.start is not None:
+        _begin_from(settings.start, system, built)
     events, training, validation = sources.open(built.training_frames)
     step = timedelta(seconds=float(sources.stride * events[0].axis.step / np.timedelta64(1, "s")))
     built.task = _contract(built.task, system, events, step)
@@ -331,6 +333,17 @@ def _build(model: Any, options: dict[str, Any], seed: int, *, named: bool) -> tu
             "model (xnowcast.models.register names one of your own), or train without out="
         )
     return type(model).__name__, model
+
+
+def _begin_from(path: str, system: str, built: Any) -> None:
+    """Give the model the weights of a file. What the file's network is not made of, such as losses, may differ."""
+    about = weights.read_card(path)
+    if about.system != system:
+        raise ValueError(f"{path} holds weights of {about.system!r}, and {system!r} is trained")
+    try:
+        built.load_state_dict(weights.load(path).state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit {system!r} with these options: {error}") from None
 
 
 def _contract(task: Task, system: str, events: Sequence[Event], step: timedelta) -> Task:

@@ -81,6 +81,9 @@ class TrainingSettings:
         Threads that read samples ahead; 0 reads each when it is needed.
     cache_gib : float
         Decoded frames kept in memory, GiB.
+    start : str, optional
+        Weights file of the same network to begin from, such as another country's; by default it begins from
+        weights drawn with the seed.
 
     Raises
     ------
@@ -125,6 +128,7 @@ class TrainingSettings:
     strategy: str = "auto"
     workers: int = 0
     cache_gib: float = 1.0
+    start: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "validation_crops", "log_every", "devices"):
