@@ -5,10 +5,13 @@ import time
 import dask
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import xnowcast  # noqa: F401
 from xnowcast import engine, models
+from xnowcast.models.base import Task
+from xnowcast.transforms import Identity
 
 
 @pytest.fixture(autouse=True)
@@ -232,3 +235,22 @@ class Shown:
 
     def __exit__(self, *error):
         pass
+
+
+def test_a_batch_that_does_not_fit_names_what_to_try(radar):
+    class Greedy:
+        task, transform, tile = Task("forecast", input_frames=1), Identity(), 512
+
+        def forecast(self, frames, observed, steps, noise=None):
+            if len(frames) > 1:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+            if frames.shape[-1] > 20:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            raise RuntimeError("something else")
+
+    with pytest.raises(MemoryError, match=r"a batch of 10 samples of 24 x 32 cells .* try batch_size=5 or tile=64"):
+        radar.nowcast.forecast(Greedy(), init_times="all", steps=1)
+    with pytest.raises(MemoryError, match=r"a batch of 1 samples of 24 x 32 cells .* try tile=64"):
+        radar.nowcast.forecast(Greedy(), steps=1)
+    with pytest.raises(RuntimeError, match="something else"):
+        radar.isel(x=slice(16)).nowcast.forecast(Greedy(), steps=1)

@@ -20,6 +20,7 @@ from xnowcast.engine.workers import (
     ModelNode,
     ModelRecipe,
     choose_device,
+    memory_explained,
     numbered_slices,
     one_at_a_time,
     split,
@@ -237,7 +238,8 @@ def _run_model(
         padded = torch.nn.functional.pad(torch.from_numpy(array)[:, None].to(device), margin)
         return padded.repeat_interleave(copies, dim=0)
 
-    answer = model.deblur(model.transform(prepared(rain)), prepared(observed), noise)
+    with memory_explained(model, len(noise), rain.shape):
+        answer = model.deblur(model.transform(prepared(rain)), prepared(observed), noise)
     return {
         "frames": _as_rain(model, answer.frames, ny, nx),
         "kernel": answer.kernel.float().cpu().numpy(),

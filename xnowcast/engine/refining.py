@@ -19,6 +19,7 @@ from xnowcast.engine.workers import (
     ModelNode,
     ModelRecipe,
     choose_device,
+    memory_explained,
     numbered_slices,
     one_at_a_time,
     split,
@@ -255,7 +256,8 @@ def _refine(
         frames = torch.cat([scaled, padded(np.nan_to_num(others)[None])], dim=2)
         fixed = None if static is None else padded(static.astype(np.float32), plan.factor)
         noise = _noise(stretch, device) if stretch.members is not None else None
-        answer = model.downscale(frames, padded(observed[None, :, None]), plan.factor, fixed, noise)
+        with memory_explained(model, copies, (ny * plan.factor, nx * plan.factor)):
+            answer = model.downscale(frames, padded(observed[None, :, None]), plan.factor, fixed, noise)
         fine = model.transform.inverse(answer.float())[:, :, 0, : ny * plan.factor, : nx * plan.factor]
         return fine.clamp_min(0).cpu().numpy()
 

@@ -20,6 +20,7 @@ from xnowcast.engine.workers import (
     ModelNode,
     ModelRecipe,
     choose_device,
+    memory_explained,
     numbered_slices,
     one_at_a_time,
     split,
@@ -256,7 +257,8 @@ def predict(
     if wet.size:
         frames = torch.from_numpy(filled[wet])[:, :, None].to(device)
         seen = torch.from_numpy(observed[wet])[:, :, None].to(device)
-        answer = _run_model(model, frames, seen, steps, noise(wet) if noise is not None else None)
+        with memory_explained(model, wet.size * copies, filled.shape):
+            answer = _run_model(model, frames, seen, steps, noise(wet) if noise is not None else None)
         result[wet] = answer[:, :, 0].reshape(wet.size, copies, *answer.shape[1:2], *answer.shape[-2:]).cpu().numpy()
     np.copyto(result, np.nan, where=~observed.any(axis=1)[:, None, None])
     return result.reshape(-1, *result.shape[2:])

@@ -1,6 +1,7 @@
 """Torch on a worker: which device, one model per process and device, one batch at a time, how many threads."""
 
 import multiprocessing
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -114,6 +115,36 @@ def one_at_a_time(device: torch.device) -> Iterator[None]:
         if threads is not None:
             torch.set_num_threads(threads)
         yield
+
+
+@contextmanager
+def memory_explained(model: Any, samples: int, shape: tuple[int, ...]) -> Iterator[None]:
+    """Say what to try where a batch does not fit into the memory, instead of how an allocator failed.
+
+    Parameters
+    ----------
+    model : object
+    samples : int
+        Samples of the batch, members counted.
+    shape : tuple of int
+        Of a frame.
+
+    Raises
+    ------
+    MemoryError
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        fewer = f"batch_size={samples // 2}" if samples > 1 else ""
+        tile = f"tile={max(64, min(shape[-2:]) // 2)}" if hasattr(model, "tile") else ""
+        advice = " or ".join(filter(None, (fewer, tile))) or "a smaller part of the grid"
+        size = " x ".join(map(str, shape[-2:]))
+        raise MemoryError(
+            f"a batch of {samples} samples of {size} cells does not fit into memory: try {advice}"
+        ) from error
 
 
 def _torch_threads() -> int | None:
