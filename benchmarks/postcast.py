@@ -46,6 +46,7 @@ THRESHOLDS = [0.5, 2.0, 10.0]  # mm/h
 SCALES = [1, 4, 16]
 BAND = (4.0, 8.0)  # km
 SCALE = Reflectivity()
+WITH_DRIZZLE = Reflectivity(threshold=0.037)  # a blur has a skirt of less than 0.1 mm/h
 
 
 # ---------------------------------------------------------------- data
@@ -97,7 +98,7 @@ def blur(rain, kernel):
     values = torch.from_numpy(rain.values.astype("f4"))[:, None]
     again = blurred(SCALE(values.nan_to_num()), kernel.expand(len(values), *kernel.shape))
     unseen = torch.nn.functional.max_pool2d(values.isnan().float(), len(kernel), 1, len(kernel) // 2) > 0
-    return rain.copy(data=torch.where(unseen, torch.nan, SCALE.inverse(again))[:, 0].numpy())
+    return rain.copy(data=torch.where(unseen, torch.nan, WITH_DRIZZLE.inverse(again))[:, 0].numpy())
 
 
 # ---------------------------------------------------------------- quality

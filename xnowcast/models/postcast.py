@@ -55,7 +55,7 @@ class PostCast(nn.Module):
     Parameters
     ----------
     size : {"full", "small", "tiny"}
-        553, 3 or 0.8 million parameters.
+        553, 3.7 or 0.8 million parameters.
     diffusion_steps : int
         T of the diffusion that the network learns.
     sampling_steps : int, optional
