@@ -42,15 +42,15 @@ def training_data(folder):
     return [folder / f"{name}.nc" for name in TRAINING] + synthetic
 
 
-def test_events(folder):
+def test_events(folder, size=SIZE, count=STARTS):
     """Rain rates ``(time, y, x)`` with their starts: evenly spaced frames with 2 % of rain and an hour to come."""
     for name in TESTING:
         rain = xnowcast.rain_rate(xr.open_dataset(folder / f"{name}.nc"))
-        top, left = ((rain.sizes[d] - SIZE) // 2 for d in rain.dims[-2:])
-        rain = rain[:, top : top + SIZE, left : left + SIZE].load().rename("rain")
+        top, left = ((rain.sizes[d] - size) // 2 for d in rain.dims[-2:])
+        rain = rain[:, top : top + size, left : left + size].load().rename("rain")
         wet = (rain >= 0.1).mean(rain.dims[-2:]).values >= 0.02
         found = [i for i in range(4, rain.sizes["time"] - STEPS) if wet[i]]
-        starts = [found[round(i)] for i in np.linspace(0, len(found) - 1, STARTS)]
+        starts = [found[round(i)] for i in np.linspace(0, len(found) - 1, count)]
         yield name, rain, rain.time.values[starts]
 
 

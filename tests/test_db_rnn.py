@@ -352,7 +352,7 @@ def test_the_weights_of_the_pixel_losses_change_over_the_first_two_fifths():
         (1, (0.01, 1)),
     ):
         assert model.pixel_weights(progress) == pytest.approx(expected)
-    assert tiny("db-convlstm", schedule="fixed").pixel_weights(0.1) == (1, 1)
+    assert tiny("db-convlstm", loss_schedule="fixed").pixel_weights(0.1) == (1, 1)
     assert tiny("db-convlstm", deblur_loss=False).pixel_weights(1.0) == pytest.approx((0.01, 0))
     staged = tiny("db-convlstm", staged=True)
     assert staged.pixel_weights(0.49) == (1, 0) and staged.pixel_weights(0.5) == (0, 1)
@@ -529,7 +529,7 @@ def test_the_name_fixes_the_cell(name):
         ("db-convlstm", {"target_frames": 0}, r"target_frames is 0"),
         ("db-convlstm", {"scaling": "dbz"}, r"scaling is 'dbz': choose one of 'reflectivity', 'hko-7', 'dwd-12'"),
         ("db-convlstm", {"memory": "none"}, r"memory is 'none': choose one of 'zigzag', 'forecast'"),
-        ("db-convlstm", {"schedule": "cosine"}, r"schedule is 'cosine': choose one of 'ramp', 'fixed'"),
+        ("db-convlstm", {"loss_schedule": "cosine"}, r"loss_schedule is 'cosine': choose one of 'ramp', 'fixed'"),
         ("db-convlstm", {"staged": True, "deblur_loss": False}, r"nothing to train in its second half"),
         ("db-convlstm", {"window": 7}, r"the cell 'convlstm' has no option 'window'"),
         ("ms-preciplstm", {"window": 30}, r"window is 30 cells wide"),

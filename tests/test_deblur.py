@@ -79,7 +79,7 @@ def test_diagnostics_tell_what_was_assumed(forecast):
     mean = sharp.rain.rolling(y=3, x=3, center=True).mean()
     np.testing.assert_allclose(sharp.reblurred.isel(inside), mean.isel(inside), atol=1e-4)
     assert (sharp.blur_distance > 0).all()
-    with pytest.raises(ValueError, match="which a DataArray cannot hold: give da.to_dataset"):
+    with pytest.raises(ValueError, match=r"which a DataArray cannot hold: give da\.to_dataset"):
         forecast.rain.nowcast.deblur("noisy-sharpener", diagnostics=True)
 
 

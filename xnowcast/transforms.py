@@ -130,3 +130,11 @@ class Reflectivity:
         rain = 10.0 ** ((dbz / 10.0 - math.log10(self.a)) / self.b)
         # A hair of slack lets rain at exactly the threshold survive the round trip in float32.
         return torch.where(rain >= self.threshold * (1 - 1e-4), rain, 0.0)
+
+
+SCALINGS = {
+    "reflectivity": Reflectivity(),
+    "hko-7": Reflectivity(a=58.53, b=1.56),
+    "dwd-12": Reflectivity(a=256.0, b=1.42),
+}
+"""Scalings to [0, 1] by the names that models know them by; the last two are those of Ma et al. (2024), equation 10."""

@@ -72,6 +72,9 @@ class BlurSettings:
         Multiply the gradient by the variance of the step, as equation 3 has it and algorithm 1 does not.
     edges : {"reflect", "zeros"}
         What lies beyond the grid when it is blurred: its mirror image, or no rain.
+    cut_off : float
+        Where the blurry field is dry it may have been anything up to this, 0 to 1, before it was cut off: a blurred
+        value below it is no misfit there.
 
     Raises
     ------
@@ -95,6 +98,7 @@ class BlurSettings:
     gradient: Gradient = "x0"
     variance_weighted: bool = False
     edges: Edges = "reflect"
+    cut_off: float = 0.0
 
     def __post_init__(self) -> None:
         size = self.kernel_size
@@ -105,7 +109,7 @@ class BlurSettings:
             if getattr(self, name) not in get_args(known):
                 options = ", ".join(map(repr, get_args(known)))
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {options}")
-        for name in ("rho", "rho_max"):
+        for name in ("rho", "rho_max", "cut_off"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number of 0 or more")
         if self.free_gain and self.kernel_update == "fixed":
@@ -310,7 +314,7 @@ class BlurGuidance:
     def distance(self, x0: Tensor) -> Tensor:
         """Mean squared difference between the blurry field and ``x0`` blurred, both 0 to 1; ``(n,)``."""
         again = blurred(as_rain(x0), self.kernels.taps, self.settings.edges)
-        return mean_over((again - self.target) ** 2, self.observed)
+        return mean_over(self._missed(again) ** 2, self.observed)
 
     def correct(self, mean: Tensor, x0: Tensor, step: float) -> Tensor:
         """The mean of the next sample, drawn to the blurry field; then the kernel learns (algorithm 1, 3 to 9).
@@ -343,7 +347,7 @@ class BlurGuidance:
             leaf = x0.detach().requires_grad_()
             widened = _widened(as_rain(leaf), taps.shape[-1], self.settings.edges)
         again = _convolved(widened.detach(), taps)
-        distance, slope = mean_over((again - self.target) ** 2, self.observed), self._slope(again)
+        distance, slope = mean_over(self._missed(again) ** 2, self.observed), self._slope(again)
         back = _convolved(F.pad(slope, (taps.shape[-1] - 1,) * 4), taps.flip(1, 2))
         (gradient,) = torch.autograd.grad(widened, leaf, back)
         if self._graph is not None:
@@ -353,7 +357,13 @@ class BlurGuidance:
         return widened.detach(), slope, distance, gradient
 
     def _slope(self, again: Tensor) -> Tensor:
-        return 2 * self.observed * (again - self.target) / self.cells[:, None, None, None]
+        return 2 * self.observed * self._missed(again) / self.cells[:, None, None, None]
+
+    def _missed(self, again: Tensor) -> Tensor:
+        """What a blurred field has too much; see `BlurSettings.cut_off`."""
+        if self.settings.cut_off == 0:
+            return again - self.target
+        return again - torch.where(self.target > 0, self.target, again.clamp(0, self.settings.cut_off))
 
     def _learn(self, widened: Tensor, slope: Tensor, progress: float) -> None:
         """The kernel's updates; the distance of this step was taken with the kernel before them."""

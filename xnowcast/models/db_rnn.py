@@ -52,7 +52,7 @@ class DBRNN(RecurrentForecaster):
         and forecasts from its own forecasts; the second is trained in the other half, on what the first says.
     deblur_loss, gradient_loss, adversarial_loss : bool
         The losses of Table VIII. Without the first the deblurring network's pixels have no loss of their own.
-    schedule : {"ramp", "fixed"}
+    loss_schedule : {"ramp", "fixed"}
         Weights of the two pixel losses: 1 and 0.01, changing to 0.01 and 1 over the first 40 % of the training; or
         1 and 1.
 
@@ -89,7 +89,7 @@ class DBRNN(RecurrentForecaster):
         deblur_loss: bool = True,
         gradient_loss: bool = True,
         adversarial_loss: bool = True,
-        schedule: str = "ramp",
+        loss_schedule: str = "ramp",
         lean: bool | None = None,
         difference: str | None = None,
         window: int | None = None,
@@ -106,13 +106,13 @@ class DBRNN(RecurrentForecaster):
             memory=memory,
             staged=staged,
             deblur_loss=deblur_loss,
-            schedule=schedule,
+            loss_schedule=loss_schedule,
             **options,  # type: ignore[arg-type]
         )
         super().__init__(task, target_frames=target_frames, scaling=scaling, scheduled_sampling=scheduled_sampling)
         self.cell, self.memory, self.skips, self.staged = cell, memory, skips, staged
         self.deblur_loss, self.gradient_loss, self.adversarial_loss = deblur_loss, gradient_loss, adversarial_loss
-        self.schedule = schedule
+        self.loss_schedule = loss_schedule
         self.fed_back = 0 if staged else -1
         channels = width or WIDTHS[size]
         self.forecasting = Multiscale(stack_cells(cell, size, width, DEPTH, options), channels)
@@ -135,14 +135,14 @@ class DBRNN(RecurrentForecaster):
         deblur_loss: bool = True,
         gradient_loss: bool = True,
         adversarial_loss: bool = True,
-        schedule: str = "ramp",
+        loss_schedule: str = "ramp",
         lean: bool | None = None,
         difference: str | None = None,
         window: int | None = None,
         links: int | None = None,
     ) -> Task:
         """What it reads and gives; the options are those of the class, and are checked here."""
-        for name, value, known in (("memory", memory, MEMORIES), ("schedule", schedule, SCHEDULES)):
+        for name, value, known in (("memory", memory, MEMORIES), ("loss_schedule", loss_schedule, SCHEDULES)):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
         if staged and not deblur_loss:
@@ -176,7 +176,7 @@ class DBRNN(RecurrentForecaster):
         """Lambda 1 and lambda 2: weights of the forecasting and of the deblurring loss at a share of the training."""
         if self.staged:
             forecasting, deblurring = (1.0, 0.0) if progress < 0.5 else (0.0, 1.0)
-        elif self.schedule == "fixed":
+        elif self.loss_schedule == "fixed":
             forecasting, deblurring = 1.0, 1.0
         else:
             done = min(progress / RAMP, 1.0)

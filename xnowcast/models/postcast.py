@@ -1,5 +1,6 @@
 """PostCast: sharpens anybody's blurry forecast with a diffusion model that has only ever seen sharp radar frames."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """Networks: that of guided diffusion at 256 x 256, one to train on a laptop, and one for tests."""
 
+REFLECTIVITY = Reflectivity()
 Spacing = Literal["late", "even"]
 LATENESS = 1.5
 
@@ -64,6 +66,8 @@ class PostCast(nn.Module):
         Which steps those are where they are not all: see `late_steps`, or evenly spaced ones.
     kernel_size, scale, rho, rho_max, kernel_update, normalise, free_gain, gradient, variance_weighted, edges
         See `xnowcast.diffusion.blur_guidance.BlurSettings`.
+    cut_off : float
+        mm h-1. Where a blurry field is dry it may have had up to so much rain before it was cut off; 0 for none.
     common_noise : bool
         Give all lead times of a forecast the same noise, so that a sharpened sequence flickers less.
     tile : int, optional
@@ -94,7 +98,7 @@ class PostCast(nn.Module):
 
     RUNTIME_OPTIONS = (
         *("sampling_steps", "spacing", "kernel_size", "scale", "rho", "rho_max", "kernel_update", "normalise"),
-        *("free_gain", "gradient", "variance_weighted", "edges", "common_noise", "tile", "overlap", "precision"),
+        *("free_gain", "gradient", "variance_weighted", "edges", "cut_off", "common_noise", "tile", "overlap", "precision"),
     )
     """What any weights can be run with."""
 
@@ -117,6 +121,7 @@ class PostCast(nn.Module):
         gradient: Gradient = "x0",
         variance_weighted: bool = False,
         edges: Edges = "reflect",
+        cut_off: float = 0.1,
         common_noise: bool = False,
         tile: int | None = 256,
         overlap: int = 64,
@@ -143,9 +148,10 @@ class PostCast(nn.Module):
             gradient=gradient,
             variance_weighted=variance_weighted,
             edges=edges,
+            cut_off=_scaled(cut_off),
         )
         super().__init__()
-        self.transform = Reflectivity()
+        self.transform = REFLECTIVITY
         self.schedule = linear_schedule(diffusion_steps)
         spaced = late_steps if spacing == "late" else evenly_spaced_steps
         self.steps = spaced(diffusion_steps, sampling_steps or diffusion_steps)
@@ -170,6 +176,7 @@ class PostCast(nn.Module):
         gradient: Gradient = "x0",
         variance_weighted: bool = False,
         edges: Edges = "reflect",
+        cut_off: float = 0.1,
         common_noise: bool = False,
         tile: int | None = 256,
         overlap: int = 64,
@@ -187,6 +194,7 @@ class PostCast(nn.Module):
             gradient=gradient,
             variance_weighted=variance_weighted,
             edges=edges,
+            cut_off=_scaled(cut_off),
         )
         choices = {"size": (size, tuple(SIZES)), "spacing": (spacing, ("late", "even"))}
         for name, (value, known) in (choices | {"precision": (precision, ("32", "bf16"))}).items():
@@ -407,6 +415,11 @@ def _checked(frames: Tensor, observed: Tensor, sharp: Tensor, kernels: Tensor, e
         reblurred=torch.where(of_frame, again, frames),
         distance=torch.where(good, distance, torch.nan),
     )
+
+
+def _scaled(rain: float) -> float:
+    """A rain rate in mm h-1 as the network reads it."""
+    return float(REFLECTIVITY(torch.tensor(float(rain)))) if math.isfinite(rain) else rain
 
 
 def _check_steps(diffusion_steps: Any, sampling_steps: Any) -> None:

@@ -10,16 +10,10 @@ from xnowcast.models.base import Loss, Task, TrainingBatch
 from xnowcast.nn.losses import pixel_loss
 from xnowcast.nn.recurrent import CELLS, Cell
 from xnowcast.noise import Noise
-from xnowcast.transforms import Reflectivity
+from xnowcast.transforms import SCALINGS
 
 WIDTHS = {"full": 24, "tiny": 8}
 WINDOWS = {"full": 31, "tiny": 7}
-SCALINGS = {
-    "reflectivity": Reflectivity(),
-    "hko-7": Reflectivity(a=58.53, b=1.56),
-    "dwd-12": Reflectivity(a=256.0, b=1.42),
-}
-"""Equations 9 and 10; the first is Marshall and Palmer's."""
 
 
 def stack_cells(cell: str, size: str, width: int | None, depth: int, options: dict[str, Any]) -> list[Cell]:

@@ -70,12 +70,15 @@ class _Attention(nn.Module):
 class LinearSpatialAttention(_Attention):
     """Linear attention over the cells of each patch of a frame, or of the whole frame (STLDM and STVD).
 
-    (b, c, y, x) -> same; ``patch`` cells along y and along x, which must divide the grid
+    (b, c, y, x) -> same; patches of ``patch`` cells along y and along x, or ``patches`` of them along each, which must
+    divide the grid
     """
 
-    def __init__(self, width: int, *, heads: int = 4, head_width: int = 32, patch: int | None = None) -> None:
+    def __init__(
+        self, width: int, *, heads: int = 4, head_width: int = 32, patch: int | None = None, patches: int = 1
+    ) -> None:
         super().__init__(width, heads, head_width, norm_out=True)
-        self.patch = patch
+        self.patch, self.patches = patch, patches
 
     def forward(self, x: Tensor) -> Tensor:
         ny, nx = x.shape[-2:]
@@ -95,7 +98,9 @@ class LinearSpatialAttention(_Attention):
 
     def _patches(self, ny: int, nx: int) -> tuple[int, int]:
         if self.patch is None:
-            return 1, 1
+            if ny % self.patches or nx % self.patches:
+                raise ValueError(f"a grid of {ny} x {nx} cells has no {self.patches} x {self.patches} patches: pad it")
+            return self.patches, self.patches
         if ny % self.patch or nx % self.patch:
             raise ValueError(f"patches of {self.patch} cells do not divide a grid of {ny} x {nx}: pad it")
         return ny // self.patch, nx // self.patch

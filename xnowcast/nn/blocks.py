@@ -1,5 +1,7 @@
 """Convolution blocks of U-Nets that denoise: norms, residual blocks that know the step, ways down and up."""
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,9 +27,48 @@ class StandardizedConvolution(nn.Conv2d):
     """Convolution whose filters have mean 0 and variance 1 (Qiao et al. 2019). (b, c, y, x) -> (b, out, y, x)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.filters, self.bias)
+
+    @property
+    def filters(self) -> Tensor:
+        """The weights that it convolves with."""
         mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
         variance = self.weight.var(dim=(1, 2, 3), unbiased=False, keepdim=True)
-        return self._conv_forward(x, (self.weight - mean) * torch.rsqrt(variance + 1e-5), self.bias)
+        return (self.weight - mean) * torch.rsqrt(variance + 1e-5)
+
+
+def filters(convolution: nn.Conv2d) -> Tensor:
+    """The weights that a convolution convolves with, standardized or not."""
+    return convolution.filters if isinstance(convolution, StandardizedConvolution) else convolution.weight
+
+
+def with_fixed_filters(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy whose standardized convolutions are plain ones: what does not learn need not standardize at every call.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    dtype : torch.dtype, optional
+        Of the copy; filters are standardized before they are rounded.
+
+    Returns
+    -------
+    torch.nn.Module
+    """
+    copy = deepcopy(network)
+    for module in list(copy.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, StandardizedConvolution):
+                setattr(module, name, _plain(child))
+    return copy.to(dtype=dtype)
+
+
+def _plain(convolution: StandardizedConvolution) -> nn.Conv2d:
+    plain = nn.Conv2d(1, 1, 1)
+    plain.__dict__.update({k: v for k, v in convolution.__dict__.items() if k != "_parameters"})
+    plain.weight = nn.Parameter(convolution.filters.detach(), requires_grad=False)
+    plain.bias = convolution.bias
+    return plain
 
 
 class ConvolutionBlock(nn.Module):

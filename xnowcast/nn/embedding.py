@@ -1,6 +1,7 @@
 """Embeddings of the diffusion step: what tells a network how much noise it sees."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,14 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.randn(frequencies))
 
     frequencies: Tensor
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "FourierEmbedding":
+        exact = self.frequencies
+        super()._apply(fn, recurse)
+        # half precision would round the frequencies, and steps would have the phases of others
+        if self.frequencies.dtype != exact.dtype:
+            self.frequencies = exact.to(self.frequencies.device)
+        return self
 
     def forward(self, steps: Tensor) -> Tensor:
         angles = 2 * math.pi * steps[..., None] * self.frequencies
