@@ -1,8 +1,9 @@
 """Do the trained systems learn? Train small ones for some minutes, score them on events that they never saw.
 
     python benchmarks/learn.py                       # MS-ConvLSTM and DB-ConvLSTM, about 20 minutes on two CPU cores
-    python benchmarks/learn.py --cells --steps 300   # MS and DB over all seven cells, the same steps for each
-    python benchmarks/learn.py --device cuda --precision bf16 --width 24 --crop 160 --batch 16 --steps 20000
+    python benchmarks/learn.py --systems db-convlstm # one of them: run two beside each other, then the first line again
+    python benchmarks/learn.py --systems cells --crop 48 --steps 200 --out runs/cells    # DB over all seven cells
+    python benchmarks/learn.py --device cuda --width 24 --crop 160 --batch 16 --steps 20000
 
 Training: the synthetic radar and the events of Finland, the Netherlands and Switzerland 2015. Testing: Switzerland 2016
 and Belgium 2021, the middle 512 x 512 cells. All have 1 km and 5 minutes. Every system forecasts an hour from the same
@@ -123,13 +124,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/learn"), help="run folders; what is there is resumed")
-    parser.add_argument("--cells", action="store_true", help="all seven cells")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--systems", nargs="+", default=["ms-convlstm", "db-convlstm"], help="or: cells")
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--target-frames", type=int, default=6)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--clip", type=float, default=0.0)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--device", default="auto")
@@ -138,7 +139,7 @@ def main():
     if not options.data.is_dir():
         raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")
     options.out.mkdir(parents=True, exist_ok=True)
-    names = [f"{kind}-{cell}" for cell in (CELLS if options.cells else CELLS[:1]) for kind in ("ms", "db")]
+    names = [f"db-{cell}" for cell in CELLS] if options.systems == ["cells"] else options.systems
     models = {name: name for name in BASELINES} | {name: train(name, options, options.data) for name in names}
     frame = table(models, options.data)
     frame.to_csv(options.out / "learn.csv")

@@ -138,3 +138,50 @@ SCALINGS = {
     "dwd-12": Reflectivity(a=256.0, b=1.42),
 }
 """Scalings to [0, 1] by the names that models know them by; the last two are those of Ma et al. (2024), equation 10."""
+
+
+@dataclass(frozen=True)
+class Logarithm:
+    """Logarithm of the rain rate, scaled to [-1, 1]; dry is -1.
+
+    Parameters
+    ----------
+    eps : float
+        Rain rate in mm h-1 that is added before the logarithm is taken.
+    highest : float
+        Rain rate in mm h-1 that becomes 1. More than that becomes more than 1.
+
+    Notes
+    -----
+    ``2 log(1 + R / eps) / log(1 + highest / eps) - 1``, which is the logarithm of ``R + eps`` scaled by its values at 0
+    and at ``highest``, as in Srivastava et al. (2024). They add 1e-14 kg m-2 s-1 (3.6e-11 mm h-1), and with that most of
+    the range is spent on drizzle that nobody measures: 0.1 mm h-1 lies at 0.47. The default adds 1e-7 kg m-2 s-1, and
+    0.1 mm h-1 lies at -0.16. Because the inverse is an exponential, errors of the network grow with ``highest / eps``
+    too: one of 0.01 is 7 % of the rain rate here, and 16 % with the paper's eps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scale = Logarithm(eps=1.0, highest=255.0)
+    >>> scale(torch.tensor([0.0, 15.0, 255.0])).tolist()
+    [-1.0, 0.0, 1.0]
+    >>> scale.inverse(scale(torch.tensor([0.0, 3.0]))).tolist()
+    [0.0, 3.0...]
+    """
+
+    eps: float = 3.6e-4
+    highest: float = 256.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < self.highest < math.inf:
+            raise ValueError(f"eps is {self.eps} and highest {self.highest} mm h-1: 0 < eps < highest is needed")
+
+    @property
+    def _range(self) -> float:
+        return math.log1p(self.highest / self.eps)
+
+    def __call__(self, rain: Tensor) -> Tensor:
+        return torch.log1p(rain / self.eps) * (2.0 / self._range) - 1.0
+
+    def inverse(self, values: Tensor) -> Tensor:
+        return self.eps * torch.expm1((values + 1.0) * (0.5 * self._range)).clamp_min(0.0)

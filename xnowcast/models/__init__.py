@@ -15,6 +15,7 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "persistence": "xnowcast.models.persistence:Persistence",
     "extrapolation": "xnowcast.models.extrapolation:Extrapolation",
     "stldm": "xnowcast.models.stldm:STLDM",
+    "stvd": "xnowcast.models.stvd:STVD",
     **{how: ("xnowcast.models.interpolation:Interpolation", {"method": how}) for how in INTERPOLATIONS},
     **{cell: ("xnowcast.models.stacked_rnn:StackedRNN", {"cell": cell}) for cell in CELLS},
     **{f"ms-{cell}": ("xnowcast.models.ms_rnn:MSRNN", {"cell": cell}) for cell in CELLS},

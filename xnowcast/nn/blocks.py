@@ -60,14 +60,14 @@ def with_fixed_filters(network: nn.Module, dtype: torch.dtype | None = None) -> 
         for name, child in module.named_children():
             if isinstance(child, StandardizedConvolution):
                 setattr(module, name, _plain(child))
-    return copy.to(dtype=dtype)
+    return copy if dtype is None else copy.to(dtype)
 
 
-def _plain(convolution: StandardizedConvolution) -> nn.Conv2d:
-    plain = nn.Conv2d(1, 1, 1)
-    plain.__dict__.update({k: v for k, v in convolution.__dict__.items() if k != "_parameters"})
-    plain.weight = nn.Parameter(convolution.filters.detach(), requires_grad=False)
-    plain.bias = convolution.bias
+def _plain(own: StandardizedConvolution) -> nn.Conv2d:
+    sizes = own.in_channels, own.out_channels, own.kernel_size, own.stride, own.padding, own.dilation, own.groups
+    plain = nn.Conv2d(*sizes, device="meta")  # type: ignore[arg-type]
+    plain.weight = nn.Parameter(own.filters.detach(), requires_grad=False)
+    plain.bias = own.bias
     return plain
 
 

@@ -1,0 +1,504 @@
+"""STVD, the system: what it declares, how it refines and what it minimises."""
+
+from collections.abc import Collection, Mapping, Sequence
+from math import gcd
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xnowcast.diffusion import PARAMETERIZATIONS, SAMPLERS, Denoise, evenly_spaced_steps, sigmoid_schedule
+from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.models.stvd.pieces import Piece, blended, cut
+from xnowcast.models.stvd.unet import Condition, Denoiser, Downscaler, Shape
+from xnowcast.nn.blocks import with_fixed_filters
+from xnowcast.noise import Noise
+from xnowcast.transforms import Logarithm
+
+SIZES = {
+    "full": Shape(),
+    "small": Shape(32, (1, 2, 2, 4), 4, 16),
+    "tiny": Shape(16, (1, 2), 2, 8),
+}
+
+LEAST_COVERAGE = 0.5
+"""Share of a coarse cell that has to be measured for it to count in training, as where data are coarsened."""
+
+CELLS_AT_ONCE = {"cpu": 2**16}
+MOST_CELLS_AT_ONCE = 2**22
+"""Fine cells, over all frames and members, that are denoised together: on a CPU as many as its cache likes."""
+
+VELOCITY = PARAMETERIZATIONS["v"]
+
+
+class STVD(nn.Module):
+    """Spatio-temporal video diffusion: a first estimate of fine rain from several coarse frames, and members of it.
+
+    The downscaler estimates all frames of a window at once. The denoiser makes the residual between estimate and truth
+    out of noise, all frames together, given the input, the estimate and the maps that the downscaler made on its way.
+
+    Parameters
+    ----------
+    size : {"full", "small", "tiny"}
+        "full" is that of the paper, 40 million parameters.
+    factor : int
+        How many fine cells along y and x make a coarse one; a power of two.
+    frames : int
+        Frames that are refined together; longer sequences are refined in overlapping windows.
+    channels, static : sequence of str
+        Standard names of further fields on the coarse grid, and of fields on the fine grid such as the topography.
+        Give their ranges with `set_ranges` before training.
+    eps, highest : float
+        Of the scaling of the rain: see `xnowcast.transforms.Logarithm`.
+    diffusion_steps : int
+        N of the training; a schedule of its own goes with each.
+    aux_mse_weight : float
+        Weight of the mean squared error of the estimate. 0 is the paper's single loss, with which the estimate is
+        an offset that makes the diffusion easy; with 1 it is a conditional mean.
+    per_frame_noise : bool
+        In training give every frame a noise level of its own, as the published code does, instead of one per sequence.
+    sampling_steps : int
+        Steps of the sampler, 1 to ``diffusion_steps``.
+    sampler : {"ddim", "ddpm", "dpm++2m", "heun"}
+        "heun" calls the denoiser twice per step.
+    stochastic : bool
+        False gives the estimate alone.
+    precision : {"float32", "bfloat16"}
+        Of both networks when they refine.
+    tile : int
+        Fine grids wider or higher than this many cells are refined in overlapping tiles.
+
+    Raises
+    ------
+    ValueError
+        If an option has no such value.
+
+    References
+    ----------
+    Srivastava, Yang, Kerrigan, Dresdner, McGibbon, Bretherton and Mandt (2024), Precipitation downscaling with
+    spatiotemporal video diffusion, arXiv:2312.06071
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = STVD(size="tiny", factor=4, frames=3, sampling_steps=2).eval()
+    >>> coarse = 2 * torch.rand(1, 3, 1, 8, 8) - 1
+    >>> noise = Noise([np.random.default_rng(number) for number in range(2 * 3)])  # two members of three frames
+    >>> model.downscale(coarse, coarse < 2, 4, noise=noise).shape
+    torch.Size([2, 3, 1, 32, 32])
+    """
+
+    RUNTIME_OPTIONS = ("sampling_steps", "sampler", "stochastic", "precision", "tile")
+
+    def __init__(
+        self,
+        *,
+        size: str = "full",
+        factor: int = 8,
+        frames: int = 5,
+        channels: Sequence[str] = (),
+        static: Sequence[str] = (),
+        eps: float = 3.6e-4,
+        highest: float = 256.0,
+        diffusion_steps: int = 1400,
+        aux_mse_weight: float = 0.0,
+        per_frame_noise: bool = False,
+        sampling_steps: int = 30,
+        sampler: str = "ddim",
+        stochastic: bool = True,
+        precision: str = "float32",
+        tile: int = 384,
+    ) -> None:
+        super().__init__()
+        self.task = self.declare(
+            size=size,
+            factor=factor,
+            frames=frames,
+            channels=channels,
+            static=static,
+            eps=eps,
+            highest=highest,
+            diffusion_steps=diffusion_steps,
+            aux_mse_weight=aux_mse_weight,
+            per_frame_noise=per_frame_noise,
+            sampling_steps=sampling_steps,
+            sampler=sampler,
+            stochastic=stochastic,
+            precision=precision,
+            tile=tile,
+        )
+        self.factor, self.training_frames = factor, frames
+        self.transform = Logarithm(eps, highest)
+        self.aux_mse_weight, self.per_frame_noise = aux_mse_weight, per_frame_noise
+        self.sampling_steps, self.sampler = sampling_steps, sampler
+        self.precision, self.tile = precision, tile
+        self.schedule = sigmoid_schedule(diffusion_steps)
+        self.shape = SIZES[size]
+        names = (*self.task.channels, *self.task.static)
+        self.downscaler = Downscaler(1 + len(names), self.shape)
+        self.denoiser = Denoiser(1 + len(names), self.shape)
+        self.register_buffer("lowest", torch.full((len(names),), torch.nan))
+        self.register_buffer("largest", torch.full((len(names),), torch.nan))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    lowest: Tensor
+    largest: Tensor
+
+    @classmethod
+    def declare(
+        cls,
+        *,
+        size: str = "full",
+        factor: int = 8,
+        frames: int = 5,
+        channels: Sequence[str] = (),
+        static: Sequence[str] = (),
+        eps: float = 3.6e-4,
+        highest: float = 256.0,
+        diffusion_steps: int = 1400,
+        aux_mse_weight: float = 0.0,
+        per_frame_noise: bool = False,
+        sampling_steps: int = 30,
+        sampler: str = "ddim",
+        stochastic: bool = True,
+        precision: str = "float32",
+        tile: int = 384,
+    ) -> Task:
+        """What it reads and gives; the options are those of the class, and are checked here."""
+        choices: dict[str, tuple[str, Collection[str]]] = {
+            "size": (size, SIZES),
+            "sampler": (sampler, SAMPLERS),
+            "precision": (precision, ("float32", "bfloat16")),
+        }
+        for name, (value, known) in choices.items():
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
+        if factor < 2 or factor & (factor - 1):
+            raise ValueError(f"factor is {factor}: it must be a power of two, 2 or more")
+        for name, count in {"frames": frames, "diffusion_steps": diffusion_steps}.items():
+            if count < 1:
+                raise ValueError(f"{name} is {count}: it must be at least 1")
+        if not 1 <= sampling_steps <= diffusion_steps:
+            raise ValueError(
+                f"sampling_steps is {sampling_steps}: the training had {diffusion_steps}, choose 1 to that"
+            )
+        if not 0 <= aux_mse_weight < float("inf"):
+            raise ValueError(f"aux_mse_weight is {aux_mse_weight}: it must be 0 or more")
+        Logarithm(eps, highest)
+        multiple = SIZES[size].multiple
+        if tile % multiple or tile < 2 * multiple:
+            raise ValueError(f"tile is {tile} cells: choose a multiple of {multiple}, at least {2 * multiple}")
+        return Task(
+            "downscale",
+            input_frames=frames,
+            quantity="rain_rate",
+            grid_multiple=multiple // gcd(multiple, factor),
+            min_grid=2,
+            stochastic=stochastic,
+            trained=True,
+            factor=factor,
+            channels=_names("channels", channels),
+            static=_names("static", static),
+        )
+
+    def set_ranges(self, ranges: Mapping[str, tuple[float, float]]) -> None:
+        """Say between which values further fields lie in the training data; they are part of the weights.
+
+        Parameters
+        ----------
+        ranges : mapping
+            Standard name of each of the task's ``channels`` and ``static`` to its lowest and largest value, in the
+            units that the field has in the data. They become -1 and 1, and what lies beyond is clipped.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing or unknown, or a range is empty.
+
+        Examples
+        --------
+        >>> model = STVD(size="tiny", channels=["eastward_wind"], static=["surface_altitude"])
+        >>> model.set_ranges({"eastward_wind": (-40, 40), "surface_altitude": (0, 4000)})
+        >>> model.largest.tolist()
+        [40.0, 4000.0]
+        """
+        names = (*self.task.channels, *self.task.static)
+        if set(ranges) != set(names):
+            raise ValueError(f"there are ranges of {_listed(ranges)}; the model reads {_listed(names)} beside the rain")
+        for name, (low, high) in ranges.items():
+            if not float("-inf") < low < high < float("inf"):
+                raise ValueError(f"the range of {name!r} is {low} to {high}: the first must be less than the second")
+        with torch.no_grad():
+            for buffer, end in ((self.lowest, 0), (self.largest, 1)):
+                buffer.copy_(torch.tensor([float(ranges[name][end]) for name in names]))
+
+    # ------------------------------------------------------------ refining
+
+    @torch.inference_mode()
+    def downscale(
+        self, frames: Tensor, observed: Tensor, factor: int, static: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """``(b, t, c, y, x)`` to members ``(b * m, t, 1, y * factor, x * factor)`` in [-1, 1].
+
+        Without noise it is the downscaler's estimate, ``(b, t, 1, ...)``. Estimate and maps are computed once for all
+        members and steps.
+        """
+        self._check(frames, factor, static)
+        copies = self._copies(len(frames), frames.shape[1], noise)
+        x = self._fine_inputs(frames, observed, static)
+        networks = self._refining_networks()
+        pieces = cut(
+            frames.shape[1],
+            (x.shape[-2], x.shape[-1]),
+            length=self.task.input_frames,
+            tile=self.tile,
+            multiple=self.shape.multiple,
+        )
+        per_sequence = copies * frames.shape[1]
+        fine = []
+        for number, one in enumerate(x.split(1)):
+            sources = None
+            if noise is not None:
+                own = noise.generators[number * per_sequence : (number + 1) * per_sequence]
+                sources = Noise(own, noise.device)
+            fine.append(self._refined(networks, one, pieces, sources))
+        return torch.cat(fine).clamp(-1, 1)
+
+    def _refined(
+        self, networks: tuple[Downscaler, Denoiser], x: Tensor, pieces: list[Piece], noise: Noise | None
+    ) -> Tensor:
+        """One sequence ``(1, t, c, y, x)`` to ``(m, t, 1, y, x)``."""
+        downscaler, denoiser = networks
+        estimates, conditions = [], []
+        for piece in pieces:
+            part = piece(x).to(denoiser.dtype)
+            estimate, context = downscaler(part)
+            estimates.append(estimate.float())
+            if noise is not None:
+                conditions.append(denoiser.project(part, estimate, context))
+        estimate = blended(estimates, pieces, x[:, :, :1])
+        if noise is None:
+            return estimate
+        start = noise.normal(1, *x.shape[-2:]).to(x)
+        steps = evenly_spaced_steps(self.schedule.length, self.sampling_steps)
+        denoise = self._denoise(denoiser, pieces, estimates, conditions, estimate)
+        residual = SAMPLERS[self.sampler](denoise, start, self.schedule, steps, noise)
+        return estimate + residual.unflatten(0, (-1, x.shape[1]))
+
+    def _denoise(
+        self,
+        denoiser: Denoiser,
+        pieces: list[Piece],
+        estimates: list[Tensor],
+        conditions: list[Condition],
+        estimate: Tensor,
+    ) -> Denoise:
+        """The expected residual to the blended estimate, (m t, 1, y, x), of all members."""
+        frames = estimate.shape[1]
+
+        def denoise(r: Tensor, step: float) -> Tensor:
+            signal, noise_level = self.schedule.levels(step)
+            members = r.unflatten(0, (-1, frames))
+            fine = []
+            for piece, own, condition in zip(pieces, estimates, conditions, strict=True):
+                # a piece knows the residual to its own estimate: a shift of the signal, and none of the noise
+                noisy = piece(members) + signal * (piece(estimate) - own)
+                velocity = self._velocity(denoiser, noisy, step, condition)
+                fine.append((own + VELOCITY.to_x0(velocity, noisy, signal, noise_level)).clamp(-1, 1))
+            return (blended(fine, pieces, members) - estimate).flatten(0, 1)
+
+        return denoise
+
+    def _velocity(self, denoiser: Denoiser, noisy: Tensor, step: float, condition: Condition) -> Tensor:
+        """Of some members (m, t, 1, y, x), as many at a time as are good for the device."""
+        cells = noisy.shape[1] * noisy.shape[-2] * noisy.shape[-1]
+        at_once = max(1, CELLS_AT_ONCE.get(noisy.device.type, MOST_CELLS_AT_ONCE) // cells)
+        done = torch.tensor([self._progress(step)], device=noisy.device)
+        parts = noisy.to(denoiser.dtype).split(at_once)
+        return torch.cat([denoiser(part, done, condition) for part in parts]).to(noisy)
+
+    def _progress(self, step: "Tensor | float") -> "Tensor | float":
+        """Share of the schedule that a step has done, above 0 to 1: n / N of the paper's n from 1 to N."""
+        return (step + 1) / self.schedule.length
+
+    def _refining_networks(self) -> tuple[Downscaler, Denoiser]:
+        """Both networks in the precision that is asked for."""
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else None
+        copies = (with_fixed_filters(network, dtype) for network in (self.downscaler, self.denoiser))
+        return cast(tuple[Downscaler, Denoiser], tuple(copies))
+
+    def _fine_inputs(self, frames: Tensor, observed: Tensor, static: Tensor | None) -> Tensor:
+        """Everything that is read, (b, t, c, y, x) on the fine grid and in [-1, 1]."""
+        coarse, count = frames, len(self.task.channels)
+        if count:
+            # where no rain was measured, as in the margin, nothing is known of the other fields: the middle of their range
+            others = self._scaled(frames[:, :, 1:], slice(0, count)) * observed
+            coarse = torch.cat([frames[:, :, :1], others], dim=2)
+        # bicubic interpolation overshoots, and the networks have never seen what lies beyond
+        fine = _interpolated(coarse, self.factor).clamp(-1, 1)
+        if static is None:
+            return fine
+        fixed = self._scaled(static[None, None], slice(count, None))
+        return torch.cat([fine, fixed.expand(*fine.shape[:2], -1, -1, -1)], dim=2)
+
+    def _scaled(self, fields: Tensor, which: slice) -> Tensor:
+        """Further fields (..., c, y, x) between -1 and 1."""
+        low, high = (end[which, None, None] for end in (self.lowest, self.largest))
+        if bool(low.isnan().any()):
+            raise ValueError("the ranges of the further fields were never set: call set_ranges before training")
+        return ((fields - low) * (2 / (high - low)) - 1).clamp(-1, 1)
+
+    def _check(self, frames: Tensor, factor: int, static: Tensor | None) -> None:
+        task = self.task
+        if factor != self.factor:
+            raise ValueError(f"factor is {factor}; this model was made for {self.factor}")
+        if frames.shape[1] < task.input_frames:
+            raise ValueError(f"there are {frames.shape[1]} frames; this model looks at {task.input_frames} at once")
+        if frames.shape[2] != 1 + len(task.channels):
+            wanted = _listed(("rain", *task.channels))
+            raise ValueError(f"there are {frames.shape[2]} channels; this model reads {wanted}")
+        if (0 if static is None else len(static)) != len(task.static):
+            raise ValueError(
+                f"there are {0 if static is None else len(static)} static fields; this model reads "
+                f"{_listed(task.static)}"
+            )
+        multiple = task.grid_multiple
+        if frames.shape[-2] % multiple or frames.shape[-1] % multiple:
+            raise ValueError(f"a grid of {tuple(frames.shape[-2:])} cells: pad it to multiples of {multiple}")
+
+    def _copies(self, sequences: int, frames: int, noise: Noise | None) -> int:
+        """Members of each sequence."""
+        if noise is None:
+            return 1
+        copies, rest = divmod(len(noise), sequences * frames)
+        if rest or not copies:
+            raise ValueError(
+                f"there are {len(noise)} noise sources for {sequences} sequences of {frames} frames; give one for "
+                "every frame of every member of each"
+            )
+        return copies
+
+    # ------------------------------------------------------------ training
+
+    def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
+        """Equation 4 for fine rain that is coarsened here; means over what was measured.
+
+        ``parts`` are ``diffusion``, the error of v, and ``estimate``, the mean squared error of the first estimate.
+        """
+        if self.task.channels or self.task.static:
+            fields = _listed((*self.task.channels, *self.task.static))
+            raise ValueError(f"a batch of rain alone does not train a model that also reads {fields}: use pair_loss")
+        multiple = self.task.grid_multiple * self.factor
+        below, right = (-size % multiple for size in batch.rain.shape[-2:])
+        rain, seen = (F.pad(part, (0, right, 0, below)) for part in (batch.rain, batch.observed))
+        coarse, coarse_seen = coarsened(rain, seen, self.factor)
+        return self.pair_loss(coarse, coarse_seen, rain, seen)
+
+    def pair_loss(
+        self, coarse: Tensor, coarse_observed: Tensor, fine: Tensor, observed: Tensor, static: Tensor | None = None
+    ) -> Loss:
+        """Equation 4 for coarse fields and the fine rain that belongs to them.
+
+        Parameters
+        ----------
+        coarse : Tensor
+            ``(b, t, c, y, x)``: rain in mm h-1, 0 where not measured, then the task's channels in their units.
+        coarse_observed : Tensor
+            ``(b, t, 1, y, x)`` bool: where rain was measured.
+        fine : Tensor
+            ``(b, t, 1, y * factor, x * factor)``: rain in mm h-1, 0 where not measured.
+        observed : Tensor
+            As ``fine``, bool.
+        static : Tensor, optional
+            ``(k, y * factor, x * factor)``: the task's static fields in their units.
+
+        Returns
+        -------
+        Loss
+
+        Raises
+        ------
+        ValueError
+            If the number of frames or of fields is not the model's, or the grid no multiple.
+        """
+        if fine.shape[1] != self.training_frames:
+            raise ValueError(f"there are {fine.shape[1]} frames; training takes {self.training_frames}")
+        self._check(coarse, self.factor, static)
+        scaled = torch.cat([self.transform(coarse[:, :, :1]), coarse[:, :, 1:]], dim=2)
+        x, y = self._fine_inputs(scaled, coarse_observed, static), self.transform(fine)
+        # what the input calls dry because it was not measured teaches nothing
+        seen = observed & _repeated(coarse_observed, self.factor)
+        estimate, context = self.downscaler(x)
+        residual = y - estimate
+        steps = self._training_steps(residual)
+        eps = torch.randn_like(residual)
+        noisy = self.schedule.add_noise(residual, eps, steps)
+        # nothing is detached: one loss trains both networks (algorithm 1)
+        condition = self.denoiser.project(x, estimate, context)
+        said = self.denoiser(noisy, self._progress(steps), condition)
+        target = VELOCITY.target(residual, eps, *self.schedule.levels_like(steps, residual))
+        parts = {"diffusion": _mean((said - target).square(), seen), "estimate": _mean(residual.square(), seen)}
+        return Loss(parts["diffusion"] + self.aux_mse_weight * parts["estimate"], parts)
+
+    def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
+        """None: it trains without one."""
+        return None
+
+    def _training_steps(self, residual: Tensor) -> Tensor:
+        """One step per sequence (b,), or per frame (b, t)."""
+        shape = residual.shape[: 2 if self.per_frame_noise else 1]
+        return torch.randint(0, self.schedule.length, shape, device=residual.device)
+
+
+def coarsened(rain: Tensor, observed: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Means over ``factor`` x ``factor`` cells of what was measured.
+
+    Parameters
+    ----------
+    rain, observed : Tensor
+        ``(b, t, 1, y, x)``, the second bool.
+    factor : int
+
+    Returns
+    -------
+    coarse, coarse_observed : Tensor
+        A coarse cell is measured where half of it was; it is 0 elsewhere.
+
+    Examples
+    --------
+    >>> rain = torch.tensor([[4.0, 8.0, 5.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).view(1, 1, 1, 2, 4)
+    >>> seen = torch.tensor([[True, True, True, False], [True, False, False, False]]).view(1, 1, 1, 2, 4)
+    >>> coarse, coarse_seen = coarsened(rain, seen, 2)
+    >>> coarse.flatten().tolist(), coarse_seen.flatten().tolist()
+    ([4.0, 0.0], [True, False])
+    """
+    share = F.avg_pool2d(observed.to(rain).flatten(0, 1), factor)
+    mean = F.avg_pool2d((rain * observed).flatten(0, 1), factor) / share.clamp_min(1e-6)
+    known = share >= LEAST_COVERAGE
+    return tuple(part.unflatten(0, rain.shape[:2]) for part in (mean * known, known))  # type: ignore[return-value]
+
+
+def _interpolated(coarse: Tensor, factor: int) -> Tensor:
+    fine = F.interpolate(coarse.flatten(0, 1), scale_factor=factor, mode="bicubic", align_corners=False)
+    return fine.unflatten(0, coarse.shape[:2])
+
+
+def _repeated(cells: Tensor, factor: int) -> Tensor:
+    return cells.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+
+
+def _mean(values: Tensor, seen: Tensor) -> Tensor:
+    """Mean over cells that were measured; 0 where there are none."""
+    seen = seen.to(values)
+    return (values * seen).sum() / seen.sum().clamp_min(1.0)
+
+
+def _names(option: str, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or len(set(names)) < len(names):
+        raise ValueError(f"{option} is {names!r}: give a list of different standard names")
+    return tuple(names)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
