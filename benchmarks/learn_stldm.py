@@ -5,11 +5,12 @@
 
 Training and test events are those of `learn.py`, 1 km and 5 minutes; of the latter the middle --grid cells. Members,
 first estimate, persistence and extrapolation forecast an hour from the same starts and are scored where the observation
-is finite and no forecast is NaN. Counts, spectra and errors are summed over starts, events and members (each member a
-forecast of its own), ratios come last. The seam score is the mean absolute difference of neighbours across the edges of
-tiles over that everywhere else: 1 is no seam. It is taken of a forecast in tiles, of the same without tiles, of the
-difference of the two, and of tiles that were forecast one by one and put side by side, which is what a seam looks like.
-OUT has learn_stldm.csv, ranks.csv, seams.csv, the figures and the run folder `run`, which is resumed.
+is finite and no forecast is NaN at any lead time. Counts, spectra and errors are summed over starts, events and members
+(each member a forecast of its own), ratios come last. The seam score is the mean absolute difference of neighbours
+across the edges of tiles over that everywhere else: 1 is no seam. It is taken of a forecast in tiles, of the same
+without tiles, of the difference of the two, and of tiles that were forecast one by one and put side by side, which is
+what a seam looks like. OUT has learn_stldm.csv, ranks.csv, seams.csv, the figures and the run folder `run`, which is
+resumed.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from learn import BAND, BASELINES, STEPS, test_events, training_data
 import xnowcast
 from xnowcast import verify
 from xnowcast.diffusion.tiling import tile_windows
-from xnowcast.plot import rain_colormap
+from xnowcast.plot import NOT_MEASURED, rain_colormap
 
 THRESHOLDS = [0.5, 2.0, 5.0]  # mm/h
 SCALES = [1, 16]
@@ -83,7 +84,7 @@ def ensemble(rain, weights, options, starts, **more):
 
 
 def forecasts_of(rain, weights, options, starts):
-    """Forecasts by system, NaN wherever one of them is."""
+    """Forecasts by system, NaN wherever one of them is at any lead time: all lead times have the same cells."""
     found = {
         "members": ensemble(rain, weights, options, starts),
         FIRST_ESTIMATE: stldm(rain, weights, options, starts, return_first_estimate=True),
@@ -92,7 +93,7 @@ def forecasts_of(rain, weights, options, starts):
     known = found["members"].notnull().all("member")
     for name in (FIRST_ESTIMATE, *BASELINES):
         known = known & found[name].notnull()
-    return {name: forecast.where(known) for name, forecast in found.items()}
+    return {name: forecast.where(known.all("lead_time")) for name, forecast in found.items()}
 
 
 # ---------------------------------------------------------------- scores
@@ -110,24 +111,27 @@ def sums_of(observations, forecast):
         "errors": verify.error_sums(observations, forecast, dim=points, member_dim="member" if members else None),
     }
     if members:
-        sums["crps"] = verify.crps_sums(observations, forecast, dim=points, fair=True)
+        sums["crps"] = verify.crps_sums(observations, forecast, dim=points)
         sums["spread"] = verify.spread_skill_sums(observations, forecast, dim=points)
         sums["ranks"] = verify.rank_histogram(observations, forecast, min_value=WET, dim=points)
     return sums
 
 
 def added_up(weights, options):
-    """Sums by system and kind, over all test events."""
-    total = {}
+    """Sums by system and kind, over all test events; and observations and forecasts of each event's middle start."""
+    total, shown = {}, {}
     for name, rain, starts in test_events(options.data, options.grid, options.starts):
         began = time.perf_counter()
         forecasts = forecasts_of(rain, weights, options, starts)
         print(f"{name}: {len(starts)} forecasts in {time.perf_counter() - began:.0f} s", flush=True)
+        observations = verify.align_observations(rain, forecasts["members"])
+        middle = {"init_time": len(starts) // 2}
+        shown[name] = observations.isel(middle), {n: forecast.isel(middle) for n, forecast in forecasts.items()}
         for system, forecast in forecasts.items():
-            sums = sums_of(verify.align_observations(rain, forecast), forecast)
+            sums = sums_of(observations, forecast)
             before = total.get(system)
             total[system] = sums if before is None else {kind: before[kind] + sums[kind] for kind in sums}
-    return total
+    return total, shown
 
 
 def scores_of(sums):
@@ -198,7 +202,7 @@ def tile_edges(weights, options):
 
 
 def seams(weights, options):
-    """Seam scores and power by kind of forecast, two members of the middle start of the first test event."""
+    """Seam scores, power and error by kind of forecast, two members of the middle start of the first test event."""
     _, rain, starts = next(iter(test_events(options.data, options.grid, options.starts)))
     start = starts[len(starts) // 2]
     whole = ensemble(rain, weights, options, start, members=2, tile=-(-options.grid // 64) * 64)
@@ -220,6 +224,7 @@ def seams(weights, options):
         ratio = verify.spectral_ratio(observations, forecast, bands=bands, dim=["init_time", "member", "lead_time"])
         for band, value in zip(bands, ratio.values.ravel(), strict=True):
             table.loc[name, f"power {band[0]:g}-{band[1]:g} km"] = value
+        table.loc[name, "MAE"] = float(verify.mae(observations, forecast))
     maps = {"without tiles": whole, "in tiles": tiled, "tiles side by side": apart}
     return table, {name: forecast.isel(init_time=0, member=0, lead_time=5) for name, forecast in maps.items()}
 
@@ -229,7 +234,8 @@ def seams(weights, options):
 
 def draw(axis, field, title, spread=False):
     if spread:
-        shown = axis.imshow(field, origin=origin(field), cmap="magma_r", vmin=0, vmax=5)
+        cmap = plt.get_cmap("magma_r").with_extremes(bad=NOT_MEASURED)
+        shown = axis.imshow(field, origin=origin(field), cmap=cmap, vmin=0, vmax=5)
     else:
         cmap, norm = rain_colormap()
         shown = axis.imshow(field, origin=origin(field), cmap=cmap, norm=norm, interpolation="nearest")
@@ -244,15 +250,15 @@ def origin(field):
     return "lower" if rows[0] < rows[-1] else "upper"
 
 
-def stamps(forecasts, observations, minutes, path):
+def stamps(observations, forecasts, minutes, path):
     """Observed, first estimate, mean and spread above ten members."""
     at = {"lead_time": np.timedelta64(minutes, "m")}
-    members = forecasts["members"].isel(init_time=0).sel(at)
+    members = forecasts["members"].sel(at)
     figure, axes = plt.subplots(3, 5, figsize=(14, 9), layout="constrained")
     top = {
-        "observed": observations.isel(init_time=0).sel(at),
-        FIRST_ESTIMATE: forecasts[FIRST_ESTIMATE].isel(init_time=0).sel(at),
-        "extrapolation": forecasts["extrapolation"].isel(init_time=0).sel(at),
+        "observed": observations.sel(at),
+        FIRST_ESTIMATE: forecasts[FIRST_ESTIMATE].sel(at),
+        "extrapolation": forecasts["extrapolation"].sel(at),
         "mean of the members": members.mean("member"),
     }
     for axis, (name, field) in zip(axes[0], top.items(), strict=False):
@@ -277,9 +283,10 @@ def score_figure(tables, path):
             if column in table:
                 axis.plot(table.index, table[column], label=system)
         axis.set_title("CRPS, MAE of a single forecast" if column == "CRPS" else column, fontsize=10)
-        axis.set_ylim(0)
     axes[2, 2].plot(tables["members"].index, tables["members"]["RMSE"], "k--", label="RMSE of the mean")
     axes[2, 2].legend(fontsize=8)
+    for axis in axes.flat:
+        axis.set_ylim(0)
     axes[0, 0].legend(fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("minutes")
@@ -308,18 +315,16 @@ def seam_figure(maps, path):
     plt.close(figure)
 
 
-def figures(weights, options, tables, ranks, maps):
+def figures(options, tables, ranks, maps, shown):
     loss_figure(options.out / "run", options.out / "losses.png")
     score_figure(tables, options.out / "scores.png")
     seam_figure(maps, options.out / "seams.png")
-    shown = xr.DataArray(ranks, dims=("minutes", "rank"))
-    chosen = {f"{m} min": shown.sel(minutes=m, drop=True) for m in (5, 15, 30, 60)}
-    xnowcast.plot.plot_rank_histogram(chosen, path=options.out / "ranks.png")
-    for name, rain, starts in test_events(options.data, options.grid, options.starts):
-        forecasts = forecasts_of(rain, weights, options, starts[len(starts) // 2])
-        observations = verify.align_observations(rain, forecasts["members"])
+    shares = xr.DataArray(ranks, dims=("minutes", "rank"))
+    by_name = {f"{m} min": shares.sel(minutes=m, drop=True) for m in (5, 15, 30, 60)}
+    xnowcast.plot.plot_rank_histogram(by_name, path=options.out / "ranks.png")
+    for name, (observations, forecasts) in shown.items():
         for minutes in (15, 30, 60):
-            stamps(forecasts, observations, minutes, options.out / f"stamps_{name}_{minutes}.png")
+            stamps(observations, forecasts, minutes, options.out / f"stamps_{name}_{minutes}.png")
 
 
 def main():
@@ -336,7 +341,7 @@ def main():
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--grid", type=int, default=256, help="cells of the test events; a multiple of 64")
-    parser.add_argument("--starts", type=int, default=3, help="per test event")
+    parser.add_argument("--starts", type=int, default=2, help="per test event")
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--sampling-steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=1.0)
@@ -347,7 +352,7 @@ def main():
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = train(options)
-    sums = added_up(weights, options)
+    sums, shown = added_up(weights, options)
     tables = {system: scores_of(of_system) for system, of_system in sums.items()}
     frame = pd.concat(tables, names=["system"])
     frame.to_csv(options.out / "learn_stldm.csv")
@@ -358,7 +363,7 @@ def main():
     seam_table, maps = seams(weights, options)
     seam_table.to_csv(options.out / "seams.csv")
     print(seam_table.round(3).to_string())
-    figures(weights, options, tables, ranks, maps)
+    figures(options, tables, ranks, maps, shown)
 
 
 if __name__ == "__main__":

@@ -265,6 +265,25 @@ def test_the_scale_of_bird_divides_the_density_of_y_by_the_distance():
     torch.testing.assert_close(guidance.rho, s / (2 * 144))
 
 
+def test_what_was_cut_off_is_no_misfit():
+    """Where the blurry field is dry, blurred rain of up to the cut-off costs nothing; above it, what is above."""
+    blurry = torch.tensor([[[[0.0, 0.0, 0.0, 0.5]] * 4]])
+    x0 = 2 * torch.tensor([[[[0.05, 0.1, 0.3, 0.4]] * 4]]) - 1
+    point = torch.full((1, 3, 3), -1e3)
+    point[:, 1, 1] = 1e3
+    for cut_off, missed in ((0.0, [0.05, 0.1, 0.3, -0.1]), (0.1, [0.0, 0.0, 0.2, -0.1])):
+        settings = BlurSettings(kernel_size=3, cut_off=cut_off)
+        guidance = BlurGuidance(
+            2 * blurry - 1, blurry >= 0, settings, linear_schedule(10), [9, 8, -1], torch.zeros(1, 3, 3)
+        )
+        guidance.kernels.values = point
+        torch.testing.assert_close(guidance.distance(x0), torch.tensor([np.mean(np.square(missed))]).float())
+        guided = guidance.correct(torch.zeros_like(x0), x0, 9)
+        rho = PAPER_RHO * 1000 / 2
+        expected = -min(rho, 0.5) * torch.tensor([[[missed] * 4]]) * 2
+        torch.testing.assert_close(guided, expected)
+
+
 # ---------------------------------------------------------------- what comes out
 
 
@@ -506,6 +525,7 @@ def test_what_cannot_be_is_refused():
         ("edges", "wrap"): "edges is 'wrap': choose one of 'reflect', 'zeros'",
         ("rho", -1.0): "rho is -1.0; it must be a number of 0 or more",
         ("rho_max", math.inf): "rho_max is inf; it must be a number of 0 or more",
+        ("cut_off", -0.1): "cut_off is -0.1 mm h-1; it must be a number of 0 or more",
         ("normalise", False): "a softmax sums to 1 by itself: normalise=False goes with kernel_update='paper'",
         ("spacing", "odd"): "spacing is 'odd': choose one of 'late', 'even'",
         ("precision", "8"): "precision is '8': choose one of '32', 'bf16'",

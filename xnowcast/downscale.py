@@ -1,6 +1,7 @@
 """The verb `downscale`, on one page: coarse field -> sequences -> engine -> CF dataset on the fine grid."""
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,16 +96,21 @@ def downscale(
     from xnowcast.engine import refining
 
     field = cf.find_field(obj, variable, zr=zr)
-    if members == 0:
-        members, options = None, {**options, "stochastic": False}
+    alone = members == 0
+    if alone:
+        members, options = None, ({**options, "stochastic": False} if isinstance(model, str) else options)
     recipe, task = planning.plan_model(downscale, model, weights, options)
+    task = replace(task, stochastic=task.stochastic and not alone)
     planning.check_field(field, task, recipe)
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)
     _check_factor(task, recipe, factor)
     roles = cf.forecast_dims(field)
     along = _sequence_dim(field, roles)
     _check_frames(field, task, recipe, along)
-    planning.check_contract(field, task, recipe, None, on_mismatch)
+    step = _step(field, task, recipe, along)
+    # weights know the spacing of the data that they were trained on, which is that of the fine grid
+    coarse = replace(task, spacing=task.spacing and task.spacing * factor)
+    planning.check_contract(field, coarse, recipe, step, on_mismatch)
     numbers = planning.member_numbers(task, recipe, members)
     if numbers is not None and "member" in field.array.dims:
         raise ValueError(f"variable {field.name!r} has a dim 'member' already: choose one of its members, or rename it")
@@ -161,6 +167,20 @@ def _check_frames(field: Field, task: "Task", recipe: Any, along: Hashable | Non
         raise ValueError(
             f"{planning.model_name(recipe)!r} looks at {task.input_frames} frames at once; there are {found} {where}"
         )
+
+
+def _step(field: Field, task: "Task", recipe: Any, along: Hashable | None) -> np.timedelta64 | None:
+    """Time between the frames of a model that looks at several; None where it looks at one, or they have no times."""
+    if task.input_frames == 1 or along not in field.array.coords or field.array[along].dtype.kind not in "mM":
+        return None
+    steps = np.diff(_frame_numbers(field, along)).astype("m8[ns]")
+    if (steps != steps[0]).any() or steps[0] <= np.timedelta64(0):
+        minutes = sorted(set((steps / np.timedelta64(1, "m")).tolist()))
+        raise ValueError(
+            f"{planning.model_name(recipe)!r} looks at {task.input_frames} frames at once, and along {along!r} steps "
+            f"differ ({', '.join(f'{m:g}' for m in minutes[:4])} min): refine the parts between gaps one by one"
+        )
+    return steps[0]
 
 
 def _channels(
@@ -239,4 +259,7 @@ def _static_field(static: Any, wanted: str, blank: xr.DataArray, field: Field) -
                     f"static field {wanted!r} lies elsewhere along {dim!r}: it runs from {array[dim].values[0]:g} to "
                     f"{array[dim].values[-1]:g}, and the fine grid from {first:g} to {last:g}"
                 )
-    return cf.north_up(array.assign_coords(blank.coords), field.y, field.x).values.astype("f4")
+    values = cf.north_up(array.assign_coords(blank.coords), field.y, field.x).values.astype("f4")
+    if np.isnan(values).any():
+        raise ValueError(f"static field {wanted!r} is NaN in {np.isnan(values).sum()} cells: fill them, such as with 0")
+    return values

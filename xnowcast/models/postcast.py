@@ -98,7 +98,8 @@ class PostCast(nn.Module):
 
     RUNTIME_OPTIONS = (
         *("sampling_steps", "spacing", "kernel_size", "scale", "rho", "rho_max", "kernel_update", "normalise"),
-        *("free_gain", "gradient", "variance_weighted", "edges", "cut_off", "common_noise", "tile", "overlap", "precision"),
+        *("free_gain", "gradient", "variance_weighted", "edges", "cut_off", "common_noise", "tile", "overlap"),
+        "precision",
     )
     """What any weights can be run with."""
 
@@ -121,7 +122,7 @@ class PostCast(nn.Module):
         gradient: Gradient = "x0",
         variance_weighted: bool = False,
         edges: Edges = "reflect",
-        cut_off: float = 0.1,
+        cut_off: float = 0.0,
         common_noise: bool = False,
         tile: int | None = 256,
         overlap: int = 64,
@@ -176,7 +177,7 @@ class PostCast(nn.Module):
         gradient: Gradient = "x0",
         variance_weighted: bool = False,
         edges: Edges = "reflect",
-        cut_off: float = 0.1,
+        cut_off: float = 0.0,
         common_noise: bool = False,
         tile: int | None = 256,
         overlap: int = 64,
@@ -417,9 +418,11 @@ def _checked(frames: Tensor, observed: Tensor, sharp: Tensor, kernels: Tensor, e
     )
 
 
-def _scaled(rain: float) -> float:
+def _scaled(cut_off: float) -> float:
     """A rain rate in mm h-1 as the network reads it."""
-    return float(REFLECTIVITY(torch.tensor(float(rain)))) if math.isfinite(rain) else rain
+    if not 0 <= cut_off < math.inf:
+        raise ValueError(f"cut_off is {cut_off} mm h-1; it must be a number of 0 or more")
+    return float(REFLECTIVITY(torch.tensor(float(cut_off), device="cpu")))
 
 
 def _check_steps(diffusion_steps: Any, sampling_steps: Any) -> None:

@@ -332,7 +332,7 @@ class STVD(nn.Module):
         """Everything that is read, (b, t, c, y, x) on the fine grid and in [-1, 1]."""
         coarse, count = frames, len(self.task.channels)
         if count:
-            # where no rain was measured, as in the margin, nothing is known of the other fields: the middle of their range
+            # where no rain was measured, as in the margin, other fields are at the middle of their range
             others = self._scaled(frames[:, :, 1:], slice(0, count)) * observed
             coarse = torch.cat([frames[:, :, :1], others], dim=2)
         # bicubic interpolation overshoots, and the networks have never seen what lies beyond

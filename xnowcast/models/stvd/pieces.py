@@ -41,7 +41,7 @@ def cut(frames: int, shape: tuple[int, int], *, length: int, tile: int, multiple
     length : int
         Frames of a piece; pieces share half of them, rounded down.
     tile : int
-        Cells of a piece along y and x where the grid is larger; pieces share a sixth, or ``multiple`` cells if that is more.
+        Cells of a piece along y and x where the grid is larger; pieces share a sixth, and ``multiple`` cells at least.
     multiple : int
         Pieces begin at multiples of so many cells.
 

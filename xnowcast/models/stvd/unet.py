@@ -85,7 +85,7 @@ class Shape:
 
 
 class ConditionedBlock(ResidualBlock):
-    """Residual block on its own features beside a map of the downscaler. x (m b, c, y, x), share of b -> (m b, c, y, x).
+    """Residual block on its own features beside a map of the downscaler. x (m b, c, y, x), share of b -> x.
 
     A convolution is linear in its inputs, so the share of the map, the same at all steps, is computed once.
     """
@@ -146,7 +146,7 @@ class DownLevel(nn.Module):
     def forward(
         self, x: Tensor, frames: int, step: Tensor | None = None, shares: Sequence[Share | None] = (None, None)
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Also what the way up, and the denoiser, are given: after the attention over space, and after that over time."""
+        """Also the maps for the way up and the denoiser: after the attention over space, and after that over time."""
         spatial = self.spatial(_refined(self.first, x, step, shares[0]))
         temporal = _over_time(self.temporal, _refined(self.second, spatial, step, shares[1]), frames)
         return self.resize(temporal), spatial, temporal
@@ -203,7 +203,7 @@ class UpLevel(nn.Module):
 
 
 class _UNet(nn.Module):
-    """What both networks are made of; ``down_time`` and ``up_time`` say at which levels there is attention over time."""
+    """What both networks are made of; ``down_time`` and ``up_time``: at which levels is there attention over time?"""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class _UNet(nn.Module):
     def _run(
         self, x: Tensor, frames: int, step: Tensor | None = None, shares: Sequence[Share] | None = None
     ) -> tuple[Tensor, Context]:
-        """What `init` made of the input, (b t, c, y, x), to (b t, 1, y, x) and the maps of the way down and the middle."""
+        """What `init` made of the input, (b t, c, y, x), to (b t, 1, y, x) and the maps of the way down and middle."""
         start, context = x, []
         pairs = _pairs(shares, len(self.down) + 1)
         for down in self.down:
