@@ -24,11 +24,6 @@ LENGTH = 100
 CELLS = 64
 
 
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch):
-    monkeypatch.setitem(models.REGISTRY, "postcast", "xnowcast.models.postcast:PostCast")
-
-
 class GaussianPostCast(PostCast):
     """PostCast whose network knows all about Gaussian random fields."""
 

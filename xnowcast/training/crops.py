@@ -647,9 +647,9 @@ class Crops:
     def _origin(self, place: tuple[int, int, int]) -> str:
         window, row, column = place
         event = self.frames.events[self.windows.event[window]]
-        first, *_, last = event.axis.times[self.windows.positions(window, event.axis.slots)]
+        times = event.axis.times[self.windows.positions(window, event.axis.slots)]
         return (
-            f"{event.name}, {_clock(first)} to {_clock(last)}, rows {row} to {row + self.crop - 1}, columns {column} "
+            f"{event.name}, {_clock(times[0])} to {_clock(times[-1])}, rows {row} to {row + self.crop - 1}, columns {column} "
             f"to {column + self.crop - 1}"
         )
 
