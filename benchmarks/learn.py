@@ -2,11 +2,11 @@
 
     python benchmarks/learn.py                       # MS-ConvLSTM and DB-ConvLSTM, about 20 minutes on two CPU cores
     python benchmarks/learn.py --systems db-convlstm # one of them: run two beside each other, then the first line again
-    python benchmarks/learn.py --systems cells --crop 48 --steps 200 --out runs/cells    # DB over all seven cells
+    python benchmarks/learn.py --systems cells --crop 32 --steps 150 --size 256 --out runs/cells   # DB, all cells
     python benchmarks/learn.py --device cuda --width 24 --crop 160 --batch 16 --steps 20000
 
 Training: the synthetic radar and the events of Finland, the Netherlands and Switzerland 2015. Testing: Switzerland 2016
-and Belgium 2021, the middle 512 x 512 cells. All have 1 km and 5 minutes. Every system forecasts an hour from the same
+and Belgium 2021, the middle --size cells. All have 1 km and 5 minutes. Every system forecasts an hour from the same
 starts and is scored on the same cells: where the observation is finite and no forecast is NaN. Counts and spectra are
 summed over starts and events, ratios come last. The figures go to OUT/learn.csv, the first test event to OUT/*.png.
 """
@@ -84,10 +84,10 @@ def train(name, options, folder):
     return model
 
 
-def sums(models, folder):
+def sums(models, folder, size=SIZE):
     """Contingency tables and spectra by system and lead time, summed over starts and events."""
     tables, spectra, errors = [], [], []
-    for _, rain, starts in test_events(folder):
+    for _, rain, starts in test_events(folder, size):
         forecasts = xr.concat(
             [rain.nowcast.forecast(model, steps=STEPS, init_times=starts) for model in models.values()],
             pd.Index(list(models), name="system"),
@@ -102,8 +102,8 @@ def sums(models, folder):
     return [sum(parts[1:], parts[0]) for parts in (tables, spectra, errors)]
 
 
-def table(models, folder):
-    counts, spectra, errors = sums(models, folder)
+def table(models, folder, size=SIZE):
+    counts, spectra, errors = sums(models, folder, size)
     csi = verify.csi(counts)
     ratio = verify.spectral_ratio(spectra, bands=[BAND]).squeeze()
     frame = csi.to_dataframe("csi")["csi"].unstack("threshold").add_prefix("CSI ")
@@ -113,7 +113,7 @@ def table(models, folder):
 
 
 def pictures(models, options):
-    name, rain, starts = next(iter(test_events(options.data)))
+    name, rain, starts = next(iter(test_events(options.data, options.size)))
     for system, model in models.items():
         forecast = rain.nowcast.forecast(model, steps=STEPS, init_times=starts[len(starts) // 2])
         figure = forecast.nowcast.plot(observations=rain)
@@ -128,6 +128,7 @@ def main():
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=64)
+    parser.add_argument("--size", type=int, default=SIZE, help="cells of the tested grid along y and x")
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--target-frames", type=int, default=6)
     parser.add_argument("--rate", type=float, default=3e-3)
@@ -141,7 +142,7 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     names = [f"db-{cell}" for cell in CELLS] if options.systems == ["cells"] else options.systems
     models = {name: name for name in BASELINES} | {name: train(name, options, options.data) for name in names}
-    frame = table(models, options.data)
+    frame = table(models, options.data, options.size)
     frame.to_csv(options.out / "learn.csv")
     print(frame.unstack("lead_time").T.round(3).to_string() if len(models) < 6 else frame.round(3).to_string())
     pictures(models, options)

@@ -7,7 +7,7 @@ Training and test events are those of `learn.py`, 1 km and 5 minutes; of the lat
 first estimate, persistence and extrapolation forecast an hour from the same starts and are scored where the observation
 is finite and no forecast is NaN at any lead time. Counts, spectra and errors are summed over starts, events and members
 (each member a forecast of its own), ratios come last. The seam score is the mean absolute difference of neighbours
-across the edges of tiles over that everywhere else: 1 is no seam. It is taken of a forecast in tiles, of the same
+across the edges of tiles over that elsewhere: 1 is no seam. It is taken of a forecast in tiles, of the same
 without tiles, of the difference of the two, and of tiles that were forecast one by one and put side by side, which is
 what a seam looks like. OUT has learn_stldm.csv, ranks.csv, seams.csv, the figures and the run folder `run`, which is
 resumed.
@@ -32,6 +32,7 @@ from xnowcast.plot import NOT_MEASURED, rain_colormap
 THRESHOLDS = [0.5, 2.0, 5.0]  # mm/h
 SCALES = [1, 16]
 WET = 0.1  # mm/h
+LATENT_CELL = 4  # cells
 FIRST_ESTIMATE = "first estimate"
 
 
@@ -53,6 +54,7 @@ def train(options):
         clip=1.0,
         ema=options.ema,
         keep="last",
+        rain_preference=options.rain_preference,
         precision=options.precision,
         device=options.device,
         validate_every=max(1, options.steps // 8),
@@ -71,10 +73,8 @@ def train(options):
 
 
 def stldm(rain, weights, options, starts, **more):
-    forecast = rain.nowcast.forecast(
-        "stldm", weights=weights, steps=STEPS, init_times=starts, seed=options.seed, device=options.device, **more
-    )
-    return forecast.load()
+    more = {"tile": options.tile, "seed": options.seed, "device": options.device} | more
+    return rain.nowcast.forecast("stldm", weights=weights, steps=STEPS, init_times=starts, **more).load()
 
 
 def ensemble(rain, weights, options, starts, **more):
@@ -165,13 +165,17 @@ def rank_table(sums):
 
 
 def seam_score(field, edges):
-    """Mean absolute difference across the edges, between cells e - 1 and e of both axes, over that elsewhere."""
+    """Mean absolute difference across the edges, between cells e - 1 and e of both axes, over that elsewhere.
+
+    Elsewhere are the other multiples of LATENT_CELL: all edges are, and the decoder leaves a lattice of that width.
+    """
     across, elsewhere = [], []
     for axis in (-2, -1):
         steps = np.abs(np.diff(np.moveaxis(field, axis, -1), axis=-1))
-        at = np.isin(np.arange(1, steps.shape[-1] + 1), edges)
+        cells = np.arange(1, steps.shape[-1] + 1)
+        at = np.isin(cells, edges)
         across.append(steps[..., at].ravel())
-        elsewhere.append(steps[..., ~at].ravel())
+        elsewhere.append(steps[..., ~at & (cells % LATENT_CELL == 0)].ravel())
     return float(np.nanmean(np.concatenate(across)) / np.nanmean(np.concatenate(elsewhere)))
 
 
@@ -206,7 +210,7 @@ def seams(weights, options):
     _, rain, starts = next(iter(test_events(options.data, options.grid, options.starts)))
     start = starts[len(starts) // 2]
     whole = ensemble(rain, weights, options, start, members=2, tile=-(-options.grid // 64) * 64)
-    tiled = ensemble(rain, weights, options, start, members=2, tile=options.tile)
+    tiled = ensemble(rain, weights, options, start, members=2)
     apart = side_by_side(rain, weights, options, start)
     observations = verify.align_observations(rain, whole)
     edges, borders = tile_edges(weights, options), list(range(options.tile, options.grid, options.tile))
@@ -301,7 +305,7 @@ def loss_figure(folder, path):
     for axis, part in zip(axes, parts, strict=True):
         values = metrics[part].dropna()
         axis.plot(values.index, values, color="0.8")
-        axis.plot(values.index, values.rolling(min(9, len(values)), min_periods=1).mean())
+        axis.plot(values.index, values.rolling(9 if len(values) > 50 else 1, min_periods=1).mean())
         axis.set(title=part, xlabel="step", yscale="linear" if part == "diffusion" else "log")
     figure.savefig(path, dpi=90)
     plt.close(figure)
@@ -337,15 +341,16 @@ def main():
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.99)
+    parser.add_argument("--rain-preference", type=float, default=0.9)
     parser.add_argument("--precision", default="32", help="of the training")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--grid", type=int, default=256, help="cells of the test events; a multiple of 64")
+    parser.add_argument("--grid", type=int, default=192, help="cells of the test events; a multiple of 64")
     parser.add_argument("--starts", type=int, default=2, help="per test event")
     parser.add_argument("--members", type=int, default=10)
-    parser.add_argument("--sampling-steps", type=int, default=10)
+    parser.add_argument("--sampling-steps", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--tile", type=int, default=64, help="of the seam score")
+    parser.add_argument("--tile", type=int, default=64, help="cells; the crop of the training is best")
     options = parser.parse_args()
     if not options.data.is_dir():
         raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")

@@ -188,3 +188,21 @@ def test_too_few_frames_are_refused(coarse):
         coarse.nowcast.downscale("bicubic", factor=2, members=3)
     with pytest.raises(ValueError, match=r"'persistence' does not downscale, it is for ds\.nowcast\.forecast"):
         coarse.nowcast.downscale("persistence")
+
+
+def test_lazy_fields_with_places_of_their_own_are_refined(coarse, nothing_may_run):
+    lat, lon = np.meshgrid(50 + 0.01 * np.arange(6), 5 + 0.015 * np.arange(8), indexing="ij")
+    places = {"lat": (("y", "x"), lat, {"units": "degrees_north"}), "lon": (("y", "x"), lon, {"units": "degrees_east"})}
+    ds = coarse.assign_coords(places)
+    lazy = ds.chunk(time=2, y=3, x=4)
+    assert lazy.lat.chunks is not None
+    fine = lazy.nowcast.downscale("bicubic", factor=4)
+    xr.testing.assert_allclose(fine.compute(), ds.nowcast.downscale("bicubic", factor=4))
+
+
+def test_times_keep_their_bounds(coarse):
+    ends = np.stack([coarse.time, coarse.time + np.timedelta64(5, "m")], axis=1)
+    ds = coarse.assign_coords(time=coarse.time.assign_attrs(bounds="time_bnds")).assign(
+        time_bnds=(("time", "ends"), ends)
+    )
+    xr.testing.assert_identical(ds.nowcast.downscale("nearest", factor=2).time_bnds.variable, ds.time_bnds.variable)

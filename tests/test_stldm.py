@@ -343,6 +343,24 @@ def test_a_large_grid_is_denoised_in_tiles_with_one_noise_field():
     torch.testing.assert_close(*whole, rtol=0, atol=0)
 
 
+@torch.inference_mode()
+def test_the_first_estimate_of_a_large_grid_is_made_in_tiles_too():
+    """The translator sees further than the grids of a training: cells far from every edge would be new to it."""
+    frames = torch.rand(1, 4, 1, 64, 96)
+    model, seen = tiny(tile=32, return_first_estimate=True), []
+    latent, _ = model._encode(frames)
+    of_tile, _ = model.translator(latent[..., :8, :8])
+    of_grid, _ = model.translator(latent)
+    model.translator.register_forward_hook(lambda module, args, out: seen.append(tuple(args[0].shape[-2:])))
+    estimate = model.forecast(frames, frames >= 0, 4)
+    assert set(seen) == {(8, 8)} and estimate.shape == (1, 4, 1, 64, 96) and torch.isfinite(estimate).all()
+    in_tiles, _ = model._translate(latent)
+    torch.testing.assert_close(in_tiles[..., :4, :4], of_tile[..., :4, :4])  # cells that are in no other tile
+    assert not torch.allclose(in_tiles, of_grid, atol=1e-3)
+    model.tile = 96
+    torch.testing.assert_close(model._translate(latent)[0], of_grid)
+
+
 # ---------------------------------------------------------------- loss
 
 

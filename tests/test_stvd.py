@@ -492,6 +492,12 @@ def test_pairs_of_coarse_fields_and_fine_rain_train_a_model_that_reads_more():
     loss = model.pair_loss(both, seen, fine.rain, fine.observed, static=3000 * torch.rand(1, 16, 16))
     loss.total.backward()
     assert torch.isfinite(loss.total) and (model.downscaler.init.weight.grad.abs().amax((0, 2, 3)) > 0).all()
+    height = 3000 * torch.rand(1, 16, 16)
+    losses = []
+    for static in (height, height.expand(2, -1, -1, -1)):  # one place for all, or one of each
+        torch.manual_seed(1)
+        losses.append(model.pair_loss(both, seen, fine.rain, fine.observed, static=static).total)
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 # ---------------------------------------------------------------- the loss
@@ -529,6 +535,19 @@ def test_noise_levels_can_be_those_of_frames():
     assert tiny(per_frame_noise=True)._training_steps(torch.zeros(4, 3, 1, 8, 8)).shape == (4, 3)
     assert tiny()._training_steps(torch.zeros(4, 3, 1, 8, 8)).shape == (4,)
     assert torch.isfinite(tiny(per_frame_noise=True).loss(batch(), progress=0.0).total)
+
+
+def test_mixed_precision_trains_nearly_the_same():
+    losses = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        model = tiny()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = model.loss(batch(), progress=0.0).total
+        loss.backward()
+        losses.append(float(loss.detach()))
+        assert model.downscaler.init.weight.grad.dtype == torch.float32
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 def test_what_was_not_measured_does_not_count():

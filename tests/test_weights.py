@@ -393,3 +393,32 @@ def test_nothing_is_ever_unpickled(saved, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("torch.load was called"))
     monkeypatch.setattr(sys.modules["pickle"], "load", lambda *a, **k: pytest.fail("pickle.load was called"))
     xnowcast.load(str(saved[1]))
+
+
+def test_paths_and_run_folders_name_weights_too(saved, radar, tmp_path):
+    _, path = saved
+    expected = radar.nowcast.forecast(str(path), steps=1)
+    assert radar.nowcast.forecast(path, steps=1).identical(expected)
+    run = tmp_path / "run"
+    run.mkdir()
+    path.rename(run / "model.safetensors")
+    for name in (run, str(run)):
+        np.testing.assert_array_equal(radar.nowcast.forecast(name, steps=1).rr, expected.rr)
+        assert xnowcast.card(name) == xnowcast.card(xnowcast.load(name))
+    with pytest.raises(ValueError, match="a Blur has no card: give a name"):
+        xnowcast.card(Blur())
+
+
+def test_a_checkpoint_is_not_taken_for_weights(saved):
+    from safetensors.torch import save_file
+
+    checkpoint = saved[1].parent / "checkpoint.safetensors"
+    save_file({"a": torch.zeros(2)}, checkpoint)
+    with pytest.raises(ValueError, match=r"checkpoint of a run, .*: the weights are model\.safetensors"):
+        xnowcast.load(checkpoint)
+
+
+def test_others_may_read_the_weights(saved):
+    plain = saved[1].parent / "plain"
+    plain.touch()
+    assert saved[1].stat().st_mode == plain.stat().st_mode

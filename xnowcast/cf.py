@@ -1,7 +1,7 @@
 """All that is known of CF: find the precipitation field, its axes and units, and label a forecast."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
@@ -700,10 +700,12 @@ def label_frames(
     place = order.index(before) if before in order else min(order.index(field.y), order.index(field.x))
     order[place:place] = new
     chunks = _chunks_of(values, dims)
-    coords: dict[Hashable, xr.Variable] = {n: _stored_anew(c.variable, chunks) for n, c in array.coords.items()}
+    replaced = set() if grid is None else {field.y, field.x}
+    coords: dict[Hashable, xr.Variable] = {
+        n: _stored_anew(c.variable, chunks) for n, c in array.coords.items() if not replaced & set(c.dims)
+    }
     if grid is not None:
-        kept = {n: v for n, v in coords.items() if field.y not in v.dims and field.x not in v.dims}
-        coords = {**kept, **grid.variables}
+        coords |= {str(n): v for n, v in grid.variables.items()}
         source = _without(source, (field.y, field.x))
     if members is not None:
         coords["member"] = _member_coordinate(members)
@@ -716,7 +718,7 @@ def label_frames(
         result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
     result.encoding = _forecast_encoding(array, result.shape if order == dims else ())
     made = f"{done} by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
-    signed = _signed(result, field, source, attrs, history, made)
+    signed = _signed(result, replace(field, time=None), source, attrs, history, made)  # frames keep their times
     bounds = {n: v for n, v in coords.items() if n not in result.coords}
     return signed.assign(bounds) if isinstance(signed, xr.Dataset) else signed
 
@@ -822,6 +824,26 @@ def _companions(field: Field, source: xr.Dataset) -> list[str]:
         and field.time not in source[n].dims
         and len(set(source[n].dims) - kept) <= 1  # the two ends of a cell
     ]
+
+
+def dated(line: str, old: Any = None) -> str:
+    """A line of history with the time before it, and the older lines after it.
+
+    Parameters
+    ----------
+    line : str
+    old : str, optional
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> dated("coarsened", "made").splitlines()[1]
+    'made'
+    """
+    return _prepend(f"{datetime.now(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}: {line}", old)
 
 
 def _prepend(line: str, old: Any) -> str:

@@ -90,7 +90,7 @@ def _add_forecast(commands: Any) -> None:
     command.add_argument("input", help="NetCDF, Zarr, radar product files (a quoted pattern), or a dataset's name")
     command.add_argument("output", help="ends in .zarr or .nc")
     command.add_argument(
-        "--model", default="extrapolation", help="a name (xnowcast models) or a weights file; extrapolation"
+        "--model", help="a name (xnowcast models) or a weights file; by default that of --weights, else extrapolation"
     )
     command.add_argument("--lead-time", help="such as 60min (the default) or 2h; a multiple of the data's step")
     command.add_argument("--steps", type=int, help="how far in steps, instead of --lead-time")
@@ -126,7 +126,7 @@ def _forecast(options: argparse.Namespace) -> None:
     output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
     forecast = xnowcast.forecast(
         storage.open_input(options.input),
-        options.model,
+        options.model or options.weights or "extrapolation",
         lead_time=options.lead_time,
         steps=options.steps,
         init_times=_init_times(options.init_times),
@@ -136,7 +136,7 @@ def _forecast(options: argparse.Namespace) -> None:
         zr=_pair(options.zr) if options.zr else None,
         on_gap=options.on_gap,
         on_mismatch=options.on_mismatch,
-        weights=options.weights,
+        weights=options.weights if options.model else None,
         device=options.device,
         batch_size=options.batch_size,
         **dict(_name_and_value(option) for option in options.option),
@@ -144,7 +144,7 @@ def _forecast(options: argparse.Namespace) -> None:
     with progress_bar(None):
         storage.write(forecast, output, overwrite=options.overwrite)
     sizes = ", ".join(f"{dim} {size}" for dim, size in forecast.sizes.items() if dim != "bnds")
-    print(f"wrote {output}: {options.model}, {sizes}")
+    print(f"wrote {output}: {forecast.attrs['nowcast_model']}, {sizes}")
     for array in forecast.data_vars.values():
         if "zr_a" in array.attrs:
             print(f"rain rate from reflectivity: Z = {array.attrs['zr_a']:g} R^{array.attrs['zr_b']:g}")
@@ -264,7 +264,10 @@ def _models(options: argparse.Namespace) -> None:
         print(xnowcast.card(options.name))
         return
     for name in models.names():
-        print(f"{name:<16} {xnowcast.card(name).description}")
+        task = models.declare(name)
+        needs = "to be trained" if task.trained else "ready"
+        members = "members" if task.stochastic else ""
+        print(f"{name:<16} {task.verb:<10} {needs:<14} {members:<8} {xnowcast.card(name).description}")
 
 
 def _add_datasets(commands: Any) -> None:

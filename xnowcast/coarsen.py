@@ -79,6 +79,8 @@ def coarsen(
 
     in_order = {n: coarse[n] for n in dataset.variables}
     result = xr.Dataset(in_order, attrs=dataset.attrs).set_coords(list(dataset.coords))
+    noted = result if isinstance(obj, xr.Dataset) else result[name]
+    noted.attrs["history"] = cf.dated(f"xnowcast coarsen, factor {factor}", noted.attrs.get("history"))
     return result if isinstance(obj, xr.Dataset) else result[name].rename(obj.name)
 
 

@@ -59,15 +59,19 @@ def _recipe(
 ) -> "tuple[ModelRecipe | Any, Task]":
     from xnowcast import models
     from xnowcast.engine import ModelRecipe
-    from xnowcast.weights import looks_like_weights, read_card, with_options
+    from xnowcast.weights import looks_like_weights, read_card, weights_path, with_options
 
+    model, weights = weights_path(model), weights_path(weights)
     if not isinstance(model, str):
         if not (hasattr(model, "task") and (hasattr(model, verb.__name__) or hasattr(model, model.task.verb))):
             raise ValueError(
                 f"model is a {type(model).__name__}; give a name, a weights file or a model with .{verb.__name__}()"
             )
         if weights is not None or options:
-            raise ValueError("a model in memory is complete: weights= and the model's options go with a name")
+            raise ValueError(
+                "a model in memory is complete: weights= goes with a name, and its options with building it or with "
+                f"xnowcast.load(path, {', '.join(options) or 'option'}=...)"
+            )
         return model, model.task
     path = weights if weights is not None else (model if looks_like_weights(model) else None)
     if path is None:
@@ -158,8 +162,10 @@ def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> I
     minutes, wanted = (np.timedelta64(s) / np.timedelta64(1, "m") for s in (step, task.step))
     what = f"was made for a step of {wanted:g} min, and the data have {minutes:g} min"
     ratio = wanted / minutes
-    if ratio == round(ratio):
+    if ratio > 1 and ratio == round(ratio):
         yield f"{what}: thin them with ds.isel({field.time}=slice(None, None, {ratio:g}))"
+    elif ratio < 1 and 1 / ratio == round(1 / ratio):
+        yield f"{what}: it takes a model that was trained on every {1 / ratio:g}th frame (stride={1 / ratio:g})"
     else:
         yield f"{what}: bring the frames to its step first"
 
@@ -172,7 +178,10 @@ def _spacing_mismatch(field: Field, task: "Task") -> Iterator[str]:
     wanted = task.spacing / 1000
     if max(abs(km / wanted - 1) for km in spacing) > _SPACING_TOLERANCE:
         found = " x ".join(f"{km:.3g}" for km in spacing)
-        yield f"was made for a grid of {wanted:.3g} km, and the data have {found} km: regrid them first"
+        yield (
+            f"was made for a grid of {wanted:.3g} km, and the data have {found} km: regrid them first, "
+            "ds.nowcast.coarsen(n) makes a grid n times coarser"
+        )
 
 
 def check_counts(*, seed: int, batch_size: int | None, members: int | None) -> None:

@@ -156,8 +156,8 @@ class Logarithm:
     ``2 log(1 + R / eps) / log(1 + highest / eps) - 1``, which is the logarithm of ``R + eps`` scaled by its values at
     0 and at ``highest``, as in Srivastava et al. (2024). They add 1e-14 kg m-2 s-1 (3.6e-11 mm h-1), and with that
     most of the range is spent on drizzle that nobody measures: 0.1 mm h-1 lies at 0.47. The default adds 1e-7 kg m-2
-    s-1, and 0.1 mm h-1 lies at -0.16. Because the inverse is an exponential, errors of the network grow with ``highest / eps``
-    too: one of 0.01 is 7 % of the rain rate here, and 16 % with the paper's eps.
+    s-1, and 0.1 mm h-1 lies at -0.16. Because the inverse is an exponential, errors of the network grow with
+    ``highest / eps`` too: one of 0.01 is 7 % of the rain rate here, and 16 % with the paper's eps.
 
     Examples
     --------

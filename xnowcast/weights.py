@@ -7,6 +7,7 @@ single weight; it holds a hash of the tensors, which is checked when they are re
 import hashlib
 import html
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
@@ -106,13 +107,14 @@ class ModelCard:
         )
 
 
-def card(model: str) -> ModelCard:
-    """The card of a system or of a weights file.
+def card(model: Any) -> ModelCard:
+    """The card of a system, of a weights file or of a model in memory.
 
     Parameters
     ----------
-    model : str
-        Name of a system (`xnowcast.models.names`) or path of a weights file.
+    model : str, path or object
+        Name of a system (`xnowcast.models.names`), path of a weights file or of a run folder, or a model that was
+        trained or loaded.
 
     Returns
     -------
@@ -128,6 +130,11 @@ def card(model: str) -> ModelCard:
     >>> card("persistence").reads
     '1 frame of any precipitation field, any step, grids of 8 x 8 cells or more'
     """
+    model = weights_path(model)
+    if isinstance(getattr(model, "card", None), ModelCard):
+        return model.card
+    if not isinstance(model, str):
+        raise ValueError(f"a {type(model).__name__} has no card: give a name, a weights file or a trained model")
     if looks_like_weights(model):
         return read_card(model)
     from xnowcast import models
@@ -165,6 +172,31 @@ def looks_like_weights(name: str) -> bool:
     (False, True)
     """
     return str(name).endswith(".safetensors")
+
+
+def weights_path(name: Any) -> Any:
+    """The path of a weights file as text, from a path or from the folder of a finished run; anything else as it is.
+
+    Parameters
+    ----------
+    name : object
+
+    Returns
+    -------
+    object
+
+    Examples
+    --------
+    >>> weights_path(Path("runs", "mine.safetensors")) == str(Path("runs", "mine.safetensors"))
+    True
+    """
+    from xnowcast import models
+
+    path = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if not isinstance(path, str) or path in models.REGISTRY:
+        return path
+    inside = Path(path) / "model.safetensors"
+    return str(inside) if inside.is_file() else path
 
 
 def save(
@@ -209,8 +241,21 @@ def save(
     written = describe(model, system=system, options=options, **about)
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata={_KEY: json.dumps(asdict(written))})
+    share(part)
     part.replace(path)
     return written
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions that new files have; safetensors writes for its owner alone.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    """
+    mask = os.umask(0)  # the only way to read it is to set it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def describe(model: Any, *, system: str, options: Mapping[str, Any] | None = None, **about: Any) -> ModelCard:
@@ -262,6 +307,11 @@ def read_card(path: str | Path) -> ModelCard:
     """
     with _open(path) as file:
         metadata = file.metadata() or {}
+    if _KEY not in metadata and Path(path).name.startswith("checkpoint"):
+        raise ValueError(
+            f"{path} is the checkpoint of a run, which only a resumed training reads: the weights are "
+            "model.safetensors or best.safetensors beside it"
+        )
     if _KEY not in metadata:
         raise ValueError(
             f"{path} is a safetensors file without an xnowcast card: write weights with xnowcast.weights.save"
@@ -304,6 +354,7 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
     """
     from xnowcast import models
 
+    model = weights_path(model)
     if not looks_like_weights(str(model)):
         built = models.build(str(model), **options)
         if built.task.trained:
@@ -352,6 +403,8 @@ def with_options(about: ModelCard, options: Mapping[str, Any]) -> ModelCard:
     """
     from xnowcast import models
 
+    if options:
+        models.check_options(about.system, options)
     free = getattr(models.find(about.system), "RUNTIME_OPTIONS", ()) if options else ()
     fixed = [name for name in options if name not in free]
     if fixed:

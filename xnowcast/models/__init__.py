@@ -1,7 +1,9 @@
 """The registry: one line a system, nothing imported until a model is asked for."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -152,7 +154,39 @@ def build(name: str, **options: Any) -> Any:
     >>> build("persistence").task.stochastic
     False
     """
-    return _call(find(name), name, options)
+    built = _call(find(name), name, options)
+    built.name = name  # what forecasts and messages call it
+    return built
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Refuse options that a system does not have.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    options : iterable of str
+
+    Raises
+    ------
+    ValueError
+        With the nearest option, if there is one near.
+
+    Examples
+    --------
+    >>> check_options("extrapolation", ["inflo"])
+    Traceback (most recent call last):
+    ValueError: 'extrapolation' has no option 'inflo'; did you mean 'inflow'? Its options are: ...
+    """
+    fixed = _entry(name)[1]
+    known = [option for option in signature(find(name).declare).parameters if option not in fixed]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}? Its" if near else "; its"
+        names = ", ".join(map(repr, unknown))
+        raise ValueError(f"{name!r} has no option {names}{hint} options are: {', '.join(known) or 'none'}")
 
 
 def _entry(name: str) -> tuple[str, dict[str, Any]]:
@@ -163,13 +197,5 @@ def _entry(name: str) -> tuple[str, dict[str, Any]]:
 
 def _call(function: Any, name: str, options: dict[str, Any]) -> Any:
     """``function(**options)``, with unknown options named as such rather than as a TypeError from inside."""
-    from inspect import signature
-
-    fixed = _entry(name)[1]
-    known = [option for option in signature(find(name).declare).parameters if option not in fixed]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise ValueError(
-            f"{name!r} has no option {', '.join(map(repr, unknown))}; its options are: {', '.join(known) or 'none'}"
-        )
-    return function(**fixed, **options)
+    check_options(name, options)
+    return function(**_entry(name)[1], **options)

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xnowcast.weights import share
+
 _KEY = "xnowcast-checkpoint"
 
 
@@ -44,6 +46,7 @@ def write(path: str | Path, state: dict[str, Any]) -> None:
     save_file(tensors, part, metadata={_KEY: frame})
     with open(part, "rb+") as file:
         os.fsync(file.fileno())  # or a power cut could leave the name without the content
+    share(part)
     part.replace(path)
 
 

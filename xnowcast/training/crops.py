@@ -649,8 +649,8 @@ class Crops:
         event = self.frames.events[self.windows.event[window]]
         times = event.axis.times[self.windows.positions(window, event.axis.slots)]
         return (
-            f"{event.name}, {_clock(times[0])} to {_clock(times[-1])}, rows {row} to {row + self.crop - 1}, columns {column} "
-            f"to {column + self.crop - 1}"
+            f"{event.name}, {_clock(times[0])} to {_clock(times[-1])}, rows {row} to {row + self.crop - 1}, "
+            f"columns {column} to {column + self.crop - 1}"
         )
 
 

@@ -506,6 +506,7 @@ class _Training:
     def _state(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "steps": self.settings.steps,
             "fingerprint": self.plan.fingerprint,
             "best": self.best,
             "newest": self.newest,

@@ -287,7 +287,7 @@ def plan_run(
         config=config,
         resumed=resumed,
         progress=progress,
-        notes=_notes(built, events, training, validation, size, resumed),
+        notes=_notes(built, events, training, validation, size, resumed, folder if resume else None),
     )
 
 
@@ -397,8 +397,9 @@ def _resumed(folder: RunFolder | None, fingerprint: dict[str, Any], steps: int) 
             f"{name}: {_short(before.get(name))} then, {_short(fingerprint.get(name))} now" for name in changed
         )
         raise ValueError(f"{folder.checkpoint} is of another run, which this one cannot go on from. {told}")
-    if state["step"] > steps:
-        raise ValueError(f"{folder.checkpoint} is of step {state['step']}, and steps is {steps}: it can only grow")
+    if steps < max(state["step"], state.get("steps", 0)):
+        done = f"step {state['step']} of {state.get('steps', '?')}"
+        raise ValueError(f"{folder.checkpoint} is of {done}, and steps is {steps}: it can only grow")
     return state
 
 
@@ -427,6 +428,7 @@ def _notes(
     validation: TrainingWindows | None,
     size: int,
     resumed: dict[str, Any] | None,
+    searched: RunFolder | None,
 ) -> list[str]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     held = 0 if validation is None else len(validation)
@@ -434,7 +436,9 @@ def _notes(
         f"{parameters:,} parameters; {len(events)} events; {len(training)} windows to train on and {held} to validate "
         f"on, of {training.frames} frames; crops of {size} x {size} cells"
     ]
-    return lines if resumed is None else [*lines, f"going on from step {resumed['step']}"]
+    if resumed is not None:
+        return [*lines, f"going on from step {resumed['step']}"]
+    return lines if searched is None else [*lines, f"there is no checkpoint in {searched.path}: starting anew"]
 
 
 # ---------------------------------------------------------------- pictures

@@ -22,6 +22,7 @@ from xnowcast.diffusion import (
     tiled,
 )
 from xnowcast.diffusion.guidance import check_guidance
+from xnowcast.diffusion.tiling import blend_weights, tile_windows
 from xnowcast.models.base import Loss, Task, TrainingBatch
 from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
 from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
@@ -112,7 +113,8 @@ class STLDM(nn.Module):
     precision : {"float32", "bfloat16"}
         Of the denoiser.
     tile : int
-        Grids wider or higher than this many cells are denoised in overlapping tiles.
+        Grids wider or higher than this many cells are translated and denoised in overlapping tiles. Best is the grid
+        that the network was trained on.
 
     Raises
     ------
@@ -300,7 +302,7 @@ class STLDM(nn.Module):
             members = len(source) // len(frames)
             mean, log_variance = (part.repeat_interleave(members, dim=0) for part in (mean, log_variance))
             mean = mean + torch.exp(0.5 * log_variance) * source.normal(*mean.shape[1:]).to(mean)
-        condition, log_variance = self.translator(mean)
+        condition, log_variance = self._translate(mean)
         if self.return_first_estimate:
             if self.sampled_condition:
                 source = _source(noise, len(frames))
@@ -314,12 +316,35 @@ class STLDM(nn.Module):
         denoise = self._denoise(condition, len(source))
         return self._decode(SAMPLERS[self.sampler](denoise, start, self.schedule, visited, source)[:, :steps])
 
+    @property
+    def _latent_tile(self) -> int:
+        return self.tile // self.autoencoder.reduction
+
+    @property
+    def _seam(self) -> dict[str, int]:
+        """Overlap and margin of tiles, in latent cells."""
+        multiple = self.task.grid_multiple // self.autoencoder.reduction
+        overlap = max(multiple, self._latent_tile // 4 // multiple * multiple)
+        return {"overlap": overlap, "margin": overlap // 4}
+
+    def _translate(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the first estimate, (b, n, c, y, x) each, of a large grid in tiles.
+
+        The translator's kernels reach further than the grids of a training are wide, so it never learns what a cell
+        far from every edge looks like, and makes rain there out of none.
+        """
+        shape = (latent.shape[-2], latent.shape[-1])
+        multiple = self.task.grid_multiple // self.autoencoder.reduction
+        windows = tile_windows(shape, tile=self._latent_tile, **self._seam, multiple=multiple)
+        moments = latent.new_zeros(2, len(latent), self.target_frames, *latent.shape[2:])
+        for window, weight in zip(windows, blend_weights(shape, windows, **self._seam), strict=True):
+            window(moments).add_(torch.stack(self.translator(window(latent))) * weight.to(latent))
+        mean, log_variance = moments
+        return mean, log_variance
+
     def _denoise(self, condition: Tensor, samples: int) -> Denoise:
         """The guided denoiser of all members of these forecasts, in tiles where the grid is large."""
         shape = (condition.shape[-2], condition.shape[-1])
-        multiple = self.task.grid_multiple // self.autoencoder.reduction
-        tile = self.tile // self.autoencoder.reduction
-        overlap = max(multiple, tile // 4 // multiple * multiple)
         network = self._sampling_network()
         of_window: dict[Window, Denoise] = {}
 
@@ -328,7 +353,8 @@ class STLDM(nn.Module):
                 of_window[window] = self._guided(network, window(condition), samples)
             return of_window[window](x, step)
 
-        return tiled(denoise_tile, shape, tile=tile, overlap=overlap, margin=overlap // 4, multiple=multiple)
+        multiple = self.task.grid_multiple // self.autoencoder.reduction
+        return tiled(denoise_tile, shape, tile=self._latent_tile, **self._seam, multiple=multiple)
 
     def _guided(self, network: Denoiser, condition: Tensor, samples: int) -> Denoise:
         """The denoiser with the conditions of some forecasts, as many samples of each; projected here, once."""

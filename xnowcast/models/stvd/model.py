@@ -254,6 +254,7 @@ class STVD(nn.Module):
             length=self.task.input_frames,
             tile=self.tile,
             multiple=self.shape.multiple,
+            device=x.device,
         )
         per_sequence = copies * frames.shape[1]
         fine = []
@@ -339,7 +340,8 @@ class STVD(nn.Module):
         fine = _interpolated(coarse, self.factor).clamp(-1, 1)
         if static is None:
             return fine
-        fixed = self._scaled(static[None, None], slice(count, None))
+        own = static if static.ndim == 4 else static[None]  # of each sequence, or of all
+        fixed = self._scaled(own[:, None], slice(count, None))
         return torch.cat([fine, fixed.expand(*fine.shape[:2], -1, -1, -1)], dim=2)
 
     def _scaled(self, fields: Tensor, which: slice) -> Tensor:
@@ -358,11 +360,9 @@ class STVD(nn.Module):
         if frames.shape[2] != 1 + len(task.channels):
             wanted = _listed(("rain", *task.channels))
             raise ValueError(f"there are {frames.shape[2]} channels; this model reads {wanted}")
-        if (0 if static is None else len(static)) != len(task.static):
-            raise ValueError(
-                f"there are {0 if static is None else len(static)} static fields; this model reads "
-                f"{_listed(task.static)}"
-            )
+        given = 0 if static is None else static.shape[-3]
+        if given != len(task.static):
+            raise ValueError(f"there are {given} static fields; this model reads {_listed(task.static)}")
         multiple = task.grid_multiple
         if frames.shape[-2] % multiple or frames.shape[-1] % multiple:
             raise ValueError(f"a grid of {tuple(frames.shape[-2:])} cells: pad it to multiples of {multiple}")
@@ -411,7 +411,8 @@ class STVD(nn.Module):
         observed : Tensor
             As ``fine``, bool.
         static : Tensor, optional
-            ``(k, y * factor, x * factor)``: the task's static fields in their units.
+            ``(k, y * factor, x * factor)`` or, for sequences from different places, ``(b, k, ...)``: the task's
+            static fields in their units.
 
         Returns
         -------

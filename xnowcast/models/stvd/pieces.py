@@ -29,7 +29,15 @@ class Piece:
         return self.window(sequence[..., self.frames, :, :, :])
 
 
-def cut(frames: int, shape: tuple[int, int], *, length: int, tile: int, multiple: int) -> list[Piece]:
+def cut(
+    frames: int,
+    shape: tuple[int, int],
+    *,
+    length: int,
+    tile: int,
+    multiple: int,
+    device: torch.device | str = "cpu",
+) -> list[Piece]:
     """Pieces that cover a sequence.
 
     Parameters
@@ -44,6 +52,8 @@ def cut(frames: int, shape: tuple[int, int], *, length: int, tile: int, multiple
         Cells of a piece along y and x where the grid is larger; pieces share a sixth, and ``multiple`` cells at least.
     multiple : int
         Pieces begin at multiples of so many cells.
+    device : torch.device or str
+        Of the weights.
 
     Returns
     -------
@@ -64,7 +74,7 @@ def cut(frames: int, shape: tuple[int, int], *, length: int, tile: int, multiple
     in_time = blend_weights((frames, 1), stretches, overlap=length // 2)
     in_space = blend_weights(shape, windows, overlap=overlap, margin=overlap // 4)
     return [
-        Piece(slice(stretch.top, stretch.top + length), window, (share[:, :, None, None] * weight).float())
+        Piece(slice(stretch.top, stretch.top + length), window, (share[:, :, None, None] * weight).float().to(device))
         for stretch, share in zip(stretches, in_time, strict=True)
         for window, weight in zip(windows, in_space, strict=True)
     ]
