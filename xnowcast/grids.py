@@ -196,6 +196,23 @@ def fine_plane(values: np.ndarray, factor: int) -> np.ndarray:
     return values
 
 
+def _fine_places(places: xr.Variable, factor: int) -> Any:
+    """`fine_plane` of a coordinate, lazy where the coordinate is."""
+    whole = xr.DataArray(places).astype("f8")
+    whole = whole if whole.chunks is None else whole.chunk(-1)
+    return xr.apply_ufunc(
+        fine_plane,
+        whole,
+        factor,
+        input_core_dims=[places.dims, []],
+        output_core_dims=[places.dims],
+        exclude_dims=set(places.dims),
+        dask="parallelized",
+        output_dtypes=["f8"],
+        dask_gufunc_kwargs={"output_sizes": {d: n * factor for d, n in places.sizes.items()}},
+    )
+
+
 def _refined(values: np.ndarray, factor: int) -> np.ndarray:
     """Linear in the first axis, beyond the outermost centres too."""
     place = (np.arange(len(values) * factor) + 0.5) / factor - 0.5
@@ -237,7 +254,8 @@ def fine_grid(
             continue
         attrs = {k: v for k, v in coordinate.attrs.items() if k not in ("actual_range", "valid_range")}
         if set(coordinate.dims) == {y, x}:
-            fine[name] = xr.Variable(coordinate.dims, fine_plane(coordinate.values.astype("f8"), factor), attrs)
+            fine[name] = _fine_places(coordinate.variable, factor).variable
+            fine[name].attrs = attrs
         elif coordinate.ndim == 1:
             told = coordinate.attrs.get("bounds")
             bounds = dataset[told] if dataset is not None and told in dataset.variables else None
