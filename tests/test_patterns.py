@@ -8,7 +8,8 @@ import xnowcast  # noqa: F401  (registers the accessor)
 from xnowcast import models
 
 FRAMES, NY, NX = 6, 24, 28
-MODELS = [name for name in models.names() if not models.declare(name).trained]
+READY = {name: models.declare(name) for name in models.names()}
+MODELS = [name for name, task in READY.items() if task.verb == "forecast" and not task.trained]
 
 
 def radar(rain, units="mm h-1") -> xr.DataArray:

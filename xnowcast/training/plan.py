@@ -287,7 +287,7 @@ def plan_run(
         config=config,
         resumed=resumed,
         progress=progress,
-        notes=_notes(built, events, training, validation, size, resumed, folder if resume else None),
+        notes=_notes(built, events, training, validation, size, resumed, folder if resume else None, settings.steps),
     )
 
 
@@ -397,9 +397,8 @@ def _resumed(folder: RunFolder | None, fingerprint: dict[str, Any], steps: int) 
             f"{name}: {_short(before.get(name))} then, {_short(fingerprint.get(name))} now" for name in changed
         )
         raise ValueError(f"{folder.checkpoint} is of another run, which this one cannot go on from. {told}")
-    if steps < max(state["step"], state.get("steps", 0)):
-        done = f"step {state['step']} of {state.get('steps', '?')}"
-        raise ValueError(f"{folder.checkpoint} is of {done}, and steps is {steps}: it can only grow")
+    if state["step"] > steps:
+        raise ValueError(f"{folder.checkpoint} is of step {state['step']}, and steps is {steps}: it can only grow")
     return state
 
 
@@ -429,6 +428,7 @@ def _notes(
     size: int,
     resumed: dict[str, Any] | None,
     searched: RunFolder | None,
+    steps: int,
 ) -> list[str]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     held = 0 if validation is None else len(validation)
@@ -437,7 +437,10 @@ def _notes(
         f"on, of {training.frames} frames; crops of {size} x {size} cells"
     ]
     if resumed is not None:
-        return [*lines, f"going on from step {resumed['step']}"]
+        planned = (
+            "" if resumed["steps"] == steps else f"; the run was planned for {resumed['steps']} steps, now {steps}"
+        )
+        return [*lines, f"going on from step {resumed['step']}{planned}"]
     return lines if searched is None else [*lines, f"there is no checkpoint in {searched.path}: starting anew"]
 
 
