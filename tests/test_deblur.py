@@ -1,5 +1,6 @@
 """Sharpening keeps everything of a field but its blur, whoever made the field."""
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -149,3 +150,9 @@ def test_what_cannot_be_sharpened_is_refused(radar, forecast):
         sharpen(forecast, member=2)
     with pytest.raises(ValueError, match="the grid has 6 x 32 cells"):
         sharpen(forecast.isel(y=slice(6)))
+
+
+def test_batches_of_other_sizes_may_be_computed_together(forecast):
+    lazy = forecast.chunk(lead_time=1)
+    few, many = dask.compute(sharpen(lazy, members=4, batch_size=2), sharpen(lazy, members=4, batch_size=4))
+    xr.testing.assert_identical(few, many)

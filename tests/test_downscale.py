@@ -1,5 +1,6 @@
 """Finer grids cover the same ground, members are themselves, and the mass is kept where that is asked for."""
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -208,3 +209,9 @@ def test_times_keep_their_bounds(coarse):
         time_bnds=(("time", "ends"), ends)
     )
     xr.testing.assert_identical(ds.nowcast.downscale("nearest", factor=2).time_bnds.variable, ds.time_bnds.variable)
+
+
+def test_batches_of_other_sizes_may_be_computed_together(coarse):
+    lazy = coarse.chunk(time=5)
+    few, many = dask.compute(refine(lazy, members=4, batch_size=1), refine(lazy, members=4, batch_size=4))
+    xr.testing.assert_identical(few, many)

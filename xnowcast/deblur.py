@@ -134,23 +134,21 @@ def _frame_labels(field: Field, roles: dict[str, Hashable]) -> "FrameLabels":
     from xnowcast.engine import FrameLabels
 
     dims = {dim: role for role, dim in roles.items() if dim in field.array.dims}
-    scalars = {role: int(_numbers(field.array[dim])) for role, dim in roles.items() if dim not in field.array.dims}
+    scalars = {
+        role: int(planning.label_numbers(field.array[dim]))
+        for role, dim in roles.items()
+        if dim not in field.array.dims
+    }
     if "init_time" not in roles and field.array.coords.get("time", field.array).ndim == 0:
-        scalars["init_time"] = int(_numbers(field.array["time"]))
+        scalars["init_time"] = int(planning.label_numbers(field.array["time"]))
     known = [dims.get(d, "init_time" if d == field.time else "other") for d in field.leading]
     values = [
         np.asarray(planning.labels(field.array, d), dtype=object)
         if role == "other" or d not in field.array.coords
-        else _numbers(field.array[d])
+        else planning.label_numbers(field.array[d])
         for d, role in zip(field.leading, known, strict=True)
     ]
     return FrameLabels(tuple(known), tuple(values), **scalars)
-
-
-def _numbers(labels: xr.DataArray) -> np.ndarray:
-    """Times and durations in nanoseconds, numbers as they are."""
-    values = labels.values
-    return values.astype(f"{values.dtype.kind}8[ns]").astype("i8") if values.dtype.kind in "mM" else values.astype("i8")
 
 
 def _with_diagnostics(result: xr.Dataset, arrays: dict[str, Any], field: Field) -> xr.Dataset:

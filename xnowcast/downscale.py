@@ -213,8 +213,7 @@ def _frame_numbers(field: Field, along: Hashable | None) -> np.ndarray:
     """What tells the noise of each frame: its time or lead time in nanoseconds, else its position."""
     if along is None or along not in field.array.coords:
         return np.arange(1 if along is None else field.array.sizes[along])
-    values = field.array[along].values
-    return values.astype(f"{values.dtype.kind}8[ns]").astype("i8") if values.dtype.kind in "mM" else values.astype("i8")
+    return planning.label_numbers(field.array[along])
 
 
 def _given_on_fine_grid(

@@ -284,6 +284,27 @@ def labels(array: xr.DataArray, dim: Hashable) -> list[Any]:
     return array[dim].values.tolist() if dim in array.coords else list(range(array.sizes[dim]))
 
 
+def label_numbers(coordinate: xr.DataArray) -> np.ndarray:
+    """Labels as whole numbers, by which noise is drawn: times and durations in nanoseconds, numbers as they are.
+
+    Parameters
+    ----------
+    coordinate : xarray.DataArray
+
+    Returns
+    -------
+    numpy.ndarray
+        int64.
+
+    Examples
+    --------
+    >>> label_numbers(xr.DataArray(np.array([5], "m8[s]"))).tolist()
+    [5000000000]
+    """
+    values = coordinate.values
+    return values.astype(f"{values.dtype.kind}8[ns]").astype("i8") if values.dtype.kind in "mM" else values.astype("i8")
+
+
 def model_name(model: Any) -> str:
     """What a recipe or a model in memory is called; one that was trained or loaded has a card.
 

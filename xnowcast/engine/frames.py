@@ -123,7 +123,9 @@ def deblur_arrays(
     member_chunks = split(len(members), min(per_task, len(members))) if members is not None else ()
     leading = _chunks_of_frames(data.shape[:-2], max(1, per_task // max(member_chunks, default=1)))
     data = data.rechunk((*leading, (ny,), (nx,)))
-    token = tokenize(data.name, model if isinstance(model, ModelRecipe) else id(model), plan, labels, members, leading)
+    token = tokenize(
+        data.name, model if isinstance(model, ModelRecipe) else id(model), plan, labels, members, leading, member_chunks
+    )
     name, model_key = f"deblur-{token}", f"deblur-model-{token}"
     graph: dict[Any, Any] = {model_key: ModelNode(model)}
     slices = [list(numbered_slices(chunks)) for chunks in leading]

@@ -114,7 +114,8 @@ def refine_array(
     longest = max(stop - start for start, stop in stretches)
     per_task = batch_size or max(1, FINE_CELLS_PER_TASK // (longest * ny * nx))
     member_chunks = split(len(members), min(per_task, len(members))) if members is not None else (1,)
-    token = tokenize(data.name, model if isinstance(model, ModelRecipe) else id(model), plan, fine_grid, members, times)
+    recipe = model if isinstance(model, ModelRecipe) else id(model)
+    token = tokenize(data.name, recipe, plan, fine_grid, members, times, member_chunks, extra_labels)
     name, whole = f"downscale-{token}", f"downscale-stretch-{token}"
     model_key, grid_key = f"downscale-model-{token}", f"downscale-grid-{token}"
     graph: dict[Any, Any] = {model_key: ModelNode(model), grid_key: fine_grid}
