@@ -6,8 +6,8 @@
     python benchmarks/postcast.py --speed --sizes small full
     python benchmarks/postcast.py --choices                     # needs no training and no data; three minutes
 
-Training: the synthetic radar and the events of Finland, the Netherlands and Switzerland 2015. Testing: Switzerland 2016
-and Belgium 2021, the middle of the grid. blurs.csv: observed frames blurred, as reflectivity, with three kernels that
+Training: the synthetic radar and the events of Finland, the Netherlands, Switzerland 2015 and the USA. Testing:
+Switzerland 2016 and Belgium 2021, the middle of the grid. blurs.csv: observed frames blurred, as reflectivity, with three kernels that
 no training saw, by the number of sampling steps. forecasts.csv: S-PROG and the mean of an ensemble (both pysteps), and
 any forecasting weights given with --forecaster, by lead time, with and without PostCast. Counts, spectra and sums of
 rain are added up over frames and events, ratios come last. choices.csv: what each choice that the paper leaves open
@@ -40,7 +40,7 @@ from xnowcast.transforms import Reflectivity
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from reference_postcast import expected_field, gaussian_fields, plain_noise
 
-TRAINING = ("fmi_20160928_crop512", "knmi_20100826_crop384", "mch_20150515_crop")
+TRAINING = ("fmi_20160928_crop512", "knmi_20100826_crop384", "mch_20150515_crop", "mrms_20190610_tiles")
 TESTING = ("mch_20160711", "rmi_20210704_crop512")
 THRESHOLDS = [0.5, 2.0, 10.0]  # mm/h
 SCALES = [1, 4, 16]
@@ -53,7 +53,7 @@ WITH_DRIZZLE = Reflectivity(threshold=0.037)  # a blur has a skirt of less than 
 
 
 def training_data(folder):
-    """Three events and four synthetic ones with winds of their own."""
+    """Three European events, 64 tiles of an American one, and four synthetic ones with winds of their own."""
     winds = [(6.0, 4.0), (-9.0, 3.0), (2.0, -12.0), (12.0, 8.0)]
     synthetic = [
         xnowcast.datasets.synthetic_radar(frames=60, shape=(256, 256), seed=seed, motion=wind, coverage=False)

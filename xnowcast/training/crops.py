@@ -89,7 +89,11 @@ Data = xr.Dataset | xr.DataArray | str | Path
 
 
 def open_events(
-    data: Data | Sequence[Data], variable: Hashable | None = None, zr: tuple[float, float] | None = None
+    data: Data | Sequence[Data],
+    variable: Hashable | None = None,
+    zr: tuple[float, float] | None = None,
+    *,
+    any_step: bool = False,
 ) -> list[Event]:
     """The sequences in some datasets; each place along other dims than time, y and x is a sequence of its own.
 
@@ -99,6 +103,8 @@ def open_events(
         One entry a dataset, as `xnowcast.storage.open_input` and `xnowcast.cf.find_field` read it.
     variable, zr
         As in `xnowcast.cf.find_field`.
+    any_step : bool
+        Whether they may differ in step, as they may for a model of single frames.
 
     Returns
     -------
@@ -120,7 +126,7 @@ def open_events(
     if not entries:
         raise ValueError("there are no data to train on: give a dataset, a path or a list of them")
     events = [event for i, entry in enumerate(entries) for event in _open(entry, i, variable, zr)]
-    refuse_mixture(events)
+    refuse_mixture(events, any_step=any_step)
     return events
 
 
@@ -165,12 +171,14 @@ def _open(entry: Data, number: int, variable: Hashable | None, zr: tuple[float, 
         yield Event(name + label, field.array.isel(at), field, axis)
 
 
-def refuse_mixture(events: Sequence[Event]) -> None:
+def refuse_mixture(events: Sequence[Event], *, any_step: bool = False) -> None:
     """Refuse events from which no one model can learn.
 
     Parameters
     ----------
     events : sequence of Event
+    any_step : bool
+        Whether they may differ in step.
 
     Raises
     ------
@@ -183,7 +191,7 @@ def refuse_mixture(events: Sequence[Event]) -> None:
             raise ValueError(
                 f"{first.name} is {first.field.quantity} and {event.name} is {event.field.quantity}: a model reads one"
             )
-        if event.axis.step != first.axis.step:
+        if not any_step and event.axis.step != first.axis.step:
             raise ValueError(
                 f"{first.name} has a step of {_minutes(first.axis.step)} and {event.name} one of "
                 f"{_minutes(event.axis.step)}: a model learns one step; thin out the finer data first"

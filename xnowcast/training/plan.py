@@ -185,18 +185,27 @@ class Sources:
             in_memory=["data"] if paths is None or more is None else [],
         )
 
+    def step(self, events: Sequence[Event], frames: int) -> timedelta | None:
+        """Time between the frames of a window; None where a window is one frame."""
+        return (
+            None
+            if frames == 1
+            else timedelta(seconds=float(self.stride * events[0].axis.step / np.timedelta64(1, "s")))
+        )
+
     def open(self, frames: int) -> tuple[list[Event], TrainingWindows, TrainingWindows | None]:
         """Events and windows of this many frames, to train on and to validate on."""
-        events = crops.open_events(self.data, self.variable, self.zr)
+        single = frames == 1
+        events = crops.open_events(self.data, self.variable, self.zr, any_step=single)
         found = crops.find_windows(events, frames, self.stride)
         if self.share == 0:
             return events, found, None
         if self.share is not None:
-            span = frames * self.stride * events[0].axis.step
+            span = frames * self.stride * max(event.axis.step for event in events)
             training, validation = crops.split_by_time(found.time, span, self.share)
             return events, found.some(training), found.some(validation)
-        more = crops.open_events(self.validation, self.variable, self.zr)
-        crops.refuse_mixture([*events, *more])
+        more = crops.open_events(self.validation, self.variable, self.zr, any_step=single)
+        crops.refuse_mixture([*events, *more], any_step=single)
         held = crops.find_windows(more, frames, self.stride)
         return [*events, *more], found, replace(held, event=held.event + len(events))
 
@@ -251,8 +260,7 @@ def plan_run(
     if settings.start is not None:
         _begin_from(settings.start, system, built)
     events, training, validation = sources.open(built.training_frames)
-    step = timedelta(seconds=float(sources.stride * events[0].axis.step / np.timedelta64(1, "s")))
-    built.task = _contract(built.task, system, events, step)
+    built.task = _contract(built.task, system, events, sources.step(events, built.training_frames))
     size = crops.crop_size(events, settings.crop, built.task.grid_multiple, built.task.min_grid)
     settings = replace(settings, crop=size)
     with torch.random.fork_rng(devices=[]):
@@ -346,17 +354,17 @@ def _begin_from(path: str, system: str, built: Any) -> None:
         raise ValueError(f"{path} does not fit {system!r} with these options: {error}") from None
 
 
-def _contract(task: Task, system: str, events: Sequence[Event], step: timedelta) -> Task:
+def _contract(task: Task, system: str, events: Sequence[Event], step: timedelta | None) -> Task:
     """The model's task on the step and grid of the data, which must be those that it was made for, if it says."""
     quantity = events[0].field.quantity
     if task.quantity is not None and task.quantity != quantity:
         raise ValueError(f"{system!r} reads {task.quantity}, and {events[0].name} is {quantity}")
-    if task.step is not None and task.step != step:
+    if task.step and step and task.step != step:
         raise ValueError(f"{system!r} was made for a step of {task.step}, and the data have {step} (stride included)")
     spacing = next((event.spacing for event in events if event.spacing), None)
     if task.spacing and spacing and abs(spacing / task.spacing - 1) > crops.SPACING_TOLERANCE:
         raise ValueError(f"{system!r} was made for a grid of {task.spacing:g} m, and the data have {spacing:g} m")
-    return replace(task, quantity=quantity, step=step, spacing=task.spacing or spacing)
+    return replace(task, quantity=quantity, step=step or task.step, spacing=task.spacing or spacing)
 
 
 def _sizes(model: nn.Module, adversary: nn.Module | None, settings: TrainingSettings) -> tuple[int, int]:
