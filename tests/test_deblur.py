@@ -154,5 +154,6 @@ def test_what_cannot_be_sharpened_is_refused(radar, forecast):
 
 def test_batches_of_other_sizes_may_be_computed_together(forecast):
     lazy = forecast.chunk(lead_time=1)
-    few, many = dask.compute(sharpen(lazy, members=4, batch_size=2), sharpen(lazy, members=4, batch_size=4))
-    xr.testing.assert_identical(few, many)
+    few, many = (sharpen(lazy, members=4, batch_size=size) for size in (2, 4))
+    assert few.rain.chunks != many.rain.chunks and few.rain.data.name != many.rain.data.name
+    xr.testing.assert_identical(*dask.compute(few, many))
