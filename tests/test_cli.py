@@ -185,3 +185,19 @@ def test_a_real_event_goes_from_file_to_file(shared_data, tmp_path):
     forecast = storage.open_input(str(out)).rainfall_rate.isel(lead_time=0)
     observed = xr.open_dataset(shared_data / "mch_20160711.nc").rainfall_rate.isel(time=-1)
     assert 0.7 < float(forecast.mean()) / float(observed.mean()) < 1.3
+
+
+@pytest.mark.usefixtures("toy_models")
+def test_a_forecast_is_sharpened_and_a_coarse_field_refined(event, tmp_path, capsys):
+    forecast, sharp, fine = (tmp_path / name for name in ("forecast.nc", "sharp.nc", "fine.zarr"))
+    assert main(["forecast", str(event), str(forecast), "--model", "persistence", "--lead-time", "10min"]) == 0
+    words = ["--members", "2", "--option", "amplitude=0.1", "--diagnostics"]
+    assert main(["deblur", str(forecast), str(sharp), "--model", "noisy-sharpener", *words]) == 0
+    assert "noisy-sharpener" in capsys.readouterr().out
+    made = storage.open_input(str(sharp))
+    assert made.sizes["member"] == 2 and "blur_kernel" in made
+    assert main(["downscale", str(forecast), str(fine), "--model", "bicubic", "--factor", "2"]) == 0
+    assert "bicubic" in capsys.readouterr().out
+    assert storage.open_input(str(fine)).sizes["y"] == 2 * made.sizes["y"]
+    assert "weights" in fails(capsys, "deblur", forecast, tmp_path / "none.nc")
+    assert "--overwrite" in fails(capsys, "downscale", forecast, fine, "--model", "bicubic")

@@ -1,4 +1,4 @@
-"""``xnowcast forecast | train | score | models | datasets | demo`` on the command line."""
+"""``xnowcast forecast | deblur | downscale | train | score | models | datasets | demo`` on the command line."""
 
 import argparse
 import re
@@ -69,7 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="xnowcast", description="Precipitation nowcasting on CF datasets.")
     parser.add_argument("--version", action="version", version=f"xnowcast {xnowcast.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    for add in (_add_forecast, _add_train, _add_score, _add_models, _add_datasets, _add_demo):
+    for add in (
+        _add_forecast,
+        _add_deblur,
+        _add_downscale,
+        _add_train,
+        _add_score,
+        _add_models,
+        _add_datasets,
+        _add_demo,
+    ):
         add(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
@@ -99,11 +108,16 @@ def _add_forecast(commands: Any) -> None:
         default="latest",
         help="latest (the default), all, one time, several with commas, or START/STOP or START/STOP/STEP",
     )
+    command.add_argument("--on-gap", choices=("raise", "skip", "fill"), default="raise", help="a missing input frame")
+    _add_running(command)
+
+
+def _add_running(command: argparse.ArgumentParser) -> None:
+    """What all verbs are told: members, field, weights, device and the model's own options."""
     command.add_argument("--members", type=int, help="members of an ensemble; 10 for models that have members")
     command.add_argument("--seed", type=int, default=0, help="of the members' noise; 0")
     command.add_argument("--variable", help="the field, where a file has more than one")
     command.add_argument("--zr", help="a,b of Z = a R^b for reflectivity, such as 200,1.6")
-    command.add_argument("--on-gap", choices=("raise", "skip", "fill"), default="raise", help="a missing input frame")
     command.add_argument(
         "--on-mismatch",
         choices=("raise", "warn"),
@@ -119,9 +133,23 @@ def _add_forecast(commands: Any) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 
+def _running(options: argparse.Namespace) -> dict[str, Any]:
+    """The same as arguments of a verb."""
+    return {
+        "members": options.members,
+        "seed": options.seed,
+        "variable": options.variable,
+        "zr": _pair(options.zr) if options.zr else None,
+        "on_mismatch": options.on_mismatch,
+        "weights": options.weights if options.model else None,
+        "device": options.device,
+        "batch_size": options.batch_size,
+        **dict(_name_and_value(option) for option in options.option),
+    }
+
+
 def _forecast(options: argparse.Namespace) -> None:
     from xnowcast import storage
-    from xnowcast.engine import progress_bar
 
     output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
     forecast = xnowcast.forecast(
@@ -130,22 +158,21 @@ def _forecast(options: argparse.Namespace) -> None:
         lead_time=options.lead_time,
         steps=options.steps,
         init_times=_init_times(options.init_times),
-        members=options.members,
-        seed=options.seed,
-        variable=options.variable,
-        zr=_pair(options.zr) if options.zr else None,
         on_gap=options.on_gap,
-        on_mismatch=options.on_mismatch,
-        weights=options.weights if options.model else None,
-        device=options.device,
-        batch_size=options.batch_size,
-        **dict(_name_and_value(option) for option in options.option),
+        **_running(options),
     )
+    _write(forecast, output, overwrite=options.overwrite)
+
+
+def _write(result: Any, output: Any, *, overwrite: bool) -> None:
+    from xnowcast import storage
+    from xnowcast.engine import progress_bar
+
     with progress_bar(None):
-        storage.write(forecast, output, overwrite=options.overwrite)
-    sizes = ", ".join(f"{dim} {size}" for dim, size in forecast.sizes.items() if dim != "bnds")
-    print(f"wrote {output}: {forecast.attrs['nowcast_model']}, {sizes}")
-    for array in forecast.data_vars.values():
+        storage.write(result, output, overwrite=overwrite)
+    sizes = ", ".join(f"{dim} {size}" for dim, size in result.sizes.items() if dim != "bnds")
+    print(f"wrote {output}: {result.attrs['nowcast_model']}, {sizes}")
+    for array in result.data_vars.values():
         if "zr_a" in array.attrs:
             print(f"rain rate from reflectivity: Z = {array.attrs['zr_a']:g} R^{array.attrs['zr_b']:g}")
 
@@ -177,6 +204,57 @@ def _name_and_value(text: str) -> tuple[str, Any]:
         except ValueError:
             pass
     return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)
+
+
+# ---------------------------------------------------------------- deblur and downscale
+
+
+def _add_deblur(commands: Any) -> None:
+    command = _command(commands, "deblur", _deblur, "Sharpen a blurry forecast and write NetCDF or Zarr.")
+    command.add_argument("input", help="a forecast, or any precipitation field, in NetCDF or Zarr")
+    command.add_argument("output", help="ends in .zarr or .nc")
+    command.add_argument("--model", help="a name or a weights file; by default that of --weights, else postcast")
+    command.add_argument("--diagnostics", action="store_true", help="write the kernel and the re-blurred field as well")
+    _add_running(command)
+
+
+def _deblur(options: argparse.Namespace) -> None:
+    from xnowcast import storage
+
+    output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
+    model = options.model or options.weights or "postcast"
+    sharp = xnowcast.deblur(
+        storage.open_input(options.input), model, diagnostics=options.diagnostics, **_running(options)
+    )
+    _write(sharp, output, overwrite=options.overwrite)
+
+
+def _add_downscale(commands: Any) -> None:
+    command = _command(commands, "downscale", _downscale, "Refine a coarse field and write NetCDF or Zarr.")
+    command.add_argument("input", help="a coarse precipitation field in NetCDF or Zarr")
+    command.add_argument("output", help="ends in .zarr or .nc")
+    command.add_argument("--factor", type=int, default=8, help="fine cells along each side of a coarse one; 8")
+    command.add_argument(
+        "--model", help="bicubic, bilinear, nearest, stvd or a weights file; by default that of --weights, else stvd"
+    )
+    command.add_argument("--static", help="a file with the fine fields that the model reads, such as the topography")
+    command.add_argument("--conserve", action="store_true", help="keep the means over the coarse cells")
+    _add_running(command)
+
+
+def _downscale(options: argparse.Namespace) -> None:
+    from xnowcast import storage
+
+    output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
+    fine = xnowcast.downscale(
+        storage.open_input(options.input),
+        options.model or options.weights or "stvd",
+        factor=options.factor,
+        static=storage.open_input(options.static) if options.static else None,
+        conserve=options.conserve,
+        **_running(options),
+    )
+    _write(fine, output, overwrite=options.overwrite)
 
 
 # ---------------------------------------------------------------- train
