@@ -29,7 +29,7 @@ def test_the_layout_is_that_of_the_input(forecast):
 
 def test_the_labels_say_what_was_done(forecast):
     attrs = sharpen(forecast, amplitude=0.2).attrs
-    assert attrs["nowcast_model"] == "noisy-sharpener" and attrs["nowcast_options"] == "amplitude=0.2"
+    assert attrs["nowcast_model"] == "persistence + noisy-sharpener" and attrs["nowcast_options"] == "amplitude=0.2"
     assert attrs["title"].startswith("sharpened by xnowcast") and attrs["title"].endswith("a blob")
     assert "deblur with noisy-sharpener" in attrs["history"].splitlines()[0]
     assert "forecast with persistence" in attrs["history"].splitlines()[1]
@@ -157,3 +157,11 @@ def test_batches_of_other_sizes_may_be_computed_together(forecast):
     few, many = (sharpen(lazy, members=4, batch_size=size) for size in (2, 4))
     assert few.rain.chunks != many.rain.chunks and few.rain.data.name != many.rain.data.name
     xr.testing.assert_identical(*dask.compute(few, many))
+
+
+def test_what_made_the_input_is_still_told(forecast):
+    attrs = sharpen(forecast, amplitude=0.2, seed=3).attrs
+    assert attrs["nowcast_model"] == "persistence + noisy-sharpener" and attrs["nowcast_seed"] == 3
+    fine = sharpen(forecast, seed=3).nowcast.downscale("bicubic", factor=2)
+    assert fine.attrs["nowcast_model"] == "persistence + noisy-sharpener + bicubic"
+    assert fine.attrs["nowcast_input_seed"] == 3

@@ -108,7 +108,7 @@ def deblur(
         obj,
         members=numbers,
         before=roles.get("lead_time", field.time),
-        attrs=planning.provenance(recipe, options, seed if task.stochastic else None),
+        attrs=planning.provenance(recipe, options, seed if task.stochastic else None, obj.attrs),
         history=f"xnowcast deblur with {planning.model_name(recipe)}",
     )
     if diagnostics:

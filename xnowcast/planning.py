@@ -1,7 +1,7 @@
 """What the verbs share: which model runs, whether the data are what it was made for, how the result names it."""
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from difflib import get_close_matches
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
@@ -316,11 +316,15 @@ def model_name(model: Any) -> str:
     -------
     str
     """
+    from xnowcast import models
+
     card = getattr(model, "card", None)
-    return card.system if card is not None else getattr(model, "name", type(model).__name__)
+    return card.system if card is not None else getattr(model, "name", None) or models.name_of(type(model))
 
 
-def provenance(model: Any, options: dict[str, Any], seed: int | None) -> dict[str, Any]:
+def provenance(
+    model: Any, options: dict[str, Any], seed: int | None, before: Mapping[Any, Any] | None = None
+) -> dict[str, Any]:
     """What made a result, as attributes.
 
     Parameters
@@ -329,16 +333,34 @@ def provenance(model: Any, options: dict[str, Any], seed: int | None) -> dict[st
     options : dict
     seed : int or None
         None for what has no noise.
+    before : mapping, optional
+        Attributes of the input. Where another model made it, its name comes first, as in ``"stldm + postcast"``, and
+        what else is told of that model is kept as ``nowcast_input_*``.
 
     Returns
     -------
     dict
+
+    Examples
+    --------
+    >>> from xnowcast import models
+    >>> forecast = {"nowcast_model": "extrapolation", "nowcast_options": "inflow='nan'"}
+    >>> refined = provenance(models.build("bicubic"), {}, None, forecast)
+    >>> refined["nowcast_model"], refined["nowcast_input_options"]
+    ('extrapolation + bicubic', "inflow='nan'")
     """
     from xnowcast import __version__
 
+    told = {str(k): v for k, v in (before or {}).items() if str(k).startswith("nowcast_")}
+    earlier = told.pop("nowcast_model", None)
+    told.pop("nowcast_package", None)
     attrs: dict[str, Any] = {
-        "nowcast_model": model_name(model),
+        "nowcast_model": f"{earlier} + {model_name(model)}" if earlier else model_name(model),
         "nowcast_package": f"xnowcast {__version__}",
+        **{
+            k if k.startswith("nowcast_input_") else k.replace("nowcast_", "nowcast_input_", 1): v
+            for k, v in told.items()
+        },
     }
     if options:
         attrs["nowcast_options"] = ", ".join(f"{k}={v!r}" for k, v in sorted(options.items()))

@@ -139,7 +139,14 @@ def card(model: Any) -> ModelCard:
         return read_card(model)
     from xnowcast import models
 
-    return ModelCard(model, reads=_in_words(models.declare(model)), description=_summary(models.find(model)))
+    task = models.declare(model)
+    return ModelCard(
+        model,
+        options=models.options(model),
+        reads=_in_words(task),
+        description=_summary(models.find(model)),
+        training_data="none yet: it needs weights, from xnowcast.train or a file" if task.trained else "",
+    )
 
 
 def _in_words(task: Any) -> str:

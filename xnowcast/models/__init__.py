@@ -103,6 +103,49 @@ def find(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
+def name_of(model_class: type) -> str:
+    """What a model of a class is called: its system, where one name alone stands for the class, else the class itself.
+
+    Parameters
+    ----------
+    model_class : type
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> name_of(find("persistence"))
+    'persistence'
+    """
+    target = f"{model_class.__module__}:{model_class.__qualname__}"
+    found = [name for name in REGISTRY if _entry(name)[0].split(":")[1] == model_class.__qualname__]
+    same = [name for name in found if _entry(name)[0] == target or find(name) is model_class]
+    return same[0] if len(same) == 1 else model_class.__name__
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options that a user of a system may choose, with their defaults.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+
+    Returns
+    -------
+    dict of str
+
+    Examples
+    --------
+    >>> options("extrapolation")["inflow"]
+    'nan'
+    """
+    fixed, takes = _entry(name)[1], signature(find(name).declare).parameters
+    return {option: told.default for option, told in takes.items() if option not in fixed}
+
+
 def declare(name: str, **options: Any) -> "Task":
     """What a system reads and gives, without building its network.
 
@@ -159,14 +202,14 @@ def build(name: str, **options: Any) -> Any:
     return built
 
 
-def check_options(name: str, options: Iterable[str]) -> None:
+def check_options(name: str, given: Iterable[str]) -> None:
     """Refuse options that a system does not have.
 
     Parameters
     ----------
     name : str
         One of `names`.
-    options : iterable of str
+    given : iterable of str
 
     Raises
     ------
@@ -179,9 +222,8 @@ def check_options(name: str, options: Iterable[str]) -> None:
     Traceback (most recent call last):
     ValueError: 'extrapolation' has no option 'inflo'; did you mean 'inflow'? Its options are: ...
     """
-    fixed = _entry(name)[1]
-    known = [option for option in signature(find(name).declare).parameters if option not in fixed]
-    unknown = [option for option in options if option not in known]
+    known = list(options(name))
+    unknown = [option for option in given if option not in known]
     if unknown:
         near = get_close_matches(unknown[0], known, n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]!r}? Its" if near else "; its"
