@@ -72,11 +72,11 @@ class Decibel:
 
     def __call__(self, rain: Tensor) -> Tensor:
         decibel = 10.0 * torch.log10(rain.clamp_min(self.threshold))
-        return torch.where(rain >= self.threshold, decibel, self.dry)
+        return torch.where(rain < self.threshold, self.dry, decibel)
 
     def inverse(self, values: Tensor) -> Tensor:
         # A hair of slack lets rain at exactly the threshold survive the round trip in float32.
-        return torch.where(values >= self._lowest_rain - 1e-4, 10.0 ** (values / 10.0), 0.0)
+        return torch.where(values < self._lowest_rain - 1e-4, 0.0, 10.0 ** (values / 10.0))
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Reflectivity:
         dbz = self.low + (self.high - self.low) * values.clamp(0.0, 1.0)
         rain = 10.0 ** ((dbz / 10.0 - math.log10(self.a)) / self.b)
         # A hair of slack lets rain at exactly the threshold survive the round trip in float32.
-        return torch.where(rain >= self.threshold * (1 - 1e-4), rain, 0.0)
+        return torch.where(rain < self.threshold * (1 - 1e-4), 0.0, rain)
 
 
 SCALINGS = {

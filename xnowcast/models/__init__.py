@@ -16,9 +16,13 @@ INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "persistence": "xnowcast.models.persistence:Persistence",
     "extrapolation": "xnowcast.models.extrapolation:Extrapolation",
+    "lagrangian": "xnowcast.models.lagrangian:Lagrangian",
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",
     "stvd": "xnowcast.models.stvd:STVD",
+    "nwp-mae": "xnowcast.models.nwp_mae:NwpMae",
+    "nwp-metnet": "xnowcast.models.metnet:NwpMetNet",
+    "nwp-raw": "xnowcast.models.nwp_raw:NwpRaw",
     **{how: ("xnowcast.models.interpolation:Interpolation", {"method": how}) for how in INTERPOLATIONS},
     **{cell: ("xnowcast.models.stacked_rnn:StackedRNN", {"cell": cell}) for cell in CELLS},
     **{f"ms-{cell}": ("xnowcast.models.ms_rnn:MSRNN", {"cell": cell}) for cell in CELLS},

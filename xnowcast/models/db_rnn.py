@@ -163,6 +163,7 @@ class DBRNN(RecurrentForecaster):
         none = (None,) * DEPTH
         states, deblurring_states, memory, own = carried or (none, none, None, None)
         forecast, outputs, states, memory = self.forecasting(frame, states, memory)
+        forecast = frame + forecast if self.residual else forecast
         if self.staged:
             deblurred, _, deblurring_states, own = self.deblurring(forecast.detach(), deblurring_states, own)
         else:
@@ -170,6 +171,7 @@ class DBRNN(RecurrentForecaster):
             added = outputs[::-1] if self.skips else none
             deblurred, _, deblurring_states, top = self.deblurring(forecast, deblurring_states, memory, added)
             memory = top if self.memory == "zigzag" else memory
+        deblurred = forecast + deblurred if self.residual else deblurred
         return (forecast, deblurred), (states, deblurring_states, memory, own)
 
     def pixel_weights(self, progress: float) -> tuple[float, float]:
@@ -192,7 +194,10 @@ class DBRNN(RecurrentForecaster):
         """
         frames, observed, (forecast, deblurred) = self.predict_batch(batch, progress)
         forecasting_weight, deblurring_weight = self.pixel_weights(progress)
-        parts = {"forecast": pixel_loss(forecast, frames, observed), "deblur": pixel_loss(deblurred, frames, observed)}
+        parts = {
+            "forecast": pixel_loss(forecast, frames, observed, self.emphasis),
+            "deblur": pixel_loss(deblurred, frames, observed, self.emphasis),
+        }
         total = forecasting_weight * parts["forecast"] + deblurring_weight * parts["deblur"]
         if self.staged and not deblurring_weight:  # the first stage trains the forecasting network alone
             return Loss(total, _detached(parts))

@@ -112,5 +112,5 @@ class MSRNN(RecurrentForecaster):
 
     def advance(self, frame: Tensor, carried: Any) -> tuple[tuple[Tensor, ...], Any]:
         states, memory = carried or ((None,) * DEPTH, None)
-        frame, _, states, memory = self.network(frame, states, memory)
-        return (frame,), (states, memory)
+        said, _, states, memory = self.network(frame, states, memory)
+        return (frame + said if self.residual else said,), (states, memory)

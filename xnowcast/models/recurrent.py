@@ -66,6 +66,12 @@ class RecurrentForecaster(nn.Module):
     fed_back = -1
     """Which of the predictions of a step is the next step's input."""
 
+    residual = False
+    """Whether the network says by how much the next frame differs from the one that it reads."""
+
+    emphasis = 0.0
+    """How much more the heaviest rain counts in the pixel losses: see `xnowcast.nn.losses.pixel_loss`."""
+
     def __init__(self, task: Task, *, target_frames: int, scaling: str, scheduled_sampling: bool) -> None:
         super().__init__()
         self.task = task
@@ -126,7 +132,7 @@ class RecurrentForecaster(nn.Module):
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """Absolute plus squared error of all predictions, those of the input frames among them."""
         frames, observed, (prediction,) = self.predict_batch(batch, progress)
-        error = pixel_loss(prediction, frames, observed)
+        error = pixel_loss(prediction, frames, observed, self.emphasis)
         return Loss(error, {"forecast": error.detach()})
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:

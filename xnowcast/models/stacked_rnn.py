@@ -119,5 +119,5 @@ class StackedRNN(RecurrentForecaster):
 
     def advance(self, frame: Tensor, carried: Any) -> tuple[tuple[Tensor, ...], Any]:
         states, memory = carried or ((None,) * len(self.network.cells), None)
-        frame, states, memory = self.network(frame, states, memory)
-        return (frame,), (states, memory)
+        said, states, memory = self.network(frame, states, memory)
+        return (frame + said if self.residual else said,), (states, memory)

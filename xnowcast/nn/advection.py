@@ -147,14 +147,60 @@ def advect(
         raise ValueError(f"interpolation is {interpolation!r}: choose 'bilinear' or 'nearest'")
     if coarsen < 1:
         raise ValueError(f"coarsen is {coarsen}: it is a number of grid cells, at least 1")
-    b, ny, nx = field.shape
     known = torch.isfinite(field) if observed is None else observed & torch.isfinite(field)
     layers = torch.stack([torch.where(known, field, 0.0), known.to(field.dtype)], 1)
     grid = _sampling_grid(motion, steps, carried, coarsen).to(field.dtype)
-    value, weight = F.grid_sample(layers, grid, mode=interpolation, padding_mode="zeros", align_corners=True).unbind(1)
+    layers = F.grid_sample(layers, grid, mode=interpolation, padding_mode="zeros", align_corners=True)
     outside = float("nan") if inflow == "nan" else 0.0
+    return _covered_mean(layers, outside).view(field.shape[0], steps, *field.shape[1:])
+
+
+def along_trajectories(
+    fields: Tensor, motion: Tensor, observed: Tensor, *, carried: float = 0.0, coarsen: int = 8
+) -> Tensor:
+    """Each of some fields where the trajectories of as many steps as its place start.
+
+    A forecast in the frame that moves with the rain becomes one on the ground with the motion; earlier frames, the
+    latest first, come to lie upon the newest with the motion too, and later ones with the motion reversed.
+
+    Parameters
+    ----------
+    fields : Tensor
+        (b, n, y, x), finite: the first is read one step away, the last n steps.
+    motion : Tensor
+        (b, 2, y, x), grid cells per step.
+    observed : Tensor
+        (b, n, y, x), bool: where fields may be read.
+    carried, coarsen
+        As for `advect`.
+
+    Returns
+    -------
+    Tensor
+        (b, n, y, x), NaN where less than half of what is read is observed and inside the grid.
+
+    Examples
+    --------
+    >>> fields = torch.zeros(1, 2, 8, 8)
+    >>> fields[0, 0, 4, 3] = fields[0, 1, 4, 2] = 5.0
+    >>> motion = torch.zeros(1, 2, 8, 8)
+    >>> motion[:, 1] = 1.0
+    >>> along_trajectories(fields, motion, fields >= 0)[0, :, 4, 4].round(decimals=3).tolist()
+    [5.0, 5.0]
+    """
+    _check_motion(motion)
+    b, n, ny, nx = fields.shape
+    grid = _sampling_grid(motion, n, carried, coarsen).to(fields.dtype).reshape(b * n, ny, nx, 2)
+    layers = torch.stack([torch.where(observed, fields, 0.0), observed.to(fields.dtype)], 2).flatten(0, 1)
+    layers = F.grid_sample(layers, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return _covered_mean(layers, float("nan")).view(b, n, ny, nx)
+
+
+def _covered_mean(layers: Tensor, outside: float) -> Tensor:
+    """Value over weight where half of the weight is there; layers are ``(b, 2, y, x)``."""
+    value, weight = layers.unbind(1)
     # the margin keeps shifts by exactly half a cell on one side of rounding
-    return (value / weight).masked_fill_(weight < 0.5 - 1e-4, outside).view(b, steps, ny, nx)
+    return (value / weight).masked_fill(weight < 0.5 - 1e-4, outside)
 
 
 def _sampling_grid(motion: Tensor, steps: int, carried: float, coarsen: int) -> Tensor:

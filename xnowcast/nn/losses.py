@@ -3,7 +3,7 @@
 from torch import Tensor
 
 
-def pixel_loss(forecast: Tensor, truth: Tensor, observed: Tensor) -> Tensor:
+def pixel_loss(forecast: Tensor, truth: Tensor, observed: Tensor, emphasis: float = 0.0) -> Tensor:
     """Mean over the measured cells of absolute plus squared error (Ma et al. 2024, equation 7, L_for and L_deb).
 
     Parameters
@@ -12,6 +12,8 @@ def pixel_loss(forecast: Tensor, truth: Tensor, observed: Tensor) -> Tensor:
         Same shape, any.
     observed : Tensor
         Same shape, bool.
+    emphasis : float
+        How much more a cell of truth 1 counts than one of truth 0; the paper has 0.
 
     Returns
     -------
@@ -25,8 +27,9 @@ def pixel_loss(forecast: Tensor, truth: Tensor, observed: Tensor) -> Tensor:
     >>> pixel_loss(torch.tensor([[2.0, 9.0], [0.0, 0.0]]), truth, torch.tensor([[True, False], [True, True]])).item()
     2.0
     """
-    error = (forecast.float() - truth.float()) * observed
-    return (error.abs() + error.square()).sum() / observed.sum().clamp_min(1)
+    weight = observed if emphasis == 0 else observed * (1.0 + emphasis * truth.float())
+    error = forecast.float() - truth.float()
+    return ((error.abs() + error.square()) * weight).sum() / weight.sum().clamp_min(1)
 
 
 def gradient_difference_loss(forecast: Tensor, truth: Tensor, observed: Tensor) -> Tensor:
