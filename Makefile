@@ -13,8 +13,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --e
 demo: $(VENV)/.demo
 	$(BIN)/xnowcast demo --out demo
 
+# a process per core, each with one thread of its own
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 docs: $(VENV)/.test
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
