@@ -29,6 +29,9 @@ class Task:
         Time between frames that the model was made for; ``None`` means any.
     spacing : float, optional
         Grid spacing in metres that the model was made for; ``None`` means any.
+    crop : int, optional
+        Height and width in cells of what the weights were trained on; ``None`` where that is not known. Any grid will
+        do, but a model whose answer depends on the size of its grid should look at parts of this size.
     grid_multiple : int
         Grids are padded to multiples of this many cells.
     min_grid : int
@@ -47,7 +50,8 @@ class Task:
     factor : int, optional
         Factor of refinement that a downscaling model was made for; ``None`` means any.
     channels, static : tuple of str
-        Standard names of the further fields that a downscaling model reads, on the coarse and on the fine grid.
+        Further fields that a model reads, with and without a time, as `xnowcast.channels` names them; those of a
+        downscaling model lie on the coarse and on the fine grid.
     """
 
     verb: Literal["forecast", "deblur", "downscale", "postprocess"]
@@ -55,6 +59,7 @@ class Task:
     quantity: Literal["rain_rate", "vil"] | None = None
     step: timedelta | None = None
     spacing: float | None = None
+    crop: int | None = None
     grid_multiple: int = 1
     min_grid: int = 8
     max_steps: int | None = None
@@ -120,10 +125,17 @@ class TrainingBatch:
         model's ``training_frames``.
     observed : Tensor
         Same shape, bool: True where the cell was measured. Losses leave the other cells out.
+    channels : Tensor, optional
+        ``(b, t, c, y, x)``: the task's channels in canonical units (see `xnowcast.channels`), in its order, on the
+        rain's grid and at its times; NaN where missing. None where the task names none.
+    static : Tensor, optional
+        ``(b, k, y, x)``: the task's static fields, in canonical units and its order. None where it names none.
     """
 
     rain: Tensor
     observed: Tensor
+    channels: Tensor | None = None
+    static: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +175,10 @@ class TrainableModel(Protocol):
 
     ``training_frames`` is the length of a training window. All that is random in ``loss`` is drawn from torch's
     global generators, which are seeded anew for every step, so that a resumed run repeats an unbroken one.
+
+    A model whose task names channels may have a method ``set_channel_statistics(mean, std, low, high)``, and one whose
+    task names static fields ``set_static_statistics``. Before the training they get tensors, one number a field, of
+    the data to train on, and keep in buffers what they need.
     """
 
     task: Task
@@ -251,14 +267,14 @@ class DownscaleModel(Protocol):
         Parameters
         ----------
         frames : Tensor
-            ``(b, t, c, y, x)``: rain in the transform's units, then the task's further channels in their own; row 0 in
-            the north. Cells that were not measured hold the value of no rain, and 0 in other channels.
+            ``(b, t, c, y, x)``: rain in the transform's units, then the task's further channels in canonical ones; row
+            0 in the north. Cells that were not measured hold the value of no rain, and NaN in other channels.
         observed : Tensor
             ``(b, t, 1, y, x)`` bool: where rain was measured.
         factor : int
             How many fine cells along y and along x make a coarse one.
         static : Tensor, optional
-            ``(k, y * factor, x * factor)``: the task's static fields.
+            ``(k, y * factor, x * factor)``: the task's static fields in canonical units.
         noise : Noise, optional
             For stochastic models one source per sequence, member and frame, the frame varying fastest and the member
             before it, so that a frame draws the same in whichever stretch of a sequence it is computed.
@@ -267,5 +283,53 @@ class DownscaleModel(Protocol):
         -------
         Tensor
             ``(b, t, 1, y * factor, x * factor)``, or ``(b * m, ...)`` for a stochastic model, in the transform's units.
+        """
+        ...
+
+
+@runtime_checkable
+class PostprocessModel(Protocol):
+    """A model for ``ds.nowcast.postprocess``; declared as `ForecastModel` is.
+
+    It reads the fields that its task names as ``channels`` and gives classes of rain, bounded by ``thresholds`` in mm
+    h-1, which is also one of its options. ``explain`` may be missing where there is no network to look into.
+    """
+
+    task: Task
+    transform: Transform
+    thresholds: tuple[float, ...]
+
+    def postprocess(self, fields: Tensor, observed: Tensor) -> Tensor:
+        """Probabilities of the classes of rain.
+
+        Parameters
+        ----------
+        fields : Tensor
+            ``(b, c, y, x)``: the task's channels in canonical units (see `xnowcast.channels`), row 0 in the north; NaN
+            where missing.
+        observed : Tensor
+            ``(b, 1, y, x)`` bool: where any channel has a value.
+
+        Returns
+        -------
+        Tensor
+            ``(b, len(thresholds) + 1, y, x)``, summing to 1.
+        """
+        ...
+
+    def explain(self, fields: Tensor, observed: Tensor, category: int) -> Tensor:
+        """Which cells speak for a class.
+
+        Parameters
+        ----------
+        fields, observed : Tensor
+            As in `postprocess`.
+        category : int
+            Number of the class, from 0.
+
+        Returns
+        -------
+        Tensor
+            ``(b, y, x)``, 0 to 1.
         """
         ...

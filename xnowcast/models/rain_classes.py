@@ -1,0 +1,202 @@
+"""What post-processors that give rain classes have in common: options, scaling, loss, probabilities, Grad-CAM."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.nn.channel_scaling import ChannelScaling
+from xnowcast.nn.labels import check_thresholds, continuous_labels, one_hot_labels, weighted_cross_entropy
+from xnowcast.transforms import Identity
+
+CHANNELS = (
+    "eastward_wind at 10 m",
+    "northward_wind at 10 m",
+    "air_temperature at 2 m",
+    "air_pressure_at_mean_sea_level",
+    "rainfall_rate",
+    "eastward_wind at 850 hPa",
+    "northward_wind at 850 hPa",
+    "air_temperature at 850 hPa",
+    "geopotential_height at 850 hPa",
+    "relative_humidity at 850 hPa",
+    "eastward_wind at 500 hPa",
+    "northward_wind at 500 hPa",
+    "air_temperature at 500 hPa",
+    "geopotential_height at 500 hPa",
+    "relative_humidity at 500 hPa",
+    "geopotential_height at 100 hPa",
+)
+"""The 16 fields of An et al. (2023), table 2, in the order of figure 3."""
+
+Labels = Literal["continuous", "one-hot"]
+
+
+class RainClassifier(nn.Module):
+    """A network from fields of a forecast to classes of rain; its parts are those of the class that inherits.
+
+    ``_encoded`` turns z-scores ``(b, c, y, x)`` into maps, the deepest last, and ``_decoded`` maps into logits
+    ``(b, classes, y, x)``.
+    """
+
+    training_frames = 1
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        thresholds: Sequence[float],
+        labels: Labels,
+        interpolate_dry: bool,
+        class_weights: Sequence[float],
+        precision: str,
+    ) -> None:
+        super().__init__()
+        self.task, self.transform = task, Identity()
+        self.thresholds = check_thresholds(thresholds)
+        self.labels, self.interpolate_dry = labels, interpolate_dry
+        self.class_weights, self.precision = tuple(class_weights), precision
+        self.scaling = ChannelScaling(task.channels)
+
+    def _encoded(self, x: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _decoded(self, maps: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ training
+
+    def set_channel_statistics(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
+        """Say how the channels are distributed in the training data; the weights carry it.
+
+        Parameters
+        ----------
+        mean, std, low, high : Tensor
+            ``(c,)`` in canonical units. The extremes are not used.
+
+        Raises
+        ------
+        ValueError
+            If there are more or fewer numbers than channels, or one is not finite.
+        """
+        self.scaling.set(mean, std)
+
+    def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
+        """Weighted cross-entropy (An et al. 2023, equation 2), a mean over the cells where rain was measured."""
+        x = padded(self.scaling(fields_of(batch)), self.task.grid_multiple)
+        return self._class_loss(self._encoded(x), batch, (x.shape[-2], x.shape[-1]))
+
+    def _class_loss(self, maps: Sequence[Tensor], batch: TrainingBatch, shape: tuple[int, int]) -> Loss:
+        rain = torch.where(batch.observed, batch.rain, torch.nan)[:, 0, 0]
+        if self.labels == "continuous":
+            target = continuous_labels(rain, self.thresholds, self.interpolate_dry)
+        else:
+            target = one_hot_labels(rain, self.thresholds)
+        logits = self._decoded(maps, shape)[..., : rain.shape[-2], : rain.shape[-1]]
+        total = weighted_cross_entropy(logits, target, self.class_weights)
+        return Loss(total, {"cross_entropy": total.detach()})
+
+    def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
+        """None: it trains without one."""
+        return None
+
+    # ------------------------------------------------------------ post-processing
+
+    def postprocess(self, fields: Tensor, observed: Tensor) -> Tensor:
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        fields : Tensor
+            ``(b, c, y, x)``: the task's channels in canonical units, row 0 in the north, NaN where missing.
+        observed : Tensor
+            ``(b, 1, y, x)`` bool, not used: what is missing is NaN.
+
+        Returns
+        -------
+        Tensor
+            ``(b, classes, y, x)`` float32, summing to 1.
+        """
+        ny, nx = fields.shape[-2:]
+        with torch.no_grad(), self._precise(fields):
+            x = padded(self.scaling(fields), self.task.grid_multiple)
+            logits = self._decoded(self._encoded(x), (x.shape[-2], x.shape[-1]))
+        return logits[..., :ny, :nx].float().softmax(dim=1)
+
+    def explain(self, fields: Tensor, observed: Tensor, category: int) -> Tensor:
+        """Where the deepest map speaks for a class: Grad-CAM (Selvaraju et al. 2017; An et al. 2023, equation 4).
+
+        The class's score is the sum of its logits over the observed cells.
+
+        Parameters
+        ----------
+        fields, observed : Tensor
+            As in `postprocess`.
+        category : int
+            Number of the class.
+
+        Returns
+        -------
+        Tensor
+            ``(b, y, x)``, 0 to 1 in each field, interpolated from the deepest map; 0 where nothing speaks for it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such class.
+        """
+        classes = len(self.thresholds) + 1
+        if not 0 <= category < classes:
+            raise ValueError(f"category is {category}; the classes are 0 to {classes - 1}")
+        ny, nx = fields.shape[-2:]
+        with torch.inference_mode(False), torch.enable_grad():
+            x = padded(self.scaling(fields.clone()), self.task.grid_multiple)
+            maps = [found.detach() for found in self._encoded(x)]
+            maps[-1].requires_grad_()
+            logits = self._decoded(maps, (x.shape[-2], x.shape[-1]))[:, category, :ny, :nx]
+            seen = observed[:, 0].clone()  # what was made in inference mode cannot be kept for a gradient
+            (slope,) = torch.autograd.grad((logits * seen).sum(), maps[-1])
+        activation = (slope.sum(dim=(-2, -1), keepdim=True) * maps[-1]).sum(dim=1, keepdim=True).relu().detach()
+        activation = F.interpolate(activation, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        activation = activation[:, 0, :ny, :nx]
+        return activation / activation.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(activation.dtype).tiny)
+
+    def _precise(self, fields: Tensor) -> torch.autocast:
+        return torch.autocast(fields.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def fields_of(batch: TrainingBatch) -> Tensor:
+    """The channels of a batch, (b, c, y, x)."""
+    if batch.channels is None:
+        raise ValueError("the batch has no channels: a post-processor learns from fields of a forecast beside the rain")
+    return batch.channels[:, 0]
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """z-scores with cells at the mean below and to the right, so that the grid is a multiple."""
+    return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple))
+
+
+def check_choices(choices: Mapping[str, tuple[str, Collection[str]]]) -> None:
+    """Refuse options that have no such value."""
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
+
+
+def check_classes(
+    channels: Sequence[str], thresholds: Sequence[float], class_weights: Sequence[float]
+) -> tuple[str, ...]:
+    """The names of the channels, if these options fit each other."""
+    if isinstance(channels, str) or not channels or len(set(channels)) < len(channels):
+        raise ValueError(f"channels is {channels!r}: give a list of different names of fields")
+    classes = len(check_thresholds(thresholds)) + 1
+    if len(class_weights) != classes or not all(0 < weight < float("inf") for weight in class_weights):
+        raise ValueError(
+            f"class_weights is {list(class_weights)}: {len(thresholds)} thresholds make {classes} classes, give a "
+            "number above 0 for each"
+        )
+    return tuple(channels)
