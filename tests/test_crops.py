@@ -9,7 +9,8 @@ import xarray as xr
 
 import xnowcast
 from xnowcast.training import crops
-from xnowcast.training.crops import Crops, Frames, acceptance, find_windows, open_events, read_ahead, split_by_time
+from xnowcast.training.crops import Crops, Frames, acceptance, find_windows, read_ahead, split_by_time
+from xnowcast.training.events import open_events
 
 START = np.datetime64("2024-06-01T12:00", "ns")
 MINUTES = np.timedelta64(1, "m")
@@ -40,8 +41,8 @@ def counted(frames=20, rows=12, columns=16):
     return (10000 * t + 100 * y + x).astype("float32")
 
 
-def samples_of(data, frames=3, *, crop=4, stride=1, cache=2**30, seed=0, events=None, **options):
-    events = open_events(data)
+def samples_of(data, frames=3, *, crop=4, stride=1, cache=2**30, seed=0, fields=None, **options):
+    events = open_events(data, **(fields or {}))
     options = {"rain_preference": 0.0, "min_coverage": 0.0, "augment": False} | options
     return Crops(Frames(events, cache), find_windows(events, frames, stride), crop=crop, seed=seed, **options)
 
@@ -263,6 +264,197 @@ def test_a_crop_size_is_chosen_or_checked():
         crops.crop_size(events, 100, 16, 8)
     with pytest.raises(ValueError, match=r"crop is 304 cells, and the largest grid has 200 x 90"):
         crops.crop_size(events, 304, 4, 8)
+
+
+def test_the_crops_of_a_model_that_reads_coarse_grids_are_multiples_of_its_coarse_grid():
+    events = open_events(sequence(counted(2, 200, 300)))
+    assert crops.crop_size(events, None, 8, 2, 8) == 128  # 8 coarse cells of 8
+    assert crops.crop_size(events, 192, 8, 2, 8) == 192
+    assert crops.crop_size(open_events(sequence(counted(2, 90, 90))), None, 2, 2, 8) == 80
+    with pytest.raises(ValueError, match=r"multiples of 64 \(8 coarse cells of 8 fine ones\) from 64 on: 64 would do"):
+        crops.crop_size(events, 96, 8, 2, 8)
+
+
+# ---------------------------------------------------------------- further fields
+
+FIELDS = {"channels": ("air_temperature", "wind_speed"), "static": ("surface_altitude",)}
+
+
+def with_fields(values, **options):
+    """Rain, a temperature in degC that is 0.25 above it, a wind speed of its negative and its frame 0 as altitude."""
+    rain = sequence(values, **options)
+    own = {"standard_name": "air_temperature", "units": "degC"}
+    return rain.to_dataset().assign(
+        t=(rain + 0.25).assign_attrs(own),
+        v=(-rain).assign_attrs(standard_name="wind_speed", units="m s-1").transpose(..., "time"),
+        z=rain.isel(time=0, drop=True).assign_attrs(standard_name="surface_altitude", units="km"),
+    )
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("turns", [{}, {"south_first": True}, {"east_first": True}])
+def test_further_fields_lie_where_the_rain_does(augment, turns):
+    values = counted() / 16
+    drawn = samples_of(with_fields(values, **turns), fields=FIELDS, augment=augment)
+    plain = samples_of(sequence(values, **turns), augment=augment)
+    for number in range(20):
+        sample = drawn[number]
+        assert sample.channels.shape == (3, 2, 4, 4) and sample.static.shape == (1, 4, 4)
+        assert sample.channels.dtype == sample.static.dtype == np.float32
+        np.testing.assert_array_equal(sample.rain, plain[number].rain)  # what is read beside changes no draw
+        np.testing.assert_allclose(sample.channels[:, 0], sample.rain + 273.4, rtol=1e-6)
+        np.testing.assert_array_equal(sample.channels[:, 1], -sample.rain)
+        np.testing.assert_allclose(sample.static[0], 1000 * (sample.rain[0] % 625), rtol=1e-5)  # frames are 625 apart
+
+
+def test_what_is_missing_of_a_channel_is_nan_and_beyond_a_small_grid_too():
+    data = with_fields(counted(4, 6, 20) / 16)
+    data["t"] = data.t.where(data.x != 7000.0)
+    drawn = samples_of(data, crop=8, fields=FIELDS)
+    sample = next(drawn[number] for number in range(50) if 0 <= 7 - drawn[number].column < 8)
+    holes = np.isnan(sample.channels[:, 0])
+    assert holes[:, :6, 7 - sample.column].all() and holes[:, 6:].all() and holes.sum() == 3 * (6 + 2 * 8)
+    np.testing.assert_array_equal(sample.static[0, 6:], np.broadcast_to(sample.static[0, 5], (2, 8)))
+
+
+def test_places_along_other_dims_have_their_own_fields_or_share_them():
+    one, two = with_fields(counted(5) / 16), with_fields(counted(5) / 16 + 0.5)
+    tiles = xr.concat([one, two], "tile", data_vars=["rain", "t", "v", "z"])
+    for number in range(10):
+        sample = samples_of(tiles, fields=FIELDS)[number]
+        np.testing.assert_allclose(sample.channels[:, 0], sample.rain + 273.4, rtol=1e-6)
+        np.testing.assert_allclose(sample.static[0], 1000 * (sample.rain[0] % 625), rtol=1e-5)
+    shared = tiles.assign(z=one.z)
+    events = open_events(shared, **FIELDS)
+    assert events[0].static is events[1].static and events[0].grid is events[1].grid
+
+
+def test_further_fields_that_will_not_do_are_named_with_the_dataset():
+    data = with_fields(counted() / 16)
+    aloft = data.assign(t=data.t[0].assign_attrs(data.t.attrs))
+    moving = data.assign(z=data.t.assign_attrs(data.z.attrs))
+    for wrong, message in [
+        (
+            [data, data.drop_vars(["t", "v"])],
+            "dataset 2: there is no channel 'air_temperature'.*'wind_speed': no variable",
+        ),
+        (data.rain, "dataset 1: there is no channel 'air_temperature'.*The data have no further fields"),
+        (aloft, r"channel 'air_temperature' has dims \('y', 'x'\).*a channel has time, y, x"),
+        (moving, "static field 'surface_altitude' has dims .*a static field has y, x"),
+        (data.assign(z=data.z.where(data.y > 0)), "'surface_altitude' is NaN in 16 cells: fill them, such as with 0"),
+        (data.assign(z=data.z.assign_attrs(units=None)), "'surface_altitude': variable 'z' has no units"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            open_events(wrong, **FIELDS)
+
+
+def test_channels_are_read_lazily_kept_and_bounded():
+    values = counted(100, 20, 20) / 16
+    disk = Disk(values, 5)
+    data = with_fields(values)
+    lazy = data.t.copy(data=da.from_array(disk, chunks=(5, 20, 20), meta=np.empty((0, 0, 0), "f4")))
+    whole = samples_of(data, fields=FIELDS)
+    drawn = samples_of(data.assign(t=lazy), fields=FIELDS)
+    assert disk.reads == []
+    drawn[0]
+    assert 0 < sum(disk.reads) <= 2 * 5 * 20 * 20 * 4
+    for cache in (2**30, values.nbytes // 4, 2 * 20 * 20 * 4):
+        disk.reads.clear()
+        bounded = samples_of(data.assign(t=lazy), fields=FIELDS, cache=cache)
+        for number in range(60):
+            sample = bounded[number]
+            np.testing.assert_allclose(sample.channels[:, 0], whole[number].channels[:, 0] - 0.25)
+            assert sum(kept.nbytes for kept in bounded.frames._kept.values()) <= cache
+        assert sum(disk.reads) <= values.nbytes or cache < 2**30
+
+
+def test_what_several_channels_are_made_of_is_computed_once():
+    disk = Disk(counted(20, 20, 20) / 16, 5)
+    data = with_fields(disk.values)
+    stored = disk.lazily()
+    data["t"], data["v"] = (stored + 0.25).assign_attrs(data.t.attrs), (-stored).assign_attrs(data.v.attrs)
+    drawn = samples_of(data, fields=FIELDS)
+    for number in range(40):
+        sample = drawn[number]
+        np.testing.assert_array_equal(sample.channels[:, 1], -sample.rain)
+    assert sum(disk.reads) == disk.values.nbytes
+
+
+# ---------------------------------------------------------------- forecasts
+
+
+def forecasts(leads=(1, 2, 3), inits=2, valid=True):
+    """Forecasts of rain every six hours: cells hold 1000 init + 10 lead, the channel the same in degC."""
+    init = START + np.arange(inits) * np.timedelta64(6, "h")
+    lead = np.asarray(leads) * np.timedelta64(1, "h").astype("m8[ns]")
+    number = 1000.0 * np.arange(inits)[:, None] + 10.0 * np.asarray(leads)
+    values = np.broadcast_to(number[..., None, None], (*number.shape, 8, 8)).astype("f4")
+    dims = ("init_time", "lead_time", "y", "x")
+    coords = {"init_time": init, "lead_time": lead, "y": 1000.0 * np.arange(8)[::-1], "x": 1000.0 * np.arange(8)}
+    data = xr.Dataset(
+        {
+            "radar": (dims, values, {"standard_name": "rainfall_rate", "units": "mm h-1"}),
+            "t": (dims, values, {"standard_name": "air_temperature", "units": "K"}),
+        },
+        coords,
+    )
+    return data.assign_coords(valid_time=data.init_time + data.lead_time) if valid else data
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_forecasts_are_one_event_an_init_time_along_their_valid_times(valid):
+    data = forecasts(valid=valid)
+    events = open_events(data, channels=("air_temperature",))
+    assert [event.name for event in events] == ["dataset 1, init_time 0", "dataset 1, init_time 1"]
+    for number, event in enumerate(events):
+        expected = START + (6 * number + np.array([1, 2, 3])) * np.timedelta64(1, "h")
+        np.testing.assert_array_equal(event.axis.times, expected)
+    windows = find_windows(events, 2)
+    assert windows.event.tolist() == [0, 0, 1, 1] and windows.first.tolist() == [0, 1, 0, 1]
+    seen = set()
+    for number in range(30):
+        sample = samples_of(data, frames=2, fields={"channels": ("air_temperature",)})[number]
+        np.testing.assert_array_equal(sample.channels[:, 0], sample.rain)
+        seen.add(tuple(sample.rain[:, 0, 0].tolist()))
+    assert seen == {(10, 20), (20, 30), (1010, 1020), (1020, 1030)}
+
+
+def test_forecasts_of_one_lead_time_are_one_event_along_their_valid_times():
+    (event,) = open_events(forecasts(leads=(3,), inits=4))
+    np.testing.assert_array_equal(event.axis.times, START + (3 + 6 * np.arange(4)) * np.timedelta64(1, "h"))
+    assert event.read(2)[0][0, 0] == 2030
+
+
+def test_a_single_forecast_is_an_event():
+    (event,) = open_events(forecasts().isel(init_time=1))
+    np.testing.assert_array_equal(event.axis.times, START + np.array([7, 8, 9]) * np.timedelta64(1, "h"))
+
+
+def test_forecasts_without_valid_times_are_refused():
+    data = forecasts(valid=False).assign_coords(lead_time=[1, 2, 3])
+    with pytest.raises(ValueError, match="does not tell the times that its forecasts along 'lead_time' are for"):
+        open_events(data)
+
+
+def test_weather_of_one_time_is_on_one_side_whichever_forecast_shows_it():
+    data = forecasts(leads=range(1, 25), inits=40)
+    windows = find_windows(open_events(data), 1)
+    training, validation = split_by_time(windows.time, np.timedelta64(1, "h"), 0.25)
+    assert not set(windows.time[training].tolist()) & set(windows.time[validation].tolist())
+
+
+# ---------------------------------------------------------------- several steps
+
+
+def test_single_frames_may_come_from_data_of_different_steps():
+    fine, slow = (sequence(counted(6), minutes=step * np.arange(6)) for step in (2, 5))
+    with pytest.raises(ValueError, match="dataset 1 has a step of 2 min and dataset 2 one of 5 min: a model learns"):
+        open_events([fine, slow])
+    events = open_events([fine, slow], any_step=True)
+    assert find_windows(events, 1).event.tolist() == [0] * 6 + [1] * 6
+    wide = slow.assign_coords({dim: (dim, 2 * slow[dim].values, slow[dim].attrs) for dim in "yx"})
+    with pytest.raises(ValueError, match="a grid spacing of 1000 m and dataset 2 one of 2000 m"):
+        open_events([fine, wide], any_step=True)
 
 
 # ---------------------------------------------------------------- reading

@@ -4,8 +4,12 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from torch import nn
 
+import xnowcast
 from xnowcast.engine import refining
+from xnowcast.models.base import Task
+from xnowcast.transforms import Identity, Logarithm
 
 pytestmark = pytest.mark.usefixtures("toy_models")
 
@@ -182,6 +186,28 @@ def test_what_cannot_be_done_is_refused(coarse, options, message):
         refine(coarse, **options)
 
 
+def test_static_fields_on_another_grid_are_told_how_to_get_there(coarse):
+    options = {"fixed": ["surface_altitude"], "members": 0}
+    with pytest.raises(ValueError, match=r"the fine grid has .*: bring it to the grid of ds\.nowcast\.downscale"):
+        refine(coarse, static=xr.DataArray(np.zeros((6, 8)), dims=("y", "x")), **options)
+    with pytest.raises(ValueError, match="static is a ndarray: give a Dataset or a DataArray on the fine grid"):
+        refine(coarse, static=np.zeros((24, 32)), **options)
+
+
+def test_uneven_grids_are_refused_and_gaussian_latitudes_are_not(coarse):
+    uneven = coarse.assign_coords(x=("x", coarse.x.values * [1, 1, 1, 1, 1, 1, 1, 1.1], coarse.x.attrs))
+    with pytest.raises(ValueError, match="along 'x' the distance between cells varies from 4000 to 6950"):
+        uneven.nowcast.downscale("bicubic", factor=4)
+    nearly = coarse.assign_coords(y=("y", coarse.y.values + np.array([0, 20, 0, 0, -20, 0]), coarse.y.attrs))
+    assert nearly.nowcast.downscale("bicubic", factor=4).sizes["y"] == 24
+
+
+def test_frames_in_the_wrong_order_are_refused(coarse):
+    for order in ([5, 4, 3, 2], [0, 1, 1, 2]):
+        with pytest.raises(ValueError, match=r"earlier than the one before, or at the same time: sort with ds\.sortby"):
+            refine(coarse.isel(time=order))
+
+
 def test_too_few_frames_are_refused(coarse):
     with pytest.raises(ValueError, match="looks at 3 frames at once; there are 2 along 'time'"):
         refine(coarse.isel(time=slice(2)))
@@ -216,3 +242,83 @@ def test_batches_of_other_sizes_may_be_computed_together(coarse):
     few, many = (refine(lazy, members=4, batch_size=size) for size in (1, 4))
     assert few.rain.chunks != many.rain.chunks and few.rain.data.name != many.rain.data.name
     xr.testing.assert_identical(*dask.compute(few, many))
+
+
+# ---------------------------------------------------------------- the rim
+
+
+class Smoother:
+    """Means over 9 x 9 fine cells of what is there, so that the answer at the rim is what lies beyond it."""
+
+    transform = Identity()
+
+    def __init__(self, multiple=4, channels=()):
+        self.task = Task("downscale", input_frames=1, grid_multiple=multiple, min_grid=2, channels=channels)
+        self.seen = []
+
+    def downscale(self, frames, observed, factor, static=None, noise=None):
+        self.seen.append((frames, observed))
+        fine = frames[:, 0, :1].repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+        return nn.functional.avg_pool2d(fine, 9, 1, padding=4, count_include_pad=False)[:, None]
+
+
+@pytest.mark.parametrize("model", ["bicubic", "bilinear", "nearest", Smoother()])
+def test_a_constant_field_is_constant_up_to_the_rim_of_any_grid(coarse, model):
+    rain = coarse.rain.isel(time=slice(1), y=slice(5), x=slice(7))
+    flat = xr.full_like(rain, 2.0)
+    np.testing.assert_allclose(flat.nowcast.downscale(model, factor=2), 2.0, rtol=1e-5)
+
+
+def test_the_padding_counts_as_what_it_replicates(coarse):
+    rain = coarse.rain.isel(time=slice(1), y=slice(5), x=slice(7)).fillna(1.0)
+    rain[0, 1, -1] = np.nan
+    wind = (rain.notnull() * 3.0).where(rain.notnull()).assign_attrs(standard_name="wind_speed", units="m s-1")
+    model = Smoother(channels=("wind_speed",))
+    rain.to_dataset(name="rain").assign(v=wind).nowcast.downscale(model, factor=2)
+    frames, observed = (part[0, 0].numpy() for part in model.seen[0])
+    assert frames.shape == (2, 8, 8)
+    hole = np.zeros((8, 8), dtype=bool)
+    hole[1, 6:] = True
+    np.testing.assert_array_equal(observed[0], ~hole)
+    np.testing.assert_array_equal(np.isnan(frames[1]), hole)  # a channel is missing, not 0
+    np.testing.assert_array_equal(frames[:, 5:], frames[:, 4:5].repeat(3, axis=1))
+    np.testing.assert_array_equal(frames[..., 7], frames[..., 6])
+
+
+def test_further_channels_come_in_canonical_units(coarse):
+    rain = coarse.rain.isel(time=slice(1)).fillna(0.5)
+    wind = xr.full_like(rain, 36.0).assign_attrs(standard_name="wind_speed", units="km h-1")
+    model = Smoother(channels=("wind_speed",))
+    rain.to_dataset(name="rain").assign(v=wind).nowcast.downscale(model, factor=2)
+    assert float(model.seen[0][0][0, 0, 1].min()) == pytest.approx(10.0)
+    with pytest.raises(ValueError, match=r"reads a field 'wind_speed' beside the precipitation: .*'v' has no units"):
+        rain.to_dataset(name="rain").assign(v=wind.assign_attrs(units=None)).nowcast.downscale(model, factor=2)
+
+
+class LogarithmicBicubic:
+    """Bicubic interpolation of the logarithm of the rain, for grids of whole eights."""
+
+    transform = Logarithm(3.6e-4, 256.0)
+    task = Task("downscale", input_frames=1, grid_multiple=8)
+
+    def downscale(self, frames, observed, factor, static=None, noise=None):
+        assert frames.shape[-2] % 8 == 0
+        return nn.functional.interpolate(frames[:, :, 0], scale_factor=factor, mode="bicubic")[:, :, None]
+
+
+def test_copies_of_the_rim_come_nearest_to_the_rain_beyond_it():
+    """The error of the outermost coarse row, against the same interpolation with the rain that lies beyond."""
+    whole = xnowcast.datasets.synthetic_radar(frames=12, shape=(128, 192), seed=5, coverage=False).nowcast.coarsen(4)
+    whole = whole.rainfall_rate.load()
+
+    def refined(rain):
+        return rain.nowcast.downscale(LogarithmicBicubic(), factor=4).values[:, 112:116]
+
+    def filled(mode):
+        rows = np.pad(whole[:, :29].values, ((0, 0), (0, 3), (0, 0)), mode=mode)
+        return float(np.abs(refined(whole[:, :32].copy(data=rows)) - truth).mean())
+
+    truth = refined(whole)
+    copies = float(np.abs(refined(whole[:, :29]) - truth).mean())
+    assert copies == pytest.approx(filled("edge"), rel=1e-4)
+    assert copies < 0.9 * filled("reflect") < 0.5 * filled("constant")

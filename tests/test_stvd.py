@@ -454,16 +454,39 @@ def with_fields():
 
 @torch.inference_mode()
 def test_further_fields_are_scaled_by_their_ranges():
-    model, (frames, observed) = with_fields(), coarse(channels=2)
+    model, (frames, _) = with_fields(), coarse(channels=2)
     frames[:, :, 1] = 10.0
-    observed[..., 0, 0] = False
+    frames[:, :, 1, 0, 0] = torch.nan
     height = torch.full((1, 16, 24), 6000.0)
-    inputs = model._fine_inputs(frames, observed, height)
-    assert inputs.shape == (1, 3, 3, 16, 24)
+    inputs = model._fine_inputs(frames, height)
+    assert inputs.shape == (1, 3, 3, 16, 24) and torch.isfinite(inputs).all()
     torch.testing.assert_close(inputs[:, :, 1, 12:, 16:], torch.full((1, 3, 4, 8), 0.5))  # 10 of -20 to 20
     assert (inputs[:, :, 2] == 1).all()  # beyond the range
-    assert (inputs[:, :, 1, 0, 0] < 0.1).all()  # not measured: the middle of the range
-    assert model.downscale(frames, observed, 4, static=height, noise=noise([0])).shape == (1, 3, 1, 16, 24)
+    assert (inputs[:, :, 1, 0, 0] < 0.1).all()  # missing: the middle of the range
+
+
+@torch.inference_mode()
+def test_a_field_counts_where_no_rain_was_measured():
+    model, (frames, observed) = with_fields(), coarse(channels=2)
+    frames[:, :, 1], observed[..., :3, :3] = 10.0, False
+    frames[:, :, :1] = torch.where(observed, frames[:, :, :1], -1.0)
+    assert (model._fine_inputs(frames, torch.zeros(1, 16, 24))[:, :, 1] == 0.5).all()
+    assert model.downscale(frames, observed, 4, torch.zeros(1, 16, 24), noise([0])).isfinite().all()
+
+
+def test_the_statistics_of_the_training_data_are_the_ranges_unless_some_were_set():
+    model = tiny(channels=["eastward_wind", "air_pressure"], static=["surface_altitude"])
+    mean, std = torch.zeros(2), torch.ones(2)
+    model.set_channel_statistics(mean, std, torch.tensor([-30.0, 1e5]), torch.tensor([25.0, 1e5]))
+    assert model.lowest[:2].tolist() == [-30, 1e5]
+    assert model.largest[:2].tolist() == [25, 1e5 + 1]  # the same everywhere: any range will do
+    assert model.lowest[2].isnan()
+    model.set_static_statistics(mean[:1], std[:1], torch.tensor([-4.0]), torch.tensor([900.0]))
+    assert (model.lowest[2].item(), model.largest[2].item()) == (-4, 900)
+    told = with_fields()
+    told.set_channel_statistics(mean[:1], std[:1], torch.tensor([-1.0]), torch.tensor([1.0]))
+    told.set_static_statistics(mean[:1], std[:1], torch.tensor([-1.0]), torch.tensor([1.0]))
+    assert (told.lowest.tolist(), told.largest.tolist()) == ([-20, 0], [20, 3000])
 
 
 def test_ranges_belong_to_the_weights(tmp_path):
@@ -481,7 +504,7 @@ def test_ranges_that_will_not_do_are_refused():
         model.set_ranges({"wind": (0, 1)})
     with pytest.raises(ValueError, match="the range of 'surface_altitude' is 5 to 5"):
         model.set_ranges({**RANGES, "surface_altitude": (5, 5)})
-    with pytest.raises(ValueError, match="does not train a model that also reads 'eastward_wind', 'surface_altitude'"):
+    with pytest.raises(ValueError, match="1 channels; this model reads 'rain', 'eastward_wind'"):
         model.loss(batch(), progress=0.0)
 
 
@@ -498,6 +521,53 @@ def test_pairs_of_coarse_fields_and_fine_rain_train_a_model_that_reads_more():
         torch.manual_seed(1)
         losses.append(model.pair_loss(both, seen, fine.rain, fine.observed, static=static).total)
     torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_the_loss_coarsens_channels_as_it_does_rain_and_leaves_out_what_is_missing():
+    model, fine = with_fields().train(), batch(2)
+    wind, height = 15 * torch.randn(2, 3, 1, 16, 16), 3000 * torch.rand(2, 1, 16, 16)
+    wind[..., 0:4, 0:3] = torch.nan  # three quarters of a cell: missing
+    wind[..., 0:4, 4:6] = torch.nan  # half of the next: the mean of the rest
+    blocks = wind.numpy().reshape(2, 3, 1, 4, 4, 4, 4).swapaxes(4, 5).reshape(2, 3, 1, 4, 4, 16)
+    by_hand = np.nanmean(blocks, axis=-1)
+    by_hand[..., 0, 0] = np.nan
+    rain, seen = coarsened(fine.rain, fine.observed, 4)
+    pair = torch.cat([rain, torch.from_numpy(by_hand)], dim=2)
+    torch.manual_seed(1)
+    expected = model.pair_loss(pair, seen, fine.rain, fine.observed, static=height).total
+    torch.manual_seed(1)
+    data = TrainingBatch(fine.rain, fine.observed, wind, height)
+    torch.testing.assert_close(model.loss(data, progress=0.0).total, expected)
+    assert torch.isfinite(expected)
+
+
+def test_a_model_that_reads_more_is_trained_by_the_package():
+    """Wind in km/h and a topography in km; the weights then refine coarse data that have both."""
+    radar = xnowcast.datasets.synthetic_radar(frames=6, shape=(32, 40), seed=2, coverage=False).load()
+    random = np.random.default_rng(1)
+    wind = radar.rainfall_rate.copy(data=random.normal(0, 30, radar.rainfall_rate.shape).astype("f4"))
+    height = xr.DataArray(random.uniform(0, 2, (32, 40)).astype("f4"), dims=("y", "x"))
+    data = radar.assign(
+        u=wind.assign_attrs(standard_name="eastward_wind", units="km h-1"),
+        z=height.assign_attrs(standard_name="surface_altitude", units="km"),
+    )
+    own = {"size": "tiny", "factor": 4, "frames": 3, "sampling_steps": 2}
+    settings = {"steps": 2, "batch_size": 1, "crop": 16, "validation": 0.0, "progress": False}
+    model = xnowcast.train("stvd", data, **FIELDS, **own, **settings)
+    wind_range, height_range = zip(model.lowest.tolist(), model.largest.tolist(), strict=True)
+    np.testing.assert_allclose(height_range, (1000 * float(height.min()), 1000 * float(height.max())), rtol=1e-6)
+    np.testing.assert_allclose(wind_range, (float(wind.min()) / 3.6, float(wind.max()) / 3.6), rtol=0.1)  # of samples
+    assert (model.task.channels, model.task.static) == (("eastward_wind",), ("surface_altitude",))
+    coarse_data = data.nowcast.coarsen(4)
+    static = data.z.assign_coords(x=data.x, y=data.y)
+    fine = coarse_data.nowcast.downscale(model, factor=4, members=1, static=static)
+    assert fine.rainfall_rate.sizes["x"] == 40 and bool(np.isfinite(fine.rainfall_rate).all())
+    in_metres = (1000 * static).assign_attrs(static.attrs | {"units": "m"})
+    same = coarse_data.nowcast.downscale(model, factor=4, members=1, static=in_metres)
+    xr.testing.assert_allclose(fine.rainfall_rate, same.rainfall_rate, rtol=1e-4)
+    turned = coarse_data.assign(u=(-coarse_data.u).assign_attrs(data.u.attrs))
+    other = turned.nowcast.downscale(model, factor=4, members=1, static=static)
+    assert not fine.rainfall_rate.equals(other.rainfall_rate)
 
 
 # ---------------------------------------------------------------- the loss
@@ -571,9 +641,11 @@ def test_training_coarsens_as_the_verb_does(radar):
     np.testing.assert_allclose(means[0, :, 0], np.nan_to_num(expected), rtol=1e-5, atol=1e-6)
 
 
-def test_a_crop_that_the_networks_do_not_divide_is_padded():
+def test_samples_that_the_networks_do_not_divide_are_refused():
     model, data = tiny(), batch(size=18)
-    assert torch.isfinite(model.loss(data, progress=0.0).total)
+    with pytest.raises(ValueError, match=r"samples of \(18, 18\) cells; at factor 4 training takes multiples of 4"):
+        model.loss(data, progress=0.0)
+    data = batch()
     with pytest.raises(ValueError, match="2 frames; training takes 3"):
         model.loss(TrainingBatch(data.rain[:, 1:], data.observed[:, 1:]), progress=0.0)
 

@@ -97,10 +97,46 @@ class Tiny(nn.Module):
         return Critic() if self.adversarial else None
 
 
+class Reader(nn.Module):
+    """Rain out of channels and static fields, scaled by what is told of them, by one convolution."""
+
+    training_frames = 2
+
+    def __init__(self, channels=("air_temperature",), static=("surface_altitude",)):
+        super().__init__()
+        self.task, self.transform = self.declare(channels, static), Reflectivity()
+        self.read = nn.Conv2d(len(channels) + len(static), 1, 3, padding=1)
+        for name, count in (("centre", len(channels)), ("spread", len(channels)), ("largest", len(static))):
+            self.register_buffer(name, torch.full((count, 1, 1), torch.nan))
+
+    @classmethod
+    def declare(cls, channels=("air_temperature",), static=("surface_altitude",)) -> Task:
+        return Task("postprocess", input_frames=1, channels=tuple(channels), static=tuple(static), trained=True)
+
+    def set_channel_statistics(self, mean, std, low, high):
+        assert ((low < mean) & (mean < high)).all()
+        self.centre[:, 0, 0], self.spread[:, 0, 0] = mean, std
+
+    def set_static_statistics(self, mean, std, low, high):
+        self.largest[:, 0, 0] = high
+
+    def loss(self, batch, *, progress, adversary=None):
+        b, t = batch.rain.shape[:2]
+        assert batch.channels.shape[:3] == (b, t, len(self.task.channels)) and batch.static.shape[0] == b
+        fields = ((batch.channels - self.centre) / self.spread).nan_to_num(0.0)
+        fixed = (batch.static / self.largest)[:, None].expand(-1, t, -1, -1, -1)
+        said = self.read(torch.cat([fields, fixed], dim=2).flatten(0, 1)).unflatten(0, (b, t))
+        return Loss((said - batch.rain)[batch.observed].square().mean())
+
+    def adversary(self, shape):
+        return None
+
+
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
     monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))
     models.register("tiny", f"{__name__}:Tiny")
+    models.register("reader", f"{__name__}:Reader")
     torch.set_num_threads(1)
 
 
@@ -198,7 +234,7 @@ def test_a_trained_model_beats_persistence_on_weather_that_it_never_saw():
 def test_the_model_comes_back_ready_for_a_forecast(event):
     model = xnowcast.train("tiny", event, **SHORT)
     assert not model.training and next(model.parameters()).device.type == "cpu"
-    assert model.task.step.total_seconds() == 300 and model.task.spacing == 1000.0
+    assert (model.task.step.total_seconds(), model.task.spacing, model.task.crop) == (300, 1000.0, SHORT["crop"])
     assert model.card.system == "tiny" and model.card.parameters == sum(p.numel() for p in model.parameters())
     assert "rainfall_rate" in model.card.training_data and "validation loss" in model.card.scores
     assert event.nowcast.forecast(model, steps=3).rainfall_rate.shape == (1, 3, 48, 56)
@@ -396,6 +432,29 @@ def test_the_learning_rate_follows_its_schedule(event, tmp_path):
     np.testing.assert_allclose(constant, [0.005, 0.01, 0.01, 0.01, 0.01, 0.01])
 
 
+def test_the_cosine_ends_at_the_least_learning_rate(event, tmp_path):
+    options = SHORT | {"steps": 4, "learning_rate": 0.01, "min_learning_rate": 0.002, "validate_every": 4}
+    xnowcast.train("tiny", event, out=tmp_path / "run", **options)
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "run")]
+    share = (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+    np.testing.assert_allclose(rates, 0.002 + 0.008 * share, rtol=1e-6)
+    refused("where a cosine ends, and the schedule is 'constant'", event, min_learning_rate=1e-5, schedule="constant")
+
+
+def test_without_averages_adam_moves_every_weight_by_the_learning_rate(event):
+    def moved(**options):
+        torch.manual_seed(0)
+        built = Tiny()
+        before = built.out.bias.detach().clone()
+        settings = {"steps": 2, "validation": 0, "schedule": "constant", "learning_rate": 1e-3, "keep": "last"}
+        xnowcast.train(built, event, **SHORT | settings | options)
+        return float((built.out.bias.detach() - before).abs())
+
+    # m = g and v = g**2, so that each step is the sign of the gradient
+    assert min(abs(moved(betas=(0.0, 0.0)) - steps) for steps in (0.0, 2e-3)) < 1e-7
+    assert min(abs(moved() - steps) for steps in (0.0, 2e-3)) > 1e-6
+
+
 def test_gradients_are_clipped_to_their_norm(event):
     def moved(**options):
         built = Tiny()
@@ -505,6 +564,135 @@ def test_validation_data_can_be_given(event, tmp_path):
     assert xnowcast.train("tiny", event, validation=0, **SHORT).card.scores == {}
 
 
+def test_by_default_a_short_run_is_validated_every_ten_steps_and_at_its_end(event, tmp_path):
+    assert [TrainingSettings(steps=n).every("validate") for n in (4, 100, 200, 2000)] == [10, 10, 10, 100]
+    xnowcast.train("tiny", event, out=tmp_path / "run", **SHORT | {"validate_every": None})
+    assert [row["step"] for row in rows(tmp_path / "run") if row["validation"]] == ["10", "12"]
+
+
+# ---------------------------------------------------------------- further fields
+
+
+@pytest.fixture(scope="module")
+def weather(event):
+    """The event with a temperature in degC that grows with the rain, and an altitude."""
+    random = np.random.default_rng(1)
+    rain = event.rainfall_rate
+    altitude = xr.DataArray(random.uniform(0, 900, rain.shape[1:]).astype("f4"), dims=("y", "x"))
+    return event.assign(
+        t=(10 + rain).assign_attrs(standard_name="air_temperature", units="degC"),
+        z=altitude.assign_attrs(standard_name="surface_altitude", units="m"),
+    )
+
+
+def test_a_model_learns_from_further_fields(weather):
+    model = xnowcast.train("reader", weather, **SHORT | {"steps": 200, "learning_rate": 0.05, "validate_every": 50})
+    assert model.centre.item() == pytest.approx(283.15, abs=3) and model.centre.item() > 283.15
+    np.testing.assert_allclose(model.largest.item(), float(weather.z.max()), rtol=1e-6)
+    assert model.read.weight[0, 0].sum().item() / model.spread.item() == pytest.approx(1.0, abs=0.1)  # mm/h a degree
+
+
+def test_the_statistics_are_those_of_the_samples_and_belong_to_the_weights(weather, tmp_path):
+    from xnowcast.training.statistics import measure
+
+    random = np.random.default_rng(3)
+    parts = [random.normal(1e5, 3.0, (2, n, 5)).astype("f4") for n in (1, 7, 4)]
+    parts[0][0] = np.nan
+    told = measure(parts, ["a", "b"])
+    whole = np.concatenate(parts, axis=1).reshape(2, -1).astype("f8")
+    for found, expected in (
+        (told.mean, np.nanmean(whole, axis=1)),
+        (told.std, np.nanstd(whole, axis=1)),
+        (told.low, np.nanmin(whole, axis=1)),
+        (told.high, np.nanmax(whole, axis=1)),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="'b': NaN throughout in the data to train on"):
+        measure([np.array([[1.0], [np.nan]])], ["a", "b"])
+    model = xnowcast.train("reader", weather, out=tmp_path / "run", **SHORT)
+    saved = xnowcast.load(tmp_path / "run" / "model.safetensors")
+    assert torch.equal(saved.centre, model.centre) and not saved.centre.isnan().any()
+
+
+def test_weights_to_begin_from_keep_the_scales_that_they_were_trained_with(weather, tmp_path):
+    first = xnowcast.train("reader", weather, out=tmp_path / "run", **SHORT)
+    warmer = weather.assign(t=(weather.t + 5).assign_attrs(weather.t.attrs))
+    again = xnowcast.train("reader", warmer, start=tmp_path / "run" / "model.safetensors", **SHORT)
+    assert torch.equal(again.centre, first.centre)
+    assert xnowcast.train("reader", warmer, **SHORT).centre.item() == pytest.approx(first.centre.item() + 5, abs=0.01)
+
+
+@pytest.mark.parametrize("samples", [3, 13])
+def test_a_run_with_further_fields_repeats_and_resumes_bit_for_bit(weather, tmp_path, stop_after, samples):
+    whole = xnowcast.train("reader", weather, out=tmp_path / "whole", **SHORT)
+    ahead = xnowcast.train("reader", weather.chunk(time=5), workers=3, cache_gib=1e-4, **SHORT)
+    assert same(whole.state_dict(), ahead.state_dict())
+    again = stop_after(samples)
+    with pytest.raises(Stop):
+        xnowcast.train("reader", weather, out=tmp_path / "run", **SHORT)
+    again()
+    resumed = xnowcast.train("reader", weather, out=tmp_path / "run", resume=True, **SHORT)
+    assert same(whole.state_dict(), resumed.state_dict())
+    same_checkpoints(tmp_path / "whole" / "checkpoint.safetensors", tmp_path / "run" / "checkpoint.safetensors")
+
+
+def test_components_of_vectors_turn_augmentation_off_and_the_log_says_so(weather, tmp_path):
+    wind = weather.t.assign_attrs(standard_name="eastward_wind", units="m s-1")
+    data = weather.assign(u=wind)
+    own = {"channels": ["air_temperature", "eastward_wind"]}
+    xnowcast.train("reader", data, out=tmp_path / "run", **own, **SHORT)
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "augment is off: flips and turns would have to turn eastward_wind too" in log
+    assert not read_settings(tmp_path / "run")["augment"]
+    xnowcast.train("reader", weather, out=tmp_path / "plain", **SHORT)
+    assert "augment is off" not in (tmp_path / "plain" / "train.log").read_text()
+    assert read_settings(tmp_path / "plain")["augment"]
+
+
+def read_settings(folder):
+    return tomllib.loads((folder / "config.toml").read_text())["training"]
+
+
+def test_forecasts_train_along_their_valid_times(weather, tmp_path):
+    """Two forecasts of 16 frames; the target is named, since what was forecast is rain as well."""
+    leads = np.arange(1, 17) * np.timedelta64(5, "m").astype("m8[ns]")
+    both = weather.drop_vars("time").rename(time="lead_time")
+    parts = [both.isel(lead_time=slice(k, k + 16)).assign_coords(lead_time=leads) for k in (0, 16)]
+    data = xr.concat(parts, "init_time", data_vars=["rainfall_rate", "t"]).assign_coords(
+        init_time=weather.time[[0, 16]].values
+    )
+    data["guess"] = data.rainfall_rate.assign_attrs(standard_name="precipitation_flux")
+    own = {"channels": ["rainfall_rate", "air_temperature"], "variable": "rainfall_rate", "validation": 0.0}
+    model = xnowcast.train("reader", data, out=tmp_path / "run", **SHORT | own)
+    assert "2 events; 30 windows to train on" in (tmp_path / "run" / "train.log").read_text()
+    assert model.task.step.total_seconds() == 300
+    with pytest.raises(ValueError, match="there are 2 precipitation fields"):
+        xnowcast.train("reader", data, **SHORT | own | {"variable": None})
+
+
+def test_the_crops_of_a_downscaler_are_multiples_of_its_coarse_grid(event):
+    own = {"size": "tiny", "factor": 16, "frames": 1, "validation": 0.0, "progress": False, "steps": 1, "batch_size": 1}
+    model = xnowcast.train("stvd", event, **own)
+    assert model.task.crop == 48 and model.task.grid_multiple == 1
+    with pytest.raises(ValueError, match=r"crop is 40; the model takes multiples of 16 \(1 coarse cells of 16 fine"):
+        xnowcast.train("stvd", event, crop=40, **own)
+
+
+def test_single_frames_are_learnt_from_data_of_different_steps_and_any_step_is_sharpened():
+    fine, slow = radar(frames=8), radar(seed=2, frames=8, step="2min")
+    assert np.diff(fine.time)[0] != np.diff(slow.time)[0]
+    options = {"size": "tiny", "diffusion_steps": 20, "kernel_size": 3}
+    short = {"steps": 2, "crop": 16, "batch_size": 1, "validation": 0.0, "progress": False}
+    model = xnowcast.train("postcast", [fine, slow], **options, **short)
+    assert model.task.step is None and "step" not in model.card.contract
+    model.sampling_steps = 2
+    for data in (fine, slow):
+        sharp = data.isel(time=slice(2)).nowcast.deblur(model, seed=0, progress=False)
+        assert sharp.rainfall_rate.sizes["time"] == 2
+    with pytest.raises(ValueError, match="a model learns one step"):
+        xnowcast.train("tiny", [fine, slow], **SHORT)
+
+
 # ---------------------------------------------------------------- the run folder
 
 
@@ -595,15 +783,17 @@ def interrupt_at(monkeypatch, *numbers):
     monkeypatch.setattr(Crops, "__getitem__", interrupting)
 
 
-def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on(event, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on(event, tmp_path, monkeypatch, capfd):
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 9)
         with pytest.raises(
             KeyboardInterrupt, match=r"after step 5 of 12; its checkpoint is in .*run: go on with resume"
         ):
-            xnowcast.train("tiny", event, out=tmp_path / "run", **SHORT)
+            xnowcast.train("tiny", event, out=tmp_path / "run", **SHORT | {"progress": None})
     assert signal.getsignal(signal.SIGINT) is before
+    assert "interrupted" not in capfd.readouterr().err  # the error itself says it
+    assert "interrupted after step 5 of 12" in (tmp_path / "run" / "train.log").read_text()
     assert checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")["step"] == 5
     resumed = xnowcast.train("tiny", event, out=tmp_path / "run", resume=True, **SHORT)
     assert same(resumed.state_dict(), xnowcast.train("tiny", event, **SHORT).state_dict())
@@ -734,6 +924,9 @@ def test_models_that_will_not_do_are_refused(event, tmp_path):
         ("warmup", 12, "end before the training does"),
         ("patience", 0, "1 or more"),
         ("pictures_every", -1, "0 or more"),
+        ("min_learning_rate", 1.0, "from 0 to learning_rate"),
+        ("betas", 0.9, "two numbers"),
+        ("betas", (0.9, 1.0), "from 0 to below 1"),
         ("stride", 0, "1 or more"),
         ("validation", 1.0, "from 0 to below 1"),
         ("zr", (1, 2, 3), "two numbers"),
@@ -792,6 +985,17 @@ def test_a_run_is_not_resumed_with_another_model_settings_or_data(event, tmp_pat
     xnowcast.train("tiny", event, **SHORT | again | {"batch_size": 1, "accumulate": 2, "workers": 1, "log_every": 3})
     assert checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")["step"] == 12
     assert len((tmp_path / "run" / "checkpoint.safetensors").read_bytes()) == len(kept)
+
+
+def test_a_checkpoint_from_before_a_setting_was_there_had_its_default(event, tmp_path):
+    xnowcast.train("tiny", event, out=tmp_path / "run", **SHORT)
+    file = tmp_path / "run" / "checkpoint.safetensors"
+    state = checkpoint.read(file)
+    del state["fingerprint"]["betas"], state["fingerprint"]["min_learning_rate"]
+    checkpoint.write(file, state)
+    with pytest.raises(ValueError, match=r"betas: \[0.9, 0.999\] then, \[0.5, 0.9\] now"):
+        xnowcast.train("tiny", event, out=tmp_path / "run", resume=True, betas=(0.5, 0.9), **SHORT)
+    xnowcast.train("tiny", event, out=tmp_path / "run", resume=True, **SHORT | {"steps": 14})
 
 
 def test_too_little_disk_is_refused(event, tmp_path, monkeypatch):
@@ -861,11 +1065,22 @@ def test_a_configuration_comes_back_as_it_was_written(tmp_path):
         "tiny",
         {"width": 5},
         DataSettings(paths=["a.nc"], zr=(58.53, 1.56), stride=2),
-        TrainingSettings(clip=1.0, precision="bf16", patience=3),
+        TrainingSettings(clip=1.0, precision="bf16", patience=3, betas=(0.5, 0.9)),
         "runs/a",
     )
     write_config(config, tmp_path / "c.toml", {"xnowcast": "0"})
     assert read_config(tmp_path / "c.toml") == config
+
+
+def test_the_written_configuration_shows_all_that_can_be_set(tmp_path):
+    path = tmp_path / "c.toml"
+    write_config(Config("tiny", {}, DataSettings(paths=["a.nc"]), TrainingSettings()), path, {})
+    text = path.read_text()
+    for name in [f.name for kind in (TrainingSettings, DataSettings) for f in fields(kind) if f.name != "in_memory"]:
+        assert len(re.findall(rf"^(?:# )?{name} = ", text, flags=re.M)) == 1, name
+    assert "# patience = ... (not set)\n" in text and "\nema = 0.0\n" in text
+    path.write_text(text.replace("# patience = ... (not set)", "patience = 3"))
+    assert read_config(path).training == TrainingSettings(patience=3)
 
 
 def test_the_resolved_configuration_repeats_the_run(config, tmp_path):
@@ -936,7 +1151,8 @@ def test_the_command_line_tells_of_errors_in_one_line(config, tmp_path, capsys):
 def test_the_command_line_says_how_to_go_on_after_ctrl_c(config, monkeypatch, capsys):
     interrupt_at(monkeypatch, 3)
     assert main(["train", str(config)]) == 130
-    assert "--resume" in capsys.readouterr().err.splitlines()[-1]
+    told = capsys.readouterr().err
+    assert "--resume" in told.splitlines()[-1] and told.count("interrupted") == 1
 
 
 CONFIGS = sorted((PACKAGE.parent / "configs").glob("*.toml"))

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, grids, planning
+from xnowcast import cf, channels, grids, planning
 from xnowcast.cf import Field, T_Xarray
 
 if TYPE_CHECKING:
     from xnowcast.engine.refining import FineGrid
     from xnowcast.models.base import DownscaleModel, Task
+
+
+_FINE_GRID = ": bring it to the grid of ds.nowcast.downscale('nearest', factor=...)"
 
 
 def downscale(
@@ -50,7 +53,8 @@ def downscale(
     seed : int
         The noise of a frame comes from the seed, the member's number and the frame's time or lead time alone.
     static : xarray.Dataset or xarray.DataArray, optional
-        Fields on the fine grid, such as the topography, for models that read them.
+        Fields on the fine grid, such as the topography, for models that read them; in any units, or in canonical ones
+        (see `xnowcast.channels`) where they have none.
     conserve : bool
         Make the area mean of every member over each coarse cell the coarse value: see
         `xnowcast.engine.refining.conserved`.
@@ -104,6 +108,7 @@ def downscale(
     planning.check_field(field, task, recipe)
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)
     _check_factor(task, recipe, factor)
+    _check_cells(field)
     roles = cf.forecast_dims(field)
     along = _sequence_dim(field, roles)
     _check_frames(field, task, recipe, along)
@@ -137,7 +142,7 @@ def downscale(
         leading=(*extra, *new, *sequence),
         members=numbers,
         before=along,
-        attrs=planning.provenance(recipe, options, seed if task.stochastic else None),
+        attrs=planning.provenance(recipe, options, seed if task.stochastic else None, obj.attrs),
         history=f"xnowcast downscale with {planning.model_name(recipe)}, factor {factor}{', conserving' * conserve}",
         done="refined",
         grid=fine,
@@ -153,6 +158,19 @@ def _check_factor(task: "Task", recipe: Any, factor: int) -> None:
         raise ValueError(f"factor is {factor!r}; it must be a whole number of 2 or more")
     if task.factor is not None and task.factor != factor:
         raise ValueError(f"{planning.model_name(recipe)!r} was made for a factor of {task.factor}, not of {factor}")
+
+
+def _check_cells(field: Field) -> None:
+    """Every model takes cells for neighbours at one distance; Gaussian latitudes differ by far less than 10 %."""
+    for dim in (field.y, field.x):
+        if dim not in field.array.coords or field.array.sizes[dim] < 3:
+            continue
+        widths = np.abs(np.diff(field.array[dim].values.astype("f8")))
+        if widths.max() > 1.1 * widths.min():
+            raise ValueError(
+                f"along {dim!r} the distance between cells varies from {widths.min():g} to {widths.max():g}, and "
+                "models take it for the same: bring the field to an even grid first"
+            )
 
 
 def _sequence_dim(field: Field, roles: dict[str, Hashable]) -> Hashable | None:
@@ -174,7 +192,12 @@ def _step(field: Field, task: "Task", recipe: Any, along: Hashable | None) -> np
     if task.input_frames == 1 or along not in field.array.coords or field.array[along].dtype.kind not in "mM":
         return None
     steps = np.diff(_frame_numbers(field, along)).astype("m8[ns]")
-    if (steps != steps[0]).any() or steps[0] <= np.timedelta64(0):
+    if (steps <= np.timedelta64(0)).any():
+        raise ValueError(
+            f"{planning.model_name(recipe)!r} looks at {task.input_frames} frames at once, and along {along!r} some "
+            f"are earlier than the one before, or at the same time: sort with ds.sortby({along!r}), and drop doubles"
+        )
+    if (steps != steps[0]).any():
         minutes = sorted(set((steps / np.timedelta64(1, "m")).tolist()))
         raise ValueError(
             f"{planning.model_name(recipe)!r} looks at {task.input_frames} frames at once, and along {along!r} steps "
@@ -190,7 +213,7 @@ def _channels(
     leading = [*extra, *(sequence or ["frame"])]
     chunks = {**dict.fromkeys(extra, 1), **dict.fromkeys(sequence, 24)}
     variables = []
-    for array in (field.array, *(_channel(obj, name, field) for name in task.channels)):
+    for array in (field.array, *_further(obj, task, field)):
         rows = cf.north_up(array, field.y, field.x)
         rows = rows if sequence else rows.expand_dims("frame")
         rows = rows if rows.chunks is not None else rows.chunk(chunks)
@@ -198,15 +221,21 @@ def _channels(
     return xr.Variable.concat(variables, "channel").transpose(*leading, "channel", field.y, field.x).data
 
 
-def _channel(obj: xr.Dataset | xr.DataArray, name: str, field: Field) -> xr.DataArray:
-    """A further field by its standard name or its own, on the precipitation's dims."""
-    found = obj.cf.standard_names.get(name, [name] if isinstance(obj, xr.Dataset) and name in obj else [])
-    if isinstance(obj, xr.DataArray) or not found:
-        raise ValueError(f"the model reads a field {name!r} beside the precipitation, and the data have none")
-    array = obj[found[0]]
-    if set(array.dims) != set(field.array.dims):
-        raise ValueError(f"field {name!r} has dims {array.dims}, and the precipitation {field.array.dims}")
-    return array
+def _further(obj: xr.Dataset | xr.DataArray, task: "Task", field: Field) -> tuple[xr.DataArray, ...]:
+    """The further fields that a model reads, in canonical units, on the precipitation's dims."""
+    if not task.channels:
+        return ()
+    dataset = obj if isinstance(obj, xr.Dataset) else field.array.to_dataset(name=field.name)
+    try:
+        found = channels.find_channels(dataset, task.channels, exclude=(field.array.name, field.name))
+    except ValueError as error:
+        wanted = ", ".join(map(repr, task.channels))
+        what = f"a field {wanted}" if len(task.channels) == 1 else f"fields {wanted}"
+        raise ValueError(f"the model reads {what} beside the precipitation: {error}") from None
+    for name, array in zip(task.channels, found, strict=True):
+        if set(array.dims) != set(field.array.dims):
+            raise ValueError(f"field {name!r} has dims {array.dims}, and the precipitation {field.array.dims}")
+    return found
 
 
 def _frame_numbers(field: Field, along: Hashable | None) -> np.ndarray:
@@ -237,8 +266,13 @@ def _given_on_fine_grid(
 
 
 def _static_field(static: Any, wanted: str, blank: xr.DataArray, field: Field) -> np.ndarray:
-    """One field on the fine grid: a DataArray as it is, one of a Dataset by its standard name or its own."""
+    """One field on the fine grid: a DataArray as it is, one of a Dataset by its standard name or its own.
+
+    Without units it is taken for canonical.
+    """
     array = static
+    if not isinstance(static, xr.Dataset | xr.DataArray):
+        raise ValueError(f"static is a {type(static).__name__}: give a Dataset or a DataArray on the fine grid")
     if isinstance(static, xr.Dataset):
         found = static.cf.standard_names.get(wanted, [wanted] if wanted in static else [])
         if not found:
@@ -246,7 +280,7 @@ def _static_field(static: Any, wanted: str, blank: xr.DataArray, field: Field) -
         array = static[found[0]]
     if dict(array.sizes) != dict(blank.sizes):
         raise ValueError(
-            f"static field {wanted!r} has {dict(array.sizes)} cells; the fine grid has {dict(blank.sizes)}"
+            f"static field {wanted!r} has {dict(array.sizes)} cells; the fine grid has {dict(blank.sizes)}{_FINE_GRID}"
         )
     array = array.transpose(*blank.dims)
     for dim in blank.dims:
@@ -256,9 +290,10 @@ def _static_field(static: Any, wanted: str, blank: xr.DataArray, field: Field) -
                 first, last = blank[dim].values[[0, -1]]
                 raise ValueError(
                     f"static field {wanted!r} lies elsewhere along {dim!r}: it runs from {array[dim].values[0]:g} to "
-                    f"{array[dim].values[-1]:g}, and the fine grid from {first:g} to {last:g}"
+                    f"{array[dim].values[-1]:g}, and the fine grid from {first:g} to {last:g}{_FINE_GRID}"
                 )
-    values = cf.north_up(array.assign_coords(blank.coords), field.y, field.x).values.astype("f4")
+    conversion = channels.canonical_units(array, wanted)[0] if "units" in array.attrs else channels.Affine()
+    values = conversion(cf.north_up(array.assign_coords(blank.coords), field.y, field.x).values)
     if np.isnan(values).any():
         raise ValueError(f"static field {wanted!r} is NaN in {np.isnan(values).sum()} cells: fill them, such as with 0")
     return values

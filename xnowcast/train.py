@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xnowcast.training.settings import TrainingSettings, read_config
+from xnowcast.weights import weights_path
 
 if TYPE_CHECKING:
-    from xnowcast.training.crops import Data
+    from xnowcast.training.events import Data
 
 
 def train(
@@ -32,7 +33,9 @@ def train(
     learning_rate: float = 3e-4,
     warmup: int = 0,
     schedule: Literal["cosine", "constant"] = "cosine",
+    min_learning_rate: float = 0.0,
     optimizer: Literal["adam", "adamw"] = "adam",
+    betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
     clip: float | None = None,
     ema: float = 0.0,
@@ -83,7 +86,9 @@ def train(
         2 trains on every second frame; the model's step is then twice that of the data.
     validation : float, or Dataset, DataArray, path, or list of them
         Share of the time that is held out (see `xnowcast.training.crops.split_by_time`), 0 for none; or other data.
-    steps, batch_size, accumulate, crop, learning_rate, warmup, schedule, optimizer, weight_decay, clip, ema, precision
+    steps, batch_size, accumulate, crop, precision
+        See `xnowcast.training.settings.TrainingSettings`.
+    learning_rate, warmup, schedule, min_learning_rate, optimizer, betas, weight_decay, clip, ema
         See `xnowcast.training.settings.TrainingSettings`.
     augment, rain_preference, min_coverage, validation_crops
         See there, and `xnowcast.training.crops.Crops` for the formulas.
@@ -139,15 +144,16 @@ def train(
     ...     def adversary(self, shape):
     ...         return None
     >>> radar = xnowcast.datasets.synthetic_radar(frames=12, shape=(32, 32), growth=-6.0, lifetime=None, motion=(0, 0))
-    >>> model = train(Factor(), radar, steps=60, learning_rate=0.02, progress=False)
+    >>> model = train(Factor(), radar, steps=80, learning_rate=0.02, progress=False)
     >>> round(model.factor.item(), 2), round(float(torch.tensor(-6.0 * 5 / 60).exp()), 2)
     (0.61, 0.61)
     """
-    arguments = locals() | {"start": None if start is None else str(start)}
+    arguments = locals() | {"start": None if start is None else str(weights_path(start))}
     settings = TrainingSettings(**{name: arguments[name] for name in TrainingSettings.__dataclass_fields__})
     options |= dict(model_options or {})
     _refuse_misspelt(options, model)
     _require_lightning()
+    _check_strategy(strategy)
     from xnowcast.training import loop, plan
 
     sources = plan.Sources(data, validation, variable, zr, stride)
@@ -211,6 +217,18 @@ def train_from_config(
 def _require_lightning() -> None:
     if find_spec("lightning") is None:
         raise ImportError("training needs Lightning: pip install 'xnowcast[train]'")
+
+
+def _check_strategy(strategy: str) -> None:
+    """Refuse what Lightning would refuse later; a model may have an option of this name as well."""
+    from lightning.fabric.strategies import STRATEGY_REGISTRY
+
+    known = ["auto", *STRATEGY_REGISTRY.available_strategies()]
+    if strategy not in known:
+        raise ValueError(
+            f"strategy is {strategy!r}; how devices work together can be {', '.join(map(repr, known))}. A model's own "
+            f"option of this name is given as model_options={{'strategy': {strategy!r}}}"
+        )
 
 
 def _refuse_misspelt(options: Mapping[str, Any], model: Any) -> None:

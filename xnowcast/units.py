@@ -220,6 +220,32 @@ def length_in_km(units: object) -> float | None:
     return float(quantity.to("km").magnitude)
 
 
+def affine(units: object, wanted: str) -> tuple[float, float] | None:
+    """Scale and offset that take values in one unit to another.
+
+    Parameters
+    ----------
+    units : object
+        The ``units`` attribute as found.
+    wanted : str
+
+    Returns
+    -------
+    (float, float) or None
+        None where the units are missing or unknown, or of another kind; an angle is not of the kind of a bare number.
+
+    Examples
+    --------
+    >>> affine("degC", "K"), affine("hPa", "Pa"), affine("degree", "1"), affine("K", "Pa")
+    ((1.0, 273.15), (100.0, 0.0), None, None)
+    """
+    stored, target = _parse(str(units)) if units else None, _registry().Quantity(1.0, wanted)
+    if stored is None or stored.to_base_units().units != target.to_base_units().units:
+        return None
+    zero, one = (float(_registry().Quantity(v, stored.units).to(target.units).magnitude) for v in (0.0, 1.0))
+    return round(one - zero, 12), round(zero, 12)
+
+
 def _registry():
     from cf_xarray.units import units as registry  # pint: a third of a second that only this needs
 

@@ -247,14 +247,16 @@ def _refine(
     filled = np.where(observed, rain, np.float32(0))
     if not filled.any():
         return np.zeros((copies, t, ny * plan.factor, nx * plan.factor), np.float32)
-    margin = (0, -nx % plan.task.grid_multiple, 0, -ny % plan.task.grid_multiple)
+    margin = -ny % plan.task.grid_multiple, -nx % plan.task.grid_multiple
 
     def padded(array: np.ndarray, factor: int = 1) -> Tensor:
-        return torch.nn.functional.pad(torch.from_numpy(array).to(device), tuple(n * factor for n in margin))
+        # replicated: dry cells beyond the rim would thin out the rain at the rim of a model that looks at neighbours
+        beyond = [(0, 0)] * (array.ndim - 2) + [(0, cells * factor) for cells in margin]
+        return torch.from_numpy(np.pad(array, beyond, mode="edge")).to(device)
 
     with torch.inference_mode():
         scaled = model.transform(padded(filled[None, :, None]))
-        frames = torch.cat([scaled, padded(np.nan_to_num(others)[None])], dim=2)
+        frames = torch.cat([scaled, padded(others[None])], dim=2)
         fixed = None if static is None else padded(static.astype(np.float32), plan.factor)
         noise = _noise(stretch, device) if stretch.members is not None else None
         with memory_explained(model, copies, (ny * plan.factor, nx * plan.factor)):

@@ -6,18 +6,14 @@ a restart.
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
-from xnowcast import cf, storage, windows
+from xnowcast.training.events import Event, clock
 
 RAIN_SCALE = 1.0
 """Rain rate in mm h-1 at which a cell counts 1 - 1/e in the wetness of a crop."""
@@ -30,186 +26,6 @@ CANDIDATES = 40
 
 _MOST_CANDIDATES = 2000
 """Crops that are looked at before it is said that nothing was measured."""
-
-SPACING_TOLERANCE = 0.15
-"""Share by which grid spacings may differ, as for forecasts."""
-
-
-# ---------------------------------------------------------------- events
-
-
-@dataclass(frozen=True, eq=False)
-class Event:
-    """One sequence on one grid.
-
-    Attributes
-    ----------
-    name : str
-        For messages.
-    array : xarray.DataArray
-        Dims time, y and x in any order, in the user's units; lazy where the data are.
-    field : xnowcast.cf.Field
-        The field that it is, or is a part of.
-    axis : xnowcast.windows.TimeAxis
-    """
-
-    name: str
-    array: xr.DataArray
-    field: cf.Field
-    axis: windows.TimeAxis
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.array.sizes[self.field.y], self.array.sizes[self.field.x]
-
-    @cached_property
-    def turned(self) -> tuple[bool, bool]:
-        """Whether the first row lies in the south, and the first column in the east."""
-        return cf.orientation(self.array, self.field.y, self.field.x)
-
-    @cached_property
-    def spacing(self) -> float | None:
-        """Grid spacing in metres, the mean of y and x; None where the coordinates do not tell."""
-        km = cf.grid_spacing(self.array, self.field.y, self.field.x)
-        return None if km is None else round(500.0 * (km[0] + km[1]), 3)
-
-    def read(self, frames: int | slice, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
-        """Rain rate in mm h-1 as stored, rows and columns in the data's own order; NaN where not measured."""
-        part = self.array.variable.isel({self.field.time: frames, self.field.y: rows, self.field.x: columns})
-        part = part.compute(scheduler="synchronous").transpose(..., self.field.y, self.field.x)
-        try:
-            return self.field.conversion(part.values)
-        except ValueError as error:
-            times = np.atleast_1d(self.axis.times[frames])
-            raise ValueError(f"{self.name}, {_clock(times[0])} to {_clock(times[-1])}: {error}") from None
-
-
-Data = xr.Dataset | xr.DataArray | str | Path
-
-
-def open_events(
-    data: Data | Sequence[Data],
-    variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
-    *,
-    any_step: bool = False,
-) -> list[Event]:
-    """The sequences in some datasets; each place along other dims than time, y and x is a sequence of its own.
-
-    Parameters
-    ----------
-    data : Dataset, DataArray, path, or list of them
-        One entry a dataset, as `xnowcast.storage.open_input` and `xnowcast.cf.find_field` read it.
-    variable, zr
-        As in `xnowcast.cf.find_field`.
-    any_step : bool
-        Whether they may differ in step, as they may for a model of single frames.
-
-    Returns
-    -------
-    list of Event
-
-    Raises
-    ------
-    ValueError
-        If there is none, one cannot be read, or they differ in quantity, step or grid spacing.
-
-    Examples
-    --------
-    >>> import xnowcast
-    >>> radar = xnowcast.datasets.synthetic_radar(frames=4, shape=(16, 24))
-    >>> [(event.name, event.shape) for event in open_events([radar, radar])]
-    [('dataset 1', (16, 24)), ('dataset 2', (16, 24))]
-    """
-    entries = as_entries(data)
-    if not entries:
-        raise ValueError("there are no data to train on: give a dataset, a path or a list of them")
-    events = [event for i, entry in enumerate(entries) for event in _open(entry, i, variable, zr)]
-    refuse_mixture(events, any_step=any_step)
-    return events
-
-
-def as_entries(data: Any) -> list[Any]:
-    """What the user gave as data, as a list.
-
-    Parameters
-    ----------
-    data : Dataset, DataArray, path, or list of them
-
-    Returns
-    -------
-    list
-
-    Raises
-    ------
-    ValueError
-        If it is anything else.
-    """
-    if isinstance(data, xr.Dataset | xr.DataArray | str | Path):
-        return [data]
-    if not isinstance(data, Sequence):
-        raise ValueError(f"data are a {type(data).__name__}; give a Dataset, a DataArray, a path or a list of them")
-    return list(data)
-
-
-def _open(entry: Data, number: int, variable: Hashable | None, zr: tuple[float, float] | None) -> Iterator[Event]:
-    if isinstance(entry, str | Path):
-        name, entry = str(entry), storage.open_input(str(entry))
-    elif isinstance(entry, xr.Dataset | xr.DataArray):
-        name = f"dataset {number + 1}"
-    else:
-        raise ValueError(f"data holds a {type(entry).__name__}; give a Dataset, a DataArray, a path or a list of them")
-    try:
-        field = cf.find_field(entry, variable, zr=zr)
-        axis = windows.time_axis(field.array, field.time)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    for place in np.ndindex(*(field.array.sizes[dim] for dim in field.extra)):
-        at = dict(zip(field.extra, place, strict=True))
-        label = "".join(f", {dim} {index}" for dim, index in at.items())
-        yield Event(name + label, field.array.isel(at), field, axis)
-
-
-def refuse_mixture(events: Sequence[Event], *, any_step: bool = False) -> None:
-    """Refuse events from which no one model can learn.
-
-    Parameters
-    ----------
-    events : sequence of Event
-    any_step : bool
-        Whether they may differ in step.
-
-    Raises
-    ------
-    ValueError
-        If they differ in quantity, step or grid spacing.
-    """
-    first = events[0]
-    for event in events[1:]:
-        if event.field.quantity != first.field.quantity:
-            raise ValueError(
-                f"{first.name} is {first.field.quantity} and {event.name} is {event.field.quantity}: a model reads one"
-            )
-        if not any_step and event.axis.step != first.axis.step:
-            raise ValueError(
-                f"{first.name} has a step of {_minutes(first.axis.step)} and {event.name} one of "
-                f"{_minutes(event.axis.step)}: a model learns one step; thin out the finer data first"
-            )
-        if first.spacing and event.spacing and abs(event.spacing / first.spacing - 1) > SPACING_TOLERANCE:
-            raise ValueError(
-                f"{first.name} has a grid spacing of {first.spacing:g} m and {event.name} one of {event.spacing:g} m: "
-                "a model learns one; bring them to one grid spacing first"
-            )
-
-
-def _clock(time: np.datetime64) -> str:
-    return pd.Timestamp(time).isoformat(sep=" ", timespec="seconds").removesuffix(":00")
-
-
-def _minutes(step: np.timedelta64) -> str:
-    return f"{step / np.timedelta64(1, 'm'):g} min"
-
 
 # ---------------------------------------------------------------- windows
 
@@ -271,6 +87,7 @@ def find_windows(events: Sequence[Event], frames: int, stride: int = 1) -> Train
     Examples
     --------
     >>> import xnowcast
+    >>> from xnowcast.training.events import open_events
     >>> radar = xnowcast.datasets.synthetic_radar(frames=8, shape=(8, 8)).isel(time=[0, 1, 2, 3, 5, 6, 7])
     >>> find_windows(open_events(radar), 3).first.tolist()
     [0, 1, 4]
@@ -383,8 +200,14 @@ def _hold_out_blocks(starts: np.ndarray, span: np.timedelta64, share: float) -> 
 # ---------------------------------------------------------------- reading
 
 
+Key = tuple[int, int, tuple[int, int]]
+"""Event, layer, and first and last frame of what was read at once."""
+
+
 class Frames:
-    """Frames of some events in mm h-1, the last used kept in memory up to a number of bytes; for any thread.
+    """Frames of some events in canonical units, the last used kept in memory up to a number of bytes; for any thread.
+
+    Layer 0 is the rain in mm h-1, the others are the channels.
 
     Parameters
     ----------
@@ -401,49 +224,74 @@ class Frames:
     def __init__(self, events: Sequence[Event], cache_bytes: int):
         self.events = events
         self.cache_bytes = cache_bytes
-        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[Key, np.ndarray] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
-        self._block_starts = [self._blocks(event) for event in events]
+        self._starts: dict[tuple[int, int], np.ndarray] = {}
 
-    def _blocks(self, event: Event) -> np.ndarray:
+    def _blocks(self, number: int, layer: int) -> np.ndarray:
         """Where the stretches of frames begin that are read at once, and the number of frames."""
-        count = len(event.axis.times)
-        chunks = _time_chunks(event)
-        if max(chunks) * 4 * event.shape[0] * event.shape[1] > self.cache_bytes / 8:
-            return np.arange(count + 1)
-        return np.concatenate([[0], np.cumsum(chunks)])
+        if (number, layer) not in self._starts:
+            event = self.events[number]
+            chunks = _time_chunks(event, layer)
+            whole = max(chunks) * _bytes_of_a_time(event) <= self.cache_bytes / 8
+            starts = np.cumsum([0, *chunks]) if whole else np.arange(len(event.axis.times) + 1)
+            self._starts[number, layer] = starts
+        return self._starts[number, layer]
 
-    def crop(self, number: int, positions: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-        """Rain rate ``(frame, row, column)`` of one event, north up; NaN where not measured."""
+    def crop(
+        self, number: int, positions: np.ndarray, rows: slice, columns: slice, layers: Sequence[int] = (0,)
+    ) -> list[np.ndarray]:
+        """Layers ``(frame, row, column)`` of one event, north up; NaN where not measured."""
         event = self.events[number]
-        (ny, nx), (south_first, east_first) = event.shape, event.turned
-        if south_first:
-            rows = slice(ny - rows.stop, ny - rows.start)
-        if east_first:
-            columns = slice(nx - columns.stop, nx - columns.start)
-        if 8 * 4 * ny * nx > self.cache_bytes:
-            series = np.stack([event.read(int(position), rows, columns) for position in positions])
+        rows, columns, turn = _as_stored(event, rows, columns)
+        if 8 * _bytes_of_a_time(event) > self.cache_bytes:
+            frames = [event.read(int(position), rows, columns, layers) for position in positions]
         else:
-            series = np.stack([self._frame(number, int(position))[rows, columns] for position in positions])
-        return series[:, :: -1 if south_first else 1, :: -1 if east_first else 1]
+            kept = [self._frame(number, int(position), layers) for position in positions]
+            frames = [[layer[rows, columns] for layer in frame] for frame in kept]
+        return [turn(np.stack(series)) for series in zip(*frames, strict=True)]
 
-    def _frame(self, number: int, position: int) -> np.ndarray:
-        starts = self._block_starts[number]
-        block = int(np.searchsorted(starts, position, side="right")) - 1
+    def static(self, number: int, rows: slice, columns: slice) -> np.ndarray | None:
+        """The static fields ``(k, row, column)`` of one event, north up; None where there are none."""
+        event = self.events[number]
+        rows, columns, turn = _as_stored(event, rows, columns)
+        return None if event.static is None else turn(event.static[:, rows, columns])
+
+    def _frame(self, number: int, position: int, layers: Sequence[int] = (0,)) -> list[np.ndarray]:
+        """Layers of one frame."""
+        keys = [(number, layer, self._block(number, position, layer)) for layer in layers]
+        found = {}
         with self._lock:
-            frames = self._kept.get((number, block))
-            if frames is not None:
-                self._kept.move_to_end((number, block))
-        if frames is None:
-            first, after = int(starts[block]), int(starts[block + 1])
-            # One frame is asked for by its number: a slice would make Dask read the whole of a large chunk.
-            read = self.events[number].read
-            frames = read(slice(first, after)) if after - first > 1 else read(first)[None]
-            self._keep((number, block), frames)
-        return frames[position - int(starts[block])]
+            for key in keys:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    found[key] = self._kept[key]
+        if len(found) < len(keys):
+            found |= self._fetched([key for key in keys if key not in found])
+        return [found[key][position - key[2][0]] for key in keys]
 
-    def _keep(self, key: tuple[int, int], frames: np.ndarray) -> None:
+    def _fetched(self, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
+        """Blocks that are not kept; layers of the same frames are read together."""
+        found = {}
+        for block in dict.fromkeys(key[2] for key in keys):
+            own = [key for key in keys if key[2] == block]
+            first, after = block
+            # One frame is asked for by its number: a slice would make Dask read the whole of a large chunk.
+            frames = slice(first, after) if after - first > 1 else first
+            read = self.events[own[0][0]].read(frames, layers=[layer for _, layer, _ in own])
+            for key, values in zip(own, read, strict=True):
+                found[key] = values if after - first > 1 else values[None]
+                self._keep(key, found[key])
+        return found
+
+    def _block(self, number: int, position: int, layer: int) -> tuple[int, int]:
+        """The stretch of frames that a frame is read with: its first, and the one after its last."""
+        starts = self._blocks(number, layer)
+        block = int(np.searchsorted(starts, position, side="right")) - 1
+        return int(starts[block]), int(starts[block + 1])
+
+    def _keep(self, key: Key, frames: np.ndarray) -> None:
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = frames
@@ -464,7 +312,7 @@ class Frames:
         golden = np.argsort((np.arange(len(frames)) * (np.sqrt(5) - 1) / 2) % 1)  # spreads evenly from the first on
         measured = False
         for number, position in frames[golden]:
-            frame = self._frame(int(number), int(position))
+            (frame,) = self._frame(int(number), int(position))
             if (frame > 0).any():
                 return
             measured |= bool(np.isfinite(frame).any())
@@ -475,12 +323,26 @@ class Frames:
         )
 
 
-def _time_chunks(event: Event) -> Sequence[int]:
+def _bytes_of_a_time(event: Event) -> int:
+    """Bytes of all layers of one frame."""
+    return 4 * event.grid.shape[0] * event.grid.shape[1] * (1 + len(event.channels))
+
+
+def _as_stored(event: Event, rows: slice, columns: slice) -> tuple[slice, slice, Callable[[np.ndarray], np.ndarray]]:
+    """Rows and columns counted on the north-up grid as they lie in the data, and what turns these north up."""
+    (ny, nx), (south_first, east_first) = event.grid.shape, event.grid.turned
+    if south_first:
+        rows = slice(ny - rows.stop, ny - rows.start)
+    if east_first:
+        columns = slice(nx - columns.stop, nx - columns.start)
+    return rows, columns, lambda fields: fields[:, :: -1 if south_first else 1, :: -1 if east_first else 1]
+
+
+def _time_chunks(event: Event, layer: int) -> Sequence[int]:
     """Lengths of the stretches of frames that the storage holds together."""
-    variable, count = event.array.variable, len(event.axis.times)
-    axis = variable.get_axis_num(event.field.time)
+    variable, count = event.layer(layer)[0].variable, len(event.axis.times)
     if variable.chunks is not None:
-        return variable.chunks[axis]
+        return variable.chunks[variable.get_axis_num(event.field.time)]
     size = 1
     if not isinstance(variable._data, np.ndarray):
         size = int((variable.encoding.get("preferred_chunks") or {}).get(event.field.time, 1))
@@ -541,6 +403,10 @@ class Sample:
         Of the crop's north-western corner, counted on the north-up grid.
     origin : str
         Dataset, times and corner in words.
+    channels : numpy.ndarray or None
+        ``(frame, c, crop, crop)`` float32 further fields in canonical units, NaN where missing.
+    static : numpy.ndarray or None
+        ``(k, crop, crop)`` float32; beyond a grid that is smaller than the crop those of its rim.
     """
 
     rain: np.ndarray
@@ -549,6 +415,8 @@ class Sample:
     row: int
     column: int
     origin: str
+    channels: np.ndarray | None = None
+    static: np.ndarray | None = None
 
 
 class Crops:
@@ -607,57 +475,73 @@ class Crops:
             wetness, coverage = self._judge(place)
             accepted = random.random() < acceptance(wetness, self.rain_preference)
             if accepted and coverage >= self.min_coverage:
-                series = self._read(place)
+                (series,) = self._read(place)
                 if np.isfinite(series).mean() >= self.min_coverage:
                     return self._sample(place, series, random)
             merit = (min(coverage, self.min_coverage), wetness)
             if coverage > 0 and merit > best_merit:
                 best, best_merit = place, merit
             if attempt >= CANDIDATES - 1 and best is not None:
-                return self._sample(best, self._read(best), random)
+                return self._sample(best, self._read(best)[0], random)
         raise ValueError(f"nothing was measured in {_MOST_CANDIDATES} crops drawn from {len(self.windows)} windows")
 
     def _draw(self, random: np.random.Generator) -> tuple[int, int, int]:
         window = int(random.integers(len(self.windows)))
-        ny, nx = self.frames.events[self.windows.event[window]].shape
+        ny, nx = self.frames.events[self.windows.event[window]].grid.shape
         row, column = (int(random.integers(max(0, size - self.crop) + 1)) for size in (ny, nx))
         return window, row, column
 
     def _judge(self, place: tuple[int, int, int]) -> tuple[float, float]:
         """Wetness and coverage of the middle frame."""
-        rain = self._read(place, slice(self.windows.frames // 2, self.windows.frames // 2 + 1))
+        (rain,) = self._read(place, slice(self.windows.frames // 2, self.windows.frames // 2 + 1))
         observed = np.isfinite(rain)
         coverage = float(observed.mean())
         return (float((1 - np.exp(-rain[observed] / RAIN_SCALE)).mean()) if coverage else 0.0), coverage
 
-    def _read(self, place: tuple[int, int, int], which: slice = slice(None)) -> np.ndarray:
+    def _read(
+        self, place: tuple[int, int, int], which: slice = slice(None), layers: Sequence[int] = (0,)
+    ) -> list[np.ndarray]:
+        number = int(self.windows.event[place[0]])
+        positions = self.windows.positions(place[0], self.frames.events[number].axis.slots)[which]
+        return self.frames.crop(number, positions, *self._cells(place), layers)
+
+    def _cells(self, place: tuple[int, int, int]) -> tuple[slice, slice]:
+        """Rows and columns of a crop, as far as the grid reaches."""
         window, row, column = place
-        number = int(self.windows.event[window])
-        event = self.frames.events[number]
-        positions = self.windows.positions(window, event.axis.slots)[which]
-        ny, nx = event.shape
-        return self.frames.crop(
-            number, positions, slice(row, min(row + self.crop, ny)), slice(column, min(column + self.crop, nx))
-        )
+        ny, nx = self.frames.events[self.windows.event[window]].grid.shape
+        return slice(row, min(row + self.crop, ny)), slice(column, min(column + self.crop, nx))
 
     def _sample(self, place: tuple[int, int, int], series: np.ndarray, random: np.random.Generator) -> Sample:
-        window, row, column = place
-        below, right = (self.crop - size for size in series.shape[1:])
-        series = np.pad(series, ((0, 0), (0, below), (0, right)), constant_values=np.nan)
-        if self.augment:
-            symmetry = int(random.integers(8))
-            series = np.rot90(series, symmetry % 4, axes=(1, 2))
-            series = series[:, :, ::-1] if symmetry >= 4 else series
+        symmetry = int(random.integers(8)) if self.augment else 0
+        series = self._filled_up(series, symmetry)
         observed = np.isfinite(series)
         rain = np.where(observed, series, np.float32(0))
-        return Sample(rain, np.ascontiguousarray(observed), window, row, column, self._origin(place))
+        number = int(self.windows.event[place[0]])
+        layers = range(1, 1 + len(self.frames.events[number].channels))
+        channels = [self._filled_up(fields, symmetry) for fields in self._read(place, layers=layers)] if layers else []
+        static = self.frames.static(number, *self._cells(place))
+        return Sample(
+            rain,
+            np.ascontiguousarray(observed),
+            *place,
+            self._origin(place),
+            np.stack(channels, axis=1) if channels else None,
+            None if static is None else np.ascontiguousarray(self._filled_up(static, symmetry, edge=True)),
+        )
+
+    def _filled_up(self, fields: np.ndarray, symmetry: int, *, edge: bool = False) -> np.ndarray:
+        """Fields ``(n, row, column)`` as large as a crop and turned; beyond the grid NaN, or what its rim holds."""
+        beyond = ((0, 0), *((0, self.crop - size) for size in fields.shape[1:]))
+        fields = np.pad(fields, beyond, mode="edge") if edge else np.pad(fields, beyond, constant_values=np.nan)
+        fields = np.rot90(fields, symmetry % 4, axes=(1, 2))
+        return fields[:, :, ::-1] if symmetry >= 4 else fields
 
     def _origin(self, place: tuple[int, int, int]) -> str:
         window, row, column = place
         event = self.frames.events[self.windows.event[window]]
         times = event.axis.times[self.windows.positions(window, event.axis.slots)]
         return (
-            f"{event.name}, {_clock(times[0])} to {_clock(times[-1])}, rows {row} to {row + self.crop - 1}, "
+            f"{event.name}, {clock(times[0])} to {clock(times[-1])}, rows {row} to {row + self.crop - 1}, "
             f"columns {column} to {column + self.crop - 1}"
         )
 
@@ -690,7 +574,7 @@ def acceptance(wetness: float, preference: float) -> float:
     return 1.0 - preference * (1.0 - min(1.0, wetness / ENOUGH_WETNESS))
 
 
-def crop_size(events: Sequence[Event], wanted: int | None, multiple: int, smallest: int) -> int:
+def crop_size(events: Sequence[Event], wanted: int | None, multiple: int, smallest: int, factor: int = 1) -> int:
     """The size of a run's crops.
 
     Parameters
@@ -702,6 +586,9 @@ def crop_size(events: Sequence[Event], wanted: int | None, multiple: int, smalle
         What a model's grids are multiples of.
     smallest : int
         Fewest cells that the model takes.
+    factor : int
+        Of a model that is trained on fine grids and reads them coarsened: fine cells along y and x in a coarse one.
+        ``multiple`` and ``smallest`` are then of the coarse grid.
 
     Returns
     -------
@@ -715,21 +602,24 @@ def crop_size(events: Sequence[Event], wanted: int | None, multiple: int, smalle
     Examples
     --------
     >>> import xnowcast
+    >>> from xnowcast.training.events import open_events
     >>> crop_size(open_events(xnowcast.datasets.synthetic_radar(frames=2, shape=(70, 90))), None, 4, 8)
     68
     """
+    coarse = f" ({multiple} coarse cells of {factor} fine ones)" if factor > 1 else ""
+    multiple, smallest = multiple * factor, smallest * factor
     least = -(-smallest // multiple) * multiple
     if wanted is None:
-        return max(least, min(128, *(min(event.shape) for event in events)) // multiple * multiple)
+        return max(least, min(128, *(min(event.grid.shape) for event in events)) // multiple * multiple)
     if wanted % multiple or wanted < smallest:
         raise ValueError(
-            f"crop is {wanted}; the model takes multiples of {multiple} from {least} on: "
+            f"crop is {wanted}; the model takes multiples of {multiple}{coarse} from {least} on: "
             f"{max(least, wanted // multiple * multiple)} would do"
         )
-    if all(wanted > max(event.shape) for event in events):
-        largest = max(events, key=lambda event: event.shape)
+    if all(wanted > max(event.grid.shape) for event in events):
+        largest = max(events, key=lambda event: event.grid.shape)
         raise ValueError(
-            f"crop is {wanted} cells, and the largest grid has {largest.shape[0]} x {largest.shape[1]} "
+            f"crop is {wanted} cells, and the largest grid has {largest.grid.shape[0]} x {largest.grid.shape[1]} "
             f"({largest.name}): choose a smaller crop"
         )
     return wanted

@@ -45,7 +45,8 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
     -------
     float
         ``(step + 1) / warmup`` of the largest in the warm-up; then the largest, or with the schedule "cosine"
-        ``(1 + cos(pi s)) / 2`` of it, where s is the share of the steps after the warm-up that are done.
+        ``(1 + cos(pi s)) / 2`` of the way down to the least, where s is the share of the steps after the warm-up that
+        are done.
 
     Examples
     --------
@@ -58,7 +59,8 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
     if settings.schedule == "constant":
         return settings.learning_rate
     share = (step - settings.warmup) / (settings.steps - settings.warmup)
-    return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+    least = settings.min_learning_rate
+    return least + (settings.learning_rate - least) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def average_decay(settings: TrainingSettings, step: int) -> float:
@@ -108,7 +110,7 @@ def sample_numbers(settings: TrainingSettings, step: int, rank: int) -> Iterator
 
 
 def collate(samples: Sequence[Sample], device: torch.device | str = "cpu") -> TrainingBatch:
-    """A batch ``(b, t, 1, y, x)`` of samples.
+    """A batch of samples, ``(b, t, 1, y, x)`` of rain.
 
     Parameters
     ----------
@@ -119,9 +121,14 @@ def collate(samples: Sequence[Sample], device: torch.device | str = "cpu") -> Tr
     -------
     TrainingBatch
     """
-    rain = torch.from_numpy(np.stack([sample.rain for sample in samples]))[:, :, None]
-    observed = torch.from_numpy(np.stack([sample.observed for sample in samples]))[:, :, None]
-    return TrainingBatch(rain.to(device), observed.to(device))
+
+    def stacked(what: str) -> Tensor | None:
+        arrays = [getattr(sample, what) for sample in samples]
+        return None if arrays[0] is None else torch.from_numpy(np.stack(arrays)).to(device)
+
+    rain, observed = stacked("rain"), stacked("observed")
+    assert rain is not None and observed is not None
+    return TrainingBatch(rain[:, :, None], observed[:, :, None], stacked("channels"), stacked("static"))
 
 
 def reseed(*numbers: int) -> None:
@@ -288,7 +295,10 @@ class _Training:
 
     def _set_up(self, network: nn.Module) -> tuple[Any, Any]:
         optimizer = _OPTIMIZERS[self.settings.optimizer](
-            network.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            network.parameters(),
+            lr=self.settings.learning_rate,
+            betas=self.settings.betas,
+            weight_decay=self.settings.weight_decay,
         )
         return self.fabric.setup(network, optimizer)
 
@@ -323,7 +333,7 @@ class _Training:
                     screen.advance(recent)
                     self._after_step(recent, screen)
                     if self._all_agree_to_stop(interruption):
-                        self._stop(screen)
+                        self._stop()
             finally:
                 samples.close()  # type: ignore[attr-defined]
         return self._finish(screen)
@@ -486,7 +496,7 @@ class _Training:
         """Devices are told of Ctrl-C in different steps; they have to stop after the same."""
         return bool(self._over_devices(torch.tensor(float(interruption.asked))) > 0)
 
-    def _stop(self, screen: "_Screen") -> None:
+    def _stop(self) -> None:
         self._save()
         where = (
             "nothing was kept, because the run has no folder (out=)"
@@ -494,7 +504,8 @@ class _Training:
             else f"its checkpoint is in {self.plan.folder.path}: go on with resume=True (--resume)"
         )
         message = f"the training was interrupted after step {self.step} of {self.settings.steps}; {where}"
-        screen.say(message)
+        if self.folder is not None:
+            self.folder.log(message)  # on the screen it is what the error says
         raise KeyboardInterrupt(message)
 
     # ------------------------------------------------------------ checkpoints

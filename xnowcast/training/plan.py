@@ -16,12 +16,15 @@ import xarray as xr
 from torch import nn
 
 from xnowcast import models, weights
+from xnowcast.channels import is_vector_component
 from xnowcast.engine import choose_device
 from xnowcast.models.base import Task
 from xnowcast.training import checkpoint, crops
-from xnowcast.training.crops import Crops, Event, Sample, TrainingWindows
+from xnowcast.training.crops import Crops, Sample, TrainingWindows
+from xnowcast.training.events import SPACING_TOLERANCE, Event, as_entries, open_events, refuse_mixture
 from xnowcast.training.folder import RunFolder
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, write_config
+from xnowcast.training.statistics import tell_statistics
 
 _ADVERSARY = 2**32 - 1
 """Tells the seed of the adversary's first weights from that of the model's."""
@@ -193,10 +196,11 @@ class Sources:
             else timedelta(seconds=float(self.stride * events[0].axis.step / np.timedelta64(1, "s")))
         )
 
-    def open(self, frames: int) -> tuple[list[Event], TrainingWindows, TrainingWindows | None]:
-        """Events and windows of this many frames, to train on and to validate on."""
+    def open(self, frames: int, task: Task) -> tuple[list[Event], TrainingWindows, TrainingWindows | None]:
+        """Events with what the task reads and windows of this many frames, to train on and to validate on."""
         single = frames == 1
-        events = crops.open_events(self.data, self.variable, self.zr, any_step=single)
+        wanted: dict[str, Any] = {"channels": task.channels, "static": task.static, "any_step": single}
+        events = open_events(self.data, self.variable, self.zr, **wanted)
         found = crops.find_windows(events, frames, self.stride)
         if self.share == 0:
             return events, found, None
@@ -204,15 +208,15 @@ class Sources:
             span = frames * self.stride * max(event.axis.step for event in events)
             training, validation = crops.split_by_time(found.time, span, self.share)
             return events, found.some(training), found.some(validation)
-        more = crops.open_events(self.validation, self.variable, self.zr, any_step=single)
-        crops.refuse_mixture([*events, *more], any_step=single)
+        more = open_events(self.validation, self.variable, self.zr, **wanted)
+        refuse_mixture([*events, *more], any_step=single)
         held = crops.find_windows(more, frames, self.stride)
         return [*events, *more], found, replace(held, event=held.event + len(events))
 
 
 def _paths(given: Any) -> list[str] | None:
     """Paths as text, those of files made absolute; None where something is in memory."""
-    entries = crops.as_entries(given)
+    entries = as_entries(given)
     if not all(isinstance(entry, str | Path) for entry in entries):
         return None
     return [str(Path(entry).absolute()) if Path(entry).exists() else str(entry) for entry in entries]
@@ -259,10 +263,12 @@ def plan_run(
     system, built = _build(model, options, settings.seed, named=folder is not None)
     if settings.start is not None:
         _begin_from(settings.start, system, built)
-    events, training, validation = sources.open(built.training_frames)
+    events, training, validation = sources.open(built.training_frames, built.task)
     built.task = _contract(built.task, system, events, sources.step(events, built.training_frames))
-    size = crops.crop_size(events, settings.crop, built.task.grid_multiple, built.task.min_grid)
-    settings = replace(settings, crop=size)
+    size = crops.crop_size(events, settings.crop, built.task.grid_multiple, built.task.min_grid, built.task.factor or 1)
+    vectors = _vectors(built.task, events) if settings.augment else []
+    settings = replace(settings, crop=size, augment=settings.augment and not vectors)
+    built.task = replace(built.task, crop=size)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed ^ _ADVERSARY)
         adversary = built.adversary((size, size))
@@ -282,6 +288,12 @@ def plan_run(
     common: dict[str, Any] = {
         name: getattr(settings, name) for name in ("crop", "seed", "rain_preference", "min_coverage")
     }
+    if resumed is None and settings.start is None:  # else the weights carry them
+        seen = Crops(frames, training, stream=2, augment=False, **common)
+        tell_statistics(built, seen, built.task.channels, built.task.static)
+    notes = _notes(built, events, training, validation, size, resumed, folder if resume else None, settings.steps)
+    if vectors:
+        notes.append(f"augment is off: flips and turns would have to turn {', '.join(vectors)} too")
     return Run(
         model=built,
         adversary=adversary,
@@ -295,8 +307,14 @@ def plan_run(
         config=config,
         resumed=resumed,
         progress=progress,
-        notes=_notes(built, events, training, validation, size, resumed, folder if resume else None, settings.steps),
+        notes=notes,
     )
+
+
+def _vectors(task: Task, events: Sequence[Event]) -> list[str]:
+    """Further fields that are components of vectors."""
+    told = [channel.name for event in events for channel in event.channels if channel.is_vector_component]
+    return [*dict.fromkeys([*told, *filter(is_vector_component, task.static)])]
 
 
 def _device(settings: TrainingSettings) -> torch.device:
@@ -348,9 +366,13 @@ def _begin_from(path: str, system: str, built: Any) -> None:
     about = weights.read_card(path)
     if about.system != system:
         raise ValueError(f"{path} holds weights of {about.system!r}, and {system!r} is trained")
+    begun = weights.load(path)
     try:
-        built.load_state_dict(weights.load(path).state_dict())
-    except RuntimeError as error:
+        if hasattr(built, "begin_from"):  # a model may take over a part
+            built.begin_from(begun)
+        else:
+            built.load_state_dict(begun.state_dict())
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} does not fit {system!r} with these options: {error}") from None
 
 
@@ -361,8 +383,8 @@ def _contract(task: Task, system: str, events: Sequence[Event], step: timedelta 
         raise ValueError(f"{system!r} reads {task.quantity}, and {events[0].name} is {quantity}")
     if task.step and step and task.step != step:
         raise ValueError(f"{system!r} was made for a step of {task.step}, and the data have {step} (stride included)")
-    spacing = next((event.spacing for event in events if event.spacing), None)
-    if task.spacing and spacing and abs(spacing / task.spacing - 1) > crops.SPACING_TOLERANCE:
+    spacing = next((event.grid.spacing for event in events if event.grid.spacing), None)
+    if task.spacing and spacing and abs(spacing / task.spacing - 1) > SPACING_TOLERANCE:
         raise ValueError(f"{system!r} was made for a grid of {task.spacing:g} m, and the data have {spacing:g} m")
     return replace(task, quantity=quantity, step=step or task.step, spacing=task.spacing or spacing)
 
@@ -381,7 +403,12 @@ def _fingerprint(
         "stride": training.stride,
         "windows": [len(training), 0 if validation is None else len(validation)],
         "events": [
-            [*map(str, event.axis.times[[0, -1]]), len(event.axis.times), *event.shape, repr(event.field.conversion)]
+            [
+                *map(str, event.axis.times[[0, -1]]),
+                len(event.axis.times),
+                *event.grid.shape,
+                *(repr(event.layer(number)[1]) for number in range(1 + len(event.channels))),
+            ]
             for event in events
         ],
     }
@@ -398,7 +425,8 @@ def _resumed(folder: RunFolder | None, fingerprint: dict[str, Any], steps: int) 
     if folder is None or not folder.checkpoint.exists():
         return None
     state = checkpoint.read(folder.checkpoint)
-    before = state["fingerprint"]
+    # a setting that was not there when it was written had its default
+    before = {name: _plain(value) for name, value in TrainingSettings().decisive().items()} | state["fingerprint"]
     changed = [name for name in {**before, **fingerprint} if before.get(name) != fingerprint.get(name)]
     if changed:
         told = "; ".join(
@@ -419,7 +447,7 @@ def _in_words(event: Event) -> str:
     first, last = (np.datetime_as_string(event.axis.times[i], unit="m") for i in (0, -1))
     return (
         f"{event.name}: {event.field.name}, {len(event.axis.times)} frames from {first} to {last}, "
-        f"{event.shape[0]} x {event.shape[1]} cells"
+        f"{event.grid.shape[0]} x {event.grid.shape[1]} cells"
     )
 
 
@@ -477,7 +505,7 @@ def draw_sample(path: Path, model: Any, source: Crops, sample: Sample) -> None:
     }
     name, attrs = named[event.field.quantity]
     rain = np.where(sample.observed, sample.rain, np.float32(np.nan))
-    spacing = (event.spacing or 1000.0) * np.arange(source.crop)
+    spacing = (event.grid.spacing or 1000.0) * np.arange(source.crop)
     metres = {axis: {"standard_name": f"projection_{axis}_coordinate", "units": "m"} for axis in ("y", "x")}
     coords = {"time": times, "y": ("y", spacing[::-1], metres["y"]), "x": ("x", spacing, metres["x"])}
     observed = xr.DataArray(rain, dims=("time", "y", "x"), coords=coords, name=name, attrs=attrs)

@@ -35,9 +35,13 @@ class TrainingSettings:
     warmup : int
         Steps in which the learning rate rises from near 0.
     schedule : {"cosine", "constant"}
-        What the learning rate does then: fall to 0 along a half cosine, or stay.
+        What the learning rate does then: fall to ``min_learning_rate`` along a half cosine, or stay.
+    min_learning_rate : float
+        Where the cosine ends.
     optimizer : {"adam", "adamw"}
         adamw decays weights apart from the gradient.
+    betas : (float, float)
+        Decay of the optimiser's averages of the gradient and of its square.
     weight_decay : float
         0 is off.
     clip : float, optional
@@ -56,7 +60,7 @@ class TrainingSettings:
     validation_crops : int
         Samples of the fixed set that is validated on.
     validate_every : int, optional
-        Steps between validations; a twentieth of the training by default.
+        Steps between validations; by default a twentieth of the training, at least 10. The last step is validated too.
     checkpoint_every : int, optional
         Steps between checkpoints; as ``validate_every`` by default.
     pictures_every : int, optional
@@ -92,8 +96,8 @@ class TrainingSettings:
 
     Examples
     --------
-    >>> TrainingSettings(steps=100).every("validate")
-    5
+    >>> TrainingSettings(steps=1000).every("validate"), TrainingSettings(steps=50).every("validate")
+    (50, 10)
     >>> TrainingSettings(ema=1.5)
     Traceback (most recent call last):
     ValueError: ema is 1.5; it must be a number from 0 to below 1
@@ -106,7 +110,9 @@ class TrainingSettings:
     learning_rate: float = 3e-4
     warmup: int = 0
     schedule: Literal["cosine", "constant"] = "cosine"
+    min_learning_rate: float = 0.0
     optimizer: Literal["adam", "adamw"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     clip: float | None = None
     ema: float = 0.0
@@ -141,6 +147,7 @@ class TrainingSettings:
         if self.pictures_every is not None:
             _whole("pictures_every", self.pictures_every, 0)
         _number("learning_rate", self.learning_rate, "above 0", lambda value: value > 0)
+        self._check_optimizer()
         _number("weight_decay", self.weight_decay, "of 0 or more", lambda value: value >= 0)
         _number("cache_gib", self.cache_gib, "above 0", lambda value: value > 0)
         if self.clip is not None:
@@ -160,9 +167,20 @@ class TrainingSettings:
         if self.warmup >= self.steps:
             raise ValueError(f"warmup is {self.warmup} of {self.steps} steps; it must end before the training does")
 
+    def _check_optimizer(self) -> None:
+        least, most = self.min_learning_rate, self.learning_rate
+        _number("min_learning_rate", least, f"from 0 to learning_rate, {most:g}", lambda value: 0 <= value <= most)
+        if least and self.schedule != "cosine":
+            raise ValueError(f"min_learning_rate is where a cosine ends, and the schedule is {self.schedule!r}")
+        if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
+            raise ValueError(f"betas is {self.betas!r}; it must be two numbers, such as [0.9, 0.999]")
+        for value in self.betas:
+            _number("a number of betas", value, "from 0 to below 1", lambda beta: 0 <= beta < 1)
+        object.__setattr__(self, "betas", tuple(self.betas))  # a file has a list
+
     def every(self, what: Literal["validate", "checkpoint", "pictures"]) -> int:
         """Steps between validations, checkpoints or pictures, defaults filled in; 0 is never."""
-        validate = self.validate_every if self.validate_every is not None else max(1, self.steps // 20)
+        validate = self.validate_every if self.validate_every is not None else max(10, self.steps // 20)
         chosen = {"validate": None, "checkpoint": self.checkpoint_every, "pictures": self.pictures_every}[what]
         return validate if chosen is None else chosen
 
@@ -365,19 +383,21 @@ def write_config(config: Config, path: str | Path, about: Mapping[str, str]) -> 
     about : mapping of str to str
         Versions of the packages, for the record.
     """
-    import tomli_w
-
     content = {
         "model": {"name": config.model} | config.options,
-        "data": asdict(config.data),
+        "data": {name: value for name, value in asdict(config.data).items() if value or name != "in_memory"},
         "training": ({"out": config.out} if config.out else {}) | asdict(config.training),
         "about": dict(about),
     }
-    # TOML has no null: what is not set is left out.
-    stated = {
-        section: {k: list(v) if isinstance(v, tuple) else v for k, v in keys.items() if v is not None and v != []}
-        for section, keys in content.items()
-    }
     part = Path(path).with_name(Path(path).name + ".part")
-    part.write_text(tomli_w.dumps(stated))
+    part.write_text("\n".join(_section(name, keys) for name, keys in content.items()))
     part.replace(path)
+
+
+def _section(name: str, keys: Mapping[str, Any]) -> str:
+    """A section with what is not set as comments, since TOML has no null."""
+    import tomli_w
+
+    stated = {k: list(v) if isinstance(v, tuple) else v for k, v in keys.items() if v is not None and v != []}
+    unset = "".join(f"# {key} = ... (not set)\n" for key in keys if key not in stated)
+    return tomli_w.dumps({name: stated}) + unset

@@ -47,8 +47,8 @@ class STVD(nn.Module):
     frames : int
         Frames that are refined together; longer sequences are refined in overlapping windows.
     channels, static : sequence of str
-        Standard names of further fields on the coarse grid, and of fields on the fine grid such as the topography.
-        Give their ranges with `set_ranges` before training.
+        Further fields on the coarse grid, named as in `xnowcast.channels`, and on the fine grid such as the topography.
+        `xnowcast.train` measures the ranges that they are scaled by; in a loop of your own give them with `set_ranges`.
     eps, highest : float
         Of the scaling of the rain: see `xnowcast.transforms.Logarithm`.
     diffusion_steps : int
@@ -208,8 +208,8 @@ class STVD(nn.Module):
         Parameters
         ----------
         ranges : mapping
-            Standard name of each of the task's ``channels`` and ``static`` to its lowest and largest value, in the
-            units that the field has in the data. They become -1 and 1, and what lies beyond is clipped.
+            Name of each of the task's ``channels`` and ``static`` to its lowest and largest value, in canonical units
+            (see `xnowcast.channels`). They become -1 and 1, and what lies beyond is clipped.
 
         Raises
         ------
@@ -233,6 +233,22 @@ class STVD(nn.Module):
             for buffer, end in ((self.lowest, 0), (self.largest, 1)):
                 buffer.copy_(torch.tensor([float(ranges[name][end]) for name in names]))
 
+    def set_channel_statistics(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
+        """The ranges of the channels, ``(c,)`` each, from the training data. Those that were set before stay."""
+        self._set_unknown(slice(0, len(self.task.channels)), low, high)
+
+    def set_static_statistics(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
+        """The ranges of the static fields, ``(k,)`` each, from the training data. Those that were set before stay."""
+        self._set_unknown(slice(len(self.task.channels), None), low, high)
+
+    @torch.no_grad()
+    def _set_unknown(self, which: slice, low: Tensor, high: Tensor) -> None:
+        unknown = self.lowest[which].isnan()
+        # a field that is the same everywhere has no range, and 1 is as good as any other
+        high = torch.where(high > low, high, low + 1)
+        for buffer, ends in ((self.lowest, low), (self.largest, high)):
+            buffer[which] = torch.where(unknown, ends.to(buffer), buffer[which])
+
     # ------------------------------------------------------------ refining
 
     @torch.inference_mode()
@@ -246,7 +262,7 @@ class STVD(nn.Module):
         """
         self._check(frames, factor, static)
         copies = self._copies(len(frames), frames.shape[1], noise)
-        x = self._fine_inputs(frames, observed, static)
+        x = self._fine_inputs(frames, static)
         networks = self._refining_networks()
         pieces = cut(
             frames.shape[1],
@@ -329,12 +345,12 @@ class STVD(nn.Module):
         copies = (with_fixed_filters(network, dtype) for network in (self.downscaler, self.denoiser))
         return cast(tuple[Downscaler, Denoiser], tuple(copies))
 
-    def _fine_inputs(self, frames: Tensor, observed: Tensor, static: Tensor | None) -> Tensor:
+    def _fine_inputs(self, frames: Tensor, static: Tensor | None) -> Tensor:
         """Everything that is read, (b, t, c, y, x) on the fine grid and in [-1, 1]."""
         coarse, count = frames, len(self.task.channels)
         if count:
-            # where no rain was measured, as in the margin, other fields are at the middle of their range
-            others = self._scaled(frames[:, :, 1:], slice(0, count)) * observed
+            # what is missing is at the middle of its range
+            others = self._scaled(frames[:, :, 1:], slice(0, count)).nan_to_num(0.0)
             coarse = torch.cat([frames[:, :, :1], others], dim=2)
         # bicubic interpolation overshoots, and the networks have never seen what lies beyond
         fine = _interpolated(coarse, self.factor).clamp(-1, 1)
@@ -382,18 +398,22 @@ class STVD(nn.Module):
     # ------------------------------------------------------------ training
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
-        """Equation 4 for fine rain that is coarsened here; means over what was measured.
+        """Equation 4 for fine rain and further fields that are coarsened here; means over what was measured.
 
         ``parts`` are ``diffusion``, the error of v, and ``estimate``, the mean squared error of the first estimate.
         """
-        if self.task.channels or self.task.static:
-            fields = _listed((*self.task.channels, *self.task.static))
-            raise ValueError(f"a batch of rain alone does not train a model that also reads {fields}: use pair_loss")
         multiple = self.task.grid_multiple * self.factor
-        below, right = (-size % multiple for size in batch.rain.shape[-2:])
-        rain, seen = (F.pad(part, (0, right, 0, below)) for part in (batch.rain, batch.observed))
-        coarse, coarse_seen = coarsened(rain, seen, self.factor)
-        return self.pair_loss(coarse, coarse_seen, rain, seen)
+        if any(size % multiple for size in batch.rain.shape[-2:]):
+            raise ValueError(
+                f"samples of {tuple(batch.rain.shape[-2:])} cells; at factor {self.factor} training takes multiples of "
+                f"{multiple}"
+            )
+        coarse, seen = coarsened(batch.rain, batch.observed, self.factor)
+        if batch.channels is not None:
+            known = ~batch.channels.isnan()
+            others, there = coarsened(batch.channels.nan_to_num(0.0), known, self.factor)
+            coarse = torch.cat([coarse, others.masked_fill(~there, torch.nan)], dim=2)
+        return self.pair_loss(coarse, seen, batch.rain, batch.observed, batch.static)
 
     def pair_loss(
         self, coarse: Tensor, coarse_observed: Tensor, fine: Tensor, observed: Tensor, static: Tensor | None = None
@@ -403,7 +423,8 @@ class STVD(nn.Module):
         Parameters
         ----------
         coarse : Tensor
-            ``(b, t, c, y, x)``: rain in mm h-1, 0 where not measured, then the task's channels in their units.
+            ``(b, t, c, y, x)``: rain in mm h-1, 0 where not measured, then the task's channels in canonical units, NaN
+            where missing.
         coarse_observed : Tensor
             ``(b, t, 1, y, x)`` bool: where rain was measured.
         fine : Tensor
@@ -412,7 +433,7 @@ class STVD(nn.Module):
             As ``fine``, bool.
         static : Tensor, optional
             ``(k, y * factor, x * factor)`` or, for sequences from different places, ``(b, k, ...)``: the task's
-            static fields in their units.
+            static fields in canonical units.
 
         Returns
         -------
@@ -427,7 +448,7 @@ class STVD(nn.Module):
             raise ValueError(f"there are {fine.shape[1]} frames; training takes {self.training_frames}")
         self._check(coarse, self.factor, static)
         scaled = torch.cat([self.transform(coarse[:, :, :1]), coarse[:, :, 1:]], dim=2)
-        x, y = self._fine_inputs(scaled, coarse_observed, static), self.transform(fine)
+        x, y = self._fine_inputs(scaled, static), self.transform(fine)
         # what the input calls dry because it was not measured teaches nothing
         seen = observed & _repeated(coarse_observed, self.factor)
         estimate, context = self.downscaler(x)
@@ -458,13 +479,13 @@ def coarsened(rain: Tensor, observed: Tensor, factor: int) -> tuple[Tensor, Tens
     Parameters
     ----------
     rain, observed : Tensor
-        ``(b, t, 1, y, x)``, the second bool.
+        ``(b, t, c, y, x)``, the second bool. Other fields are coarsened as rain is.
     factor : int
 
     Returns
     -------
     coarse, coarse_observed : Tensor
-        A coarse cell is measured where half of it was; it is 0 elsewhere.
+        A coarse cell is measured where half of it was, as for the verb `coarsen`; it is 0 elsewhere.
 
     Examples
     --------

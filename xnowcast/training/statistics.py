@@ -1,0 +1,102 @@
+"""Means, spreads and extremes of further fields, measured before a training for the models that scale by them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xnowcast.training.crops import Crops
+
+SAMPLES = 64
+"""Training crops that the statistics of the channels are measured over."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of c fields, NaN left out.
+
+    Attributes
+    ----------
+    mean, std, low, high : Tensor
+        ``(c,)`` float32: mean, standard deviation, smallest and largest value.
+    """
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def measure(parts: Iterable[np.ndarray], names: Sequence[str]) -> Statistics:
+    """Statistics of fields that come in parts.
+
+    Parameters
+    ----------
+    parts : iterable of numpy.ndarray
+        ``(c, ...)`` each.
+    names : sequence of str
+        Of the fields, for messages.
+
+    Returns
+    -------
+    Statistics
+
+    Raises
+    ------
+    ValueError
+        If a field is NaN throughout.
+
+    Examples
+    --------
+    >>> told = measure([np.array([[1.0, 3.0]]), np.array([[np.nan, 5.0]])], ["wind"])
+    >>> told.mean.item(), round(told.std.item(), 4), told.low.item(), told.high.item()
+    (3.0, 1.633, 1.0, 5.0)
+    """
+    count, mean, squares = (np.zeros(len(names)) for _ in range(3))
+    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    for part in parts:
+        for field, values in enumerate(part.reshape(len(names), -1).astype("f8")):
+            values = values[np.isfinite(values)]
+            if not values.size:
+                continue
+            # Chan et al. (1983), which loses no digits where the mean is large, as that of a pressure
+            shift, total = values.mean() - mean[field], count[field] + values.size
+            squares[field] += values.var() * values.size + shift**2 * count[field] * values.size / total
+            mean[field] += shift * values.size / total
+            count[field] = total
+            low[field], high[field] = min(low[field], values.min()), max(high[field], values.max())
+    if empty := [name for name, n in zip(names, count, strict=True) if n == 0]:
+        raise ValueError(f"{', '.join(map(repr, empty))}: NaN throughout in the data to train on")
+    told = (mean, np.sqrt(squares / count), low, high)
+    return Statistics(*(torch.tensor(values, dtype=torch.float32) for values in told))
+
+
+def tell_statistics(model: nn.Module, crops: Crops, channels: Sequence[str], static: Sequence[str]) -> None:
+    """Give a model the statistics of its further fields, where it has a method that takes them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With ``set_channel_statistics(mean, std, low, high)`` or ``set_static_statistics(...)``.
+    crops : Crops
+        Samples of the channels; static fields are taken whole from its events that are trained on.
+    channels, static : sequence of str
+        Names of the fields.
+
+    Raises
+    ------
+    ValueError
+        If a field is NaN throughout.
+    """
+    set_channels, set_static = (getattr(model, f"set_{what}_statistics", None) for what in ("channel", "static"))
+    if channels and set_channels is not None:
+        samples = (crops[number].channels for number in range(SAMPLES))
+        told = measure((s.swapaxes(0, 1) for s in samples if s is not None), channels)
+        set_channels(told.mean, told.std, told.low, told.high)
+    if static and set_static is not None:
+        events = [crops.frames.events[number] for number in np.unique(crops.windows.event)]
+        fields = {id(event.static): event.static for event in events if event.static is not None}
+        told = measure(fields.values(), static)
+        set_static(told.mean, told.std, told.low, told.high)
