@@ -8,7 +8,13 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CONDA_NAMES = {"torch": "pytorch", "cf-xarray": "cf_xarray", "netCDF4": "netcdf4", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "cf-xarray": "cf_xarray",
+    "netCDF4": "netcdf4",
+    "matplotlib": "matplotlib-base",
+    "eccodes": "python-eccodes",
+}
 EXTRAS_OF_THE_ENVIRONMENT = ("fast", "train", "plot", "io", "docs", "test")
 
 

@@ -28,8 +28,9 @@ import xarray as xr
 
 from xnowcast import io
 from xnowcast.synthetic import synthetic_radar
+from xnowcast.synthetic_nwp import synthetic_nwp
 
-__all__ = ["describe", "names", "open", "synthetic_radar"]
+__all__ = ["describe", "names", "open", "synthetic_nwp", "synthetic_radar"]
 
 COMMIT = "eaa59fb8f39205a3b1a0b44724ad8cd4a86d107e"
 BASE_URL = f"https://github.com/pySTEPS/pysteps-data/raw/{COMMIT}/"
@@ -460,7 +461,8 @@ def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     for name, variable in dataset.variables.items():
         if variable.dims == ("time", "y", "x"):
             packed = {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": (1, *variable.shape[1:])}
-            encoding[str(name)] = {**variable.encoding, **packed}
+            packing = {key: value for key, value in variable.encoding.items() if key != "preferred_chunks"}
+            encoding[str(name)] = {**packing, **packed}
         elif variable.dims == ("y", "x"):
             encoding[str(name)] = {"_FillValue": None, "zlib": True, "complevel": 4, "shuffle": True}
         else:

@@ -6,6 +6,7 @@ arithmetic and the array's own methods, so they work on torch tensors.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -107,6 +108,8 @@ class Reflectivity:
     [0.0, 0.1..., 1.0..., 10.0...]
     """
 
+    quantity: ClassVar[Literal["rain_rate", "vil"]] = "rain_rate"
+
     a: float = 200.0
     b: float = 1.6
     low: float = 0.0
@@ -132,12 +135,51 @@ class Reflectivity:
         return torch.where(rain < self.threshold * (1 - 1e-4), 0.0, rain)
 
 
-SCALINGS = {
+@dataclass(frozen=True)
+class SevirPixel:
+    """Vertically integrated liquid in kg m-2 as SEVIR stores it, its pixels 0 to 255 scaled to [0, 1].
+
+    Notes
+    -----
+    A pixel p is 0 up to 5, (p - 2) / 90.66 up to 18 and exp((p - 83.9) / 38.9) above (Veillette et al. 2020). Liquid
+    between the two branches, from 0.1765 to 0.1838 kg m-2, becomes pixel 18.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scale = SevirPixel()
+    >>> (255 * scale(torch.tensor([0.0, 0.1, 0.18, 32.2335]))).tolist()
+    [0.0, 11.06..., 18.0, 218.99...]
+    >>> scale.inverse(scale(torch.tensor([0.0, 0.1, 12.0]))).tolist()
+    [0.0, 0.1..., 11.99...]
+    """
+
+    quantity: ClassVar[Literal["rain_rate", "vil"]] = "vil"
+
+    def __call__(self, liquid: Tensor) -> Tensor:
+        low = (90.66 * liquid + 2.0).clamp(5.0, 18.0)
+        high = (83.9 + 38.9 * torch.log(liquid.clamp_min(1e-6))).clamp(18.0, 255.0)
+        pixel = torch.where(liquid <= 16.0 / 90.66, low, high)
+        return torch.where(liquid <= 0, 0.0, pixel) / 255.0
+
+    def inverse(self, values: Tensor) -> Tensor:
+        pixel = 255.0 * values.clamp(0.0, 1.0)
+        liquid = torch.where(pixel <= 18.0, (pixel - 2.0) / 90.66, torch.exp((pixel - 83.9) / 38.9))
+        # A hair of slack lets liquid at exactly pixel 18 stay below the gap in float32.
+        liquid = torch.where((pixel > 18.0) & (pixel < 18.0 + 1e-4), 16.0 / 90.66, liquid)
+        return torch.where(pixel <= 5.0, 0.0, liquid)
+
+
+SCALINGS: dict[str, Reflectivity | SevirPixel] = {
     "reflectivity": Reflectivity(),
     "hko-7": Reflectivity(a=58.53, b=1.56),
     "dwd-12": Reflectivity(a=256.0, b=1.42),
+    "sevir": SevirPixel(),
 }
-"""Scalings to [0, 1] by the names that models know them by; the last two are those of Ma et al. (2024), equation 10."""
+"""Scalings to [0, 1] by the names that models know them by, each with the ``quantity`` that it takes.
+
+Those of HKO-7 and DWD-12 are of Ma et al. (2024), equation 10; that of SEVIR takes vertically integrated liquid.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,62 @@
-"""Readers of raw radar products: ``open_x(path or paths)`` gives a CF-1.10 dataset. One file per product."""
+"""Readers of radar and model products: ``open_x(path or paths)`` gives a CF-1.10 dataset. One file per product."""
 
-import io
 from collections.abc import Callable
+from typing import Any
 
 import xarray as xr
 
-from xnowcast.io.files import Paths, decode, extra, path_list
+from xnowcast.io.files import Paths, path_list
 from xnowcast.io.fmi_pgm import open_fmi_pgm
+from xnowcast.io.hko7 import open_hko7
 from xnowcast.io.knmi_hdf5 import open_knmi_hdf5
 from xnowcast.io.mch_gif import open_mch_gif
+from xnowcast.io.meteonet import open_meteonet, open_meteonet_model
+from xnowcast.io.mlcast import open_mlcast
+from xnowcast.io.mrms import open_mrms
 from xnowcast.io.odim import open_odim
+from xnowcast.io.radolan import open_radolan
+from xnowcast.io.recognise import product
+from xnowcast.io.sevir import open_sevir
 
-__all__ = ["open_fmi_pgm", "open_knmi_hdf5", "open_mch_gif", "open_odim", "open_radar"]
+__all__ = [
+    "open_fmi_pgm",
+    "open_hko7",
+    "open_knmi_hdf5",
+    "open_mch_gif",
+    "open_meteonet",
+    "open_meteonet_model",
+    "open_mlcast",
+    "open_mrms",
+    "open_odim",
+    "open_radar",
+    "open_radolan",
+    "open_sevir",
+    "product",
+]
 
-READERS: dict[str, Callable[[Paths], xr.Dataset]] = {
+READERS: dict[str, Callable[..., xr.Dataset]] = {
     "FMI PGM": open_fmi_pgm,
     "MeteoSwiss GIF": open_mch_gif,
     "KNMI HDF5": open_knmi_hdf5,
     "ODIM HDF5 composite": open_odim,
+    "DWD RADOLAN": open_radolan,
+    "MRMS GRIB2": open_mrms,
+    "MeteoNet radar": open_meteonet,
+    "MeteoNet GRIB": open_meteonet_model,
+    "SEVIR VIL": open_sevir,
+    "HKO-7 PNG": open_hko7,
 }
 
 
-def open_radar(paths: Paths) -> xr.Dataset:
-    """Radar data of any supported product, recognised by content, not by file name.
+def open_radar(paths: Paths, **options: Any) -> xr.Dataset:
+    """Data of any supported product, recognised by content, not by file name.
 
     Parameters
     ----------
-    paths : path or iterable of paths
+    paths : path, pattern or iterable of them
         Files of one product and one grid, in any order.
+    **options
+        Of the reader of the product, such as ``quantity=`` or ``event=``.
 
     Returns
     -------
@@ -53,30 +82,12 @@ def open_radar(paths: Paths) -> xr.Dataset:
     ValueError: ...note.txt is no supported radar product; supported are FMI PGM, MeteoSwiss GIF, ...
     """
     files = path_list(paths)
-    products = {path: decode(path, "radar product", _product) for path in files}
-    unknown = [path for path, product in products.items() if product not in READERS]
-    if unknown:
-        hint = "; open it with xarray.open_dataset" if products[unknown[0]] == "NetCDF" else ""
-        supported = ", ".join(READERS)
-        raise ValueError(f"{unknown[0]} is no supported radar product{hint}; supported are {supported}")
-    if len(set(products.values())) > 1:
-        raise ValueError(f"the files are of different products ({', '.join(sorted(set(products.values())))})")
-    return READERS[products[files[0]]](files)
-
-
-def _product(content: bytes) -> str:
-    """Name of the product, a key of READERS; otherwise what else it may be."""
-    if content.startswith(b"P5"):
-        return "FMI PGM"
-    if content.startswith((b"GIF87a", b"GIF89a")):
-        return "MeteoSwiss GIF"
-    if content.startswith(b"CDF"):
-        return "NetCDF"
-    if not content.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "unknown"
-    with extra("h5py").File(io.BytesIO(content), "r") as file:
-        if "what" in file and "object" in file["what"].attrs:
-            return "ODIM HDF5 composite"
-        if "geographic" in file and "image1" in file:
-            return "KNMI HDF5"
-        return "NetCDF" if "_NCProperties" in file.attrs else "unknown"
+    products = {path: product(path) for path in files}
+    first = products[files[0]]
+    for path, found in products.items():
+        if found not in READERS:
+            hint = "; open it with xarray.open_dataset" if found == "NetCDF" else ""
+            raise ValueError(f"{path} is no supported radar product{hint}; supported are {', '.join(READERS)}")
+        if found != first:
+            raise ValueError(f"the files are of different products: {files[0]} is {first}, and {path} is {found}")
+    return READERS[first](files, **options)

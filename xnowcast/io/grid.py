@@ -2,9 +2,10 @@
 
 import functools
 import math
+import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +13,15 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.io.files import extra
+from xnowcast.io.lazy import pictures
 
 # CF wants all of these or none.
 DATUM_NAMES = ("reference_ellipsoid_name", "prime_meridian_name", "horizontal_datum_name")
+
+_EQUAL_AREA = 'METHOD["Lambert Azimuthal Equal Area",ID["EPSG",9820]]'
+
+_LATITUDE = {"standard_name": "latitude", "units": "degrees_north"}
+_LONGITUDE = {"standard_name": "longitude", "units": "degrees_east"}
 
 
 @dataclass(frozen=True)
@@ -61,18 +68,163 @@ class Grid:
         """Pixel centres in metres, descending, shape (ny,)."""
         return self.top - (np.arange(self.ny) + 0.5) * self.dy
 
+    @property
+    def dims(self) -> tuple[str, str]:
+        """Names of the dims of a picture."""
+        return "y", "x"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.ny, self.nx
+
+    def check(self) -> None:
+        """Refuse a projection that cannot be used.
+
+        Raises
+        ------
+        ValueError
+            If it is none, or no map plane in metres.
+        """
+        _grid_mapping(self.projection)
+
+    def coordinates(self) -> xr.Dataset:
+        """``y``, ``x`` and 2-D ``lat``, ``lon`` as coordinates, and the variable ``crs``."""
+        lat, lon = _lat_lon(self)
+        return xr.Dataset(
+            {"crs": ((), np.int32(0), _grid_mapping(self.projection))},
+            coords={
+                "y": ("y", self.y, _axis("y")),
+                "x": ("x", self.x, _axis("x")),
+                # copies: the cached arrays must not change when a user writes into theirs
+                "lat": (("y", "x"), lat.copy(), _LATITUDE),
+                "lon": (("y", "x"), lon.copy(), _LONGITUDE),
+            },
+        )
+
 
 @dataclass(frozen=True)
-class Frame:
-    """One decoded radar picture.
+class LatLonGrid:
+    """A regular grid of latitudes and longitudes on WGS 84.
 
     Parameters
     ----------
-    values : array of float32, shape (y, x)
-        First row in the north. NaN is "not measured".
+    lat, lon : tuple of float
+        Of the pixel centres, in degrees, in the order in which rows and columns are stored.
+
+    Examples
+    --------
+    >>> LatLonGrid((50.5, 49.5), (5.0, 6.0, 7.0)).shape
+    (2, 3)
+    """
+
+    lat: tuple[float, ...]
+    lon: tuple[float, ...]
+
+    def __post_init__(self):
+        for name in ("lat", "lon"):
+            steps = np.diff(getattr(self, name))
+            if len(steps) < 1 or not (np.all(steps > 0) or np.all(steps < 0)):
+                raise ValueError(f"its {name} are {len(steps) + 1} values that do not rise or fall throughout")
+
+    @property
+    def dims(self) -> tuple[str, str]:
+        """Names of the dims of a picture."""
+        return "lat", "lon"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self.lat), len(self.lon)
+
+    def check(self) -> None:
+        """Nothing can be wrong that was not refused when the grid was made."""
+
+    def coordinates(self) -> xr.Dataset:
+        """1-D ``lat`` and ``lon`` as coordinates, and the variable ``crs``."""
+        wgs84 = {
+            "grid_mapping_name": "latitude_longitude",
+            "semi_major_axis": 6378137.0,
+            "inverse_flattening": 298.257223563,
+            "longitude_of_prime_meridian": 0.0,
+        }
+        return xr.Dataset(
+            {"crs": ((), np.int32(0), wgs84)},
+            coords={
+                "lat": ("lat", np.array(self.lat), {**_LATITUDE, "axis": "Y"}),
+                "lon": ("lon", np.array(self.lon), {**_LONGITUDE, "axis": "X"}),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class LocalGrid:
+    """A regular grid of which only the spacing is told, and not where it lies; first row in the north.
+
+    Parameters
+    ----------
+    dx, dy : float
+        Pixel width and height, in metres, both positive.
+    nx, ny : int
+        Number of columns and rows.
+
+    Examples
+    --------
+    >>> LocalGrid(dx=1000.0, dy=1000.0, nx=3, ny=2).coordinates().y.values
+    array([ 500., -500.])
+    """
+
+    dx: float
+    dy: float
+    nx: int
+    ny: int
+
+    @property
+    def dims(self) -> tuple[str, str]:
+        """Names of the dims of a picture."""
+        return "y", "x"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.ny, self.nx
+
+    def check(self) -> None:
+        """Refuse a grid without extent.
+
+        Raises
+        ------
+        ValueError
+            If a size is not positive.
+        """
+        if not min(self.dx, self.dy, self.nx, self.ny) > 0:
+            raise ValueError(f"pixels of {self.dx} x {self.dy} m on {self.ny} x {self.nx} points: all must be positive")
+
+    def coordinates(self) -> xr.Dataset:
+        """``y`` and ``x``, distances from the centre."""
+        y = ((self.ny - 1) / 2 - np.arange(self.ny)) * self.dy
+        x = (np.arange(self.nx) - (self.nx - 1) / 2) * self.dx
+        attrs = {
+            name: {"long_name": f"distance {way} of the centre", "units": "m"}
+            for name, way in (("y", "north"), ("x", "east"))
+        }
+        return xr.Dataset(coords={"y": ("y", y, attrs["y"]), "x": ("x", x, attrs["x"])})
+
+
+AnyGrid = Grid | LatLonGrid | LocalGrid
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One radar picture, decoded or to be decoded when it is looked at.
+
+    Parameters
+    ----------
+    values : array of float32, shape (y, x), or callable
+        First row in the north. NaN is "not measured". A callable without arguments gives that array.
     time : numpy.datetime64
         Valid time, or the end of the accumulation interval where ``start`` is given.
-    grid : Grid
+    grid : Grid, LatLonGrid or LocalGrid
     name : str
         Variable name.
     attrs : mapping
@@ -81,21 +233,24 @@ class Frame:
         Global attributes of the dataset.
     start : numpy.datetime64, optional
         Start of the accumulation interval.
+    init : numpy.datetime64, optional
+        Of a forecast: when it was made.
     packing : mapping, optional
         ``dtype``, ``scale_factor``, ``_FillValue`` ... with which the values are stored without loss.
     """
 
-    values: np.ndarray
+    values: np.ndarray | Callable[[], np.ndarray]
     time: np.datetime64
-    grid: Grid
+    grid: AnyGrid
     name: str
     attrs: Mapping[str, object]
     about: Mapping[str, str]
     start: np.datetime64 | None = None
+    init: np.datetime64 | None = None
     packing: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self):
-        _grid_mapping(self.grid.projection)  # a projection that cannot be used is a fault of this very file
+        self.grid.check()  # a projection that cannot be used is a fault of this very file
 
 
 def to_dataset(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:
@@ -112,12 +267,14 @@ def to_dataset(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:
     -------
     xarray.Dataset
         The variable with dims (time, y, x), float32; ``y`` descending and ``x`` ascending in metres; 2-D
-        ``lat`` and ``lon`` (WGS 84); ``crs``; ``time_bnds`` for accumulations.
+        ``lat`` and ``lon`` (WGS 84); ``crs``; ``time_bnds`` for accumulations. On a `LatLonGrid` the dims are
+        (time, lat, lon). Forecasts have the dims (init_time, lead_time, ...) and a coordinate ``valid_time``.
+        Frames that are not decoded yet are read when they are used.
 
     Raises
     ------
     ValueError
-        If the grids or variables differ, or two frames have the same time.
+        If the grids or variables differ, two frames have the same time, or a forecast lacks a lead time.
 
     Examples
     --------
@@ -129,58 +286,148 @@ def to_dataset(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:
     ('time', 'y', 'x')
     """
     _refuse_a_mixture(frames, paths)
-    order = sorted(range(len(frames)), key=lambda index: frames[index].time)
+    order = sorted(range(len(frames)), key=lambda index: (_init(frames[index]), frames[index].time))
     frames, paths = [frames[index] for index in order], [paths[index] for index in order]
     first = frames[0]
-
-    dataset = _coordinates(first.grid, np.array([frame.time for frame in frames]))
-    dataset[first.name] = (
-        ("time", "y", "x"),
-        np.stack([frame.values for frame in frames]),
-        {**first.attrs, "grid_mapping": "crs"},
-    )
+    if first.init is None:
+        starts = None if first.start is None else np.array([frame.start for frame in frames])
+        dataset = along_time(first.name, _stacked(frames, ("time",), (len(frames),)), _times(frames), starts)
+    else:
+        dataset = _along_lead_time(frames, paths)
+    dataset[first.name].attrs = dict(first.attrs)
     if all(frame.packing == first.packing for frame in frames):
-        dataset[first.name].encoding = dict(first.packing)
-    if first.start is not None:
-        dataset["time_bnds"] = (("time", "bnds"), np.array([[frame.start, frame.time] for frame in frames]))
+        dataset[first.name].encoding |= dict(first.packing)
+    return labelled(dataset, first.name, first.grid, first.about, paths)
+
+
+def along_time(name: str, values: xr.Variable, times: np.ndarray, starts: np.ndarray | None = None) -> xr.Dataset:
+    """A variable with its time axis.
+
+    Parameters
+    ----------
+    name : str
+    values : xarray.Variable
+        Dims (time, ...).
+    times : numpy.ndarray of datetime64
+    starts : numpy.ndarray of datetime64, optional
+        Starts of the accumulation intervals that end at ``times``.
+
+    Returns
+    -------
+    xarray.Dataset
+    """
+    dataset = xr.Dataset(coords={"time": ("time", times, {"standard_name": "time", "long_name": "time", "axis": "T"})})
+    dataset[name] = values
+    if starts is not None:
+        dataset["time_bnds"] = (("time", "bnds"), np.stack([starts, times], axis=1))
         dataset.time.attrs.update(long_name="end of accumulation interval", bounds="time_bnds")
-    names = paths[0].name if len(paths) == 1 else f"{paths[0].name} ... {paths[-1].name} ({len(paths)} files)"
-    dataset.attrs = {
-        "Conventions": "CF-1.10",
-        **first.about,
-        "history": f"decoded by xnowcast.io from {names}",
-    }
     return dataset
+
+
+def labelled(
+    dataset: xr.Dataset, name: str, grid: AnyGrid, about: Mapping[str, str], paths: Sequence[Path]
+) -> xr.Dataset:
+    """A dataset with the coordinates of its grid and what CF wants to know of it.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    name : str
+        Variable on the grid.
+    grid : Grid, LatLonGrid or LocalGrid
+    about : mapping
+        Global attributes.
+    paths : sequence of pathlib.Path
+        Files that it came from, for ``history``.
+
+    Returns
+    -------
+    xarray.Dataset
+    """
+    dataset = dataset.merge(grid.coordinates())
+    for coordinate in ("time", "init_time", "valid_time", "event_time"):
+        if coordinate in dataset.variables:  # with units of its own each, CF's bounds would not fit to their times
+            dataset[coordinate].encoding["units"] = "seconds since 1970-01-01 00:00:00"
+    for dim in grid.dims:
+        dataset[dim].encoding["_FillValue"] = None
+    if "crs" in dataset:
+        dataset[name].attrs["grid_mapping"] = "crs"
+    files = list(dict.fromkeys(paths))
+    names = files[0].name if len(files) == 1 else f"{files[0].name} ... {files[-1].name} ({len(files)} files)"
+    return dataset.assign_attrs(
+        {"Conventions": "CF-1.10", **about, "history": f"decoded by xnowcast.io from {names}"},
+    )
+
+
+def _times(frames: Sequence[Frame]) -> np.ndarray:
+    return np.array([frame.time for frame in frames])
+
+
+def _along_lead_time(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:
+    inits = np.unique([_init(frame) for frame in frames])
+    leads = np.unique([frame.time - _init(frame) for frame in frames])
+    there = {(_init(frame), frame.time - _init(frame)): path for frame, path in zip(frames, paths, strict=True)}
+    for init in inits:
+        for lead in leads:
+            if (init, lead) not in there:
+                path = next(path for (known, _), path in there.items() if known == init)
+                minutes = lead / np.timedelta64(1, "m")
+                raise ValueError(f"the forecast of {str(init)[:16]} ({path}) lacks the lead time of {minutes:g} min")
+    first = frames[0]
+    valid = {"standard_name": "time", "long_name": "valid time"}
+    dataset = xr.Dataset(
+        coords={
+            "init_time": ("init_time", inits, {"standard_name": "forecast_reference_time", "long_name": "init time"}),
+            "lead_time": ("lead_time", leads, {"standard_name": "forecast_period", "long_name": "lead time"}),
+            "valid_time": (("init_time", "lead_time"), inits[:, None] + leads, valid),
+        }
+    )
+    dataset[first.name] = _stacked(frames, ("init_time", "lead_time"), (len(inits), len(leads)))
+    return dataset
+
+
+def _stacked(frames: Sequence[Frame], leading: tuple[str, ...], sizes: tuple[int, ...]) -> xr.Variable:
+    """Pictures in order, decoded ones as they are, the others to be read when they are used."""
+    values = [frame.values for frame in frames]
+    grid = frames[0].grid
+    dims: tuple[Hashable, ...] = (*leading, *grid.dims)
+    shape = (*sizes, *grid.shape)
+    decoded = [value for value in values if isinstance(value, np.ndarray)]
+    if len(decoded) == len(values):
+        return xr.Variable(dims, np.stack(decoded).reshape(shape))
+    return pictures(
+        dims, shape, [value if callable(value) else functools.partial(np.asarray, value) for value in values]
+    )
+
+
+def _init(frame: Frame) -> np.datetime64:
+    return np.datetime64(0, "ns") if frame.init is None else frame.init
 
 
 def _refuse_a_mixture(frames: Sequence[Frame], paths: Sequence[Path]) -> None:
     for frame, path in zip(frames, paths, strict=True):
         if frame.grid != frames[0].grid:
             raise ValueError(
-                f"{path} has another grid than {paths[0]} ({frame.grid} against {frames[0].grid}): "
+                f"{path} has another grid than {paths[0]} ({_brief(frame.grid)} against {_brief(frames[0].grid)}): "
                 "open files of each grid on their own"
             )
         if frame.name != frames[0].name:
             raise ValueError(f"{path} holds {frame.name} and {paths[0]} holds {frames[0].name}: open them on their own")
-    time, count = Counter(frame.time for frame in frames).most_common(1)[0]
+        if (frame.init is None) != (frames[0].init is None):
+            kinds = ["an observation" if f.init is None else "a forecast" for f in (frame, frames[0])]
+            raise ValueError(f"{path} holds {kinds[0]} and {paths[0]} {kinds[1]}: open them on their own")
+    (init, time), count = Counter((frame.init, frame.time) for frame in frames).most_common(1)[0]
     if count > 1:
-        same = sorted({str(path) for frame, path in zip(frames, paths, strict=True) if frame.time == time})
+        at = zip(frames, paths, strict=True)
+        same = sorted({str(path) for frame, path in at if (frame.init, frame.time) == (init, time)})
         raise ValueError(f"{count} fields have the same time {time} ({', '.join(same)}): give each once")
 
 
-def _coordinates(grid: Grid, times: np.ndarray) -> xr.Dataset:
-    lat, lon = _lat_lon(grid)
-    return xr.Dataset(
-        {"crs": ((), np.int32(0), _grid_mapping(grid.projection))},
-        coords={
-            "time": ("time", times, {"standard_name": "time", "long_name": "time", "axis": "T"}),
-            "y": ("y", grid.y, _axis("y")),
-            "x": ("x", grid.x, _axis("x")),
-            # copies: the cached arrays must not change when a user writes into theirs
-            "lat": (("y", "x"), lat.copy(), {"standard_name": "latitude", "units": "degrees_north"}),
-            "lon": (("y", "x"), lon.copy(), {"standard_name": "longitude", "units": "degrees_east"}),
-        },
-    )
+def _brief(grid: AnyGrid) -> str:
+    if not isinstance(grid, LatLonGrid):
+        return str(grid)
+    lat, lon = grid.lat, grid.lon
+    return f"{len(lat)} lat from {lat[0]:g} to {lat[-1]:g}, {len(lon)} lon from {lon[0]:g} to {lon[-1]:g}"
 
 
 def _axis(name: str) -> dict[str, str]:
@@ -192,9 +439,17 @@ def _axis(name: str) -> dict[str, str]:
     }
 
 
+def _crs(projection: str):
+    """The pyproj.CRS. Lambert's equal area on a sphere is named as on an ellipsoid, since CF has one name for both."""
+    crs = extra("pyproj").CRS.from_user_input(projection)
+    text = crs.to_wkt()
+    plain = re.sub(r'METHOD\["Lambert Azimuthal Equal Area \(Spherical\)",\s*ID\["EPSG",1027\]\]', _EQUAL_AREA, text)
+    return crs if plain == text else extra("pyproj").CRS.from_wkt(plain)
+
+
 @functools.lru_cache(maxsize=8)
 def _grid_mapping(projection: str) -> dict[str, object]:
-    crs = extra("pyproj").CRS.from_user_input(projection)
+    crs = _crs(projection)
     if not crs.is_projected or {axis.unit_conversion_factor for axis in crs.axis_info} != {1.0}:
         raise ValueError(f"its projection {projection!r} is not measured in metres; a map plane in metres is needed")
     with warnings.catch_warnings():

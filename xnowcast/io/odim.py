@@ -1,15 +1,17 @@
 """ODIM HDF5, the European exchange format: composites and images (OPERA, RMI and many weather services)."""
 
+import functools
 import io
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from xnowcast.io.files import Paths, decode, extra, path_list
-from xnowcast.io.grid import Frame, Grid, to_dataset
+from xnowcast.io.grid import Frame, Grid, LatLonGrid, to_dataset
 from xnowcast.io.hdf5 import number, text
 
 PRODUCT = "ODIM HDF5 composite"
@@ -59,7 +61,7 @@ def open_odim(paths: Paths, quantity: str | None = None) -> xr.Dataset:
 
     Parameters
     ----------
-    paths : path or iterable of paths
+    paths : path, pattern or iterable of them
         Files of one grid, in any order. A file may hold several times.
     quantity : {"RATE", "ACRR", "DBZH", "TH"}, optional
         Which field to read; needed where a file holds more than one of these.
@@ -70,7 +72,7 @@ def open_odim(paths: Paths, quantity: str | None = None) -> xr.Dataset:
         Dims (time, y, x), float32. RATE becomes ``rainfall_rate`` in mm h-1; ACRR becomes
         ``precipitation_amount`` in kg m-2 with ``time_bnds``, and ``time`` is the end of the interval; DBZH
         and TH become ``equivalent_reflectivity_factor`` in dBZ. "undetect" is dry (0, or -32 dBZ), "nodata" is
-        NaN.
+        NaN. Values are read when they are used. Composites in degrees have the dims (time, lat, lon).
 
     Raises
     ------
@@ -112,11 +114,12 @@ def open_odim(paths: Paths, quantity: str | None = None) -> xr.Dataset:
     if quantity is not None and quantity not in QUANTITIES:
         raise ValueError(f"quantity {quantity!r} is not known; it is one of {', '.join(QUANTITIES)}")
     files = path_list(paths)
-    frames = [(frame, path) for path in files for frame in decode(path, PRODUCT, lambda raw: _read(raw, quantity))]
+    read = functools.partial(_read, quantity=quantity)
+    frames = [(frame, path) for path in files for frame in decode(path, PRODUCT, functools.partial(read, path=path))]
     return to_dataset([frame for frame, _ in frames], [path for _, path in frames])
 
 
-def _read(content: bytes, quantity: str | None) -> list[Frame]:
+def _read(content: bytes, quantity: str | None, path: Path) -> list[Frame]:
     with extra("h5py").File(io.BytesIO(content), "r") as file:
         kind = text(_level(file, "what")["object"])
         if kind not in ("COMP", "IMAGE"):
@@ -129,7 +132,8 @@ def _read(content: bytes, quantity: str | None) -> list[Frame]:
             raise ValueError(f"it holds {found}, not the quantity {wanted} that was asked for")
         nominal = _moment(file["what"].attrs, "date", "time")
         how = _level(file, "how")
-        return [_frame(*field, how=how, nominal=nominal if len(chosen) == 1 else None) for field in chosen]
+        only = nominal if len(chosen) == 1 else None
+        return [_frame(*field, how=how, nominal=only, path=path) for field in chosen]
 
 
 def _only_quantity(found: list[str]) -> str:
@@ -162,7 +166,7 @@ def _numbered(group, prefix: str) -> list:
     return [group[name] for name in sorted(names, key=lambda name: int(name.removeprefix(prefix)))]
 
 
-def _frame(array, what: dict, where: dict, *, how: dict, nominal: datetime | None) -> Frame:
+def _frame(array, what: dict, where: dict, *, how: dict, nominal: datetime | None, path: Path) -> Frame:
     quantity = text(what["quantity"])
     name, attrs, dry = QUANTITIES[quantity]
     labels: dict[str, object] = {"standard_name": name, **attrs}
@@ -174,7 +178,7 @@ def _frame(array, what: dict, where: dict, *, how: dict, nominal: datetime | Non
         raise ValueError(f"it is an accumulation from {start} to {end}; the end must be later than the start")
     owner = text(what.get("source", "unknown"))
     return Frame(
-        values=_values(array[()], what, dry),
+        values=functools.partial(decode, path, PRODUCT, functools.partial(_later, name=array.name, what=what, dry=dry)),
         time=np.datetime64(end, "ns"),
         start=None if start is None else np.datetime64(start, "ns"),
         grid=_grid(where, array.shape),
@@ -187,6 +191,11 @@ def _frame(array, what: dict, where: dict, *, how: dict, nominal: datetime | Non
             "license": "not stated in the file; the terms of the data owner apply",
         },
     )
+
+
+def _later(content: bytes, *, name: str, what: dict, dry: float) -> np.ndarray:
+    with extra("h5py").File(io.BytesIO(content), "r") as file:
+        return _values(file[name][()], what, dry)
 
 
 def _values(stored: np.ndarray, what: dict, dry: float) -> np.ndarray:
@@ -205,15 +214,27 @@ def _moment(what, day: str, clock: str) -> datetime:
     return datetime.strptime(text(what[day]) + text(what[clock])[:6], "%Y%m%d%H%M%S")
 
 
-def _grid(where: dict, shape: tuple[int, ...]) -> Grid:
+def _grid(where: dict, shape: tuple[int, ...]) -> Grid | LatLonGrid:
     ny, nx = int(number(where["ysize"])), int(number(where["xsize"]))
     if shape != (ny, nx):
         raise ValueError(f"its array has the shape {shape}, its header says {(ny, nx)}")
     plane = text(where["projdef"])
     dx, dy = number(where["xscale"]), number(where["yscale"])
+    if extra("pyproj").CRS.from_user_input(plane).is_geographic:
+        return _lat_lon_grid(where, dx, dy, nx, ny)
     if "UL_x" in where and "UL_y" in where:
         return Grid(plane, number(where["UL_x"]), number(where["UL_y"]), dx, dy, nx=nx, ny=ny)
     # Corners are the outer corners of the corner pixels, stored in degrees: what is left below a centimetre
     # is rounding.
-    left, bottom = extra("pyproj").Proj(plane)(number(where["LL_lon"]), number(where["LL_lat"]))
-    return Grid(plane, round(left, 2), round(bottom, 2) + ny * dy, dx, dy, nx=nx, ny=ny)
+    corner = "LL" if "LL_lon" in where else "UL"
+    left, edge = extra("pyproj").Proj(plane)(number(where[f"{corner}_lon"]), number(where[f"{corner}_lat"]))
+    top = round(edge, 2) + (ny * dy if corner == "LL" else 0)
+    return Grid(plane, round(left, 2), top, dx, dy, nx=nx, ny=ny)
+
+
+def _lat_lon_grid(where: dict, dx: float, dy: float, nx: int, ny: int) -> LatLonGrid:
+    """Of a composite whose pixels are measured in degrees."""
+    left = number(where["LL_lon"] if "LL_lon" in where else where["UL_lon"])
+    top = number(where["UL_lat"]) if "UL_lat" in where else number(where["LL_lat"]) + ny * dy
+    lat, lon = top - (np.arange(ny) + 0.5) * dy, left + (np.arange(nx) + 0.5) * dx
+    return LatLonGrid(tuple(lat.round(9).tolist()), tuple(lon.round(9).tolist()))

@@ -57,7 +57,8 @@ def recurrent_task(
     for name, count in (("input_frames", input_frames), ("target_frames", target_frames)):
         if count < 1:
             raise ValueError(f"{name} is {count}: it must be at least 1")
-    return Task("forecast", input_frames=input_frames, quantity="rain_rate", grid_multiple=grid_multiple, trained=True)
+    quantity = SCALINGS[scaling].quantity
+    return Task("forecast", input_frames=input_frames, quantity=quantity, grid_multiple=grid_multiple, trained=True)
 
 
 class RecurrentForecaster(nn.Module):
