@@ -1,16 +1,18 @@
 """Does STLDM learn? Train a small one for some minutes, score its members on events that it never saw.
 
-    OMP_NUM_THREADS=1 python benchmarks/learn_stldm.py              # about half an hour on one CPU core
-    python benchmarks/learn_stldm.py --size small --steps 3000      # some hours; --size full is for a GPU
+    OMP_NUM_THREADS=1 python benchmarks/learn_stldm.py          # about an hour on one CPU core
+    python benchmarks/learn_stldm.py --steps 20000 --batch 8    # better with a GPU; --size full is for a GPU alone
 
-Training and test events are those of `learn.py`, 1 km and 5 minutes; of the latter the middle --grid cells. Members,
-first estimate, persistence and extrapolation forecast an hour from the same starts and are scored where the observation
-is finite and no forecast is NaN at any lead time. Counts, spectra and errors are summed over starts, events and members
-(each member a forecast of its own), ratios come last. The seam score is the mean absolute difference of neighbours
-across the edges of tiles over that elsewhere: 1 is no seam. It is taken of a forecast in tiles, of the same
-without tiles, of the difference of the two, and of tiles that were forecast one by one and put side by side, which is
-what a seam looks like. OUT has learn_stldm.csv, ranks.csv, seams.csv, the figures and the run folder `run`, which is
-resumed.
+The autoencoder is trained first, then translator and denoiser over it (strategy B of the paper's Table 3), then the
+denoiser with equal weights of all steps of the diffusion. Training and test events are those of `learn.py`, 1 km and 5
+minutes; of the latter the middle --grid cells. Members, first estimate, persistence and extrapolation forecast an hour
+from the same starts and are scored where the observation is finite and no forecast is NaN at any lead time. Counts,
+spectra and errors are summed over starts, events and members (each member a forecast of its own), ratios come last.
+The seam score is the mean absolute difference of neighbours across the edges of tiles over that elsewhere: 1 is no
+seam. It is taken of a forecast in tiles, of the same without tiles, of the difference of the two, and of tiles that
+were forecast one by one and put side by side, which is what a seam looks like. OUT has learn_stldm.csv,
+autoencoder.csv (the share of the observed power that is left after encoding and decoding), ranks.csv, seams.csv, the
+figures and a run folder for each stage, which are resumed.
 """
 
 import argparse
@@ -33,47 +35,65 @@ THRESHOLDS = [0.5, 2.0, 5.0]  # mm/h
 SCALES = [1, 16]
 WET = 0.1  # mm/h
 LATENT_CELL = 4  # cells
+BANDS = [(2.0, 4.0), BAND, (8.0, 16.0), (16.0, 64.0)]  # km
 FIRST_ESTIMATE = "first estimate"
 
 
 def train(options):
-    """The path of the trained weights."""
+    """The path of the trained weights: autoencoder, translator and denoiser over it, the denoiser again."""
+    weights = stage(
+        options,
+        "autoencoder",
+        steps=options.autoencoder_steps,
+        learning_rate=options.autoencoder_rate,
+        crop=options.autoencoder_crop,
+        warmup=100,
+        ema=0.98,
+    )
+    settings = {"steps": options.steps, "learning_rate": options.rate, "crop": options.crop}
+    weights = stage(options, "B", start=weights, warmup=60, ema=0.99, **settings)
+    settings |= {"steps": options.denoiser_steps, "learning_rate": options.denoiser_rate}
+    return stage(options, "A", "one", start=weights, warmup=10, ema=0.97, **settings)
+
+
+def stage(options, strategy, diffusion_weight="abar", *, steps, **settings):
+    """The path of the weights after one stage of the training, which is resumed where it was begun."""
     began, cpu = time.perf_counter(), time.process_time()
+    folder = options.out / strategy
     model = xnowcast.train(
         "stldm",
         training_data(options.data),
-        out=options.out / "run",
+        out=folder,
         resume=True,
-        steps=options.steps,
+        steps=steps,
         batch_size=options.batch,
-        crop=options.crop,
-        learning_rate=options.rate,
-        warmup=options.steps // 20,
         schedule="cosine",
         optimizer="adamw",
         clip=1.0,
-        ema=options.ema,
         keep="last",
         rain_preference=options.rain_preference,
         precision=options.precision,
         device=options.device,
-        validate_every=max(1, options.steps // 8),
+        validate_every=max(1, steps // 8),
         seed=options.seed,
         size=options.size,
         input_frames=5,
         target_frames=STEPS,
+        model_options={"strategy": strategy, "diffusion_weight": diffusion_weight},
         progress=False,
+        **settings,
     )
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {options.steps} steps in "
-        f"{time.perf_counter() - began:.0f} s ({time.process_time() - cpu:.0f} CPU s)",
+        f"strategy {strategy}: {trained:,} parameters, {steps} steps in {time.perf_counter() - began:.0f} s "
+        f"({time.process_time() - cpu:.0f} CPU s)",
         flush=True,
     )
-    return str(options.out / "run" / "model.safetensors")
+    return str(folder / "model.safetensors")
 
 
 def stldm(rain, weights, options, starts, **more):
-    more = {"tile": options.tile, "seed": options.seed, "device": options.device} | more
+    more = {"seed": options.seed, "device": options.device} | more
     return rain.nowcast.forecast("stldm", weights=weights, steps=STEPS, init_times=starts, **more).load()
 
 
@@ -161,6 +181,21 @@ def rank_table(sums):
     return pd.DataFrame(table.values, pd.Index(minutes, name="minutes"), table["rank"].values)
 
 
+def autoencoder_table(weights, options):
+    """Share of the observed power that is left after encoding and decoding, and the mean error, by test event."""
+    model, rows = xnowcast.load(weights), {}
+    for name, rain, _ in test_events(options.data, options.grid, options.starts):
+        rain = rain[:: rain.sizes["time"] // 6].fillna(0.0)
+        with torch.inference_mode():
+            frames = model.transform(torch.from_numpy(rain.values)[:, None])
+            decoded = model.autoencoder.decode(model.autoencoder.encode(frames)[0])
+        back = rain.copy(data=model.transform.inverse(decoded)[:, 0].numpy())
+        ratio = verify.spectral_ratio(rain, back, bands=BANDS, dim="time").values
+        rows[name] = {f"power {a:g}-{b:g} km": value for (a, b), value in zip(BANDS, ratio, strict=True)}
+        rows[name] |= {"MAE": float(abs(back - rain).mean()), "mean": float(rain.mean())}
+    return pd.DataFrame(rows).T
+
+
 # ---------------------------------------------------------------- seams
 
 
@@ -179,41 +214,42 @@ def seam_score(field, edges):
     return float(np.nanmean(np.concatenate(across)) / np.nanmean(np.concatenate(elsewhere)))
 
 
-def side_by_side(rain, weights, options, start):
+def side_by_side(rain, weights, options, start, tile):
     """Every tile forecast by itself, without overlap."""
     y, x = rain.dims[-2:]
     rows = []
-    for top in range(0, options.grid, options.tile):
+    for top in range(0, rain.sizes[y], tile):
         parts = [
-            rain.isel({y: slice(top, top + options.tile), x: slice(left, left + options.tile)})
-            for left in range(0, options.grid, options.tile)
+            rain.isel({y: slice(top, top + tile), x: slice(left, left + tile)})
+            for left in range(0, rain.sizes[x], tile)
         ]
         rows.append(xr.concat([ensemble(part, weights, options, start, members=2) for part in parts], dim=x))
     return xr.concat(rows, dim=y)
 
 
-def tile_edges(weights, options):
+def tile_edges(model, size):
     """First and last cells of tiles, and where their weights begin to rise and end to fall."""
-    model = xnowcast.load(weights)
     multiple = model.task.grid_multiple
-    overlap = max(multiple, options.tile // 4 // multiple * multiple)
+    overlap = max(multiple, model.tile // 4 // multiple * multiple)
     margin = overlap // 4
-    windows = tile_windows((options.grid, options.grid), tile=options.tile, overlap=overlap, multiple=multiple)
+    windows = tile_windows((size, size), tile=model.tile, overlap=overlap, multiple=multiple)
     starts = {window.left for window in windows} - {0}
-    ends = {window.left + window.width for window in windows} - {options.grid}
+    ends = {window.left + window.width for window in windows} - {size}
     inner = {start + margin for start in starts} | {end - margin for end in ends}
     return sorted(starts | ends | inner)
 
 
 def seams(weights, options):
-    """Seam scores, power and error by kind of forecast, two members of the middle start of the first test event."""
-    _, rain, starts = next(iter(test_events(options.data, options.grid, options.starts)))
+    """Seam scores, power and error by kind of forecast: two members from one start of an event, on 2 x 2 tiles."""
+    model = xnowcast.load(weights)
+    size = 2 * model.tile
+    _, rain, starts = next(iter(test_events(options.data, size, options.starts)))
     start = starts[len(starts) // 2]
-    whole = ensemble(rain, weights, options, start, members=2, tile=-(-options.grid // 64) * 64)
+    whole = ensemble(rain, weights, options, start, members=2, tile=size)
     tiled = ensemble(rain, weights, options, start, members=2)
-    apart = side_by_side(rain, weights, options, start)
+    apart = side_by_side(rain, weights, options, start, model.tile)
     observations = verify.align_observations(rain, whole)
-    edges, borders = tile_edges(weights, options), list(range(options.tile, options.grid, options.tile))
+    edges, borders = tile_edges(model, size), [model.tile]
     fields = {
         "in tiles": (tiled, edges),
         "without tiles": (whole, edges),
@@ -223,10 +259,9 @@ def seams(weights, options):
         "without tiles, at these borders": (whole, borders),
     }
     table = pd.DataFrame({"seam score": {name: seam_score(f.values, where) for name, (f, where) in fields.items()}})
-    bands = [(2.0, 4.0), BAND, (8.0, 16.0), (16.0, 64.0)]
     for name, forecast in {"in tiles": tiled, "without tiles": whole, "tiles side by side": apart}.items():
-        ratio = verify.spectral_ratio(observations, forecast, bands=bands, dim=["init_time", "member", "lead_time"])
-        for band, value in zip(bands, ratio.values.ravel(), strict=True):
+        ratio = verify.spectral_ratio(observations, forecast, bands=BANDS, dim=["init_time", "member", "lead_time"])
+        for band, value in zip(BANDS, ratio.values.ravel(), strict=True):
             table.loc[name, f"power {band[0]:g}-{band[1]:g} km"] = value
         table.loc[name, "MAE"] = float(verify.mae(observations, forecast))
     maps = {"without tiles": whole, "in tiles": tiled, "tiles side by side": apart}
@@ -298,15 +333,14 @@ def score_figure(tables, path):
     plt.close(figure)
 
 
-def loss_figure(folder, path):
-    metrics = pd.read_csv(folder / "metrics.csv").set_index("step")
-    parts = ["reconstruction", "constraint", "diffusion", "validation"]
-    figure, axes = plt.subplots(1, len(parts), figsize=(13, 3), layout="constrained")
-    for axis, part in zip(axes, parts, strict=True):
-        values = metrics[part].dropna()
+def loss_figure(options, path):
+    panels = [("reconstruction", "autoencoder"), ("constraint", "B"), ("diffusion", "B"), ("diffusion", "A")]
+    figure, axes = plt.subplots(1, len(panels), figsize=(13, 3), layout="constrained")
+    for axis, (part, stage) in zip(axes, panels, strict=True):
+        values = pd.read_csv(options.out / stage / "metrics.csv").set_index("step")[part].dropna()
         axis.plot(values.index, values, color="0.8")
         axis.plot(values.index, values.rolling(9 if len(values) > 50 else 1, min_periods=1).mean())
-        axis.set(title=part, xlabel="step", yscale="linear" if part == "diffusion" else "log")
+        axis.set(title=part, xlabel=f"step of stage {stage}", yscale="linear" if part == "diffusion" else "log")
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
@@ -319,10 +353,9 @@ def seam_figure(maps, path):
     plt.close(figure)
 
 
-def figures(options, tables, ranks, maps, shown):
-    loss_figure(options.out / "run", options.out / "losses.png")
+def figures(options, tables, ranks, shown):
+    loss_figure(options, options.out / "losses.png")
     score_figure(tables, options.out / "scores.png")
-    seam_figure(maps, options.out / "seams.png")
     shares = xr.DataArray(ranks, dims=("minutes", "rank"))
     by_name = {f"{m} min": shares.sel(minutes=m, drop=True) for m in (5, 15, 30, 60)}
     xnowcast.plot.plot_rank_histogram(by_name, path=options.out / "ranks.png")
@@ -335,28 +368,37 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/learn_stldm"), help="what is there is resumed")
-    parser.add_argument("--size", default="tiny", choices=["tiny", "small", "full"])
-    parser.add_argument("--steps", type=int, default=1000, help="of the training")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--crop", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--ema", type=float, default=0.99)
-    parser.add_argument("--rain-preference", type=float, default=0.9)
-    parser.add_argument("--precision", default="32", help="of the training")
+    parser.add_argument("--size", default="small", choices=["tiny", "small", "full"])
+    parser.add_argument("--steps", type=int, default=530, help="of the second stage")
+    parser.add_argument("--denoiser-steps", type=int, default=160, help="of the third stage")
+    parser.add_argument("--denoiser-rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--crop", type=int, default=96)
+    parser.add_argument("--autoencoder-steps", type=int, default=2000, help="of the first stage")
+    parser.add_argument("--autoencoder-rate", type=float, default=3e-3)
+    parser.add_argument("--autoencoder-crop", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rain-preference", type=float, default=0.3)
+    parser.add_argument("--precision", default="bf16", help="of the training")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--grid", type=int, default=192, help="cells of the test events; a multiple of 64")
+    parser.add_argument("--grid", type=int, default=160, help="cells of the test events along y and x")
     parser.add_argument("--starts", type=int, default=2, help="per test event")
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--sampling-steps", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--tile", type=int, default=64, help="cells; the crop of the training is best")
+    parser.add_argument("--train-only", action="store_true", help="score nothing")
     options = parser.parse_args()
     if not options.data.is_dir():
         raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = train(options)
+    if options.train_only:
+        return
+    through = autoencoder_table(weights, options)
+    through.to_csv(options.out / "autoencoder.csv")
+    print(through.round(3).to_string())
     sums, shown = added_up(weights, options)
     tables = {system: scores_of(of_system) for system, of_system in sums.items()}
     frame = pd.concat(tables, names=["system"])
@@ -365,10 +407,11 @@ def main():
     ranks = rank_table(sums["members"])
     ranks.to_csv(options.out / "ranks.csv")
     print(ranks.loc[[5, 15, 30, 60]].round(3).to_string())
+    figures(options, tables, ranks, shown)
     seam_table, maps = seams(weights, options)
     seam_table.to_csv(options.out / "seams.csv")
     print(seam_table.round(3).to_string())
-    figures(options, tables, ranks, maps, shown)
+    seam_figure(maps, options.out / "seams.png")
 
 
 if __name__ == "__main__":

@@ -524,6 +524,28 @@ def test_guidance_without_a_difference_changes_nothing():
     torch.testing.assert_close(guided(denoise, denoise, 5.0)(x, 4), denoise(x, 4))
 
 
+def guided_samples(weight, variance):
+    """Samples where the condition says N(1, variance), and nothing else is known than N(0, 1)."""
+    schedule = linear_schedule(200)
+    aware = gaussian(schedule, torch.tensor(1.0), torch.tensor(variance))
+    unaware = gaussian(schedule, torch.tensor(0.0), torch.tensor(1.0))
+    start = Noise([np.random.Generator(np.random.Philox(4))]).normal(20_000)
+    return ddim(guided(aware, unaware, weight), start, schedule, evenly_spaced_steps(200, 100), None)
+
+
+def test_guidance_moves_samples_away_from_what_is_likely_without_the_condition():
+    """Of equal variances the scores differ by a shift alone, and N(1 + w, 1) is what is sampled."""
+    for weight in (0.0, 0.5, 2.0):
+        samples = guided_samples(weight, 1.0)
+        assert float(samples.mean()) == pytest.approx(1 + weight, abs=0.03)
+        assert float(samples.var()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_guidance_makes_samples_more_alike_where_the_condition_does():
+    spread = [float(guided_samples(weight, 0.25).std()) for weight in (0.0, 1.0, 3.0)]
+    assert spread[0] == pytest.approx(0.5, abs=0.02) and spread[0] > 1.1 * spread[1] > 1.2 * spread[2]
+
+
 @pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])
 def test_impossible_guidance_is_refused(weight):
     with pytest.raises(ValueError, match="guidance"):

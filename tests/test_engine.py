@@ -1,6 +1,7 @@
 """Members and batches are themselves wherever they are computed; building a graph computes nothing."""
 
 import time
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -248,9 +249,24 @@ def test_a_batch_that_does_not_fit_names_what_to_try(radar):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             raise RuntimeError("something else")
 
-    with pytest.raises(MemoryError, match=r"a batch of 10 samples of 24 x 32 cells .* try batch_size=5 or tile=64"):
+    with pytest.raises(MemoryError, match=r"a batch of 10 samples of 24 x 32 cells .* try batch_size=5 or tile=16"):
         radar.nowcast.forecast(Greedy(), init_times="all", steps=1)
-    with pytest.raises(MemoryError, match=r"a batch of 1 samples of 24 x 32 cells .* try tile=64"):
+    with pytest.raises(MemoryError, match=r"a batch of 1 samples of 24 x 32 cells .* try tile=16"):
         radar.nowcast.forecast(Greedy(), steps=1)
     with pytest.raises(RuntimeError, match="something else"):
         radar.isel(x=slice(16)).nowcast.forecast(Greedy(), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("tile", "multiple", "overlap", "advice"),
+    [
+        (512, 64, 0, "tile=256"),
+        (512, 48, 0, "tile=240"),  # what the network divides
+        (None, 64, 0, "tile=320"),  # half of the grid where there were no tiles
+        (128, 64, 0, ""),  # models take no less than twice their multiple
+        (128, 16, 64, ""),  # nor what is no more than the overlap
+    ],
+)
+def test_the_tile_that_is_named_is_one_that_the_model_takes(tile, multiple, overlap, advice):
+    model = SimpleNamespace(task=Task("forecast", input_frames=1, grid_multiple=multiple), tile=tile, overlap=overlap)
+    assert engine.workers._smaller_tile(model, (640, 710)) == advice

@@ -1,10 +1,13 @@
 """STLDM: the network of the paper, its members, its loss, and that it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference_stldm as reference
 import torch
 
+import xnowcast
 from xnowcast import engine, models, weights
 from xnowcast.models.base import ForecastModel, TrainableModel, TrainingBatch
 from xnowcast.models.stldm import STLDM, STRATEGIES
@@ -198,21 +201,34 @@ def test_all_options_are_declared_with_the_same_defaults():
     [
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": "strong"}, "guidance is 'strong'; it must be 0"),
+        ({"guidance": None}, "guidance is None"),
         ({"sampling_steps": 0}, "sampling_steps is 0"),
         ({"sampling_steps": 51}, "the training had 50"),
+        ({"sampling_steps": 2.5}, "sampling_steps is 2.5: it must be a whole number of 1 or more"),
+        ({"sampling_steps": "20"}, "sampling_steps is '20'"),
+        ({"sampler": ["ddim"]}, "sampler is \\['ddim'\\]"),
+        ({"sampled_condition": "no"}, "sampled_condition is 'no': choose one of False, True"),
+        ({"return_first_estimate": "yes"}, "return_first_estimate is 'yes'"),
         ({"sampler": "euler"}, "'ddpm', 'ddim', 'dpm\\+\\+2m', 'heun'"),
         ({"size": "huge"}, "'full', 'small', 'tiny'"),
         ({"strategy": "D"}, "strategy is 'D'"),
+        ({"diffusion_weight": "snr"}, "diffusion_weight is 'snr'"),
         ({"precision": "float16"}, "precision is 'float16'"),
         ({"temporal_norm": "space"}, "temporal_norm is 'space'"),
         ({"scaling": "log"}, "scaling is 'log'"),
         ({"input_frames": 0}, "input_frames is 0"),
+        ({"input_frames": 4.0}, "input_frames is 4.0"),
         ({"target_frames": -1}, "target_frames is -1"),
         ({"diffusion_steps": 0}, "diffusion_steps is 0"),
         ({"condition_dropout": 1.5}, "share between 0 and 1"),
+        ({"condition_dropout": "often"}, "condition_dropout is 'often'"),
         ({"condition_kl": -1.0}, "weight of 0 or more"),
+        ({"condition_kl": float("nan")}, "condition_kl is nan"),
         ({"tile": 100}, "multiple of 64"),
         ({"tile": 64}, "at least 128"),
+        ({"tile": 256.0}, "tile is 256.0"),
+        ({"tile": "auto"}, "tile is 'auto'"),
     ],
 )
 def test_an_option_out_of_range_is_refused_before_anything_is_built(options, message):
@@ -339,7 +355,7 @@ def test_a_large_grid_is_denoised_in_tiles_with_one_noise_field():
     assert set(seen) == {(8, 8)} and forecast.shape == (2, 4, 1, 64, 96) and torch.isfinite(forecast).all()
     alone = model.forecast(frames, frames >= 0, 4, noise([1]))
     torch.testing.assert_close(alone, forecast[1:], atol=1e-5, rtol=1e-5)
-    whole = [tiny(tile=tile).forecast(frames, frames >= 0, 4, noise([0])) for tile in (96, 512)]
+    whole = [tiny(tile=tile).forecast(frames, frames >= 0, 4, noise([0])) for tile in (96, None)]
     torch.testing.assert_close(*whole, rtol=0, atol=0)
 
 
@@ -357,8 +373,33 @@ def test_the_first_estimate_of_a_large_grid_is_made_in_tiles_too():
     in_tiles, _ = model._translate(latent)
     torch.testing.assert_close(in_tiles[..., :4, :4], of_tile[..., :4, :4])  # cells that are in no other tile
     assert not torch.allclose(in_tiles, of_grid, atol=1e-3)
-    model.tile = 96
-    torch.testing.assert_close(model._translate(latent)[0], of_grid)
+    torch.testing.assert_close(tiny(tile=96)._translate(latent)[0], of_grid)
+
+
+def test_tiles_are_those_of_the_training_unless_others_are_asked_for(tmp_path):
+    path = tmp_path / "stldm.safetensors"
+    model = tiny()
+    assert model.tile == 512  # an untrained network knows of none
+    weights.save(path, model, system="stldm", options={"size": "tiny"})
+    assert weights.load(path).tile == 512  # weights from before crops were told
+    model.task = replace(model.task, crop=48)
+    assert model.tile == 48
+    weights.save(path, model, system="stldm", options={"size": "tiny"})
+    assert weights.load(path).tile == 48 and weights.load(path, tile=64).tile == 64
+    model.task = replace(model.task, crop=16)
+    assert model.tile == 32  # a tile and its overlap take two multiples of the grid
+
+
+def test_a_forecast_uses_the_tiles_of_the_training(tmp_path):
+    model, path = tiny(), str(tmp_path / "stldm.safetensors")
+    model.task = replace(model.task, crop=48)
+    weights.save(path, model, system="stldm", options={"size": "tiny"})
+    radar = xnowcast.datasets.synthetic_radar(frames=4, shape=(48, 96), coverage=False)
+    own, same, whole = (
+        radar.nowcast.forecast("stldm", weights=path, steps=1, return_first_estimate=True, **options)
+        for options in ({}, {"tile": 48}, {"tile": 96})
+    )
+    assert own.equals(same) and not own.equals(whole)
 
 
 # ---------------------------------------------------------------- loss
@@ -412,6 +453,17 @@ def test_the_total_is_the_weighted_sum():
         {"kl": 1e-6, "condition_kl": 0, "constraint": 0}.get(n, 1.0) * float(p) for n, p in free.parts.items()
     )
     assert float(free.total) == pytest.approx(without, rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_error_of_a_step_is_weighted_by_its_abar_or_not_at_all():
+    losses = {}
+    for weight in ("abar", "one"):
+        model = tiny(diffusion_weight=weight, diffusion_steps=1, sampling_steps=1, condition_dropout=0.0)
+        torch.manual_seed(3)
+        losses[weight] = float(model.loss(training_batch(), progress=0.0).parts["diffusion"])
+    assert losses["abar"] == pytest.approx(float(model.schedule.abar[0]) * losses["one"], rel=1e-4)
+    assert losses["abar"] < 0.99 * losses["one"]
 
 
 def test_the_prior_by_hand():
@@ -537,6 +589,21 @@ def test_members_of_a_trained_model_spread_and_their_mean_is_a_forecast(learnt):
     assert float(error) < float(frames[:, 4:].square().mean())  # better than no rain at all
 
 
+def test_members_follow_their_own_past_and_guidance_holds_them_to_it(learnt):
+    batch = training_batch(10**6, b=4)
+    frames = learnt.transform(batch.rain)
+    spread, own, others = [], [], []
+    for guidance in (0.0, 1.0, 3.0):
+        learnt.guidance = guidance
+        members = learnt.forecast(frames[:, :4], batch.observed[:, :4], 4, noise([0, 1] * 4)).unflatten(0, (4, 2))
+        spread.append(float(members.std(1).mean()))
+        own.append(float((members.mean(1) - frames[:, 4:]).square().mean()))
+        others.append(float((members.mean(1) - frames[:, 4:].roll(1, 0)).square().mean()))
+    learnt.guidance = 1.0
+    assert all(a < 0.9 * b for a, b in zip(own, others, strict=True))
+    assert spread[0] > spread[1] > spread[2] and own[0] > own[1] > own[2]
+
+
 # ---------------------------------------------------------------- in the package
 
 
@@ -551,6 +618,21 @@ def test_weights_keep_the_network_and_free_the_sampler(tmp_path, radar, learnt):
     assert "member" not in first.rain.dims
     with pytest.raises(ValueError, match="target_frames"):
         radar.nowcast.forecast("stldm", weights=str(path), target_frames=5)
+
+
+def test_the_autoencoder_is_trained_first_and_kept_by_what_is_trained_over_it(tmp_path):
+    radar = xnowcast.datasets.synthetic_radar(frames=12, shape=(48, 48), coverage=False)
+    common = {"steps": 2, "crop": 32, "batch_size": 1, "validation": 0, "pictures_every": 0, "progress": False}
+    common |= {"size": "tiny", "target_frames": 2}
+    first = tmp_path / "autoencoder"
+    xnowcast.train("stldm", radar, out=first, model_options={"strategy": "autoencoder"}, **common)
+    model = xnowcast.train("stldm", radar, start=first, model_options={"strategy": "B"}, **common)
+    before, after = weights.load(first).state_dict(), model.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith("autoencoder.")} <= same
+    assert any(name.startswith("translator.") for name in before.keys() - same)
+    with pytest.raises(ValueError, match=r"model_options={'strategy': 'autoencoder'}"):
+        xnowcast.train("stldm", radar, strategy="autoencoder", **common)
 
 
 def test_grids_that_the_network_does_not_divide_are_padded(learnt):

@@ -221,7 +221,7 @@ def test_a_card_from_a_later_version_is_read(saved):
 def contracted(tmp_path):
     """Weights of a model that was trained at 5 minutes and 1 km."""
     model = Blur(**OPTIONS)
-    model.task = replace(model.task, step=timedelta(minutes=5), spacing=1000.0)
+    model.task = replace(model.task, step=timedelta(minutes=5), spacing=1000.0, crop=96)
     weights.save(tmp_path / "blur.safetensors", model, system="blur", options=OPTIONS)
     return str(tmp_path / "blur.safetensors")
 
@@ -233,9 +233,17 @@ def on_grid(radar, spacing):
 
 def test_the_contract_of_the_training_comes_back(contracted):
     task = weights.load(contracted).task
-    assert (task.step, task.spacing, task.max_steps) == (timedelta(minutes=5), 1000.0, 4)
+    assert (task.step, task.spacing, task.crop, task.max_steps) == (timedelta(minutes=5), 1000.0, 96, 4)
     assert weights.read_card(contracted).task == task
-    assert "a step of 0:05:00" in weights.card(contracted).reads and "at 1 km" in weights.card(contracted).reads
+    assert "a step of 0:05:00" in weights.card(contracted).reads
+    assert "at 1 km, learnt from 96 x 96" in weights.card(contracted).reads
+
+
+def test_weights_from_before_crops_were_told_are_read(tmp_path):
+    model = Blur(**OPTIONS)
+    card = weights.save(tmp_path / "blur.safetensors", model, system="blur", options=OPTIONS)
+    assert "crop" not in card.contract
+    assert weights.load(tmp_path / "blur.safetensors").task.crop is None
 
 
 def test_data_that_keep_the_contract_run(contracted, radar):

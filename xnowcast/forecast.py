@@ -1,16 +1,18 @@
 """The verb `forecast`, on one page: field -> windows -> engine -> CF dataset."""
 
 from collections.abc import Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from xnowcast import cf, planning, windows
 from xnowcast.cf import Field, T_Xarray
 
 if TYPE_CHECKING:
+    from xnowcast.engine import ForecastPlan
     from xnowcast.models.base import ForecastModel, Task
 
 
@@ -95,6 +97,125 @@ def forecast(
     """
     from xnowcast import engine  # torch comes with it; who only opens files need not wait for that
 
+    ready = prepare(
+        obj,
+        model,
+        lead_time=lead_time,
+        steps=steps,
+        members=members,
+        seed=seed,
+        variable=variable,
+        zr=zr,
+        on_mismatch=on_mismatch,
+        weights=weights,
+        device=device,
+        batch_size=batch_size,
+        options=options,
+    )
+    chosen = windows.input_windows(ready.axis, ready.task.input_frames, init_times, on_gap=on_gap)
+    _check_values(ready.field, chosen)
+    data, used = _frames(ready.field, chosen)
+    result = ready.label(ready.run(data, used), obj, used.init_times, _skipped(chosen))
+    if ready.field.array.chunks is not None:
+        return result
+    with engine.progress_bar(progress):
+        return result.compute()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A forecast that has been checked and has not begun: what `forecast` runs at once and archives in batches.
+
+    Attributes
+    ----------
+    field : Field
+    recipe : ModelRecipe or ForecastModel
+    task : Task
+    axis : TimeAxis
+    plan : ForecastPlan
+    members : range or None
+        Numbers of the members; None for a deterministic model.
+    batch_size : int or None
+    options : dict
+        The model's own options.
+    """
+
+    field: Field
+    recipe: Any
+    task: "Task"
+    axis: windows.TimeAxis
+    plan: "ForecastPlan"
+    members: range | None
+    batch_size: int | None
+    options: dict[str, Any]
+
+    def run(self, data: Any, chosen: windows.Windows) -> Any:
+        """Lazy forecasts ``(*extra, init_time, [member], lead_time, y, x)`` in the user's units, rows and columns.
+
+        ``data`` is a dask array ``(*extra, time, y, x)`` with the first row in the north, in which ``chosen`` counts.
+        """
+        from xnowcast import engine
+
+        values = engine.forecast_array(
+            data,
+            self.recipe,
+            self.plan,
+            windows=chosen,
+            members=self.members,
+            extra_labels=[planning.labels(self.field.array, d) for d in self.field.extra],
+            batch_size=self.batch_size,
+        )
+        return planning.user_orientation(values, self.field)
+
+    def label(self, values: Any, obj: T_Xarray, init_times: np.ndarray, attrs: dict[str, Any]) -> T_Xarray:
+        """Such forecasts as the CF object that the user gets; ``obj`` is what the user gave."""
+        seed = self.plan.seed if self.task.stochastic else None
+        return cf.label_forecast(
+            values,
+            self.field,
+            obj,
+            init_times=init_times,
+            lead_times=np.arange(1, self.plan.steps + 1) * self.axis.step,
+            members=self.members,
+            attrs=planning.provenance(self.recipe, self.options, seed) | attrs,
+            history=f"xnowcast forecast with {planning.model_name(self.recipe)}",
+        )
+
+
+def prepare(
+    obj: xr.Dataset | xr.DataArray,
+    model: "str | ForecastModel",
+    *,
+    lead_time: str | timedelta | np.timedelta64 | None,
+    steps: int | None,
+    members: int | None,
+    seed: int,
+    variable: Hashable | None,
+    zr: tuple[float, float] | None,
+    on_mismatch: planning.OnMismatch,
+    weights: str | None,
+    device: str,
+    batch_size: int | None,
+    options: dict[str, Any],
+) -> Prepared:
+    """Everything of `forecast` that can be checked without reading a frame or a weight.
+
+    Parameters
+    ----------
+    obj, model, lead_time, steps, members, seed, variable, zr, on_mismatch, weights, device, batch_size, options
+        As for `forecast`.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    ValueError
+        As `forecast`.
+    """
+    from xnowcast import engine
+
     field = cf.find_field(obj, variable, zr=zr)
     recipe, task = planning.plan_model(forecast, model, weights, options)
     axis = windows.time_axis(field.array, field.time)
@@ -105,35 +226,8 @@ def forecast(
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)
     numbers = planning.member_numbers(task, recipe, members)
     engine.choose_device(device)
-    chosen = windows.input_windows(axis, task.input_frames, init_times, on_gap=on_gap)
-    _check_values(field, chosen)
-
-    lazy = field.array.chunks is not None
-    data, chosen = _frames(field, chosen)
     plan = engine.ForecastPlan(task, count, seed, device, field.conversion)
-    values = engine.forecast_array(
-        data,
-        recipe,
-        plan,
-        windows=chosen,
-        members=numbers,
-        extra_labels=[planning.labels(field.array, d) for d in field.extra],
-        batch_size=batch_size,
-    )
-    result = cf.label_forecast(
-        planning.user_orientation(values, field),
-        field,
-        obj,
-        init_times=chosen.init_times,
-        lead_times=np.arange(1, count + 1) * axis.step,
-        members=numbers,
-        attrs=planning.provenance(recipe, options, seed if task.stochastic else None) | _skipped(chosen),
-        history=f"xnowcast forecast with {planning.model_name(recipe)}",
-    )
-    if lazy:
-        return result
-    with engine.progress_bar(progress):
-        return result.compute()
+    return Prepared(field, recipe, task, axis, plan, numbers, batch_size, options)
 
 
 def _check_forecast(field: Field, task: "Task", recipe: Any, steps: int) -> None:
@@ -145,7 +239,8 @@ def _check_forecast(field: Field, task: "Task", recipe: Any, steps: int) -> None
         )
     if task.max_steps is not None and steps > task.max_steps:
         raise ValueError(
-            f"{planning.model_name(recipe)!r} forecasts up to {task.max_steps} steps; {steps} were asked for"
+            f"{planning.model_name(recipe)!r} forecasts up to {task.max_steps} steps; {steps} were asked for: "
+            f"pass steps={task.max_steps} or fewer"
         )
 
 

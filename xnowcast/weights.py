@@ -46,7 +46,7 @@ class ModelCard:
         Hash of the tensors; empty for a system that needs none.
     contract : dict
         What the weights add to the system's own task: ``step`` in seconds and ``spacing`` in metres of the data
-        that they were trained on.
+        that they were trained on, and the height and width in cells of their crops, ``crop``.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class ModelCard:
 
     @property
     def task(self) -> "Task":
-        """What the model reads and gives: its system's task, on the step and the grid that its weights know."""
+        """What the model reads and gives: its system's task, with the step, grid and crops that its weights know."""
         from xnowcast import models
 
         declared = models.declare(self.system, **self.options)
@@ -77,6 +77,7 @@ class ModelCard:
             declared,
             step=declared.step if seconds is None else timedelta(seconds=seconds),
             spacing=declared.spacing if spacing is None else spacing,
+            crop=self.contract.get("crop", declared.crop),
         )
 
     def _rows(self) -> list[tuple[str, str]]:
@@ -155,7 +156,8 @@ def _in_words(task: Any) -> str:
     step = "any step" if task.step is None else f"a step of {task.step}"
     grid = f"grids of {task.min_grid} x {task.min_grid} cells or more"
     spacing = "" if task.spacing is None else f" at {task.spacing / 1000:.3g} km"
-    return f"{frames} of {quantity}, {step}, {grid}{spacing}"
+    crop = "" if task.crop is None else f", learnt from {task.crop} x {task.crop}"
+    return f"{frames} of {quantity}, {step}, {grid}{spacing}{crop}"
 
 
 def _summary(model_class: type) -> str:
@@ -216,7 +218,7 @@ def save(
     path : str or pathlib.Path
         Ends in ``.safetensors``. Replaced whole, never left half written.
     model : torch.nn.Module
-        With a `task`; its step and grid spacing become the card's contract.
+        With a `task`; its step, grid spacing and crop become the card's contract.
     system : str
         Its name in the registry.
     options : mapping, optional
@@ -292,7 +294,7 @@ def describe(model: Any, *, system: str, options: Mapping[str, Any] | None = Non
 
 
 def _contract(task: "Task") -> dict[str, Any]:
-    known = {"step": task.step and task.step.total_seconds(), "spacing": task.spacing}
+    known = {"step": task.step and task.step.total_seconds(), "spacing": task.spacing, "crop": task.crop}
     return {name: value for name, value in known.items() if value is not None}
 
 

@@ -1,5 +1,7 @@
 """Guidance: two denoisers, one that knows a condition and one that does not, as one that leans on it."""
 
+from numbers import Real
+
 from torch import Tensor
 
 from xnowcast.diffusion.samplers import Denoise
@@ -59,7 +61,7 @@ def check_guidance(weight: float) -> None:
     Raises
     ------
     ValueError
-        If ``weight`` is below 0 or not finite.
+        If ``weight`` is no number, below 0 or not finite.
     """
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"guidance is {weight}; it must be 0 (none) or more, 1 is usual")
+    if not isinstance(weight, Real) or not 0 <= weight < float("inf"):
+        raise ValueError(f"guidance is {weight!r}; it must be 0 (none) or more, 1 is usual")

@@ -43,6 +43,9 @@ class ModelNode:
     model: Any
 
 
+torch_threads: int | None = None
+"""Torch threads of this process, set by whoever shares out the cores; None leaves it to the kind of process."""
+
 _MODELS: dict[tuple[Any, torch.device], Any] = {}
 _MODELS_LOCK = threading.Lock()
 _DEVICE_LOCKS: dict[torch.device, threading.Lock] = {}
@@ -139,18 +142,26 @@ def memory_explained(model: Any, samples: int, shape: tuple[int, ...]) -> Iterat
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
             raise
         fewer = f"batch_size={samples // 2}" if samples > 1 else ""
-        tile = f"tile={max(64, min(shape[-2:]) // 2)}" if hasattr(model, "tile") else ""
-        advice = " or ".join(filter(None, (fewer, tile))) or "a smaller part of the grid"
+        advice = " or ".join(filter(None, (fewer, _smaller_tile(model, shape)))) or "a smaller part of the grid"
         size = " x ".join(map(str, shape[-2:]))
         raise MemoryError(
             f"a batch of {samples} samples of {size} cells does not fit into memory: try {advice}"
         ) from error
 
 
+def _smaller_tile(model: Any, shape: tuple[int, ...]) -> str:
+    """Half of the model's tiles, or of the grid where that is smaller, as it may be asked for; "" where it may not."""
+    if not hasattr(model, "tile"):
+        return ""
+    multiple = model.task.grid_multiple
+    half = min(model.tile or max(shape[-2:]), max(shape[-2:])) // 2 // multiple * multiple
+    return f"tile={half}" if half >= 2 * multiple and half > getattr(model, "overlap", 0) else ""
+
+
 def _torch_threads() -> int | None:
     """Torch threads for a process that shares the machine with sibling workers; None leaves torch alone."""
-    if multiprocessing.parent_process() is None:
-        return None
+    if torch_threads is not None or multiprocessing.parent_process() is None:
+        return torch_threads
     if "distributed" in sys.modules:
         try:
             return int(sys.modules["distributed"].get_worker().state.nthreads)

@@ -1,8 +1,10 @@
 """STLDM, the system: what it declares, how it forecasts and what it minimises."""
 
+import math
 from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -32,6 +34,9 @@ from xnowcast.transforms import SCALINGS
 
 KL_WEIGHT = 1e-6
 """Of the divergence of the latent frames; it appears in the published code alone."""
+
+DEFAULT_TILE = 512
+"""Cells; for weights that do not tell what they were trained on."""
 
 CELLS_AT_ONCE = {"cpu": 2**16}
 MOST_CELLS_AT_ONCE = 2**20
@@ -100,6 +105,9 @@ class STLDM(nn.Module):
         Weight of term C, the divergence of the first estimate; the published code leaves it out.
     condition_dropout : float
         Share of batches that are trained without the condition, for guidance.
+    diffusion_weight : {"abar", "one"}
+        Weight of the error of v at each step. The paper's abar has next to none where there is much noise, which is
+        where the place of the rain is decided; with "one" a short training learns that sooner.
     sampling_steps : int
         Steps of the sampler, 1 to ``diffusion_steps``.
     sampler : {"ddim", "ddpm", "dpm++2m", "heun"}
@@ -112,9 +120,9 @@ class STLDM(nn.Module):
         True draws the latent frames of the past for each member, as the published code does; False takes their mean.
     precision : {"float32", "bfloat16"}
         Of the denoiser.
-    tile : int
-        Grids wider or higher than this many cells are translated and denoised in overlapping tiles. Best is the grid
-        that the network was trained on.
+    tile : int, optional
+        Grids wider or higher than this many cells are translated and denoised in overlapping tiles. By default those
+        of the training, where the weights tell their size, else 512.
 
     Raises
     ------
@@ -160,13 +168,14 @@ class STLDM(nn.Module):
         constraint_loss: bool = True,
         condition_kl: float = 0.0,
         condition_dropout: float = 0.15,
+        diffusion_weight: str = "abar",
         sampling_steps: int = 20,
         sampler: str = "ddim",
         guidance: float = 1.0,
         return_first_estimate: bool = False,
         sampled_condition: bool = False,
         precision: str = "float32",
-        tile: int = 512,
+        tile: int | None = None,
     ) -> None:
         super().__init__()
         self.task = self.declare(
@@ -179,6 +188,7 @@ class STLDM(nn.Module):
             strategy=strategy,
             condition_kl=condition_kl,
             condition_dropout=condition_dropout,
+            diffusion_weight=diffusion_weight,
             sampling_steps=sampling_steps,
             sampler=sampler,
             guidance=guidance,
@@ -193,9 +203,10 @@ class STLDM(nn.Module):
         self.training_frames = self.task.input_frames + self.target_frames
         self.strategy, self.constraint_loss = strategy, constraint_loss
         self.condition_kl, self.condition_dropout = condition_kl, condition_dropout
+        self.diffusion_weight = diffusion_weight
         self.sampling_steps, self.sampler, self.guidance = sampling_steps, sampler, guidance
         self.return_first_estimate, self.sampled_condition = return_first_estimate, sampled_condition
-        self.precision, self.tile = precision, tile
+        self.precision, self._tile = precision, tile
         self.schedule = sigmoid_schedule(diffusion_steps)
 
         self.autoencoder = Autoencoder(width=form.latent, layers=form.layers)
@@ -231,51 +242,54 @@ class STLDM(nn.Module):
         constraint_loss: bool = True,
         condition_kl: float = 0.0,
         condition_dropout: float = 0.15,
+        diffusion_weight: str = "abar",
         sampling_steps: int = 20,
         sampler: str = "ddim",
         guidance: float = 1.0,
         return_first_estimate: bool = False,
         sampled_condition: bool = False,
         precision: str = "float32",
-        tile: int = 512,
+        tile: int | None = None,
     ) -> Task:
         """What it reads and gives; the options are those of the class, and are checked here."""
-        choices: dict[str, tuple[str, Collection[str]]] = {
+        choices: dict[str, tuple[object, Collection[object]]] = {
             "size": (size, SIZES),
             "scaling": (scaling, SCALINGS),
             "temporal_norm": (temporal_norm, ("channels", "time")),
             "strategy": (strategy, STRATEGIES),
+            "diffusion_weight": (diffusion_weight, ("abar", "one")),
             "sampler": (sampler, SAMPLERS),
             "precision": (precision, ("float32", "bfloat16")),
+            "return_first_estimate": (return_first_estimate, (False, True)),
+            "sampled_condition": (sampled_condition, (False, True)),
         }
         for name, (value, known) in choices.items():
-            if value not in known:
+            if value not in list(known):
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
         form = SIZES[size]
         multiple = form.patch * 2 ** (form.layers // 2)
-        inputs, targets = input_frames or form.input_frames, target_frames or form.target_frames
-        counts = {"input_frames": input_frames, "target_frames": target_frames, "diffusion_steps": diffusion_steps}
+        counts = {"input_frames": input_frames, "target_frames": target_frames, "tile": tile}
+        counts |= {"diffusion_steps": diffusion_steps, "sampling_steps": sampling_steps}
         for name, count in counts.items():
-            if count is not None and count < 1:
-                raise ValueError(f"{name} is {count}: it must be at least 1")
-        if not 1 <= sampling_steps <= diffusion_steps:
+            if count is not None and (not isinstance(count, Integral) or count < 1):
+                raise ValueError(f"{name} is {count!r}: it must be a whole number of 1 or more")
+        if sampling_steps > diffusion_steps:
             raise ValueError(
                 f"sampling_steps is {sampling_steps}: the training had {diffusion_steps}, choose 1 to that"
             )
         check_guidance(guidance)
-        if not 0 <= condition_dropout <= 1 or condition_kl < 0:
-            raise ValueError(
-                f"condition_dropout is {condition_dropout} and condition_kl {condition_kl}: a share between 0 and 1 "
-                "and a weight of 0 or more are needed"
-            )
-        if tile % multiple or tile < 2 * multiple:
+        if not isinstance(condition_dropout, Real) or not 0 <= condition_dropout <= 1:
+            raise ValueError(f"condition_dropout is {condition_dropout!r}: it must be a share between 0 and 1")
+        if not isinstance(condition_kl, Real) or not 0 <= condition_kl < math.inf:
+            raise ValueError(f"condition_kl is {condition_kl!r}: it must be a weight of 0 or more")
+        if tile is not None and (tile % multiple or tile < 2 * multiple):
             raise ValueError(f"tile is {tile} cells: choose a multiple of {multiple}, at least {2 * multiple}")
         return Task(
             "forecast",
-            input_frames=inputs,
-            quantity="rain_rate",
+            input_frames=input_frames or form.input_frames,
+            quantity=SCALINGS[scaling].quantity,
             grid_multiple=multiple,
-            max_steps=targets,
+            max_steps=target_frames or form.target_frames,
             stochastic=sampled_condition or not return_first_estimate,
             trained=True,
         )
@@ -315,6 +329,11 @@ class STLDM(nn.Module):
         visited = evenly_spaced_steps(self.schedule.length, self.sampling_steps)
         denoise = self._denoise(condition, len(source))
         return self._decode(SAMPLERS[self.sampler](denoise, start, self.schedule, visited, source)[:, :steps])
+
+    @property
+    def tile(self) -> int:
+        """Width of tiles in cells: as asked for, or else of what the weights were trained on."""
+        return self._tile or max(self.task.crop or DEFAULT_TILE, 2 * self.task.grid_multiple)
 
     @property
     def _latent_tile(self) -> int:
@@ -440,7 +459,7 @@ class STLDM(nn.Module):
         return None
 
     def _diffusion_loss(self, latent: Tensor, condition: Tensor, seen: Tensor) -> Tensor:
-        """Equation 14, as an error of v with the weight that makes it one of eps."""
+        """Equation 14, as an error of v with the weight that makes it one of eps, or with the same at all steps."""
         steps = torch.randint(0, self.schedule.length, (len(latent),), device=latent.device)
         eps = torch.randn_like(latent)
         noisy = self.schedule.add_noise(latent, eps, steps)
@@ -448,8 +467,11 @@ class STLDM(nn.Module):
         given = None if dropped else self.denoiser.project(condition)
         said = self.denoiser(noisy, steps, given)
         target = PARAMETERIZATIONS["v"].target(latent, eps, *self.schedule.levels_like(steps, latent))
+        error = (said - target).square()
+        if self.diffusion_weight == "one":
+            return _mean(error, seen)
         weight = loss_weight(self.schedule.snr, "v").to(latent)[steps].reshape(-1, 1, 1, 1, 1)
-        return _mean(weight * (said - target).square(), seen)
+        return _mean(weight * error, seen)
 
     def _prior_divergence(self, latent: Tensor) -> Tensor:
         """Equation 13: what the last step leaves of the latent frames, against pure noise."""
