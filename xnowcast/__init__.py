@@ -7,15 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
+from xnowcast.archive import hindcast, score_archive
 from xnowcast.cf import rain_rate
 from xnowcast.coarsen import coarsen
 from xnowcast.deblur import deblur
 from xnowcast.downscale import downscale
 from xnowcast.forecast import forecast
+from xnowcast.pairing import pair
+from xnowcast.postprocess import explain, postprocess
 from xnowcast.train import train
 from xnowcast.weights import card, load
 
 if TYPE_CHECKING:
+    import xnowcast.archive as archive
     import xnowcast.datasets as datasets
     import xnowcast.io as io
     import xnowcast.models as models
@@ -27,17 +31,23 @@ __version__ = "0.1.0"
 __all__ = [
     "NowcastDataArrayAccessor",
     "NowcastDatasetAccessor",
+    "archive",
     "card",
     "coarsen",
     "datasets",
     "deblur",
     "downscale",
+    "explain",
     "forecast",
+    "hindcast",
     "io",
     "load",
     "models",
+    "pair",
     "plot",
+    "postprocess",
     "rain_rate",
+    "score_archive",
     "train",
     "verify",
 ]

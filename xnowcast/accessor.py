@@ -1,6 +1,6 @@
 """``ds.nowcast`` and ``da.nowcast``: each public function as a method, with its signature and no logic."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import xarray as xr
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
-    from xnowcast.models.base import DeblurModel, DownscaleModel, ForecastModel
+    from xnowcast.models.base import DeblurModel, DownscaleModel, ForecastModel, PostprocessModel
     from xnowcast.planning import OnMismatch
     from xnowcast.plot import Member
+    from xnowcast.postprocess import Decision
+    from xnowcast.regrid import Method
     from xnowcast.verify.contingency import Scales, Thresholds
     from xnowcast.windows import InitTimes, OnGap
 
@@ -149,6 +151,72 @@ class NowcastAccessor(Generic[T_Xarray]):
             conserve=conserve,
             variable=variable,
             zr=zr,
+            on_mismatch=on_mismatch,
+            weights=weights,
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+            **options,
+        )
+
+    def postprocess(
+        self,
+        model: "str | PostprocessModel" = "nwp-mae",
+        *,
+        channels: Mapping[str, Hashable] | None = None,
+        grid: xr.Dataset | xr.DataArray | None = None,
+        regrid: "Method" = "bilinear",
+        decision: "Decision" = "argmax",
+        on_mismatch: "OnMismatch" = "raise",
+        weights: str | None = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> xr.Dataset:
+        """Correct the rain of a numerical forecast: see `xnowcast.postprocess`."""
+        from xnowcast import postprocess
+
+        return postprocess(
+            self._obj,
+            model,
+            channels=channels,
+            grid=grid,
+            regrid=regrid,
+            decision=decision,
+            on_mismatch=on_mismatch,
+            weights=weights,
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+            **options,
+        )
+
+    def explain(
+        self,
+        model: "str | PostprocessModel" = "nwp-mae",
+        *,
+        category: int | str,
+        channels: Mapping[str, Hashable] | None = None,
+        grid: xr.Dataset | xr.DataArray | None = None,
+        regrid: "Method" = "bilinear",
+        on_mismatch: "OnMismatch" = "raise",
+        weights: str | None = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> xr.Dataset:
+        """Show where a post-processor looks for a class of rain: see `xnowcast.explain`."""
+        from xnowcast import explain
+
+        return explain(
+            self._obj,
+            model,
+            category=category,
+            channels=channels,
+            grid=grid,
+            regrid=regrid,
             on_mismatch=on_mismatch,
             weights=weights,
             device=device,

@@ -121,7 +121,7 @@ def deblur_arrays(
     ny, nx = data.shape[-2:]
     per_task = batch_size or max(1, min(32, CELLS_PER_BATCH // (ny * nx)))
     member_chunks = split(len(members), min(per_task, len(members))) if members is not None else ()
-    leading = _chunks_of_frames(data.shape[:-2], max(1, per_task // max(member_chunks, default=1)))
+    leading = chunks_of_frames(data.shape[:-2], max(1, per_task // max(member_chunks, default=1)))
     data = data.rechunk((*leading, (ny,), (nx,)))
     token = tokenize(
         data.name, model if isinstance(model, ModelRecipe) else id(model), plan, labels, members, leading, member_chunks
@@ -155,7 +155,7 @@ def _picked(part: str, tail: tuple[int, ...], name: str, tasks: HighLevelGraph, 
     return da.Array(graph, own, chunks=(*chunks, *((n,) for n in tail)), dtype=np.float32)
 
 
-def _chunks_of_frames(shape: Sequence[int], frames: int) -> tuple[tuple[int, ...], ...]:
+def chunks_of_frames(shape: Sequence[int], frames: int) -> tuple[tuple[int, ...], ...]:
     """Blocks of about so many frames, the last dims whole first, because they are stored side by side."""
     chunks: list[tuple[int, ...]] = []
     for size in reversed(shape):
@@ -211,7 +211,9 @@ def _deblur(model: DeblurModel, rain: np.ndarray, block: _Block, device: torch.d
         noise = _noise(block, wet, device, common=getattr(model, "common_noise", False))
         for part, answer in _run_model(model, filled[wet], observed[wet], noise, device).items():
             result[part][wet] = answer.reshape(wet.size, len(numbers), *answer.shape[1:])
+    given_back = np.isnan(result["distance"])[..., None, None]  # the model's scale cuts off drizzle: rather the input
     for part in ("frames", "reblurred"):
+        np.copyto(result[part], filled[:, None], where=given_back)
         np.copyto(result[part], np.nan, where=~observed[:, None])
     return {part: array.reshape(-1, *array.shape[2:]) for part, array in result.items()}
 

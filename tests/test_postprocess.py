@@ -1,0 +1,378 @@
+"""The verbs postprocess and explain: what comes out, on which grid, from which data, and what is refused."""
+
+from inspect import signature
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import xnowcast
+from xnowcast import models
+from xnowcast.accessor import NowcastAccessor
+from xnowcast.datasets import synthetic_nwp
+from xnowcast.models.base import Task
+from xnowcast.nn.labels import continuous_labels
+from xnowcast.postprocess import class_names, explain, postprocess
+from xnowcast.transforms import Identity
+
+WARM = "air_temperature at 850 hPa"
+CHANNELS = ("rainfall_rate", WARM, "eastward_wind at 10 m")
+
+
+class Wetter:
+    """The forecast's rain, doubled where it is warmer than 280 K at 850 hPa; looks where it rains."""
+
+    built = 0
+    calls: list[tuple[int, ...]] = []
+
+    def __init__(self, channels=CHANNELS, thresholds=(0.1, 10.0), spacing=None):
+        type(self).built += 1
+        self.task, self.transform = self.declare(channels, thresholds, spacing), Identity()
+        self.thresholds = tuple(thresholds)
+
+    @classmethod
+    def declare(cls, channels=CHANNELS, thresholds=(0.1, 10.0), spacing=None):
+        return Task(
+            "postprocess", 1, "rain_rate", grid_multiple=16, min_grid=4, channels=tuple(channels), spacing=spacing
+        )
+
+    def postprocess(self, fields, observed):
+        Wetter.calls.append(tuple(fields.shape))
+        assert fields.shape[1] == len(self.task.channels) and fields.shape[-1] % 16 == fields.shape[-2] % 16 == 0
+        assert (fields.isfinite().any(1, keepdim=True) == observed).all()
+        rain = fields[:, 0].nan_to_num(0)
+        return continuous_labels(torch.where(fields[:, 1] > 280, 2 * rain, rain), self.thresholds)
+
+    def explain(self, fields, observed, category):
+        rain = fields[:, 0].nan_to_num(0)
+        return rain * category / 100
+
+
+@pytest.fixture
+def wetter(monkeypatch):
+    monkeypatch.setattr(models, "REGISTRY", models.REGISTRY | {"wetter": f"{__name__}:Wetter"})
+    monkeypatch.setattr(Wetter, "built", 0)
+    monkeypatch.setattr(Wetter, "calls", [])
+    return Wetter
+
+
+@pytest.fixture(scope="module")
+def nwp():
+    """Two runs of three hours on 20 x 24 cells, in memory."""
+    return synthetic_nwp(runs=2, leads=3, shape=(12, 14))[0].compute()
+
+
+def expected(nwp):
+    warm = nwp.t.sel(pressure=850, drop=True) > 280
+    return np.minimum(np.where(warm, 2 * nwp.rain, nwp.rain), 10)
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def test_the_rain_rate_is_that_of_the_probabilities(nwp):
+    corrected = nwp.nowcast.postprocess(Wetter())
+    np.testing.assert_allclose(corrected.rainfall_rate, expected(nwp), atol=1e-5)
+    assert corrected.rainfall_rate.dims == ("init_time", "lead_time", "y", "x")
+    np.testing.assert_allclose(corrected.probability.sum("category"), 1, atol=1e-6)
+
+
+def test_exceedance_sums_the_classes_above(nwp):
+    corrected = nwp.nowcast.postprocess(Wetter(thresholds=(0.1, 1.0, 10.0)))
+    p = corrected.probability
+    for i, threshold in enumerate((0.1, 1.0, 10.0)):
+        above = corrected.exceedance_probability.sel(threshold=threshold)
+        np.testing.assert_allclose(above, p.isel(category=slice(i + 1, None)).sum("category"), atol=1e-6)
+    assert (corrected.exceedance_probability.diff("threshold") <= 1e-7).all()
+
+
+def test_the_class_is_the_most_probable_or_that_of_the_rain_rate(nwp):
+    most = nwp.nowcast.postprocess(Wetter())
+    np.testing.assert_array_equal(most.rain_category, most.probability.argmax("category"))
+    by_rain = nwp.nowcast.postprocess(Wetter(), decision="inverse")
+    rain = by_rain.rainfall_rate
+    apart = (abs(rain - 0.1) > 1e-3) & (abs(rain - 10) > 1e-3)
+    np.testing.assert_array_equal(by_rain.rain_category.where(apart), ((rain >= 0.1) * 1.0 + (rain >= 10)).where(apart))
+    assert (most.rain_category == 2).sum() > (by_rain.rain_category == 2).sum()  # heavy from 5.05 mm h-1 on
+    assert by_rain.attrs["nowcast_decision"] == "inverse"
+
+
+def test_the_forecasts_own_rain_needs_no_weights(nwp):
+    raw = nwp.nowcast.postprocess("nwp-raw")
+    np.testing.assert_array_equal(raw.rain_category, np.digitize(nwp.rain, np.float32([0.1, 10.0])))
+    soft = nwp.nowcast.postprocess("nwp-raw", soft=True)
+    np.testing.assert_allclose(soft.rainfall_rate, np.minimum(nwp.rain, 10), atol=1e-5)
+
+
+def test_labels_are_cf(nwp):
+    corrected = nwp.nowcast.postprocess(Wetter())
+    assert corrected.rainfall_rate.attrs["standard_name"] == "rainfall_rate"
+    assert corrected.rainfall_rate.attrs["units"] == "mm h-1"
+    flag = corrected.rain_category
+    assert flag.attrs["flag_meanings"] == "no_rain rain heavy_rain" and flag.attrs["flag_values"].tolist() == [0, 1, 2]
+    assert corrected.probability.attrs["units"] == "1" and corrected.threshold.attrs["units"] == "mm h-1"
+    assert all(corrected[n].attrs["grid_mapping"] == "crs" for n in corrected.data_vars if n != "crs")
+    assert corrected.crs.attrs == nwp.crs.attrs
+    assert corrected.attrs["nowcast_model"] == "Wetter" and corrected.attrs["Conventions"] == "CF-1.10"
+    assert "xnowcast postprocess with Wetter" in corrected.attrs["history"]
+    for name in ("y", "x", "init_time", "lead_time"):
+        xr.testing.assert_identical(corrected[name].variable, nwp[name].variable)
+
+
+def test_a_saved_result_is_cf_and_reads_back(nwp, tmp_path):
+    pytest.importorskip("compliance_checker.runner", reason="compliance-checker is in the extra 'test'")
+    from test_cf_compliance import ORDER, complaints
+
+    seen = nwp.x > -2e4
+    part = nwp.assign({name: nwp[name].where(seen) for name in ("rain", "t", "u10")})
+    corrected = part.nowcast.postprocess(Wetter())
+    corrected.to_netcdf(tmp_path / "corrected.nc")
+    assert [line for line in complaints(tmp_path / "corrected.nc", tmp_path) if ORDER not in line] == []
+    back = xr.open_dataset(tmp_path / "corrected.nc")
+    xr.testing.assert_allclose(back.rain_category, corrected.rain_category)
+    assert np.isnan(back.rain_category[..., 0]).all()
+    raw = xr.open_dataset(tmp_path / "corrected.nc", mask_and_scale=False)
+    assert raw.rain_category.dtype == raw.rain_category.attrs["flag_values"].dtype == np.int8
+
+
+def test_other_thresholds_name_their_classes():
+    assert class_names((0.5,)) == ("under_0.5_mm_h-1", "from_0.5_mm_h-1")
+    assert class_names((1.0, 5.0)) == ("under_1_mm_h-1", "from_1_to_5_mm_h-1", "from_5_mm_h-1")
+
+
+def test_the_activation_of_a_class_is_told_by_number_or_name(nwp):
+    by_name = nwp.nowcast.explain(Wetter(), category="heavy_rain")
+    np.testing.assert_allclose(by_name.class_activation, 2 * nwp.rain / 100, rtol=1e-6)
+    xr.testing.assert_identical(by_name, nwp.nowcast.explain(Wetter(), category=2))
+    assert by_name.attrs["nowcast_category"] == "heavy_rain" and by_name.class_activation.attrs["units"] == "1"
+
+
+@pytest.mark.parametrize("verb", [postprocess, explain])
+def test_the_accessor_has_the_arguments_of_the_function(verb):
+    def arguments(function):
+        return {n: p.default for n, p in signature(function).parameters.items() if n not in ("self", "obj")}
+
+    assert arguments(getattr(NowcastAccessor, verb.__name__)) == arguments(verb)
+
+
+def test_the_rain_rate_can_be_verified(nwp):
+    _, rain = synthetic_nwp(runs=2, leads=3, shape=(12, 14))
+    scores = nwp.nowcast.postprocess(Wetter()).nowcast.verify(rain, thresholds=[0.1, 5.0], scales=[1])
+    assert scores.csi.sizes["lead_time"] == 3 and (scores.csi.sel(threshold=0.1) > 0.1).all()
+
+
+# ---------------------------------------------------------------- dims, gaps, chunks
+
+
+def test_lazy_in_lazy_out_and_chunks_change_nothing(nwp, wetter, nothing_may_run):
+    with nothing_may_run:
+        lazy = nwp.chunk({"init_time": 1, "lead_time": 2, "y": 7}).nowcast.postprocess("wetter", batch_size=1)
+        looked = nwp.chunk({"lead_time": 1}).nowcast.explain("wetter", category=1)
+    assert wetter.built == 0
+    parts = lazy.compute()
+    assert {shape[0] for shape in wetter.calls} == {1} and len(wetter.calls) == 6
+    xr.testing.assert_allclose(parts, nwp.nowcast.postprocess("wetter"))
+    assert wetter.built == 1 and looked.class_activation.chunks is not None  # one model for all tasks
+
+
+def test_members_and_other_dims_are_kept_in_their_order(nwp):
+    many = xr.concat([nwp, nwp.assign(rain=nwp.rain * 2)], "member").transpose("lead_time", "member", ...)
+    many["msl"] = many.msl.isel(member=0)
+    corrected = many.nowcast.postprocess(Wetter())
+    assert set(corrected.rainfall_rate.dims[:-2]) == {"lead_time", "member", "init_time"}
+    second = corrected.rainfall_rate.isel(member=1).transpose("init_time", "lead_time", "y", "x")
+    np.testing.assert_allclose(second, expected(nwp.assign(rain=nwp.rain * 2)), atol=1e-5)
+
+
+def test_a_single_field_and_a_dim_of_times_do_as_well(nwp):
+    one = nwp.isel(init_time=0, lead_time=1)
+    corrected = one.nowcast.postprocess(Wetter())
+    assert corrected.rainfall_rate.dims == ("y", "x") and corrected.probability.dims == ("category", "y", "x")
+    assert corrected.init_time == one.init_time
+    times = nwp.isel(init_time=0).rename(lead_time="time")
+    assert times.nowcast.postprocess(Wetter()).rainfall_rate.dims == ("time", "y", "x")
+
+
+def test_rows_and_columns_come_back_as_they_were_given(nwp):
+    turned = nwp.isel(y=slice(None, None, -1), x=slice(None, None, -1))
+    result = turned.nowcast.postprocess(Wetter()).isel(y=slice(None, None, -1), x=slice(None, None, -1))
+    xr.testing.assert_allclose(result.rainfall_rate, nwp.nowcast.postprocess(Wetter()).rainfall_rate)
+
+
+def test_a_cell_without_any_value_is_unknown_and_a_single_gap_is_not(nwp, wetter):
+    part = nwp.copy(deep=True)
+    for name in ("rain", "t", "u10"):
+        part[name][..., :3, :] = np.nan
+    part.t[..., 8, 8] = np.nan
+    corrected = part.nowcast.postprocess("wetter")
+    for name in ("rainfall_rate", "rain_category", "probability", "exceedance_probability"):
+        assert np.isnan(corrected[name][..., :3, :]).all() and np.isfinite(corrected[name][..., 3:, :]).all()
+
+
+def test_fields_without_any_value_are_not_given_to_the_model(nwp, wetter):
+    part = nwp.copy(deep=True)
+    part = part.where(part.lead_time != part.lead_time[1])
+    part["crs"] = nwp.crs
+    corrected = part.nowcast.postprocess("wetter")
+    assert np.isnan(corrected.rainfall_rate[:, 1]).all() and sum(shape[0] for shape in wetter.calls) == 4
+
+
+def test_the_input_is_left_as_it_was(nwp):
+    before = nwp.copy(deep=True)
+    nwp.nowcast.postprocess(Wetter())
+    nwp.nowcast.explain(Wetter(), category=1)
+    xr.testing.assert_identical(nwp, before)
+
+
+# ---------------------------------------------------------------- channels and units
+
+
+def test_units_are_converted(nwp):
+    other = nwp.assign(
+        rain=(nwp.rain / 3600).assign_attrs(standard_name="precipitation_flux", units="kg m-2 s-1"),
+        t=(nwp.t - 273.15).assign_attrs(nwp.t.attrs | {"units": "degC"}),
+    )
+    corrected = other.nowcast.postprocess(Wetter())
+    near = abs(nwp.t.sel(pressure=850, drop=True) - 280) < 1e-3
+    np.testing.assert_allclose(
+        corrected.rainfall_rate.where(~near), expected(nwp) + 0 * near.where(~near), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_mapping_names_what_attributes_do_not_tell(nwp):
+    flat = nwp.drop_vars("t").assign(T850=nwp.t.sel(pressure=850, drop=True).assign_attrs(standard_name=""))
+    with pytest.raises(ValueError, match="there is no channel 'air_temperature at 850 hPa'"):
+        flat.nowcast.postprocess(Wetter())
+    corrected = flat.nowcast.postprocess(Wetter(), channels={WARM: "T850"})
+    np.testing.assert_allclose(corrected.rainfall_rate, expected(nwp), atol=1e-5)
+
+
+def test_a_pair_is_post_processed_without_its_observations():
+    nwp, rain = synthetic_nwp(runs=1, leads=2, shape=(8, 8))
+    pairs = xnowcast.pair(nwp, rain).compute()
+    np.testing.assert_allclose(pairs.nowcast.postprocess(Wetter()).rainfall_rate, expected(nwp), atol=1e-5)
+
+
+def test_a_dataarray_of_rain_will_do_for_its_own_rain(nwp):
+    assert isinstance(nwp.rain.nowcast.postprocess("nwp-raw"), xr.Dataset)
+
+
+# ---------------------------------------------------------------- grids
+
+
+def test_the_result_may_lie_on_the_grid_of_the_observations(nwp):
+    inner = nwp[["rain", "crs"]].isel(y=slice(2, 11), x=slice(2, 13, 2))
+    corrected = nwp.nowcast.postprocess(Wetter(), grid=inner)
+    np.testing.assert_allclose(corrected.rainfall_rate, expected(nwp)[..., 2:11, 2:13:2], atol=1e-4)
+    xr.testing.assert_equal(corrected.x, inner.x)
+    assert "on another grid (bilinear)" in corrected.attrs["history"]
+
+
+def test_area_means_are_taken_before_the_model(nwp):
+    target = nwp[["rain", "crs"]].coarsen(y=2, x=2).mean()
+    target.rain.attrs, target["crs"] = nwp.rain.attrs, nwp.crs
+    corrected = nwp.nowcast.postprocess("nwp-raw", soft=True, grid=target, regrid="conservative")
+    np.testing.assert_allclose(corrected.rainfall_rate, np.minimum(target.rain, 10), atol=1e-4)
+
+
+def test_a_projection_that_was_decoded_to_a_coordinate_is_known(nwp, tmp_path):
+    nwp.to_netcdf(tmp_path / "nwp.nc")
+    target = latlon_grid()
+    with xr.open_dataset(tmp_path / "nwp.nc", decode_coords="all", chunks={}) as opened:
+        assert "grid_mapping" not in opened.t.attrs
+        found = opened.nowcast.postprocess(Wetter(), grid=target).compute()
+    wanted = nwp.nowcast.postprocess(Wetter(), grid=target).rainfall_rate
+    np.testing.assert_allclose(found.rainfall_rate, wanted, rtol=1e-6)
+    assert np.isfinite(wanted).any()
+    assert found.rainfall_rate.dims == ("init_time", "lead_time", "lat", "lon")
+
+
+def latlon_grid():
+    lat, lon = np.linspace(45.2, 44.8, 6), np.linspace(-30.3, -29.7, 7)
+    return xr.Dataset(
+        coords={"lat": ("lat", lat, {"units": "degrees_north"}), "lon": ("lon", lon, {"units": "degrees_east"})}
+    )
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_all_missing_channels_are_named_with_what_there_is(nwp):
+    with pytest.raises(
+        ValueError, match=r"'air_temperature at 850 hPa'.*'eastward_wind at 10 m'.*The data have .*'rain'"
+    ):
+        nwp[["rain", "msl"]].nowcast.postprocess(Wetter())
+    with pytest.raises(
+        ValueError, match=r"'air_temperature at 850 hPa': variable 't2m' .* variable 't' lies at 500 hPa"
+    ):
+        nwp.sel(pressure=[500]).nowcast.postprocess(Wetter())
+
+
+def test_wrong_units_are_refused(nwp):
+    with pytest.raises(ValueError, match=r"'t' has units 'Pa', and air_temperature is read in K"):
+        nwp.assign(t=nwp.t.assign_attrs(units="Pa")).nowcast.postprocess(Wetter())
+
+
+def test_accumulated_rain_is_refused_with_the_remedy(nwp):
+    total = nwp.rain.cumsum("lead_time").assign_coords(lead_time=nwp.lead_time)
+    total.attrs = {"standard_name": "precipitation_amount", "units": "kg m-2", "long_name": "total since start of run"}
+    with pytest.raises(ValueError, match=r"'rain' is accumulated since the start of the run.*rain_per_step"):
+        nwp.assign(rain=total).nowcast.postprocess(Wetter())
+    rates = xnowcast.pairing.rain_per_step(nwp.assign(rain=total))
+    np.testing.assert_allclose(
+        rates.nowcast.postprocess("nwp-raw", soft=True).rainfall_rate, np.minimum(nwp.rain[:, 1:], 10), atol=1e-4
+    )
+
+
+def test_staggered_winds_are_refused(nwp):
+    wind = xr.DataArray(np.zeros((2, 3, 12, 15)), dims=("init_time", "lead_time", "y", "x_stag"))
+    wind.attrs = nwp.u10.attrs
+    with pytest.raises(ValueError, match=r"staggered dim 'x_stag'.*average neighbours"):
+        nwp.assign(u10=wind).nowcast.postprocess(Wetter(), channels={"eastward_wind at 10 m": "u10"})
+
+
+def test_channels_on_other_coordinates_are_refused(nwp):
+    mixed = nwp.drop_vars("t").assign(t=nwp.t.isel(lead_time=[0, 1]).rename(lead_time="step"))
+    with pytest.raises(ValueError, match=r"channel 'air_temperature at 850 hPa' has dims .*'step'.* and 'rain' has"):
+        postprocess(mixed, Wetter())
+
+
+def test_decreasing_thresholds_are_refused(nwp):
+    with pytest.raises(ValueError, match="each larger than the last"):
+        nwp.nowcast.postprocess(Wetter(thresholds=(10.0, 0.1)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"decision": "mode"}, "decision is 'mode'; it can be 'argmax' or 'inverse'"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"device": "tpu0"}, "device is 'tpu0'"),
+        ({"channels": {"x_wind": "u"}}, "the mapping names 'x_wind', which is no channel"),
+    ],
+)
+def test_wrong_arguments_are_named(nwp, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        nwp.nowcast.postprocess(Wetter(), **arguments)
+
+
+def test_a_class_that_is_none_and_a_model_without_a_network_are_refused(nwp):
+    with pytest.raises(ValueError, match="category is 'snow'; there are 0 'no_rain', 1 'rain', 2 'heavy_rain'"):
+        nwp.nowcast.explain(Wetter(), category="snow")
+    with pytest.raises(ValueError, match="'nwp-raw' has no network"):
+        explain(nwp, "nwp-raw", category=1)
+
+
+def test_another_grid_spacing_than_in_training_is_refused_or_warned_of(nwp):
+    with pytest.raises(ValueError, match=r"made for a grid of 1 km, and the data have 5 x 5 km"):
+        nwp.nowcast.postprocess(Wetter(spacing=1000.0))
+    with pytest.warns(UserWarning, match="made for a grid of 1 km"):
+        nwp.nowcast.postprocess(Wetter(spacing=1000.0), on_mismatch="warn")
+
+
+def test_models_of_other_verbs_are_refused(nwp):
+    with pytest.raises(ValueError, match=r"'bicubic' does not postprocess, it is for ds.nowcast.downscale"):
+        nwp.nowcast.postprocess("bicubic")
+    with pytest.raises(ValueError, match="'nwp-mae' needs weights"):
+        nwp.nowcast.postprocess("nwp-mae")

@@ -1,0 +1,576 @@
+"""Pairs of a numerical forecast and what was observed, matched in time and space: what a post-processor learns from."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from xnowcast import cf, units, windows
+from xnowcast import regrid as remapping
+
+OBSERVED_RAIN = "observed_rain"
+"""Name of the observed rain in a pair."""
+
+Target = Literal["observations", "nwp"]
+
+_INIT_NAMES = ("forecast_reference_time", "init_time", "reference_time", "init", "analysis_time")
+_LEAD_NAMES = ("forecast_period", "lead_time", "lead", "leadtime", "prediction_timedelta", "step")
+_SINCE_START = ("since the start", "since start", "since initial", "since init", "accumulated total", "run total")
+
+# Packed accumulations are rounded: a fall by less than this is none.
+_ROUNDING_MM = 0.05
+
+
+def pair(
+    nwp: xr.Dataset,
+    observations: xr.Dataset | xr.DataArray,
+    *,
+    on: Target = "observations",
+    regrid: remapping.Method | None = None,
+    variable: Hashable | None = None,
+    rain: Hashable | None = None,
+    accumulated: bool | None = None,
+    step: Any = None,
+    zr: tuple[float, float] | None = None,
+    min_coverage: float = 0.5,
+) -> xr.Dataset:
+    """Put a forecast and the observed rain of the same times on one grid.
+
+    Parameters
+    ----------
+    nwp : xarray.Dataset
+        With init times and lead times, as dims or as single values, told by CF standard names or common names; or
+        with a dim of valid times and a single init time. Any other dims.
+    observations : xarray.Dataset or xarray.DataArray
+        A precipitation field with a time axis. Its times are the ends of what amounts and means are over.
+    on : {"observations", "nwp"}
+        Whose grid both are brought to.
+    regrid : {"bilinear", "conservative"}, optional
+        How. By default means over areas where the new grid is coarser, else bilinear.
+    variable : hashable, optional
+        The observed field, where there are several.
+    rain : hashable, optional
+        The forecast's rain, where there are several.
+    accumulated : bool, optional
+        Whether the forecast's rain is the amount since the start of the run. Has to be said where an amount's
+        attributes do not tell.
+    step : duration, optional
+        The time that a lead time stands for, up to it. By default the distance of the lead times.
+    zr : (float, float), optional
+        a and b of Z = a R**b for observations in dBZ.
+    min_coverage : float
+        Smallest share of a step, and of a new cell's area, that has to be observed.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dims (init_time, lead_time, y, x): the forecast's variables, its accumulated rain as a rate, and
+        ``observed_rain`` in mm h-1, the mean over the step that ends at the valid time. The coordinate ``time``
+        (init_time, lead_time) is the valid time. Init times and lead times without any observation are left out; where
+        single frames are missing it is NaN. Lazy where the data are lazy.
+
+    Raises
+    ------
+    ValueError
+        If there is no common time or area, times are in no real calendar or not in UTC, an amount is ambiguous, the
+        observations are coarser in time, or fields lie on staggered dims; and, when computed, if rain that is said to
+        accumulate falls.
+
+    Examples
+    --------
+    >>> from xnowcast import datasets
+    >>> nwp, radar = datasets.synthetic_nwp(runs=2, leads=3, shape=(16, 16))
+    >>> pairs = pair(nwp, radar)
+    >>> pairs.observed_rain.dims, pairs.time.dims
+    (('init_time', 'lead_time', 'y', 'x'), ('init_time', 'lead_time'))
+    """
+    if on not in get_args(Target):
+        raise ValueError(f"on is {on!r}; it can be 'observations' or 'nwp'")
+    if not isinstance(nwp, xr.Dataset):
+        raise TypeError(f"the forecast is a {type(nwp).__name__}; give a Dataset")
+    forecast = _standard_times(nwp)
+    length = _step(forecast, step)
+    forecast = rain_per_step(forecast, rain, accumulated=accumulated, step=length)
+    observed = _observed_means(observations, forecast, length, variable, zr, min_coverage)
+    forecast = forecast.sel(init_time=observed.init_time, lead_time=observed.lead_time)
+    together = _on_one_grid(forecast, observed, observations, on, regrid, min_coverage)
+    return _labelled(together, nwp, length)
+
+
+def rain_per_step(
+    nwp: xr.Dataset, rain: Hashable | None = None, *, accumulated: bool | None = None, step: Any = None
+) -> xr.Dataset:
+    """A forecast whose rain is a rate, made of differences where it was accumulated since the start of the run.
+
+    Parameters
+    ----------
+    nwp : xarray.Dataset
+        With lead times, as in `pair`.
+    rain : hashable, optional
+        The rain, where there are several; without any rain the forecast comes back as it is.
+    accumulated : bool, optional
+        Whether it is the amount since the start of the run. Has to be said where an amount's attributes do not tell.
+    step : duration, optional
+        The time that a lead time stands for, up to it. By default the distance of the lead times.
+
+    Returns
+    -------
+    xarray.Dataset
+        Rates stay as they are. An amount becomes the mean rate over the step, in mm h-1; of accumulated ones the first
+        lead time is left out, unless it is one step after the start. Lazy where the data are lazy.
+
+    Raises
+    ------
+    ValueError
+        If it is not known whether an amount is accumulated; and, when computed, if it falls by more than 0.05 mm.
+
+    Examples
+    --------
+    >>> total = xr.DataArray(
+    ...     np.arange(4.0)[:, None, None] * np.ones((4, 8, 8)), dims=("lead_time", "y", "x"), name="tp",
+    ...     coords={"lead_time": np.arange(24, 28).astype("m8[h]").astype("m8[ns]")},
+    ...     attrs={"standard_name": "precipitation_amount", "units": "kg m-2"})
+    >>> rates = rain_per_step(total.to_dataset(), accumulated=True)
+    >>> rates.lead_time.size, float(rates.tp[0, 0, 0]), rates.tp.units
+    (3, 1.0, 'mm h-1')
+    """
+    found = _rain_name(nwp, rain)
+    if found is None or not units.is_amount(nwp[found].attrs.get("units")):
+        return nwp
+    if "lead_time" not in nwp.dims:
+        nwp = _standard_times(nwp)
+    array = nwp[found]
+    told = accumulated if accumulated is not None else is_accumulated(array)
+    if told is None:
+        raise ValueError(
+            f"variable {found!r} is an amount ({array.attrs['units']}), and nothing tells of what: give accumulated="
+            "True where it is the amount since the start of the run, accumulated=False where it is that of each step"
+        )
+    length = _step(nwp, step)
+    per_step = _differences(nwp, found, length) if told else nwp
+    mm = units.rain_rate_conversion(array.attrs["units"], name=str(found), step=length)
+    rate = per_step[found] * mm.factor
+    rate.attrs = {
+        k: v for k, v in array.attrs.items() if k not in ("units", "cell_methods", "GRIB_stepType", "accutime")
+    }
+    rate.attrs |= {"standard_name": "rainfall_rate", "units": "mm h-1", "cell_methods": "time: mean"}
+    return per_step.assign({found: rate.astype("f4", keep_attrs=True)})
+
+
+def is_accumulated(array: xr.DataArray) -> bool | None:
+    """Whether an amount's attributes say that it is counted from the start of the run.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+
+    Returns
+    -------
+    bool or None
+        None where they do not tell.
+
+    Examples
+    --------
+    >>> is_accumulated(xr.DataArray(0.0, attrs={"description": "ACCUMULATED TOTAL GRID SCALE PRECIPITATION"}))
+    True
+    """
+    if array.attrs.get("accutime") is not None:
+        return False
+    words = " ".join(
+        str(array.attrs.get(k, "")) for k in ("long_name", "description", "comment", "cell_methods")
+    ).lower()
+    if any(word in words for word in _SINCE_START) or array.attrs.get("GRIB_stepType") == "accum":
+        return True
+    return False if "per step" in words or "interval:" in words else None
+
+
+def refuse_accumulated(nwp: xr.Dataset, names: Sequence[str], mapping: Mapping[str, Hashable] | None) -> None:
+    """Refuse rain that is counted from the start of the run where a rate is read.
+
+    Parameters
+    ----------
+    nwp : xarray.Dataset
+    names : sequence of str
+        Channels that are read.
+    mapping : mapping, optional
+        Variables of some of them.
+
+    Raises
+    ------
+    ValueError
+        With the function that makes it a rate.
+    """
+    wanted = set((mapping or {}).values())
+    if any(name in cf.STANDARD_NAMES for name in names):
+        wanted |= {n for n, v in nwp.data_vars.items() if v.attrs.get("standard_name") in cf.STANDARD_NAMES}
+    for name in wanted & set(nwp.data_vars):
+        if units.is_amount(nwp[name].attrs.get("units")) and is_accumulated(nwp[name]):
+            raise ValueError(
+                f"variable {name!r} is accumulated since the start of the run; make it a rate first with "
+                "xnowcast.pairing.rain_per_step(nwp)"
+            )
+
+
+# ---------------------------------------------------------------- times of the forecast
+
+
+def _standard_times(nwp: xr.Dataset) -> xr.Dataset:
+    """The forecast with dims init_time and lead_time that hold datetime64 and timedelta64, UTC."""
+    init, lead, starts, leads = _told_times(nwp)
+    renamed = nwp.drop_vars([n for n in (init, lead) if n in nwp.coords and nwp[n].ndim == 0])
+    further = [n for n in renamed.coords if n not in (init, lead) and _tells_time(renamed[n], init, lead)]
+    renamed = renamed.drop_vars(further)
+    for old, new, values in ((init, "init_time", starts), (lead, "lead_time", leads)):
+        if old in renamed.dims:
+            renamed = renamed.rename({old: new}) if old != new else renamed
+        else:
+            fields = [n for n, v in renamed.data_vars.items() if v.ndim >= 2]
+            renamed = renamed.assign({n: renamed[n].expand_dims(new) for n in fields})
+        renamed = renamed.assign_coords({new: (new, np.atleast_1d(values))})
+    if renamed.indexes["init_time"].has_duplicates:
+        raise ValueError("init times repeat: drop some with nwp.drop_duplicates('init_time')")
+    return renamed.sortby(["init_time", "lead_time"])
+
+
+def _told_times(nwp: xr.Dataset) -> tuple[Hashable, Hashable, np.ndarray, np.ndarray]:
+    """Names of the coordinates of init times and lead times, and what they hold."""
+    init, lead = _named(nwp, _INIT_NAMES, "M"), _named(nwp, _LEAD_NAMES, "m")
+    valid = next((n for n in nwp.dims if n not in (init, lead) and _holds_times(nwp, n)), None)
+    if init is None and lead is not None and valid is not None:  # GRIB readers call the init time "time"
+        init, valid = valid, None
+    if init is None:
+        raise ValueError(
+            "nothing tells when the forecast was started: give it a coordinate init_time (standard_name "
+            "'forecast_reference_time'), nwp.assign_coords(init_time=np.datetime64('2024-06-01T00:00'))"
+        )
+    starts = utc_times(nwp[init])
+    if lead is not None and (lead in nwp.dims or valid is None):
+        leads = _durations(nwp[lead])
+    elif valid is not None and starts.ndim == 0:
+        lead, leads = valid, utc_times(nwp[valid]) - starts
+    else:
+        raise ValueError(
+            "nothing tells the lead times of the forecast: give it a coordinate lead_time (standard_name "
+            "'forecast_period') of durations"
+        )
+    if (np.diff(np.sort(leads.ravel())) == np.timedelta64(0)).any() or (leads < np.timedelta64(0)).any():
+        raise ValueError("lead times repeat, or lie before the start of the run: leave out what is not forecast")
+    return init, lead, starts, leads
+
+
+def utc_times(coordinate: xr.DataArray) -> np.ndarray:
+    """The times of a coordinate as datetime64[ns] in UTC.
+
+    Parameters
+    ----------
+    coordinate : xarray.DataArray
+        datetime64, cftime of the real calendar, or pandas timestamps with a time zone, which are converted.
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Raises
+    ------
+    ValueError
+        If an attribute names a time zone other than UTC, or the times are in a climate model's calendar.
+
+    Examples
+    --------
+    >>> local = xr.DataArray(np.array([pd.Timestamp("2024-06-01T09:00", tz="Asia/Seoul")], dtype=object), dims="time")
+    >>> utc_times(local)
+    array(['2024-06-01T00:00:00.000000000'], dtype='datetime64[ns]')
+    """
+    told = next(
+        (str(v) for k, v in coordinate.attrs.items() if str(k).lower() in ("timezone", "time_zone", "tz")), "UTC"
+    )
+    if told.upper().replace("+00:00", "").replace("+0", "") not in ("UTC", "Z", "GMT", "UTC0", ""):
+        raise ValueError(
+            f"coordinate {coordinate.name!r} is in the time zone {told!r}; times are read in UTC: subtract its offset, "
+            f"ds.assign_coords({coordinate.name}=ds.{coordinate.name} - np.timedelta64(9, 'h')), and drop the attribute"
+        )
+    values = coordinate.values
+    if values.dtype == object and values.size and isinstance(values.flat[0], pd.Timestamp):
+        index = pd.DatetimeIndex(pd.to_datetime(values.ravel(), utc=True)).tz_convert(None)
+        return index.as_unit("ns").to_numpy().reshape(values.shape)
+    return windows.real_times(coordinate).reshape(values.shape)
+
+
+def _named(nwp: xr.Dataset, names: Sequence[str], kind: str) -> Hashable | None:
+    """A coordinate by its standard name, else by a common name."""
+    told = [n for n, c in nwp.coords.items() if c.attrs.get("standard_name") == names[0]]
+    named = [n for name in names for n in nwp.coords if str(n).lower() == name]
+    # a dim is what the data vary along; a standard name that stands on two coordinates is settled by that
+    candidates = sorted(dict.fromkeys([*told, *named]), key=lambda n: n not in nwp.dims)
+    return next((n for n in candidates if nwp[n].ndim <= 1 and (kind == "m" or _holds_times(nwp, n))), None)
+
+
+def _holds_times(nwp: xr.Dataset, name: Hashable) -> bool:
+    if name not in nwp.coords:
+        return False
+    values = nwp[name]
+    is_object = values.dtype == object and values.size > 0
+    return values.dtype.kind == "M" or (is_object and hasattr(values.values.flat[0], "year"))
+
+
+def _tells_time(coordinate: xr.DataArray, init: Hashable, lead: Hashable) -> bool:
+    """Whether it is a further coordinate of times along those of the forecast, such as the valid time."""
+    timelike = coordinate.dtype.kind in "mM" or coordinate.attrs.get("standard_name") in (
+        "time",
+        *_INIT_NAMES,
+        *_LEAD_NAMES,
+    )
+    return timelike and bool({init, lead} & {*coordinate.dims})
+
+
+def _durations(coordinate: xr.DataArray) -> np.ndarray:
+    """Lead times as timedelta64[ns]; bare numbers only with units."""
+    values = coordinate.values
+    if values.dtype.kind == "m":
+        return values.astype("m8[ns]")
+    scale = units.affine(coordinate.attrs.get("units"), "s")
+    if values.dtype.kind in "iuf" and scale is not None:
+        return np.round(values * scale[0] * 1e9).astype("i8").astype("m8[ns]")
+    raise ValueError(
+        f"coordinate {coordinate.name!r} holds {values.dtype} without units of time: give it timedelta64 values, or "
+        "the attribute units, such as 'hours'"
+    )
+
+
+def _step(forecast: xr.Dataset, step: Any) -> np.timedelta64:
+    if step is not None:
+        return windows.to_timedelta(step, "step")
+    leads = forecast["lead_time"].values.astype("m8[ns]").astype("i8")
+    if leads.size < 2:
+        raise ValueError("there is one lead time, and it does not tell how long a step is: give step=, such as '1h'")
+    differences = np.diff(leads)
+    if (differences != differences[0]).any():
+        hours = ", ".join(f"{h:g}" for h in sorted(set((differences / 3.6e12).tolist())))
+        raise ValueError(f"the lead times are {hours} h apart: select those of one step, or give step=")
+    return np.timedelta64(int(differences[0]), "ns")
+
+
+# ---------------------------------------------------------------- rain of the forecast
+
+
+def _rain_name(nwp: xr.Dataset, rain: Hashable | None) -> Hashable | None:
+    if rain is not None:
+        if rain not in nwp.data_vars:
+            raise ValueError(f"there is no variable {rain!r}; there are: {', '.join(map(repr, nwp.data_vars))}")
+        return rain
+    found = [n for n, v in nwp.data_vars.items() if v.attrs.get("standard_name") in cf.STANDARD_NAMES]
+    amounts = [n for n in found if units.is_amount(nwp[n].attrs.get("units"))]
+    if len(amounts) > 1:
+        raise ValueError(
+            f"there are {len(amounts)} amounts of rain, {', '.join(map(repr, amounts))}: choose with rain="
+        )
+    return amounts[0] if amounts else next(iter(found), None)
+
+
+def _differences(nwp: xr.Dataset, rain: Hashable, step: np.timedelta64) -> xr.Dataset:
+    """Amounts of each step out of those since the start. The first lead has none before it, unless it is one step "
+    "in."""
+    total = nwp[rain].astype("f8")
+    leads = nwp["lead_time"].values.astype("m8[ns]")
+    from_start = leads[0] == step
+    if leads.size < 2 and not from_start:
+        raise ValueError(
+            f"variable {rain!r} is accumulated since the start of the run, and there is one lead time: the amount "
+            "of a step is the difference of two"
+        )
+    if (np.diff(leads) != step).any():
+        raise ValueError(
+            f"variable {rain!r} is accumulated since the start of the run, and the lead times are not all one step "
+            f"({step / np.timedelta64(1, 'm'):g} min) apart: select those that are"
+        )
+    mm = units.rain_rate_conversion(nwp[rain].attrs["units"], name=str(rain), step=np.timedelta64(1, "h")).factor
+    before = total.shift(lead_time=1, fill_value=0.0 if from_start else np.nan)
+    rose = xr.apply_ufunc(
+        _checked_rise,
+        total - before,
+        kwargs={"mm": mm, "name": str(rain)},
+        dask="parallelized",
+        output_dtypes=[np.float64],
+    )
+    rose.attrs = nwp[rain].attrs
+    return nwp.assign({rain: rose}).isel(lead_time=slice(0 if from_start else 1, None))
+
+
+def _checked_rise(rise: np.ndarray, mm: float, name: str) -> np.ndarray:
+    if rise.size and np.any(rise * mm < -_ROUNDING_MM):
+        raise ValueError(
+            f"variable {name!r} falls by {-np.nanmin(rise) * mm:.3g} mm from one lead time to the next, which an "
+            "amount since the start of the run cannot: give accumulated=False if it is that of each step"
+        )
+    return np.maximum(rise, 0)
+
+
+# ---------------------------------------------------------------- what was observed
+
+
+def _observed_means(
+    observations: xr.Dataset | xr.DataArray,
+    forecast: xr.Dataset,
+    step: np.timedelta64,
+    variable: Hashable | None,
+    zr: tuple[float, float] | None,
+    min_coverage: float,
+) -> xr.DataArray:
+    """Observed rain over the step before each valid time, ``(init_time, lead_time, ...)``."""
+    field = cf.find_field(_with_utc(observations), variable, zr=zr)
+    if field.quantity != "rain_rate":
+        raise ValueError(f"variable {field.name!r} is no rain: a post-processor learns rain rates")
+    if field.time is None:
+        raise ValueError(f"variable {field.name!r} has no time axis: nothing tells which forecast it belongs to")
+    times = windows.real_times(field.array[field.time])
+    frames = _frames_per_step(times, step)
+    valid = forecast.init_time.values[:, None] + forecast.lead_time.values[None, :]
+    rows = [[_frames_of(times, v, step, frames) for v in of_run] for of_run in valid]
+    there = np.array([[len(found) >= max(1, min_coverage * frames) for found in of_run] for of_run in rows])
+    if not there.any():
+        raise ValueError(
+            f"no observation belongs to a time that is forecast: the forecast is for {_span(valid)}, the "
+            f"observations of {_span(times)}" + _hint_of_hours(valid, times, step)
+        )
+    runs, leads = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
+    chosen = [[rows[i][j] if there[i, j] else [] for j in leads] for i in runs]
+    result = _means(cf.converted(field).transpose(field.time, ...), chosen).rename(OBSERVED_RAIN)
+    result.attrs = {k: v for k, v in field.array.attrs.items() if k == "grid_mapping"}
+    return result.assign_coords(init_time=forecast.init_time[runs], lead_time=forecast.lead_time[leads])
+
+
+def _with_utc(observations: xr.Dataset | xr.DataArray) -> Any:
+    """Observations whose times are datetime64 in UTC."""
+    for name, coordinate in observations.coords.items():
+        if name in observations.dims and (coordinate.dtype == object or coordinate.dtype.kind == "M"):
+            observations = observations.assign_coords({name: (name, utc_times(coordinate), _without_zone(coordinate))})
+    return observations
+
+
+def _without_zone(coordinate: xr.DataArray) -> dict[str, Any]:
+    return {k: v for k, v in coordinate.attrs.items() if str(k).lower() not in ("timezone", "time_zone", "tz")}
+
+
+def _frames_per_step(times: np.ndarray, step: np.timedelta64) -> int:
+    """How many observations make a step of the forecast."""
+    if times.size < 2:
+        return 1
+    differences = np.diff(np.sort(times)).astype("i8")
+    if (differences == 0).any():
+        raise ValueError("times of the observations repeat: drop some with obs.drop_duplicates('time')")
+    own = windows.common_step(differences)
+    frames, rest = divmod(int(step.astype("m8[ns]").astype("i8")), own)
+    if frames < 1 or rest:
+        raise ValueError(
+            f"the observations are {own / 6e10:g} min apart, and a step of the forecast is "
+            f"{step / np.timedelta64(1, 'm'):g} min, which is no multiple of it: select lead times of a longer step, "
+            "or give step="
+        )
+    return frames
+
+
+def _frames_of(times: np.ndarray, valid: np.datetime64, step: np.timedelta64, frames: int) -> list[int]:
+    """Positions of the observations after ``valid - step`` and up to ``valid``."""
+    if frames == 1:
+        return np.flatnonzero(times == valid).tolist()
+    return np.flatnonzero((times > valid - step) & (times <= valid)).tolist()
+
+
+def _means(rain: xr.DataArray, rows: Sequence[Sequence[Sequence[int]]]) -> xr.DataArray:
+    """``(init_time, lead_time, ...)``: means over the frames there are, NaN where one is or there are none."""
+    frames = max(len(found) for of_run in rows for found in of_run)
+    there = np.array([[[k < len(found) for k in range(frames)] for found in of_run] for of_run in rows])
+    positions = np.zeros(there.shape, dtype=int)
+    positions[there] = [row for of_run in rows for found in of_run for row in found]
+    flat = rain.drop_vars(list(rain.coords)).isel({rain.dims[0]: positions.ravel()})
+    if flat.chunks is not None:
+        flat = flat.chunk({rain.dims[0]: frames})
+    values = flat.data.reshape(*there.shape, *flat.shape[1:])
+    dims = ("init_time", "lead_time", "frame")
+    gathered = xr.DataArray(values, dims=(*dims, *rain.dims[1:]))
+    known = xr.DataArray(there, dims=dims)
+    total = gathered.where(known, 0).sum("frame", skipna=False)
+    mean = (total / known.sum("frame").where(known.any("frame"))).astype("f4")
+    kept = {n: c for n, c in rain.coords.items() if rain.dims[0] not in c.dims and c.ndim}
+    return mean.assign_coords(kept)
+
+
+def _hint_of_hours(valid: np.ndarray, times: np.ndarray, step: np.timedelta64) -> str:
+    """Times that miss each other by a few hours are likely in two time zones."""
+    gap = min(abs(valid.min() - times.max()), abs(times.min() - valid.max()))
+    overlap = valid.min() <= times.max() and times.min() - step <= valid.max()
+    return "" if not overlap and gap > np.timedelta64(14, "h") else "; are both in UTC?"
+
+
+def _span(times: np.ndarray) -> str:
+    first, last = (pd.Timestamp(t).isoformat(sep=" ", timespec="minutes") for t in (times.min(), times.max()))
+    return f"{first} to {last}"
+
+
+# ---------------------------------------------------------------- on one grid
+
+
+def _on_one_grid(
+    forecast: xr.Dataset,
+    observed: xr.DataArray,
+    observations: xr.Dataset | xr.DataArray,
+    on: Target,
+    regrid: remapping.Method | None,
+    min_coverage: float,
+) -> xr.Dataset:
+    told = observed.attrs.get("grid_mapping")
+    rain = observed.to_dataset()
+    if told is not None and isinstance(observations, xr.Dataset) and told in observations.variables:
+        rain[told] = observations[told].variable
+    ours, theirs = remapping.find_grid(forecast), remapping.find_grid(rain)
+    if remapping.same_grid(ours, theirs):
+        moved = observed.drop_vars([n for n in observed.coords if n not in ("init_time", "lead_time")])
+        moved = moved.rename({theirs.y: ours.y, theirs.x: ours.x})
+        return _joined(forecast, moved, ours.grid_mapping)
+    source, target = (ours, theirs) if on == "observations" else (theirs, ours)
+    method = regrid if regrid is not None else _fitting_method(source, target)
+    if on == "observations":
+        moved_forecast = remapping.regrid(forecast, rain, method, min_coverage=min_coverage)
+        joined = _joined(moved_forecast, observed, theirs.grid_mapping)
+    else:
+        moved_rain = remapping.regrid(rain, forecast, method, min_coverage=min_coverage)
+        joined = _joined(forecast, moved_rain[OBSERVED_RAIN], ours.grid_mapping)
+    return joined.assign_attrs(nowcast_regrid=f"{method}, on the grid of the {on}")
+
+
+def _joined(forecast: xr.Dataset, observed: xr.DataArray, grid_mapping: str | None) -> xr.Dataset:
+    if OBSERVED_RAIN in forecast.data_vars:
+        raise ValueError(f"the forecast has a variable {OBSERVED_RAIN!r} already: rename it")
+    bare = observed.drop_vars([n for n in observed.coords if n not in ("init_time", "lead_time")])
+    about = {"standard_name": "rainfall_rate", "long_name": "observed rain rate", "units": "mm h-1"}
+    if bare.chunks is not None:
+        bare = bare.chunk({d: c for d, c in forecast.unify_chunks().chunksizes.items() if d in bare.dims})
+    bare.attrs = about | ({"grid_mapping": grid_mapping} if grid_mapping is not None else {})
+    return forecast.assign({OBSERVED_RAIN: bare})
+
+
+def _fitting_method(source: remapping.Grid, target: remapping.Grid) -> remapping.Method:
+    """Area means where the new cells are larger, so that no old cell goes unseen; else between centres."""
+    old, new = (remapping.cell_size(grid) for grid in (source, target))
+    return "conservative" if old is not None and new is not None and new > 1.2 * old else "bilinear"
+
+
+def _labelled(pairs: xr.Dataset, nwp: xr.Dataset, step: np.timedelta64) -> xr.Dataset:
+    valid = pairs.init_time.values[:, None] + pairs.lead_time.values[None, :]
+    minutes = step / np.timedelta64(1, "m")
+    pairs[OBSERVED_RAIN].attrs["cell_methods"] = f"time: mean (over the {minutes:g} min before time)"
+    pairs = pairs.assign_coords(
+        time=(("init_time", "lead_time"), valid, {"standard_name": "time", "long_name": "valid time"})
+    )
+    pairs.init_time.attrs = {"standard_name": "forecast_reference_time", "long_name": "start of the run"}
+    pairs.lead_time.attrs = {"standard_name": "forecast_period", "long_name": "time since the start of the run"}
+    first = ("init_time", "lead_time")
+    ordered = {n: v.transpose(*first, ...) if set(first) <= set(v.dims) else v for n, v in pairs.data_vars.items()}
+    pairs = pairs.assign(ordered)
+    pairs.attrs["history"] = cf.dated(
+        f"xnowcast pair with observations, means over {minutes:g} min", nwp.attrs.get("history")
+    )
+    pairs.attrs["Conventions"] = cf.CONVENTIONS
+    return pairs
