@@ -614,6 +614,12 @@ def test_the_statistics_are_those_of_the_samples_and_belong_to_the_weights(weath
     assert torch.equal(saved.centre, model.centre) and not saved.centre.isnan().any()
 
 
+def test_a_rain_class_that_is_never_seen_is_told(weather, monkeypatch):
+    monkeypatch.setattr(Reader, "thresholds", (0.1, 5000.0), raising=False)
+    with pytest.warns(UserWarning, match=r"no rain of 5000 mm/h or more in 64 training crops, at most"):
+        xnowcast.train("reader", weather, **SHORT)
+
+
 def test_weights_to_begin_from_keep_the_scales_that_they_were_trained_with(weather, tmp_path):
     first = xnowcast.train("reader", weather, out=tmp_path / "run", **SHORT)
     warmer = weather.assign(t=(weather.t + 5).assign_attrs(weather.t.attrs))

@@ -142,7 +142,7 @@ def find_field(
     if array.dtype.kind not in "fiu":
         raise ValueError(f"variable {name!r} holds {array.dtype}, not real numbers")
     _refuse_contradiction(array)
-    y, x = _horizontal_dims(array)
+    y, x = horizontal_dims(array)
     time = _time_dim(array, (y, x))
     if zr is not None and not units.is_reflectivity(array.attrs.get("units")):
         raise ValueError(f"zr={zr} is for fields in dBZ; variable {name!r} has units {array.attrs.get('units')!r}")
@@ -231,7 +231,7 @@ def _reflectivity_conversion(array: xr.DataArray, zr: tuple[float, float] | None
     return units.ZR(a, b, no_echo if np.isfinite(no_echo) else units.NO_ECHO_DBZ)
 
 
-def _horizontal_dims(array: xr.DataArray) -> tuple[Hashable, Hashable]:
+def horizontal_dims(array: xr.DataArray) -> tuple[Hashable, Hashable]:
     y, x = (_horizontal_dim(array, axis) for axis in ("y", "x"))
     if y is None or x is None:
         y, x = _curvilinear_dims(array) or (y, x)
@@ -254,10 +254,10 @@ def _horizontal_dim(array: xr.DataArray, axis: str) -> Hashable | None:
 
 def _axis_coordinates(array: xr.DataArray, axis: str) -> list[Hashable]:
     """Coordinates that tell places along y or x: those of the CF axis first, then latitudes or longitudes."""
-    return [*array.cf.axes.get(axis.upper(), []), *_latlon(array, axis)]
+    return [*array.cf.axes.get(axis.upper(), []), *latlon_names(array, axis)]
 
 
-def _latlon(array: xr.DataArray, axis: str) -> list[Hashable]:
+def latlon_names(array: xr.DataArray, axis: str) -> list[Hashable]:
     """Coordinates of latitude ("y") or longitude ("x"), by CF attributes, else by name."""
     kind, names = _LATLON_NAMES[axis]
     return array.cf.coordinates.get(kind, []) or [n for n in array.coords if str(n).lower() in names]
@@ -276,7 +276,7 @@ def _along(array: xr.DataArray, axis: str, dim: Hashable) -> np.ndarray | None:
 
 def _curvilinear_dims(array: xr.DataArray) -> tuple[Hashable, Hashable] | None:
     """The two dims of 2-D latitudes, which may be named in any way: y is the one along which they change more."""
-    for name in _latlon(array, "y"):
+    for name in latlon_names(array, "y"):
         dims = array[name].dims
         if len(dims) == 2 and set(dims) <= set(array.dims):
             latitude = array[name].values
@@ -504,7 +504,7 @@ def _rises(array: xr.DataArray, axis: str, y: Hashable, x: Hashable, unknown: bo
     places = _along(array, axis, dim)
     if places is not None:
         return bool(places[-1] > places[0])
-    for name in _latlon(array, axis):
+    for name in latlon_names(array, axis):
         if set(array[name].dims) == {y, x}:
             ends = array[name].isel({dim: [0, -1], other: array.sizes[other] // 2}).values
             return bool((np.unwrap(ends, period=360.0) if axis == "x" else ends) @ [-1, 1] > 0)
@@ -537,7 +537,7 @@ def grid_spacing(
     [111.2, 55.6]
     """
     if y is None or x is None:
-        y, x = _horizontal_dims(array)
+        y, x = horizontal_dims(array)
     if y in array.coords and x in array.coords and array.sizes[y] > 1 and array.sizes[x] > 1:
         dy, dx = (float(np.median(np.abs(np.diff(array[d].values)))) for d in (y, x))
         km = [units.length_in_km(array[d].attrs.get("units")) for d in (y, x)]
@@ -550,7 +550,7 @@ def grid_spacing(
 
 
 def _curvilinear_spacing(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[float, float] | None:
-    pair = [next((n for n in _latlon(array, axis) if set(array[n].dims) == {y, x}), None) for axis in ("y", "x")]
+    pair = [next((n for n in latlon_names(array, axis) if set(array[n].dims) == {y, x}), None) for axis in ("y", "x")]
     if pair[0] is None or pair[1] is None or min(array.sizes[y], array.sizes[x]) < 2:
         return None
     middle = {y: array.sizes[y] // 2 - 1, x: array.sizes[x] // 2 - 1}

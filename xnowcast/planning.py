@@ -165,7 +165,7 @@ def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> I
     if ratio > 1 and ratio == round(ratio):
         yield f"{what}: thin them with ds.isel({field.time}=slice(None, None, {ratio:g}))"
     elif ratio < 1 and 1 / ratio == round(1 / ratio):
-        yield f"{what}: it takes a model that was trained on every {1 / ratio:g}th frame (stride={1 / ratio:g})"
+        yield f"{what}: it takes a model that was trained with stride={1 / ratio:g}"
     else:
         yield f"{what}: bring the frames to its step first"
 

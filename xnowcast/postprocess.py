@@ -288,7 +288,7 @@ def _inputs(
         fields = remapping.regrid(fields, grid, regrid)
         dataset = fields.assign_attrs(dataset.attrs)
     arrays = [fields[f"channel {i}"] for i in range(len(found))]
-    y, x = cf._horizontal_dims(arrays[0])
+    y, x = cf.horizontal_dims(arrays[0])
     field = _output_field(arrays[0], y, x)
     planning.check_field(field, task, recipe)
     planning.check_contract(field, task, recipe, None, on_mismatch)

@@ -153,7 +153,7 @@ def find_grid(obj: xr.Dataset | xr.DataArray) -> Grid:
     'latlon'
     """
     array = _representative(obj)
-    y, x = cf._horizontal_dims(array)
+    y, x = cf.horizontal_dims(array)
     mapping = array.attrs.get("grid_mapping", array.encoding.get("grid_mapping"))
     mapping = str(mapping).split(":")[0] if mapping is not None else None
     known = obj.variables if isinstance(obj, xr.Dataset) else array.coords
@@ -486,7 +486,7 @@ def _representative(obj: xr.Dataset | xr.DataArray) -> xr.DataArray:
         if array.ndim < 2 or array.dtype.kind not in "fiub" or str(name).lower().endswith(("_bnds", "_bounds")):
             continue
         try:
-            found.setdefault(cf._horizontal_dims(array), array)
+            found.setdefault(cf.horizontal_dims(array), array)
         except ValueError:
             continue
     if not found:
@@ -522,7 +522,7 @@ def _projection(attrs: dict[str, Any]) -> Any:
 
 
 def _plane(array: xr.DataArray, y: Hashable, x: Hashable, mapping: dict[str, Any] | None) -> Any:
-    if y in cf._latlon(array, "y") and x in cf._latlon(array, "x"):
+    if y in cf.latlon_names(array, "y") and x in cf.latlon_names(array, "x"):
         return "latlon"
     crs = _projection(mapping) if mapping is not None else None
     return crs if crs is not None else f"{array[x].attrs.get('units', 'no unit')}"
@@ -537,7 +537,7 @@ def _same_plane(one: Any, other: Any) -> bool:
 def _told_latlon(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[np.ndarray, np.ndarray] | None:
     found = []
     for axis in ("y", "x"):
-        names = [n for n in cf._latlon(array, axis) if set(array[n].dims) == {y, x}]
+        names = [n for n in cf.latlon_names(array, axis) if set(array[n].dims) == {y, x}]
         if not names:
             return None
         found.append(array[names[0]].transpose(y, x).values.astype("f8"))

@@ -1,5 +1,6 @@
 """Means, spreads and extremes of further fields, measured before a training for the models that scale by them."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,14 @@ def tell_statistics(model: nn.Module, crops: Crops, channels: Sequence[str], sta
     ------
     ValueError
         If a field is NaN throughout.
+
+    Warns
+    -----
+    UserWarning
+        If a model of rain classes sees no rain of the highest class.
     """
+    if getattr(model, "phase", "classes") == "classes":
+        _warn_of_an_empty_class(crops, getattr(model, "thresholds", ()))
     set_channels, set_static = (getattr(model, f"set_{what}_statistics", None) for what in ("channel", "static"))
     if channels and set_channels is not None:
         samples = (crops[number].channels for number in range(SAMPLES))
@@ -100,3 +108,16 @@ def tell_statistics(model: nn.Module, crops: Crops, channels: Sequence[str], sta
         fields = {id(event.static): event.static for event in events if event.static is not None}
         told = measure(fields.values(), static)
         set_static(told.mean, told.std, told.low, told.high)
+
+
+def _warn_of_an_empty_class(crops: Crops, thresholds: Sequence[float]) -> None:
+    if not thresholds:
+        return
+    drawn = (crops[number] for number in range(SAMPLES))
+    largest = max((float(s.rain[s.observed].max()) for s in drawn if s.observed.any()), default=0.0)
+    if largest < thresholds[-1]:
+        warnings.warn(
+            f"there is no rain of {thresholds[-1]:g} mm/h or more in {SAMPLES} training crops, at most {largest:.3g}: "
+            "that class can hardly be learnt",
+            stacklevel=2,
+        )
