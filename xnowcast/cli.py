@@ -1,4 +1,4 @@
-"""``xnowcast forecast | deblur | downscale | train | score | models | datasets | demo`` on the command line."""
+"""``xnowcast forecast | hindcast | watch | deblur | downscale | train | score | models ...`` on the command line."""
 
 import argparse
 import re
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, 2 after an error (told in one line on stderr; with ``--debug`` as a traceback), 130 after Ctrl-C.
+        0, 2 after an error (told in one line on stderr; with ``--debug`` as a traceback), 130 after Ctrl-C. A run over
+        an archive ends with 1 where batches are missing, and with 3 where input could not be read.
 
     Examples
     --------
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         options = _parser().parse_args([word for word in words if word != "--debug"])
-        options.run(options)
-        return 0
+        return options.run(options) or 0
     except KeyboardInterrupt as interruption:
         print(f"xnowcast: {str(interruption) or 'interrupted; nothing half-written was left'}", file=sys.stderr)
         return 130
@@ -49,13 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"xnowcast: {_in_one_line(error)}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
 
 
 def _in_one_line(error: Exception) -> str:
     message = " ".join(str(error).split())
     message = re.sub(r"\b(variable|on_gap|on_mismatch|weights|mirror)=", _as_option, message)
-    if isinstance(error, ValueError | OSError | ImportError | FloatingPointError) and message:
+    told = isinstance(error, ValueError | OSError | ImportError | FloatingPointError) or hasattr(error, "exit_code")
+    if told and message:
         return message
     return f"{type(error).__name__}: {message} (run again with --debug to see where)"
 
@@ -71,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     for add in (
         _add_forecast,
+        _add_hindcast,
+        _add_watch,
         _add_deblur,
         _add_downscale,
         _add_train,
@@ -85,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], text: str
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(run=run)
     return command
@@ -206,6 +211,92 @@ def _name_and_value(text: str) -> tuple[str, Any]:
     return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)
 
 
+# ---------------------------------------------------------------- archives and real time
+
+
+def _add_hindcast(commands: Any) -> None:
+    text = "Forecast from every init time of an archive into a Zarr store, or go on where that was stopped."
+    command = _command(commands, "hindcast", _hindcast, text)
+    command.add_argument("config", help="TOML with [data], [model], [hindcast] and [engine]: see configs/archive")
+    command.add_argument("--out", help="the store, instead of the one in the file")
+    command.add_argument("--overwrite", action="store_true", help="begin anew instead of going on")
+    _add_set(command, "hindcast.members=20")
+
+
+def _add_set(command: argparse.ArgumentParser, such_as: str) -> None:
+    command.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help=f"replace a value of the file, such as {such_as}",
+    )
+
+
+def _hindcast(options: argparse.Namespace) -> int:
+    from xnowcast.archive.config import run_hindcast
+    from xnowcast.archive.store import MEANINGS, UNREADABLE
+
+    _show_log()
+    out = {"out": options.out} if options.out else {}
+    stored = run_hindcast(options.config, options.changes, **out, overwrite=options.overwrite)
+    counts = stored["init_status"].to_series().value_counts().sort_index()
+    became = ", ".join(f"{count} {MEANINGS[status].replace('_', ' ')}" for status, count in counts.items())
+    size = stored.sizes["init_time"]
+    print(f"{stored.encoding['source']}: {stored.attrs['nowcast_model']}, {size} init times: {became}")
+    return 3 if UNREADABLE in counts.index else 0
+
+
+def _show_log() -> None:
+    """What archives log goes to stderr: all of it into a file, and warnings alone beside a moving line."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger("xnowcast.archive").handlers = [handler]
+
+
+def _add_watch(commands: Any) -> None:
+    command = _command(commands, "watch", _watch, "Forecast from each new frame in a folder, until Ctrl-C.")
+    command.add_argument("folder", help="where files arrive")
+    command.add_argument("--out", required=True, help="folder of the forecasts")
+    command.add_argument("--model", help="a name or a weights file; by default that of --weights, else extrapolation")
+    command.add_argument("--pattern", default="*", help="of the files' names, such as '*.h5'")
+    command.add_argument("--format", choices=("nc", "zarr"), default="nc", help="of the forecasts; nc")
+    command.add_argument("--poll", default="5s", help="time from one look to the next; 5s")
+    command.add_argument("--keep", type=int, help="how many forecasts to keep; all")
+    command.add_argument("--stop-after", type=int, help="stop after so many forecasts")
+    command.add_argument("--stop-when-idle", help="stop when no frame has come for so long, such as 30min")
+    command.add_argument("--lead-time", help="such as 60min (the default) or 2h; a multiple of the data's step")
+    command.add_argument("--steps", type=int, help="how far in steps, instead of --lead-time")
+    command.add_argument("--on-gap", choices=("skip", "fill"), default="skip", help="a missing input frame")
+    _add_running(command)
+
+
+def _watch(options: argparse.Namespace) -> None:
+    from xnowcast.archive import watch
+
+    _show_log()
+    made = watch(
+        options.folder,
+        options.model or options.weights or "extrapolation",
+        out=options.out,
+        pattern=options.pattern,
+        file_format=options.format,
+        poll=options.poll,
+        keep=options.keep,
+        stop_after=options.stop_after,
+        stop_when_idle=options.stop_when_idle,
+        lead_time=options.lead_time,
+        steps=options.steps,
+        on_gap=options.on_gap,
+        **_running(options),
+    )
+    print(f"{made} forecasts in {options.out}")
+
+
 # ---------------------------------------------------------------- deblur and downscale
 
 
@@ -286,21 +377,51 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _add_score(commands: Any) -> None:
-    command = _command(commands, "score", _score, "Score a forecast file against observations.")
-    command.add_argument("forecast", help="as xnowcast forecast wrote it")
-    command.add_argument("observations", help="NetCDF, Zarr, radar product files, or a dataset's name")
+    text = "Score a forecast file against observations, or models over an archive as a TOML file says."
+    command = _command(commands, "score", _score, text)
+    command.add_argument(
+        "forecast", help="as xnowcast forecast wrote it; or TOML with [data], [models.NAME] and [score]"
+    )
+    command.add_argument("observations", nargs="?", help="NetCDF, Zarr, radar product files, or a dataset's name")
     command.add_argument("--thresholds", default="0.5,2,5,10", help="rain rates in mm/h, with commas; 0.5,2,5,10")
     command.add_argument("--scales", default="1,4,16", help="max-pooling windows in cells, with commas; 1,4,16")
     command.add_argument("--scores", help="such as csi,fss,crps; those of verify.scorecard by default")
     command.add_argument("--variable", help="the observed field, where a file has more than one")
     command.add_argument("--out", help="write all scores to this .nc or .zarr")
     command.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
+    command.add_argument("--picture", help="draw the CSI of an archive's models, with its intervals, to this .png")
+    _add_set(command, "score.hours=3")
 
 
-def _score(options: argparse.Namespace) -> None:
+def _score_archive(options: argparse.Namespace) -> int:
+    from xnowcast import verify
+    from xnowcast.archive import table_scores
+    from xnowcast.archive.config import run_score
+    from xnowcast.archive.picture import plot_table
+    from xnowcast.archive.store import UNREADABLE
+
+    _show_log()
+    out = {"out": options.out} if options.out else {}
+    tables = run_score(options.forecast, options.changes, **out, overwrite=options.overwrite)
+    scores = table_scores(tables)
+    first = scores.isel(region=0, drop=True) if "region" in scores.dims else scores
+    cards = {str(name): first.sel(model=name, drop=True) for name in first["model"].values}
+    print(verify.format_scorecard(cards, scores=options.scores.split(",") if options.scores else ["csi"]))
+    if options.picture:
+        plot_table(tables.isel(region=0, drop=True) if "region" in tables.dims else tables, path=options.picture)
+    return 3 if bool((tables["init_status"] == UNREADABLE).any()) else 0
+
+
+def _score(options: argparse.Namespace) -> int | None:
     from xnowcast import storage, verify
     from xnowcast.engine import progress_bar
 
+    if options.forecast.endswith(".toml"):
+        return _score_archive(options)
+    if options.observations is None:
+        raise ValueError(
+            "observations are missing: xnowcast score FORECAST OBSERVATIONS, or xnowcast score CONFIG.toml"
+        )
     if options.out:
         storage.check_output(options.out, overwrite=options.overwrite, inputs=[options.forecast, options.observations])
     forecast = storage.open_input(options.forecast)
@@ -318,6 +439,7 @@ def _score(options: argparse.Namespace) -> None:
     print(verify.format_scorecard({forecast.attrs.get("nowcast_model", "forecast"): scores}, scores=shown))
     if options.out:
         print(f"wrote {storage.write(scores, options.out, overwrite=options.overwrite)}")
+    return None
 
 
 def _numbers(text: str, kind: type, option: str) -> list[Any]:

@@ -1,0 +1,638 @@
+"""Archives: stores that are the forecasts, whatever happens on the way."""
+
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from archive_models import Noisy
+
+import xnowcast
+from xnowcast.archive import IncompleteRun, engines, hindcast, lock, open_archive, progress, run, store
+
+FORECAST, GAP, COVERAGE, UNREADABLE = 1, 2, 3, 4
+
+
+@pytest.fixture
+def archive(radar):
+    """Forty frames: four times the ten of the other tests, in chunks of three."""
+    frames = xr.concat([radar.rain] * 4, "time").data
+    times = np.datetime64("2024-06-01T12:00", "ns") + np.arange(40) * np.timedelta64(5, "m")
+    long = radar.isel(time=0, drop=True).assign(rain=(("time", "y", "x"), frames, radar.rain.attrs))
+    return long.assign_coords(time=times).chunk(time=3)
+
+
+def made(ds, out, model=None, **options):
+    defaults = {"steps": 3, "members": 2, "seed": 7, "init_times_per_batch": 4, "progress": False}
+    return hindcast(ds, Noisy() if model is None else model, out=out, **(defaults | options))
+
+
+def expected(ds, **options):
+    return ds.nowcast.forecast(Noisy(), **({"steps": 3, "members": 2, "seed": 7, "init_times": "all"} | options))
+
+
+def assert_same_values(store_of, forecast):
+    np.testing.assert_array_equal(store_of.rain, forecast.rain)
+    np.testing.assert_array_equal(store_of.init_time, forecast.init_time)
+
+
+def files(path):
+    """Every file of a store but the history of its making."""
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != "zarr.json"}
+
+
+def logged(path):
+    return Path(f"{path}.log").read_text()
+
+
+# ---------------------------------------------------------------- the store
+
+
+def test_a_store_holds_the_forecasts_and_their_labels(archive, tmp_path):
+    stored = made(archive, tmp_path / "a.zarr")
+    wanted = expected(archive)
+    xr.testing.assert_identical(stored.drop_vars("init_status").rain.load(), wanted.rain.load())
+    xr.testing.assert_identical(stored.crs.load(), wanted.crs)
+    assert {k: v for k, v in stored.attrs.items() if k != "nowcast_run"} == wanted.attrs
+    assert set(stored.init_status.values) == {FORECAST}
+    assert stored.init_status.attrs["flag_meanings"].split()[FORECAST] == "forecast"
+    assert stored.valid_time.dims == ("init_time", "lead_time")
+
+
+def test_a_deterministic_model_has_no_members(archive, tmp_path):
+    stored = hindcast(archive, "persistence", out=tmp_path / "a.zarr", steps=2, progress=False)
+    wanted = archive.nowcast.forecast("persistence", steps=2, init_times="all")
+    xr.testing.assert_identical(stored.rain.drop_vars("init_status").load(), wanted.rain.load())
+
+
+def test_data_in_memory_and_arrays_will_do(archive, tmp_path):
+    assert_same_values(made(archive.load(), tmp_path / "a.zarr"), expected(archive))
+    assert_same_values(made(archive.rain, tmp_path / "b.zarr"), expected(archive))
+
+
+def test_files_that_were_opened_without_dask_are_read_by_the_workers(archive, tmp_path):
+    archive.to_netcdf(tmp_path / "radar.nc")
+    with xr.open_dataset(tmp_path / "radar.nc") as opened:
+        stored = made(opened, tmp_path / "a.zarr")
+        np.testing.assert_array_equal(stored.rain, expected(archive).rain)
+
+
+def test_rows_from_the_south_and_further_dims(archive, tmp_path):
+    tiles = xr.concat([archive.rain, 2 * archive.rain], xr.DataArray(["a", "b"], dims="tile", name="tile"))
+    tiles = tiles.isel(y=slice(None, None, -1)).assign_attrs(archive.rain.attrs)
+    stored = made(tiles, tmp_path / "a.zarr", init_times=slice(None, None, 3))
+    wanted = expected(tiles.to_dataset(name="rain"), init_times=slice(None, None, 3))
+    assert stored.rain.dims == ("tile", "init_time", "member", "lead_time", "y", "x")
+    assert_same_values(stored, wanted)
+
+
+def test_the_size_of_the_batches_changes_nothing(archive, tmp_path):
+    for size in (1, 7, 100):
+        assert_same_values(made(archive, tmp_path / f"{size}.zarr", init_times_per_batch=size), expected(archive))
+
+
+def test_init_times_are_put_in_order(archive, tmp_path):
+    wanted = ["2024-06-01T13:00", "2024-06-01T12:30"]
+    stored = made(archive, tmp_path / "a.zarr", init_times=wanted)
+    assert stored.init_time.values.astype("M8[m]").astype(str).tolist() == wanted[::-1]
+
+
+def test_a_batch_is_a_file_and_chunks_suit_lead_times_and_init_times(archive, tmp_path):
+    import zarr
+
+    made(archive, tmp_path / "a.zarr")
+    array = zarr.open_array(tmp_path / "a.zarr", path="rain", mode="r")
+    assert array.shards == (4, 2, 3, 24, 32)
+    assert array.chunks == (4, 2, 1, 24, 32), "one lead time, and as many init times and members as make a megabyte"
+    assert len([p for p in (tmp_path / "a.zarr" / "rain" / "c").rglob("*") if p.is_file()]) == 10
+
+
+@pytest.mark.parametrize(
+    ("shape", "shard", "chunk"),
+    [
+        ((100_000, 1, 12, 64, 64), (320, 1, 12, 64, 64), (64, 1, 1, 64, 64)),
+        ((1000, 10, 12, 512, 512), (1, 10, 12, 512, 512), (1, 1, 1, 512, 512)),
+        ((1000, 20, 12, 2000, 2000), (1, 20, 1, 2000, 2000), (1, 1, 1, 2000, 2000)),
+        ((1000, 50, 12, 4000, 4000), (1, 1, 1, 4000, 4000), (1, 1, 1, 4000, 4000)),
+        ((3, 1, 1, 8, 8), (3, 1, 1, 8, 8), (3, 1, 1, 8, 8)),
+    ],
+)
+def test_batches_chunks_and_files_have_a_reasonable_size(shape, shard, chunk):
+    dims = ("init_time", "member", "lead_time", "y", "x")
+    layout = store.plan_layout(dims, shape, per_batch=None, multiple=32)
+    assert (layout.shard, layout.chunk) == (shard, chunk)
+    assert all(s % c == 0 for s, c in zip(shard, chunk, strict=True)), "Zarr wants whole chunks in a shard"
+
+
+def test_a_year_of_five_minute_data_is_planned_in_two_seconds(tmp_path):
+    from xnowcast.archive.hindcast import _plan
+    from xnowcast.forecast import prepare
+
+    frames = 105_120
+    data = da.zeros((frames, 64, 64), chunks=(288, 64, 64), dtype="f4")
+    times = np.datetime64("2023-01-01", "ns") + np.arange(frames) * np.timedelta64(5, "m")
+    year = xr.DataArray(data, dims=("time", "y", "x"), coords={"time": times}, attrs={"units": "mm h-1"}, name="rr")
+    start = time.process_time()
+    ready = prepare(
+        year,
+        Noisy(),
+        lead_time="60min",
+        steps=None,
+        members=10,
+        seed=0,
+        variable=None,
+        zr=None,
+        on_mismatch="raise",
+        weights=None,
+        device="cpu",
+        batch_size=None,
+        options={},
+    )
+    plan = _plan(ready, "all", "skip", 0.0, tmp_path / "a.zarr", None)
+    first = next(plan.cut(list(range(plan.batches))))
+    assert time.process_time() - start < 2.0
+    assert plan.init_times.size == frames - 1
+    assert plan.batches < frames / 20, "no task per frame and member"
+    assert len(dict(first.frames.variable.data.__dask_graph__())) < 10, "a worker gets the frames of its batch alone"
+
+
+# ---------------------------------------------------------------- what is skipped, and why
+
+
+def test_gaps_are_recorded(archive, tmp_path):
+    holed = archive.isel(time=[i for i in range(40) if i not in (10, 11)])
+    stored = made(holed, tmp_path / "a.zarr")
+    assert stored.sizes["init_time"] == 37, "an init time for every frame that has one before it, at whatever distance"
+    skipped = stored.init_time.values[stored.init_status == GAP]
+    assert skipped.tolist() == [holed.time.values[10].tolist()]
+    assert stored.rain.sel(init_time=skipped).isnull().all()
+    wanted = expected(holed, on_gap="skip")
+    np.testing.assert_array_equal(stored.rain[stored.init_status.values == FORECAST], wanted.rain)
+    filled = made(holed, tmp_path / "b.zarr", on_gap="fill")
+    assert set(filled.init_status.values) == {FORECAST}
+    with pytest.raises(ValueError, match="across a gap"):
+        made(holed, tmp_path / "c.zarr", on_gap="raise")
+    assert not (tmp_path / "c.zarr").exists()
+
+
+def test_a_batch_in_which_every_init_time_crosses_a_gap_is_done(archive, tmp_path):
+    sparse = archive.isel(time=[*range(10), *range(11, 20, 2), *range(20, 40)])
+    stored = made(sparse, tmp_path / "a.zarr", init_times_per_batch=2)
+    assert not (stored.init_status == 0).any()
+    assert (stored.init_status == GAP).sum() == 5
+
+
+def test_frames_with_too_little_coverage_are_recorded(archive, tmp_path):
+    rain = archive.rain.load().copy()
+    rain[20] = np.nan
+    rain[30, :, 4:] = np.nan
+    poor = archive.assign(rain=rain.assign_attrs(archive.rain.attrs).chunk(time=3))
+    empty = made(poor, tmp_path / "a.zarr").init_status.values
+    assert np.flatnonzero(empty == COVERAGE).tolist() == [19, 20], "nothing measured is never enough"
+    half = made(poor, tmp_path / "b.zarr", min_coverage=0.5)
+    assert np.flatnonzero(half.init_status == COVERAGE).tolist() == [19, 20, 29, 30]
+    assert half.rain[[19, 20, 29, 30]].isnull().all()
+    assert "too little was measured" in logged(tmp_path / "b.zarr")
+
+
+def test_a_dry_archive_is_forecast_as_dry(archive, tmp_path):
+    dry = archive.assign(rain=(archive.rain * 0).assign_attrs(archive.rain.attrs))
+    stored = made(dry, tmp_path / "a.zarr")
+    assert set(stored.init_status.values) == {FORECAST}
+    assert float(stored.rain.max()) == 0
+
+
+def test_one_broken_file_among_many_costs_the_init_times_that_read_it(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("xnowcast.archive.frames.PAUSE", 0.0)
+    archive = archive.isel(time=slice(20))
+    for i in range(20):
+        archive.isel(time=[i]).to_netcdf(tmp_path / f"frame_{i:02d}.nc")
+    paths = sorted(tmp_path.glob("frame_*.nc"))
+    with xr.set_options(file_cache_maxsize=1):  # more files than may be open at once, as in real archives
+        many = xr.open_mfdataset(paths, combine="by_coords", data_vars="minimal", coords="minimal", compat="override")
+        whole = paths[12].read_bytes()
+        paths[12].write_bytes(whole[:1000])  # a disk goes bad
+        stored = made(many, tmp_path / "a.zarr")
+        assert np.flatnonzero(stored.init_status == UNREADABLE).tolist() == [11, 12]
+        assert "2024-06-01T13:00:00 cannot be read" in logged(tmp_path / "a.zarr")
+        good = stored.init_status.values == FORECAST
+        np.testing.assert_array_equal(stored.rain[good], expected(archive).rain[good])
+
+        paths[12].write_bytes(whole)
+        assert (made(many, tmp_path / "a.zarr").init_status == UNREADABLE).sum() == 2, "what is done is kept"
+        assert_same_values(made(many, tmp_path / "a.zarr", retry_unreadable=True), expected(archive))
+
+
+def test_impossible_values_are_a_broken_frame(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("xnowcast.archive.frames.PAUSE", 0.0)
+    rain = archive.rain.load().copy()
+    rain[8, 10, 10] = -999
+    stored = made(archive.assign(rain=rain.assign_attrs(archive.rain.attrs)), tmp_path / "a.zarr")
+    assert np.flatnonzero(stored.init_status == UNREADABLE).tolist() == [7, 8]
+    assert "-999" in logged(tmp_path / "a.zarr")
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_a_run_that_goes_on_is_bit_for_bit_the_run_that_was_not_stopped(archive, tmp_path):
+    made(archive, tmp_path / "whole.zarr")
+    broken = tmp_path / "broken.zarr"
+    for signal_ in ("interrupt", "terminate"):
+        folder = tmp_path / signal_
+        folder.mkdir()
+        with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+            made(archive, broken, Noisy(str(folder), [2], signal_), workers=1)
+        marks = open_archive(broken).init_status
+        assert 0 < (marks == 0).sum() < 40, "the batches in flight were finished, and no more begun"
+    kept = files(broken)
+    assert_same_values(made(archive, broken), expected(archive))
+    assert files(broken) == files(tmp_path / "whole.zarr")
+    assert all(files(broken)[name] == content for name, content in kept.items())
+    assert "interrupted" in logged(broken) and "going on with" in logged(broken)
+
+
+def test_what_is_whole_is_not_computed_again(archive, tmp_path):
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    out = tmp_path / "a.zarr"
+    made(archive, out, Noisy(str(calls)))
+    assert len(list(calls.iterdir())) == 10
+    made(archive, out, Noisy(str(calls)))
+    assert len(list(calls.iterdir())) == 10, "nothing was left to do"
+
+
+def test_a_batch_without_its_mark_is_done_again(archive, tmp_path):
+    out = tmp_path / "a.zarr"
+    made(archive, out)
+    whole = files(out)
+    (out / "init_status" / "c" / "3").unlink()
+    (out / "rain" / "c" / "3" / "0" / "0" / "0" / "0").write_bytes(b"half of a file")
+    (out / "rain" / "c" / "3" / "0" / "0" / "0" / "0.123abc.partial").write_bytes(b"left by a killed writer")
+    (out / "init_status" / "c" / "5").write_bytes(b"")
+    assert_same_values(made(archive, out), expected(archive))
+    assert files(out) == whole
+    assert "the mark of batch 5" in logged(out)
+
+
+KILLED = """
+import sys
+import numpy as np
+import xarray as xr
+from archive_models import Noisy
+from xnowcast.archive import hindcast
+
+archive, out, calls = xr.open_dataset(sys.argv[1], chunks={{"time": 3}}), sys.argv[2], sys.argv[3]
+hindcast(archive, Noisy(calls, {when}, "kill"), out=out, steps=3, members=2, seed=7, init_times_per_batch=4)
+"""
+
+
+def test_kill_minus_nine_costs_nothing_but_the_batches_in_flight(archive, tmp_path, caplog):
+    archive.to_netcdf(tmp_path / "radar.nc")
+    calls, out = tmp_path / "calls", tmp_path / "a.zarr"
+    calls.mkdir()
+    words = [sys.executable, "-c", KILLED.format(when=[4]), str(tmp_path / "radar.nc"), str(out), str(calls)]
+    died = subprocess.run(words, cwd=Path(__file__).parent, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert Path(f"{out}.lock").exists()
+    done = int((open_archive(out).init_status != 0).sum())
+    assert done in (8, 12, 16)
+    with caplog.at_level(logging.INFO, "xnowcast.archive"):
+        assert_same_values(made(archive, out), expected(archive))
+    assert "took over the lock of a dead run" in caplog.text
+    assert f"{done} of 39 init times are done" in caplog.text
+    made(archive, tmp_path / "whole.zarr")
+    assert files(out) == files(tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 8}, "begun with seed 7, and this run has 8"),
+        ({"members": 3}, "members"),
+        ({"steps": 2}, "lead_time '3 steps of 5 min'"),
+        ({"init_times": slice(None, None, 2)}, "init_times '39 from 2024-06-01T12:05"),
+        ({"init_times_per_batch": 5}, "init_times_per_batch"),
+        ({"model": "persistence", "members": None}, "model 'Noisy'"),
+    ],
+    ids=str,
+)
+def test_a_store_that_was_begun_otherwise_is_refused(archive, tmp_path, options, message):
+    made(archive, tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match=message):
+        made(archive, tmp_path / "a.zarr", **options)
+    options = {"seed": 8}
+    changed = made(archive, tmp_path / "a.zarr", overwrite=True, **options)
+    assert_same_values(changed, expected(archive, seed=8))
+
+
+def test_other_weights_are_another_run(archive, tmp_path, toy_models):
+    import torch
+
+    from xnowcast import models
+
+    nets = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        nets.append(models.build("tiny-net"))
+    options = {"steps": 2, "init_times": slice(None, None, 10), "progress": False}
+    hindcast(archive, nets[0], out=tmp_path / "a.zarr", **options)
+    with pytest.raises(ValueError, match="model_in_memory"):
+        hindcast(archive, nets[1], out=tmp_path / "a.zarr", **options)
+
+
+def test_the_input_is_never_replaced(archive, tmp_path):
+    archive.to_zarr(tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match="also the input"):
+        made(xr.open_zarr(tmp_path / "a.zarr"), tmp_path / "a.zarr", overwrite=True)
+
+
+def test_something_else_in_the_place_of_the_store_is_left_alone(archive, tmp_path):
+    archive.to_zarr(tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match="no store of a hindcast"):
+        made(archive, tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match="no store of a hindcast"):
+        open_archive(tmp_path / "a.zarr")
+    xr.testing.assert_equal(xr.open_zarr(tmp_path / "a.zarr").rain, archive.rain)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": "a.nc"}, "must end in .zarr"),
+        ({"out": "nowhere/a.zarr"}, "does not exist"),
+        ({"out": "s3://bucket/a.zarr"}, "all workers see"),
+        ({"engine": "dask"}, "'threads', 'processes' or a dask.distributed Client"),
+        ({"workers": 0}, "whole number of 1 or more"),
+        ({"min_coverage": 1.5}, "from 0 to 1"),
+        ({"init_times_per_batch": 0}, "batch_size is 0|init_times_per_batch is 0"),
+        ({"performance_report": "report.html"}, "of a Dask cluster"),
+        ({"init_times": "2024-06-02"}, "not in the data"),
+    ],
+    ids=str,
+)
+def test_a_wrong_call_is_refused_before_anything_is_written(archive, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        made(archive, **({"out": "a.zarr"} | options))
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- locks
+
+
+def test_two_runs_on_one_store_refuse_each_other(archive, tmp_path):
+    out = tmp_path / "a.zarr"
+    slow = threading.Thread(target=made, args=(archive, out, Noisy(slow=0.1)))
+    slow.start()
+    while not (tmp_path / "a.zarr.lock").exists():
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match=f"a.zarr is being written by process {os.getpid()} of"):
+        made(archive, out)
+    slow.join()
+    assert_same_values(made(archive, out), expected(archive))
+    assert not (tmp_path / "a.zarr.lock").exists()
+
+
+def holder(path, **about):
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "born": "1", "since": "now", "token": "other"}
+    path.write_text(json.dumps(mine | about))
+
+
+def test_the_lock_of_a_dead_process_is_taken_over_also_where_its_number_lives_on(tmp_path, caplog):
+    path = tmp_path / "a.zarr.lock"
+    for about in ({"pid": 2**22 + 1}, {"born": "0"}):  # no such process; one that began at another time
+        holder(path, **about)
+        with lock.StoreLock(path):
+            assert json.loads(path.read_text())["token"] != "other"
+        assert not path.exists()
+    assert caplog.text.count("took over the lock of a dead run") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_another_host_counts_while_it_gives_signs_of_life(tmp_path):
+    path = tmp_path / "a.zarr.lock"
+    holder(path, host="node-17", pid=12)
+    with pytest.raises(ValueError, match="process 12 of node-17"), lock.StoreLock(path):
+        pass
+    os.utime(path, (time.time() - 2 * lock.STALE,) * 2)
+    with lock.StoreLock(path):
+        pass
+
+
+def test_a_lock_gives_signs_of_life_and_knows_when_it_was_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.02)
+    path = tmp_path / "a.zarr.lock"
+    with lock.StoreLock(path) as held:
+        os.utime(path, (0, 0))
+        time.sleep(0.2)
+        assert path.stat().st_mtime > 0
+        held.check()
+        holder(path, pid=99)
+        time.sleep(0.2)
+        with pytest.raises(RuntimeError, match="taken over by process 99"):
+            held.check()
+    assert path.exists(), "the lock of the other is not ours to remove"
+
+
+# ---------------------------------------------------------------- faults of disks and models
+
+
+def fails_at_times(monkeypatch, error, when):
+    """Writing fails with an error in the calls with these numbers; nothing pauses."""
+    write, calls = store._write_array, []
+
+    def flaky(*arguments):
+        calls.append(None)
+        if when(len(calls)):
+            raise error
+        return write(*arguments)
+
+    monkeypatch.setattr(store, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(store, "_write_array", flaky)
+
+
+def test_a_store_that_fails_now_and_then_loses_nothing(archive, tmp_path, monkeypatch):
+    fails_at_times(monkeypatch, OSError(errno.EIO, "stale file handle"), lambda call: call % 3 == 0)
+    assert_same_values(made(archive, tmp_path / "a.zarr"), expected(archive))
+    assert "stale file handle" in logged(tmp_path / "a.zarr")
+
+
+def test_a_store_that_fails_for_a_while_is_tried_again_later(archive, tmp_path, monkeypatch):
+    fails_at_times(monkeypatch, OSError(errno.EIO, "no"), lambda call: 5 <= call <= 9)
+    assert_same_values(made(archive, tmp_path / "a.zarr", workers=1), expected(archive))
+    assert "failed, attempt 1 of 3" in logged(tmp_path / "a.zarr")
+
+
+def test_a_full_disk_stops_the_run_and_the_same_call_goes_on(archive, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        fails_at_times(patch, OSError(errno.ENOSPC, "No space left on device"), lambda call: call > 9)
+        with pytest.raises(IncompleteRun, match=r"the disk is full .* \d of 10 batches .* the same call goes on"):
+            made(archive, tmp_path / "a.zarr")
+    assert (open_archive(tmp_path / "a.zarr").init_status == 0).any()
+    assert_same_values(made(archive, tmp_path / "a.zarr"), expected(archive))
+
+
+def test_a_batch_that_fails_once_is_done_again(archive, tmp_path):
+    (tmp_path / "calls").mkdir()
+    stored = made(archive, tmp_path / "a.zarr", Noisy(str(tmp_path / "calls"), [3], "fail"))
+    assert_same_values(stored, expected(archive))
+    assert "call 3 fails" in logged(tmp_path / "a.zarr")
+
+
+def test_a_batch_that_always_fails_does_not_keep_the_others_back(archive, tmp_path):
+    class Picky(Noisy):
+        name = "Noisy"
+
+        def forecast(self, frames, observed, steps, noise=None):
+            if abs(float(frames[0, -1].max()) - 8.8) < 0.01:
+                raise RuntimeError("I do not like this")
+            return super().forecast(frames, observed, steps, noise)
+
+    with pytest.raises(IncompleteRun, match=r"batches failed three times .*I do not like this"):
+        made(archive, tmp_path / "a.zarr", Picky(), init_times_per_batch=3)
+    status = open_archive(tmp_path / "a.zarr").init_status.values
+    assert 0 < (status == 0).sum() < 15
+    assert_same_values(made(archive, tmp_path / "a.zarr", init_times_per_batch=3), expected(archive))
+
+
+def test_a_model_that_never_works_is_not_tried_for_years(archive, tmp_path):
+    (tmp_path / "calls").mkdir()
+    with pytest.raises(IncompleteRun, match="5 batches in a row failed; the last: RuntimeError: call"):
+        made(archive, tmp_path / "a.zarr", Noisy(str(tmp_path / "calls"), range(1000), "fail"), init_times_per_batch=1)
+    assert len(list((tmp_path / "calls").iterdir())) < 40
+
+
+# ---------------------------------------------------------------- engines
+
+
+def test_no_more_batches_are_made_than_are_needed():
+    drawn, most, done = [], [], []
+
+    class Numbered:
+        def __init__(self, number):
+            self.number = number
+            drawn.append(number)
+
+    def work(job, batch):
+        most.append(len(drawn) - len(done))
+        return batch.number
+
+    report = run.run_batches(
+        engines.ThreadEngine(work, None, 2),
+        (Numbered(i) for i in range(50)),
+        finished=lambda batch, result: done.append(result),
+        interruption=run.Interruption(),
+    )
+    assert report.done == 50 and sorted(done) == list(range(50))
+    assert max(most) <= 6, "two run, two wait, and two may be ready to be counted"
+
+
+def test_a_killed_worker_process_costs_its_batch_one_more_attempt(archive, tmp_path):
+    (tmp_path / "calls").mkdir()
+    model = Noisy(str(tmp_path / "calls"), [3], "kill")
+    stored = made(archive, tmp_path / "a.zarr", model, engine="processes", workers=1)
+    assert_same_values(stored, expected(archive))
+    assert "workers died; new ones take over" in logged(tmp_path / "a.zarr")
+    assert "workers died 1 times" in logged(tmp_path / "a.zarr")
+
+
+def test_processes_share_out_cores_and_gpus(monkeypatch):
+    import multiprocessing
+
+    import cloudpickle
+
+    from xnowcast.engine import workers
+
+    counter = multiprocessing.get_context("spawn").Value("i", 0)
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(workers, "torch_threads", None)
+    monkeypatch.setattr(engines, "_shared", None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
+    gpus = engines._visible_gpus("auto")
+    try:
+        for wanted in ("4", "7", "4"):
+            engines._begin_process(cloudpickle.dumps(("work", "job")), 3, counter, gpus)
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert workers._torch_threads() == 3
+    assert engines._visible_gpus("cpu") == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert engines._visible_gpus("auto") == []
+
+
+def test_a_dask_cluster_survives_a_killed_worker_and_a_restart_of_all(archive, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    (tmp_path / "calls").mkdir()
+    model = Noisy(str(tmp_path / "calls"), [3], "kill", slow=0.1)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.run(_find_models, str(Path(__file__).parent))
+        client.register_plugin(_FindsModels(str(Path(__file__).parent)))
+        report = tmp_path / "report.html"
+        stored = made(archive, tmp_path / "a.zarr", model, engine=client, performance_report=report)
+        assert_same_values(stored, expected(archive))
+        assert "<html" in report.read_text()[:500].lower()
+
+        restart = threading.Timer(1.0, client.restart)
+        restart.start()
+        stored = made(archive, tmp_path / "b.zarr", Noisy(slow=0.3), engine=client, init_times_per_batch=3)
+        restart.join()
+        assert_same_values(stored, expected(archive))
+    assert "workers died" in logged(tmp_path / "b.zarr")
+
+
+def _find_models(folder):
+    sys.path.insert(0, folder)
+
+
+try:
+    from distributed.diagnostics.plugin import WorkerPlugin
+except ImportError:
+    WorkerPlugin = object
+
+
+class _FindsModels(WorkerPlugin):
+    """New workers find the models of these tests, too."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def setup(self, worker):
+        sys.path.insert(0, self.folder)
+
+
+# ---------------------------------------------------------------- progress
+
+
+def test_progress_tells_share_rate_and_time_left(monkeypatch, capsys, caplog):
+    clock = iter(np.arange(0.0, 1e4, 10.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    bar = progress.Progress(1000, 200, "init times", shown=True)
+    with caplog.at_level(logging.INFO, "xnowcast.archive"):
+        bar.add(100)
+        for _ in range(5):
+            bar.show()
+    bar.close()
+    moving = capsys.readouterr().err
+    assert moving.startswith("\r300 of 1000 init times (30 %), ") and moving.endswith("\n")
+    assert "left" in moving
+    assert 1 <= len(caplog.records) <= 3, "the log has a line a minute"
+
+
+def test_the_public_name_is_the_function():
+    assert xnowcast.hindcast is hindcast

@@ -1,0 +1,381 @@
+"""Real time: a forecast for each new frame, whatever arrives late, half copied or broken; and the command line."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from archive_models import Noisy
+
+from xnowcast.archive import watch
+from xnowcast.archive.watch import _Desk, _Inbox
+from xnowcast.cli import main
+
+OPTIONS = {"poll": "50ms", "steps": 2}
+
+
+@pytest.fixture
+def frames(radar, tmp_path):
+    """Ten files of a frame each, somewhere else than in the folder that is watched."""
+    (tmp_path / "source").mkdir()
+    paths = [tmp_path / "source" / f"radar_{i:02d}.nc" for i in range(10)]
+    for i, path in enumerate(paths):
+        radar.isel(time=[i]).to_netcdf(path)
+    (tmp_path / "in").mkdir()
+    return paths
+
+
+def arrives(folder, *paths):
+    for path in paths:
+        shutil.copy(path, folder)
+
+
+class Watched:
+    """A watch in a thread, which is told to stop and waited for."""
+
+    def __init__(self, tmp_path, model="persistence", **options):
+        self.out = tmp_path / "out"
+        self.made = None
+        self._arguments = (tmp_path / "in", model), {"out": self.out} | OPTIONS | options
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def _run(self):
+        self.made = watch(*self._arguments[0], **self._arguments[1])
+
+    def __exit__(self, *error):
+        self._thread.join(200)
+        assert not self._thread.is_alive()
+
+    def wait_for(self, name):
+        until = time.monotonic() + 100
+        while not (self.out / name).exists():
+            assert time.monotonic() < until, f"{name} never came; there are {sorted(os.listdir(self.out))}"
+            time.sleep(0.02)
+
+
+def test_each_new_frame_gets_a_forecast_and_latest_points_at_it(radar, frames, tmp_path):
+    arrives(tmp_path / "in", *frames[:3])
+    with Watched(tmp_path, stop_after=3) as watched:
+        for i in (3, 4):
+            watched.wait_for(f"forecast_20240601T12{5 * (i - 1):02d}.nc")
+            arrives(tmp_path / "in", frames[i])
+    assert watched.made == 3
+    names = sorted(p.name for p in watched.out.iterdir())
+    assert names == [*(f"forecast_20240601T12{m}.nc" for m in (10, 15, 20)), "latest.nc", "watch.log"]
+    assert os.readlink(watched.out / "latest.nc") == "forecast_20240601T1220.nc"
+    with xr.open_dataset(watched.out / "latest.nc") as latest:
+        wanted = radar.isel(time=slice(5)).nowcast.forecast("persistence", steps=2)
+        np.testing.assert_array_equal(latest.rain, wanted.rain)
+        np.testing.assert_array_equal(latest.init_time, wanted.init_time)
+
+
+def test_members_are_those_of_the_archive(radar, frames, tmp_path):
+    """The forecast in real time is, bit for bit, the hindcast of the same time and seed."""
+    arrives(tmp_path / "in", *frames)
+    with Watched(tmp_path, Noisy(), stop_after=1, members=3, seed=4) as watched:
+        pass
+    with xr.open_dataset(watched.out / "latest.nc") as latest:
+        np.testing.assert_array_equal(latest.rain, radar.nowcast.forecast(Noisy(), members=3, seed=4, steps=2).rain)
+
+
+def test_a_file_that_still_grows_is_waited_for(frames, tmp_path):
+    arrives(tmp_path / "in", *frames[:3])
+    with Watched(tmp_path, stop_after=2) as watched:
+        watched.wait_for("forecast_20240601T1210.nc")
+        content = frames[3].read_bytes()
+        with open(tmp_path / "in" / "radar_03.nc", "wb") as file:
+            for piece in range(10):
+                file.write(content[piece * len(content) // 10 : (piece + 1) * len(content) // 10])
+                file.flush()
+                time.sleep(0.03)
+    log = (watched.out / "watch.log").read_text()
+    assert "left aside" not in log and "forecast_20240601T1215.nc" in log
+
+
+def test_a_broken_file_does_not_stop_the_watch_and_may_be_mended(frames, tmp_path):
+    arrives(tmp_path / "in", *frames[:3])
+    with Watched(tmp_path, stop_after=3, on_gap="fill") as watched:
+        watched.wait_for("forecast_20240601T1210.nc")
+        (tmp_path / "in" / "radar_03.nc").write_bytes(b"not a radar file")
+        (tmp_path / "in" / "notes.txt").write_text("nor is this")
+        until = time.monotonic() + 100
+        while "radar_03.nc cannot be read and is left aside" not in (watched.out / "watch.log").read_text():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        arrives(tmp_path / "in", frames[4])
+        watched.wait_for("forecast_20240601T1220.nc")
+        arrives(tmp_path / "in", frames[3])  # sent again, whole: late, so it is input alone
+        time.sleep(0.3)
+        arrives(tmp_path / "in", frames[5])
+    assert not (watched.out / "forecast_20240601T1215.nc").exists()
+    assert (watched.out / "forecast_20240601T1225.nc").exists()
+    assert "a frame came late" in (watched.out / "watch.log").read_text()
+
+
+def desk(tmp_path, **settings):
+    (tmp_path / "out").mkdir(exist_ok=True)
+    settings = {"variable": None, "steps": 2, "on_gap": "raise"} | settings
+    return _Desk(tmp_path / "out", Noisy(), settings, "nc", None)
+
+
+def by_time(radar, *which):
+    return {radar.time.values[i]: radar.isel(time=[i]) for i in which}
+
+
+def test_a_missing_frame_is_never_joined_over(radar, tmp_path, caplog):
+    maker = desk(tmp_path, members=1)
+    maker.forecast_from(by_time(radar, 0, 1, 2, 4))
+    assert maker.made == 0 and "across a gap" in caplog.text
+    maker.forecast_from(by_time(radar, 0, 1, 2, 4, 5))
+    assert maker.made == 1
+    maker.forecast_from(by_time(radar, 5, 7, 9))  # alone these would pass for a step of ten minutes
+    assert maker.made == 1 and "came every 300 seconds" in caplog.text
+
+
+def test_one_frame_alone_is_waited_with(radar, tmp_path, caplog):
+    maker = desk(tmp_path, members=1)
+    maker.forecast_from(by_time(radar, 0))
+    assert maker.made == 0 and "needed to know the step" in caplog.text
+
+
+def test_memory_does_not_grow_with_the_days(radar, tmp_path):
+    (tmp_path / "in").mkdir()
+    inbox = _Inbox(tmp_path / "in", "*.nc", capacity=5)
+    one = radar.isel(time=[0])
+    for i in range(30):
+        moved = one.assign_coords(time=one.time + np.timedelta64(5 * i, "m"))
+        moved.to_netcdf(tmp_path / "in" / f"radar_{i:03d}.nc")
+        inbox.look()
+        assert inbox.look()
+        assert not inbox.look(), "a file is read once"
+        for old in sorted((tmp_path / "in").iterdir())[:-10]:
+            old.unlink()
+    assert len(inbox.frames) == 5
+    assert max(inbox.frames) == moved.time.values[0]
+    assert len(inbox._dealt_with) <= 11 and len(inbox._seen) <= 11, "files that were removed are forgotten"
+
+
+def test_only_the_newest_files_of_a_full_folder_are_read(frames, tmp_path, monkeypatch):
+    arrives(tmp_path / "in", *frames)
+    inbox = _Inbox(tmp_path / "in", "*", capacity=4)
+    inbox.look()
+    inbox.look()
+    assert len(inbox._attempts) == 0 and len(inbox.frames) == 4
+
+
+def test_a_watch_that_begins_again_does_not_repeat_itself(frames, tmp_path):
+    arrives(tmp_path / "in", *frames[:4])
+    with Watched(tmp_path, stop_after=1):
+        pass
+    with Watched(tmp_path, stop_when_idle="500ms") as again:
+        pass
+    assert again.made == 0
+    arrives(tmp_path / "in", frames[4])
+    with Watched(tmp_path, stop_after=1, keep=1) as on:
+        pass
+    assert on.made == 1
+    assert [p.name for p in on.out.glob("forecast_*")] == ["forecast_20240601T1220.nc"], "one is kept"
+
+
+def test_forecasts_may_be_zarr(frames, tmp_path):
+    arrives(tmp_path / "in", *frames[:4])
+    with Watched(tmp_path, stop_after=1, file_format="zarr") as watched:
+        pass
+    assert xr.open_zarr(watched.out / "latest.zarr").sizes["lead_time"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folder": "nowhere"}, "no folder nowhere"),
+        ({"out": "in"}, "choose another folder"),
+        ({"keep": 0}, "1 or more"),
+        ({"file_format": "grib"}, "'nc' or 'zarr'"),
+        ({"on_gap": "raise"}, "'skip' or 'fill'"),
+        ({"poll": 5}, "bare number"),
+        ({"model": "stldm"}, "needs weights"),
+    ],
+    ids=str,
+)
+def test_a_wrong_call_is_refused(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    arguments = {"folder": "in", "model": "persistence", "out": "out"} | options
+    with pytest.raises(ValueError, match=message):
+        watch(arguments.pop("folder"), arguments.pop("model"), **arguments)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.fixture
+def config(radar, tmp_path):
+    radar.to_netcdf(tmp_path / "radar.nc")
+    path = tmp_path / "run.toml"
+    path.write_text(f"""
+[data]
+path = "{tmp_path / "radar.nc"}"
+chunks = {{ time = 2 }}
+
+[model]
+name = "persistence"
+
+[hindcast]
+out = "{tmp_path / "a.zarr"}"
+init_times = "2024-06-01T12:05/2024-06-01T12:40"
+steps = 2
+init_times_per_batch = 3
+progress = false
+""")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    yield
+    logging.getLogger("xnowcast.archive").handlers = []
+
+
+def test_hindcast_is_one_command(config, radar, tmp_path, capsys):
+    assert main(["hindcast", str(config)]) == 0
+    assert "persistence, 8 init times: 8 forecast" in capsys.readouterr().out
+    stored = xr.open_zarr(tmp_path / "a.zarr")
+    wanted = radar.nowcast.forecast("persistence", steps=2, init_times=slice("2024-06-01T12:05", "2024-06-01T12:40"))
+    np.testing.assert_array_equal(stored.rain, wanted.rain)
+    assert main(["hindcast", str(config), "--set", "hindcast.steps=3", "--out", str(tmp_path / "b.zarr")]) == 0
+    assert xr.open_zarr(tmp_path / "b.zarr").sizes["lead_time"] == 3
+
+
+def test_exit_codes_tell_what_happened(config, radar, tmp_path, capsys, monkeypatch):
+    from xnowcast.archive import store
+
+    command = ["hindcast", str(config)]
+    assert main([*command, "--set", "hindcast.stepps=3"]) == 2
+    assert "did you mean 'steps'?" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_write_array", _disk_is_full)
+        assert main(command) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("xnowcast: the disk is full") and "the same call goes on" in said
+    assert main(command) == 0
+    assert main([*command, "--set", "hindcast.steps=1"]) == 2
+    assert "was begun with lead_time '2 steps of 5 min'" in capsys.readouterr().err
+    broken = radar.copy(deep=True)
+    broken.rain[5, 12, 12] = -999
+    broken.to_netcdf(tmp_path / "broken.nc")
+    monkeypatch.setattr("xnowcast.archive.frames.PAUSE", 0.0)
+    assert main([*command, "--overwrite", "--set", f"data.path={tmp_path / 'broken.nc'}"]) == 3
+    assert "7 forecast, 1 input unreadable" in capsys.readouterr().out
+
+
+def _disk_is_full(*arguments):
+    import errno
+
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(config, tmp_path):
+    slow = config.read_text().replace('name = "persistence"', 'name = "slow"')
+    config.write_text(slow.replace("init_times_per_batch = 3", "init_times_per_batch = 1"))
+    code = (
+        "import sys; from xnowcast import models; from xnowcast.cli import main\n"
+        "models.register('slow', 'slow_model:Slow'); sys.exit(main(sys.argv[1:]))"
+    )
+    (tmp_path / "slow_model.py").write_text(
+        "import time\nfrom xnowcast.models.persistence import Persistence\n\n\n"
+        "class Slow(Persistence):\n    def forecast(self, *args, **options):\n        time.sleep(0.5)\n"
+        "        return super().forecast(*args, **options)\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, "hindcast", str(config)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not list((tmp_path / "a.zarr").glob("init_status/c/*")):
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "xnowcast: interrupted: " in said and "the same call goes on" in said
+    marks = len(list((tmp_path / "a.zarr").glob("init_status/c/*")))
+    assert 1 <= marks < 8
+    assert not (tmp_path / "a.zarr.lock").exists()
+
+
+def test_score_is_one_command(radar, tmp_path, capsys):
+    radar.to_netcdf(tmp_path / "radar.nc")
+    (tmp_path / "score.toml").write_text(f"""
+[data]
+path = ["{tmp_path / "radar.nc"}"]
+
+[models.still]
+model = "persistence"
+
+[score]
+baselines = ["extrapolation"]
+steps = 2
+thresholds = [0.5]
+scales = [1]
+out = "{tmp_path / "scores.nc"}"
+block = "1h"
+progress = false
+
+[engine]
+kind = "threads"
+workers = 1
+""")
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "csi.png"
+    assert main(["score", str(tmp_path / "score.toml"), "--picture", str(picture)]) == 0
+    assert "still" in (said := capsys.readouterr().out) and "extrapolation" in said
+    assert picture.stat().st_size > 5000
+    assert xr.open_dataset(tmp_path / "scores.nc").model.values.tolist() == ["still", "extrapolation"]
+    assert main(["score", str(tmp_path / "radar.nc")]) == 2
+    assert "observations are missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.path=''", "[data] has no path"),
+        ("data.pth=1", "did you mean 'path'?"),
+        ("engine.kind=dask", "needs the scheduler's address"),
+        ("engine.scheduler=tcp://here:1", "write kind = 'dask'"),
+        ("engine.kind=gpu", "engine is 'gpu'"),
+        ("nonsense.key=1", "no section 'nonsense'"),
+        ("steps", "section.key=value"),
+        ("model.amplitude=2", "no option 'amplitude'"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_one_line(config, tmp_path, capsys, change, message):
+    assert main(["hindcast", str(config), "--set", change]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and message in said[0]
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_configuration_may_name_a_cluster(config, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        words = ["hindcast", str(config), "--set", "engine.kind=dask", "--set"]
+        assert main([*words, f"engine.scheduler={cluster.scheduler_address}"]) == 0
+    assert (xr.open_zarr(tmp_path / "a.zarr").init_status == 1).all()
+
+
+def test_watch_is_one_command(frames, tmp_path, capsys):
+    arrives(tmp_path / "in", *frames[:4])
+    words = ["watch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--model", "persistence", "--poll", "50ms"]
+    assert main([*words, "--stop-after", "1", "--steps", "2", "--pattern", "radar_*.nc"]) == 0
+    assert "1 forecasts in" in capsys.readouterr().out
+    assert Path(tmp_path / "out" / "latest.nc").exists()

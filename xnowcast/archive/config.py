@@ -1,0 +1,212 @@
+"""Runs over archives as TOML files have them: data, models, what to do, and where."""
+
+import inspect
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from xnowcast import storage
+from xnowcast.archive.hindcast import hindcast
+from xnowcast.archive.score import score_archive
+
+_ELSEWHERE = (
+    "ds",
+    "model",
+    "models",
+    "variable",
+    "zr",
+    "weights",
+    "engine",
+    "workers",
+    "performance_report",
+    "options",
+)
+_ENGINE = ("kind", "workers", "scheduler", "scheduler_file", "performance_report")
+_DATA = ("path", "variable", "zr", "chunks")
+
+
+def run_hindcast(path: str | Path, changes: Iterable[str] = (), **arguments: Any) -> xr.Dataset:
+    """Run `hindcast` as a TOML file says.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        With ``[data]`` (``path``: a file, store, pattern or list of these; ``variable``, ``zr``, ``chunks``),
+        ``[model]`` (``name`` or ``weights``, and the model's options), ``[hindcast]`` (arguments of `hindcast`) and
+        ``[engine]`` (``kind``: "threads", "processes" or "dask"; ``workers``; ``scheduler`` or ``scheduler_file`` of a
+        cluster; ``performance_report``).
+    changes : iterable of str
+        Values that replace those of the file, such as ``"hindcast.members=20"``.
+    **arguments
+        Of `hindcast`, instead of the file's.
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    ValueError
+        If the file or something in it is not known; and as `hindcast`.
+    """
+    content = _read(path, changes, ("data", "model", "hindcast", "engine"))
+    model = content["model"]
+    own = _arguments("hindcast", content["hindcast"], hindcast) | arguments
+    if "out" not in own:
+        raise ValueError(f"{path}: [hindcast] has no out; write for example out = 'hindcast.zarr'")
+    name = model.pop("name", None) or model.pop("weights", "extrapolation")
+    own |= {"weights": model.pop("weights")} if "weights" in model else {}
+    with _engine(content["engine"]) as engine:
+        return hindcast(_open(content["data"]), name, **_field(content["data"]), **own, **engine, **model)
+
+
+def run_score(path: str | Path, changes: Iterable[str] = (), **arguments: Any) -> xr.Dataset:
+    """Run `score_archive` as a TOML file says.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        With ``[data]`` and ``[engine]`` as for `run_hindcast`, ``[score]`` (arguments of `score_archive`), and
+        a section ``[models.NAME]`` for each model (``model`` or ``weights``, ``members``, and the model's options).
+    changes : iterable of str
+        Such as ``"score.hours=3"``.
+    **arguments
+        Of `score_archive`, instead of the file's.
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    ValueError
+        If the file or something in it is not known; and as `score_archive`.
+    """
+    content = _read(path, changes, ("data", "models", "score", "engine"))
+    own = _arguments("score", content["score"], score_archive) | arguments
+    if isinstance(own.get("regions"), str):
+        own["regions"] = xr.open_dataarray(own["regions"]).astype(bool)
+    models = {
+        name: about.get("model") if set(about) == {"model"} else about for name, about in content["models"].items()
+    }
+    with _engine(content["engine"]) as engine:
+        return score_archive(_open(content["data"]), models, **_field(content["data"]), **own, **engine)
+
+
+def _read(path: str | Path, changes: Iterable[str], sections: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    if not Path(path).is_file():
+        raise ValueError(f"there is no configuration {path}")
+    try:
+        content = tomllib.loads(Path(path).read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no TOML that can be read: {error}") from None
+    for change in changes:
+        _change(content, change)
+    _refuse_unknown(path, "section", content, sections)
+    for section, keys in content.items():
+        if not isinstance(keys, Mapping):
+            raise ValueError(f"{path}: {section} is {keys!r}; it must be a section, [{section}]")
+    if not content.get("data", {}).get("path"):
+        raise ValueError(f"{path}: [data] has no path; write for example path = 'radar.zarr'")
+    _refuse_unknown(path, "key in [data]", content["data"], _DATA)
+    _refuse_unknown(path, "key in [engine]", content.get("engine", {}), _ENGINE)
+    return {section: dict(content.get(section, {})) for section in sections}
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    *sections, name = key.strip().split(".")
+    if not (equals and sections and name):
+        raise ValueError(f"--set is {change!r}; write it as section.key=value, such as hindcast.members=20")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:  # a bare word
+        value = text.strip()
+    for section in sections:
+        content = content.setdefault(section, {})
+    content[name] = value
+
+
+def _refuse_unknown(path: str | Path, what: str, found: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for name in found:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"{path}: there is no {what} {name!r}; {hint}")
+
+
+def _arguments(section: str, found: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    known = [name for name in inspect.signature(function).parameters if name not in _ELSEWHERE]
+    _refuse_unknown("the configuration", f"key in [{section}]", found, known)
+    if isinstance(found.get("init_times"), str):
+        found["init_times"] = init_times(found["init_times"])
+    return found
+
+
+def init_times(text: str) -> Any:
+    """Init times as the command line has them.
+
+    Parameters
+    ----------
+    text : str
+        "all", "latest", a time, several with commas, or START/STOP or START/STOP/STEP.
+
+    Returns
+    -------
+    str, list or slice
+
+    Raises
+    ------
+    ValueError
+
+    Examples
+    --------
+    >>> init_times("2023-01-01/2023-12-31/1h")
+    slice('2023-01-01', '2023-12-31', '1h')
+    """
+    if "/" in text:
+        parts = [part or None for part in text.split("/")]
+        if len(parts) > 3:
+            raise ValueError(f"init_times is {text!r}; a range is START/STOP or START/STOP/STEP")
+        return slice(*parts)
+    return text.split(",") if "," in text else text
+
+
+def _field(data: dict[str, Any]) -> dict[str, Any]:
+    given = {key: data[key] for key in ("variable", "zr") if key in data}
+    return given | ({"zr": tuple(given["zr"])} if "zr" in given else {})
+
+
+def _open(data: dict[str, Any]) -> xr.Dataset:
+    paths = [data["path"]] if isinstance(data["path"], str) else list(data["path"])
+    parts = [storage.open_input(path) for path in paths]
+    together = parts[0]
+    if len(parts) > 1:
+        time_dim = next(name for name, index in parts[0].indexes.items() if index.dtype.kind == "M")
+        together = xr.concat(parts, time_dim, data_vars="minimal", coords="minimal", compat="override", join="exact")
+    return together.chunk(data["chunks"]) if "chunks" in data else together
+
+
+@contextmanager
+def _engine(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The engine's arguments; a client of a cluster is closed at the end, the cluster itself lives on."""
+    kind = given.get("kind", "threads")
+    arguments = {key: given[key] for key in ("workers", "performance_report") if key in given}
+    at = {key: given[key] for key in ("scheduler", "scheduler_file") if key in given}
+    if kind != "dask":
+        if at:
+            raise ValueError(f"[engine] names a scheduler, and its kind is {kind!r}: write kind = 'dask'")
+        yield {"engine": kind} | arguments
+        return
+    if not at:
+        raise ValueError("[engine] kind = 'dask' needs the scheduler's address or a scheduler_file")
+    from distributed import Client
+
+    with Client(at.get("scheduler"), scheduler_file=at.get("scheduler_file")) as client:
+        yield {"engine": client} | arguments

@@ -1,0 +1,133 @@
+"""The frames of a batch, cut out of a long time axis unread, and read one by one where a file is broken."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+
+from xnowcast import cf
+from xnowcast.cf import Field
+
+BATCHES_PER_STRETCH = 32
+"""A graph of years is cut once for so many batches: cutting it for each would take longer than the forecasts."""
+PAUSE = 1.0
+"""Seconds before a frame that could not be read is tried once more."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Neighbouring frames that a batch reads, still unread.
+
+    Attributes
+    ----------
+    variable : xarray.Variable
+        ``(*extra, time, y, x)``, first row in the north, in the user's units: in memory, or to be read by the worker.
+    times : numpy.ndarray
+        datetime64[ns], one per frame.
+    """
+
+    variable: xr.Variable
+    times: np.ndarray
+
+    def read(self, conversion: Any) -> "ReadFrames":
+        """Read all frames at once; where that fails, one by one, so that one broken file costs one frame.
+
+        Parameters
+        ----------
+        conversion : xnowcast.units.Conversion
+            From the stored values to what is computed with; impossible values are refused by it.
+        """
+        try:
+            values = _read(self.variable)
+            return ReadFrames(values, _coverage(conversion(values)), self.times, {})
+        except MemoryError:
+            raise
+        except Exception:
+            return self._read_one_by_one(conversion)
+
+    def _read_one_by_one(self, conversion: Any) -> "ReadFrames":
+        values = np.full(self.variable.shape, np.nan, np.float32)
+        coverage = np.zeros(len(self.times))
+        broken: dict[int, str] = {}
+        for i in range(len(self.times)):
+            for attempt in range(2):
+                try:
+                    frame = _read(self.variable[..., i : i + 1, :, :])
+                    coverage[i] = _coverage(conversion(frame))[0]
+                    values[..., i : i + 1, :, :] = frame
+                    broken.pop(i, None)
+                    break
+                except Exception as error:
+                    broken[i] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                    if not attempt:
+                        time.sleep(PAUSE)
+        return ReadFrames(values, coverage, self.times, broken)
+
+
+@dataclass(frozen=True)
+class ReadFrames:
+    """Frames in memory.
+
+    Attributes
+    ----------
+    values : numpy.ndarray
+        ``(*extra, time, y, x)`` in the user's units; NaN in the frames that could not be read.
+    coverage : numpy.ndarray
+        Share of the cells that is measured, one per frame.
+    times : numpy.ndarray
+    broken : dict of int to str
+        Why a frame could not be read, by its position.
+    """
+
+    values: np.ndarray
+    coverage: np.ndarray
+    times: np.ndarray
+    broken: dict[int, str]
+
+
+def _read(variable: xr.Variable) -> np.ndarray:
+    """In this very thread: the engine that runs the batches has shared out the cores already."""
+    with dask.config.set(scheduler="synchronous"):
+        return np.asarray(variable.values)
+
+
+def _coverage(rain: np.ndarray) -> np.ndarray:
+    measured = np.isfinite(rain).mean(axis=(-2, -1))
+    return measured.reshape(-1, rain.shape[-3]).min(axis=0)
+
+
+class FrameReader:
+    """Cuts the frames of batches out of a field without reading them.
+
+    Parameters
+    ----------
+    field : Field
+    times : numpy.ndarray
+        datetime64[ns], the field's time axis.
+    """
+
+    def __init__(self, field: Field, times: np.ndarray):
+        array = cf.north_up(field.array, field.y, field.x).transpose(*field.leading, field.y, field.x)
+        self._variable = array.variable
+        self._times = times
+
+    def cut(self, spans: Sequence[tuple[int, int]]) -> Iterator[Frames]:
+        """The frames of each span of positions (first, last + 1), in turn."""
+        for start in range(0, len(spans), BATCHES_PER_STRETCH):
+            stretch = spans[start : start + BATCHES_PER_STRETCH]
+            first, last = min(a for a, _ in stretch), max(b for _, b in stretch)
+            part = _culled(self._variable[..., first:last, :, :])
+            for a, b in stretch:
+                yield Frames(_culled(part[..., a - first : b - first, :, :]), self._times[a:b])
+
+
+def _culled(variable: xr.Variable) -> xr.Variable:
+    """Without the tasks that other frames need; what is not lazy by Dask stays as it is."""
+    if variable.chunks is None:
+        return variable
+    (data,) = dask.optimize(variable.data)
+    return xr.Variable(variable.dims, data)
