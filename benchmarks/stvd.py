@@ -2,6 +2,7 @@
 
     python benchmarks/stvd.py --speed [--coarse 48] [--factor 8] [--repeats 3] [--threads 1] [--device cpu]
     python benchmarks/stvd.py --quality [--factor 4] [--frames 5 3 1] [--steps 3000] [--size small] [--device cpu]
+    python benchmarks/stvd.py --seams [--frames 5] [--grid 256] ...
 
 --speed times one call of the denoiser for one member of a window of 5 frames, in float32 and bfloat16, and the same
 call of `tests/reference_stvd.py`; the variants take turns, ratios are of medians of CPU time (of wall time on a GPU).
@@ -10,13 +11,20 @@ Then it times whole refinements, the estimate alone, one member and some: second
 --quality trains one model per entry of --frames on the training events of `learn.py`, synthetic radar and real events,
 and refines stretches of its test events, coarsened by --factor, into --members members. All systems are scored on the
 same cells: CRPS (of a deterministic system its mean absolute error), mean squared error of one member and of their
-mean, earth mover's distance, error of the 99.999th percentile, power over that of the truth in bands. The lag
-correlation is that of what is missing from bicubic interpolation, from one frame to the next. The answer is how much a
-frame changes when the coarse frame before it is taken away, over how much that one changes. OUT has stvd.csv,
-spectra.csv, the figures, and a run folder for each model, which is resumed.
+mean, and over all members earth mover's distance, error of the 99.999th percentile, power over that of the truth in
+bands. "Conserved" is with the mass of the coarse rain. The lag correlation is that of what is missing from bicubic
+interpolation, from one frame to the next. The answer is how much a frame changes when the coarse frame before it is
+taken away, over how much that one changes. OUT has stvd.csv, spectra.csv, the figures, and a run folder for each model,
+which is resumed.
+
+--seams trains the same way, and refines 32 frames of the first test event: two stretches that overlap, of many windows.
+It compares the mean absolute change from frame to frame, over that of the truth, where a window begins or ends, and
+where the fade of one stretch into the other does, with that elsewhere: 1 is no seam. The same for the detail of faded
+frames, and for windows that do not overlap and are refined one by one, with the same noise.
 """
 
 import argparse
+import itertools
 import resource
 import sys
 import time
@@ -29,7 +37,9 @@ import xarray as xr
 
 import xnowcast
 from xnowcast import verify
+from xnowcast.engine.refining import conserved, cut_sequence
 from xnowcast.models.stvd import SIZES, STVD
+from xnowcast.models.stvd.pieces import cut
 from xnowcast.nn.blocks import with_fixed_filters
 from xnowcast.noise import Noise, member_generator
 
@@ -39,6 +49,7 @@ from learn import test_events, training_data
 
 BANDS = [(2.0, 4.0), (4.0, 8.0), (8.0, 16.0)]  # km
 STRETCH = 8  # frames that are refined at once
+LONG = 32  # frames of the sequence whose seams are looked for
 
 
 def clock(job, device):
@@ -176,7 +187,14 @@ def systems_of(coarse, paths, options):
         found[f"members, {frames} frames"] = coarse.nowcast.downscale(
             "stvd", members=options.members, sampling_steps=options.sampling_steps, **weights
         )
-    return {name: fine.load() for name, fine in found.items()}
+    found = {name: fine.load() for name, fine in found.items()}
+    kept = [name for name in found if name == "bicubic" or name.startswith("members")]
+    return found | {f"{name}, conserved": with_mass_of(coarse, found[name], options.factor) for name in kept}
+
+
+def with_mass_of(coarse, fine, factor):
+    """What ``conserve=True`` makes of it on cells of equal area, without refining again."""
+    return fine.copy(data=conserved(fine.values, coarse.values, np.ones((1, 1), np.float32), factor))
 
 
 def plain_axes(array, case):
@@ -189,9 +207,9 @@ def plain_axes(array, case):
 def scores_of(truth, fine, bicubic):
     """One row: the scores of the paper's Table 1, power in bands, and the lag correlation."""
     stochastic = "member" in fine.dims
-    one, members = (fine.isel(member=0), {"member_dim": "member"}) if stochastic else (fine, {})
+    one = fine.isel(member=0) if stochastic else fine
     mean = fine.mean("member") if stochastic else fine
-    ratio = verify.spectral_ratio(truth, fine, bands=BANDS, **members)
+    ratio = verify.spectral_ratio(truth, fine, bands=BANDS)
     missing = one - bicubic
     now, then = (missing.isel(time=part).values.ravel() for part in (slice(1, None), slice(None, -1)))
     both = np.isfinite(now) & np.isfinite(then)
@@ -199,8 +217,8 @@ def scores_of(truth, fine, bicubic):
         "CRPS": float(verify.crps_ensemble(truth, fine) if stochastic else verify.mae(truth, fine)),
         "MSE, member": float(verify.mse(truth, one)),
         "MSE, mean": float(verify.mse(truth, mean)),
-        "EMD": float(verify.emd(truth, fine, **members)),
-        "P99.999 error": float(verify.percentile_error(truth, fine, **members)),
+        "EMD": float(verify.emd(truth, fine)),
+        "P99.999 error": float(verify.percentile_error(truth, fine)),
         **{f"power {low:g}-{high:g} km": float(value) for (low, high), value in zip(BANDS, ratio, strict=True)},
         "lag correlation": np.corrcoef(now[both], then[both])[0, 1] if np.ptp(now[both]) > 0 else np.nan,
     }
@@ -257,7 +275,7 @@ def draw(shown, truth, fine, options):
     import matplotlib.pyplot as plt
 
     one, coarse, systems = shown
-    last = f"members, {options.frames[0]} frames"
+    last = f"members, {options.frames[0]} frames, conserved"
     panels = {"coarse": coarse, "bicubic": systems["bicubic"], "one member": systems[last].isel(member=0)}
     panels |= {"mean of members": systems[last].mean("member"), "truth": one}
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.4), layout="constrained")
@@ -270,7 +288,7 @@ def draw(shown, truth, fine, options):
     edges = np.geomspace(0.1, 200, 40)
     for name, field in {
         "truth": truth,
-        **{k: fine[k] for k in ("bicubic", f"estimate, {options.frames[0]} frames", last)},
+        **{k: fine[k] for k in ("bicubic", last.removesuffix(", conserved"), last)},
     }.items():
         counts, _ = np.histogram(field.values[np.isfinite(field.values)], edges)
         axis.stairs(counts / np.isfinite(field.values).sum(), edges, label=name)
@@ -279,13 +297,76 @@ def draw(shown, truth, fine, options):
     figure.savefig(options.out / "distributions.png", dpi=110)
 
 
+# ---------------------------------------------------------------- seams
+
+
+def joins_of(stretches, frames):
+    """The frame after each join: where a window begins or ends, and where the stretches' fade does."""
+    windows = set()
+    for start, stop in stretches:
+        pieces = cut(stop - start, (8, 8), length=frames, tile=8, multiple=4)
+        ends = {end for piece in pieces for end in (piece.frames.start, piece.frames.stop)}
+        windows |= {start + end for end in ends if 0 < end < stop - start}
+    fades = {end for before, after in itertools.pairwise(stretches) for end in (after[0], before[1])}
+    return windows, fades
+
+
+def change_at(rain, truth, joins, elsewhere):
+    """Mean change from the frame before, over that of the truth, at the joins over that elsewhere."""
+    change, expected = (abs(field.diff("time")).mean(field.dims[-2:]).values for field in (rain, truth))
+    at, other = (np.array(sorted(frames)) - 1 for frames in (joins, elsewhere))
+    return (change[at].sum() / expected[at].sum()) / (change[other].sum() / expected[other].sum())
+
+
+def detail_in(rain, truth, frames):
+    """Mean difference between neighbouring cells, over that of the truth, in some frames over that in the others."""
+    detail, expected = (abs(field.diff(field.dims[-1])).mean(field.dims[-2:]).values for field in (rain, truth))
+    inside = np.isin(np.arange(len(detail)), frames)
+    return (detail[inside].sum() / expected[inside].sum()) / (detail[~inside].sum() / expected[~inside].sum())
+
+
+def compare_seams(options):
+    frames = options.frames[0]
+    path = train(frames, options)
+    _, rain, starts = next(test_events(options.data, options.grid, 1))
+    first = min(int(np.flatnonzero(rain.time.values == starts[0])[0]), rain.sizes["time"] - LONG)
+    truth = rain.isel(time=slice(first, first + LONG))
+    coarse = truth.nowcast.coarsen(options.factor)
+
+    def refine(part):
+        return part.nowcast.downscale(
+            "stvd",
+            weights=path,
+            factor=options.factor,
+            members=1,
+            sampling_steps=options.sampling_steps,
+            device=options.device,
+        ).isel(member=0)
+
+    stretches = cut_sequence(LONG, frames)
+    windows, fades = joins_of(stretches, frames)
+    rest = set(range(1, LONG)) - windows - fades
+    whole = refine(coarse).load()
+    alone = [refine(coarse.isel(time=slice(t, t + frames))) for t in range(0, LONG - frames + 1, frames)]
+    single = xr.concat(alone, "time").load()
+    cuts = set(range(frames, single.sizes["time"], frames))
+    print(f"{LONG} frames in stretches {stretches}: change at a join over that elsewhere, 1 is no seam")
+    print(f"windows, {len(windows)} joins: {change_at(whole, truth, windows, rest):.3f}")
+    print(f"stretches, frames {sorted(fades)}: {change_at(whole, truth, fades, rest):.3f}")
+    faded = range(min(fades), max(fades))
+    print(f"detail where stretches are faded, over that elsewhere: {detail_in(whole, truth, faded):.3f}")
+    inside = set(range(1, single.sizes["time"])) - cuts
+    print(f"windows one by one, {len(cuts)} joins: {change_at(single, truth[: len(single)], cuts, inside):.3f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--speed", action="store_true")
     what.add_argument("--quality", action="store_true")
-    parser.add_argument("--size", choices=SIZES, help="full for --speed, small for --quality")
-    parser.add_argument("--factor", type=int, help="8 for --speed, 4 for --quality")
+    what.add_argument("--seams", action="store_true")
+    parser.add_argument("--size", choices=SIZES, help="full for --speed, else small")
+    parser.add_argument("--factor", type=int, help="8 for --speed, else 4")
     parser.add_argument("--coarse", type=int, default=48, help="coarse cells along y and x")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--calls-only", action="store_true", help="time no whole refinements")
@@ -297,7 +378,7 @@ def main():
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--ema", type=float, default=0.995)
-    parser.add_argument("--eps", type=float, default=0.01, help="mm/h")
+    parser.add_argument("--eps", type=float, default=0.1, help="mm/h")
     parser.add_argument("--aux", type=float, default=1.0, help="weight of the estimate's own loss; the paper has 0")
     parser.add_argument("--grid", type=int, default=256, help="cells of the test events")
     parser.add_argument("--cases", type=int, default=3, help="stretches of each test event")
@@ -310,8 +391,9 @@ def main():
     torch.set_num_threads(options.threads)
     options.size = options.size or ("full" if options.speed else "small")
     options.factor = options.factor or (8 if options.speed else 4)
-    if options.quality:
-        compare_systems(options)
+    if not options.speed:
+        job = compare_systems if options.quality else compare_seams
+        job(options)
         return
     compare_calls(options, torch.device(options.device))
     if not options.calls_only:
