@@ -3,15 +3,17 @@
     python benchmarks/postcast.py --quality                     # trains about half an hour on two CPU cores
     python benchmarks/postcast.py --quality --steps 40000 --size full --batch 16 --crop 256 --device cuda
     python benchmarks/postcast.py --quality --weights runs/postcast/prior/best.safetensors    # scores alone
+    python benchmarks/postcast.py --quality options --weights runs/postcast/prior/best.safetensors    # one table alone
     python benchmarks/postcast.py --speed --sizes small full
     python benchmarks/postcast.py --choices                     # needs no training and no data; three minutes
 
 Training: the synthetic radar and the events of Finland, the Netherlands, Switzerland 2015 and the USA. Testing:
-Switzerland 2016 and Belgium 2021, the middle of the grid. blurs.csv: observed frames blurred, as reflectivity, with three kernels that
-no training saw, by the number of sampling steps. forecasts.csv: S-PROG and the mean of an ensemble (both pysteps), and
-any forecasting weights given with --forecaster, by lead time, with and without PostCast. Counts, spectra and sums of
-rain are added up over frames and events, ratios come last. choices.csv: what each choice that the paper leaves open
-does to Gaussian random fields, whose exact denoiser is known.
+Switzerland 2016 and Belgium 2021, the window with most cells of 10 mm/h. blurs.csv: observed frames blurred, as
+reflectivity, with three kernels that no training saw, by the number of sampling steps. forecasts.csv: S-PROG and the
+mean of an ensemble (both pysteps), and any forecasting weights given with --forecaster, by lead time, with and without
+PostCast. Counts, spectra and sums of rain are added up over frames and events, ratios come last. options.csv: what
+some options do to observed frames that were blurred, as they are and cut off at 0.1 mm/h. choices.csv: what each choice
+that the paper leaves open does to Gaussian random fields, whose exact denoiser is known.
 """
 
 import argparse
@@ -63,10 +65,12 @@ def training_data(folder):
 
 
 def test_rain(name, folder, size):
-    """Rain rates ``(time, y, x)`` of the middle of an event, and the frames that have 2 % of rain."""
-    rain = xnowcast.rain_rate(xr.open_dataset(folder / f"{name}.nc"))
-    top, left = ((rain.sizes[d] - size) // 2 for d in rain.dims[-2:])
-    rain = rain[:, top : top + size, left : left + size].load().rename("rain")
+    """Rain rates ``(time, y, x)`` where an event is heaviest, and the frames that have 2 % of rain."""
+    rain = xnowcast.rain_rate(xr.open_dataset(folder / f"{name}.nc")).load().rename("rain")
+    heavy = torch.from_numpy((rain >= THRESHOLDS[-1]).sum(rain.dims[0]).values.astype("f4"))
+    of_windows = torch.nn.functional.avg_pool2d(heavy[None], size, stride=16)[0]
+    top, left = (16 * int(i) for i in np.unravel_index(int(of_windows.argmax()), of_windows.shape))
+    rain = rain[:, top : top + size, left : left + size]
     wet = (rain >= 0.1).mean(rain.dims[-2:]).values >= 0.02
     return rain, np.flatnonzero(wet)
 
@@ -158,6 +162,15 @@ def add(sums, key, more):
     sums[key] = [a + b for a, b in zip(sums[key], more, strict=True)] if key in sums else more
 
 
+def table_of(sums, misfits, names):
+    """Scores of each event and of all together; keys begin with the event."""
+    for key in list(sums):
+        add(sums, ("all", *key[1:]), sums[key])
+        misfits.setdefault(("all", *key[1:]), []).extend(misfits.get(key, []))
+    rows = {key: scores(*parts) | misfit(misfits.get(key)) for key, parts in sums.items()}
+    return pd.DataFrame(rows).T.rename_axis(["event", *names])
+
+
 def blur_rows(weights, options):
     """Blurred observations, sharpened with so many steps."""
     sums, misfits = {}, {}
@@ -166,29 +179,66 @@ def blur_rows(weights, options):
         truth = rain[evenly(wet, options.frames)]
         for name, kernel in kernels().items():
             blurry = blur(truth, kernel)
-            add(sums, (name, "blurred"), summed(truth, blurry))
+            add(sums, (event, name, "blurred"), summed(truth, blurry))
             for steps in options.sampling:
-                model = xnowcast.load(weights, sampling_steps=steps, precision=options.sampling_precision)
+                model = xnowcast.load(weights, sampling_steps=steps, **options.common)
                 began = time.perf_counter()
                 sharp = blurry.to_dataset().nowcast.deblur(model, diagnostics=True, seed=options.seed)
-                add(sums, (name, f"{steps} steps"), summed(truth, sharp.rain))
-                misfits.setdefault((name, f"{steps} steps"), []).append(misfit(sharp, blurry))
+                add(sums, (event, name, f"{steps} steps"), summed(truth, sharp.rain))
+                misfits[event, name, f"{steps} steps"] = misfits_of(sharp, blurry)
                 print(f"{event} {name} {steps} steps: {time.perf_counter() - began:.0f} s", flush=True)
                 if steps == options.sampling[-1]:
                     panel(options.out / f"{event}_{name}.png", truth, blurry, sharp, kernel)
-    rows = {key: scores(*parts) | {"re-blur error": np.mean(misfits.get(key, np.nan))} for key, parts in sums.items()}
-    return pd.DataFrame(rows).T.rename_axis(["blur", "field"])
+    return table_of(sums, misfits, ["blur", "field"])
 
 
-def misfit(sharp, blurry):
+def misfits_of(sharp, blurry):
     """Root mean square difference of the input and the output blurred again, over the input's standard deviation."""
     scaled = SCALE(torch.from_numpy(blurry.fillna(0).values.astype("f4")))
-    return float(np.mean(np.sqrt(sharp.blur_distance.values) / scaled.std((1, 2)).numpy()))
+    return list(np.sqrt(sharp.blur_distance.values) / scaled.std((1, 2)).numpy())
+
+
+def misfit(found):
+    found = pd.Series(found or [np.nan])
+    return {"re-blur error": found.mean(), "given up": found.isna().sum() if len(found) > 1 else np.nan}
+
+
+REAL_CHOICES = [
+    {},
+    {"spacing": "even"},
+    {"scale": "fixed"},
+    {"scale": "bird"},
+    {"kernel_update": "softmax-sgd"},
+    {"kernel_update": "fixed"},
+]
+
+
+def option_rows(weights, options):
+    """Frames blurred with the round kernel, as they are and cut off, with few steps and these options."""
+    sums, misfits = {}, {}
+    for event in TESTING:
+        rain, wet = test_rain(event, options.data, options.grid)
+        truth = rain[evenly(wet, options.frames)]
+        blurry = blur(truth, kernels()["gaussian"])
+        cut = blurry.where(~(blurry < 0.1), 0)  # NaN stays
+        jobs = [("blurred", blurry, choice) for choice in REAL_CHOICES]
+        jobs += [("cut off", cut, {}), ("cut off", cut, {"cut_off": 0.1})]
+        for name, field, choice in jobs:
+            key = (event, name, ", ".join(f"{k}={v!r}" for k, v in choice.items()) or "as it comes")
+            model = xnowcast.load(weights, sampling_steps=options.sampling[0], **options.common, **choice)
+            sharp = field.to_dataset().nowcast.deblur(model, diagnostics=True, seed=options.seed)
+            if not choice:
+                add(sums, (event, name, "given"), summed(truth, field))
+            add(sums, key, summed(truth, sharp.rain))
+            misfits[key] = misfits_of(sharp, field)
+            print(*key, flush=True)
+    return table_of(sums, misfits, ["field", "options"])
 
 
 def forecast_rows(weights, options):
-    sums, given_up = {}, 0
-    model = xnowcast.load(weights, sampling_steps=options.sampling[-1], precision=options.sampling_precision)
+    sums, misfits = {}, {}
+    common = {"sampling_steps": options.sampling[-1], "kernel_size": options.kernel_size}
+    model = xnowcast.load(weights, **common | options.common)
     for event in TESTING:
         rain, wet = test_rain(event, options.data, options.grid)
         starts = [i for i in wet if 4 <= i < rain.sizes["time"] - max(options.leads)]
@@ -196,19 +246,18 @@ def forecast_rows(weights, options):
             for system, forecast in forecasts(rain, start, options).items():
                 forecast = forecast.isel(lead_time=[lead - 1 for lead in options.leads])
                 sharp = forecast.to_dataset(name="rain").nowcast.deblur(model, diagnostics=True, seed=options.seed)
-                given_up += int(sharp.blur_distance.isnull().sum())
+                missed = misfits_of(sharp.isel(init_time=0), forecast[0])
                 for number, lead in enumerate(options.leads):
                     truth = rain[start + lead].drop_vars("time")
                     for name, field in (("forecast", forecast), ("sharpened", sharp.rain)):
                         one = field.isel(init_time=0, lead_time=number)
                         one = truth.copy(data=one.transpose(*truth.dims).values)
-                        add(sums, (system, 5 * lead, name), summed(truth, one))
+                        add(sums, (event, system, 5 * lead, name), summed(truth, one))
+                    misfits.setdefault((event, system, 5 * lead, "sharpened"), []).append(missed[number])
                 if start == starts[0]:
                     maps(options.out / f"{event}_{system}.png", rain[start + options.leads[-1]], forecast, sharp)
             print(f"{event}, start {start} done", flush=True)
-    print(f"{given_up} frames were given back as they were")
-    rows = {key: scores(*parts) for key, parts in sums.items()}
-    return pd.DataFrame(rows).T.rename_axis(["system", "minutes", "field"])
+    return table_of(sums, misfits, ["system", "minutes", "field"])
 
 
 def forecasts(rain, start, options):
@@ -232,7 +281,7 @@ def as_forecast(values, frames):
 
 
 def pysteps_forecasts(frames, steps, members):
-    """S-PROG, and the mean of STEPS members, in mm/h."""
+    """S-PROG as it comes and without matching to the observed distribution, and the mean of STEPS members, in mm/h."""
     from pysteps import motion, nowcasts
 
     decibel = np.where(frames >= 0.1, 10 * np.log10(np.maximum(frames, 0.1)), -15.0)
@@ -240,10 +289,11 @@ def pysteps_forecasts(frames, steps, members):
     with contextlib.redirect_stdout(io.StringIO()):
         velocity = motion.get_method("LK")(decibel)
         sprog = nowcasts.get_method("sprog")(decibel[-3:], velocity, steps, **common)
+        damped = nowcasts.get_method("sprog")(decibel[-3:], velocity, steps, probmatching_method=None, **common)
         ensemble = nowcasts.get_method("steps")(
             decibel[-3:], velocity, steps, n_ens_members=members, kmperpixel=1.0, timestep=5.0, seed=0, **common
         )
-    rates = {"S-PROG": sprog[None], "mean of STEPS": ensemble}
+    rates = {"S-PROG": sprog[None], "S-PROG, not matched": damped[None], "mean of STEPS": ensemble}
     return {
         name: np.where(v >= -10.0, 10 ** (v / 10), np.where(np.isnan(v), np.nan, 0)).mean(0)
         for name, v in rates.items()
@@ -443,10 +493,12 @@ def rmse(a, b):
 
 # ---------------------------------------------------------------- command line
 
+TABLES = {"blurs": blur_rows, "forecasts": forecast_rows, "options": option_rows}
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quality", action="store_true")
+    parser.add_argument("--quality", nargs="*", choices=list(TABLES), help="all tables that need a prior, or these")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--choices", action="store_true")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -465,6 +517,8 @@ def main():
     parser.add_argument("--precision", default="bf16", help="of the training")
     parser.add_argument("--sampling", type=int, nargs="+", default=[50, 250], help="sampling steps")
     parser.add_argument("--sampling-precision", default="bf16")
+    parser.add_argument("--not-centred", action="store_true", help="leave kernels off their middle")
+    parser.add_argument("--kernel-size", type=int, default=9, help="for forecasts, whose blur may be wide")
     parser.add_argument("--frames", type=int, default=4, help="blurred frames per event")
     parser.add_argument("--starts", type=int, default=3, help="forecasts per event")
     parser.add_argument("--leads", type=int, nargs="+", default=[3, 6, 12], help="steps of five minutes")
@@ -474,23 +528,24 @@ def main():
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    if not (options.quality or options.speed or options.choices):
+    if options.quality is None and not (options.speed or options.choices):
         parser.error("nothing to do: give --quality, --speed or --choices")
     if options.threads:
         torch.set_num_threads(options.threads)
     options.device_name = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device
     options.device_name = "cpu" if options.device_name == "auto" else options.device_name
+    options.common = {"precision": options.sampling_precision, "centred": not options.not_centred}
     options.out.mkdir(parents=True, exist_ok=True)
     if options.speed:
         save(speed_rows(options), options.out / "speed.csv")
     if options.choices:
         save(choice_rows(), options.out / "choices.csv")
-    if options.quality:
+    if options.quality is not None:
         if not options.data.is_dir():
             raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")
         weights = options.weights or train(options)
-        save(blur_rows(weights, options), options.out / "blurs.csv")
-        save(forecast_rows(weights, options), options.out / "forecasts.csv")
+        for name in options.quality or TABLES:
+            save(TABLES[name](weights, options), options.out / f"{name}.csv")
 
 
 def save(table, path):

@@ -148,6 +148,8 @@ def test_what_cannot_be_sharpened_is_refused(radar, forecast):
         sharpen(forecast, members=0)
     with pytest.raises(ValueError, match="no argument 'member'; did you mean 'members'"):
         sharpen(forecast, member=2)
+    with pytest.raises(ValueError, match="has no frames: its dim 'lead_time' is empty"):
+        sharpen(forecast.isel(lead_time=slice(0)))
     with pytest.raises(ValueError, match="the grid has 6 x 32 cells"):
         sharpen(forecast.isel(y=slice(6)))
 

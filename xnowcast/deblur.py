@@ -80,6 +80,7 @@ def deblur(
 
     field = cf.find_field(obj, variable, zr=zr)
     recipe, task = planning.plan_model(deblur, model, weights, options)
+    _check_frames(field)
     planning.check_field(field, task, recipe)
     planning.check_contract(field, task, recipe, None, on_mismatch)
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)
@@ -117,6 +118,12 @@ def deblur(
         return result
     with engine.progress_bar(progress):
         return result.compute()
+
+
+def _check_frames(field: Field) -> None:
+    empty = [str(dim) for dim in field.leading if field.array.sizes[dim] == 0]
+    if empty:
+        raise ValueError(f"variable {field.name!r} has no frames: its dim {empty[0]!r} is empty")
 
 
 def _check_members(field: Field, roles: dict[str, Hashable], members: int | None) -> None:

@@ -75,6 +75,9 @@ class BlurSettings:
     cut_off : float
         Where the blurry field is dry it may have been anything up to this, 0 to 1, before it was cut off: a blurred
         value below it is no misfit there.
+    centred : bool
+        Shift what was sampled by whole cells until the middle of its kernel is the kernel's centre of mass. A kernel
+        off its middle and a field moved the other way explain the blurry field as well, and a blur moves nothing.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class BlurSettings:
     variance_weighted: bool = False
     edges: Edges = "reflect"
     cut_off: float = 0.0
+    centred: bool = True
 
     def __post_init__(self) -> None:
         size = self.kernel_size

@@ -1,6 +1,7 @@
 """PostCast: sharpens anybody's blurry forecast with a diffusion model that has only ever seen sharp radar frames."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -64,7 +65,7 @@ class PostCast(nn.Module):
         How many of them a sample takes; all by default. Strengths grow as steps become fewer.
     spacing : {"late", "even"}
         Which steps those are where they are not all: see `late_steps`, or evenly spaced ones.
-    kernel_size, scale, rho, rho_max, kernel_update, normalise, free_gain, gradient, variance_weighted, edges
+    kernel_size, scale, rho, rho_max, kernel_update, normalise, free_gain, gradient, variance_weighted, edges, centred
         See `xnowcast.diffusion.blur_guidance.BlurSettings`.
     cut_off : float
         mm h-1. Where a blurry field is dry it may have had up to so much rain before it was cut off; 0 for none.
@@ -98,8 +99,8 @@ class PostCast(nn.Module):
 
     RUNTIME_OPTIONS = (
         *("sampling_steps", "spacing", "kernel_size", "scale", "rho", "rho_max", "kernel_update", "normalise"),
-        *("free_gain", "gradient", "variance_weighted", "edges", "cut_off", "common_noise", "tile", "overlap"),
-        "precision",
+        *("free_gain", "gradient", "variance_weighted", "edges", "cut_off", "centred", "common_noise", "tile"),
+        *("overlap", "precision"),
     )
     """What any weights can be run with."""
 
@@ -123,6 +124,7 @@ class PostCast(nn.Module):
         variance_weighted: bool = False,
         edges: Edges = "reflect",
         cut_off: float = 0.0,
+        centred: bool = True,
         common_noise: bool = False,
         tile: int | None = 256,
         overlap: int = 64,
@@ -150,6 +152,7 @@ class PostCast(nn.Module):
             variance_weighted=variance_weighted,
             edges=edges,
             cut_off=_scaled(cut_off),
+            centred=centred,
         )
         super().__init__()
         self.transform = REFLECTIVITY
@@ -178,6 +181,7 @@ class PostCast(nn.Module):
         variance_weighted: bool = False,
         edges: Edges = "reflect",
         cut_off: float = 0.0,
+        centred: bool = True,
         common_noise: bool = False,
         tile: int | None = 256,
         overlap: int = 64,
@@ -196,6 +200,7 @@ class PostCast(nn.Module):
             variance_weighted=variance_weighted,
             edges=edges,
             cut_off=_scaled(cut_off),
+            centred=centred,
         )
         choices = {"size": (size, tuple(SIZES)), "spacing": (spacing, ("late", "even"))}
         for name, (value, known) in (choices | {"precision": (precision, ("32", "bf16"))}).items():
@@ -263,9 +268,21 @@ class PostCast(nn.Module):
         Returns
         -------
         Deblurred
+
+        Warns
+        -----
+        UserWarning
+            If frames diverged and are given back.
         """
         denoise = self.denoiser((frames.shape[-2], frames.shape[-1]))
-        return sharpen(denoise, frames, observed, noise, self.schedule, self.steps, self.settings)
+        sharp = sharpen(denoise, frames, observed, noise, self.schedule, self.steps, self.settings)
+        if given_back := int(sharp.distance.isnan().sum()):
+            warnings.warn(
+                f"{given_back} of {len(frames)} frames diverged and come back as they were given; with "
+                "diagnostics=True their blur_distance is NaN",
+                stacklevel=2,
+            )
+        return sharp
 
     def _noise_in(self, x: Tensor, step: float) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -374,8 +391,51 @@ def sharpen(
 
     start = noise.normal(*frames.shape[1:])
     sample = ancestral(guidance.watch(kept_dry), start, schedule, steps, noise, correct=guidance.correct)
-    sharp = torch.where(possible, as_rain(sample).clamp(0, 1), 0.0)
-    return _checked(frames, observed, sharp, guidance.kernels.taps, settings.edges)
+    sharp, kernels = as_rain(sample).clamp(0, 1), guidance.kernels.taps
+    if settings.centred:
+        sharp, kernels = centred(sharp, kernels)
+    return _checked(frames, observed, torch.where(possible, sharp, 0.0), kernels, settings.edges)
+
+
+def centred(fields: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
+    """Fields and kernels shifted against each other by whole cells, so that kernels have their centre in the middle.
+
+    Blurred, the fields are the same as before, but for the edges of the grid and of the kernel.
+
+    Parameters
+    ----------
+    fields : Tensor
+        ``(n, 1, y, x)``.
+    kernels : Tensor
+        ``(n, k, k)``.
+
+    Returns
+    -------
+    tuple of Tensor
+        Fields and kernels, of the same shapes; beyond the edge of a field is its mirror image.
+
+    Examples
+    --------
+    >>> fields, kernels = torch.zeros(1, 1, 9, 9), torch.zeros(1, 3, 3)
+    >>> fields[0, 0, 3, 3] = kernels[0, 2, 1] = 1.0
+    >>> fields, kernels = centred(fields, kernels)
+    >>> fields[0, 0].nonzero().tolist(), kernels[0].nonzero().tolist()
+    ([[2, 3]], [[1, 1]])
+    """
+    reach = kernels.shape[-1] // 2
+    far = torch.arange(-reach, reach + 1, device=kernels.device, dtype=kernels.dtype)
+    weights = kernels.clamp_min(0)
+    total = weights.sum((1, 2)).clamp_min(1e-12)
+    places = torch.stack([(weights.sum(2) * far).sum(1), (weights.sum(1) * far).sum(1)], 1) / total[:, None]
+    height, width = fields.shape[-2:]
+    wide, wide_kernels = F.pad(fields, (reach,) * 4, mode="reflect"), F.pad(kernels, (reach,) * 4)
+    moved, moved_kernels = torch.empty_like(fields), torch.empty_like(kernels)
+    for i, (dy, dx) in enumerate(places.nan_to_num().round().int().tolist()):
+        top, left = reach + dy, reach + dx
+        moved[i] = wide[i, :, top : top + height, left : left + width]
+        moved_kernels[i] = wide_kernels[i, top : top + 2 * reach + 1, left : left + 2 * reach + 1]
+    lost = kernels.sum((1, 2)) / moved_kernels.sum((1, 2))
+    return moved, moved_kernels * lost.where(places.abs().amax(1) > 0.5, 1.0)[:, None, None]
 
 
 def within_reach(frames: Tensor, observed: Tensor, kernel_size: int) -> Tensor:
