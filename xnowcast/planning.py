@@ -285,7 +285,9 @@ def labels(array: xr.DataArray, dim: Hashable) -> list[Any]:
 
 
 def label_numbers(coordinate: xr.DataArray) -> np.ndarray:
-    """Labels as whole numbers, by which noise is drawn: times and durations in nanoseconds, numbers as they are.
+    """Labels as whole numbers, by which noise is drawn: times and durations in nanoseconds, whole numbers as they are.
+
+    Other numbers, such as 0.25 h, have those of their binary digits.
 
     Parameters
     ----------
@@ -300,9 +302,17 @@ def label_numbers(coordinate: xr.DataArray) -> np.ndarray:
     --------
     >>> label_numbers(xr.DataArray(np.array([5], "m8[s]"))).tolist()
     [5000000000]
+    >>> quarters = label_numbers(xr.DataArray([0.25, 0.5, 2.0]))
+    >>> len(set(quarters.tolist())), int(quarters[2])
+    (3, 2)
     """
     values = coordinate.values
-    return values.astype(f"{values.dtype.kind}8[ns]").astype("i8") if values.dtype.kind in "mM" else values.astype("i8")
+    if values.dtype.kind in "mM":
+        return values.astype(f"{values.dtype.kind}8[ns]").astype("i8")
+    if values.dtype.kind != "f":
+        return values.astype("i8")
+    exact = values.astype("f8")
+    return np.where(exact == np.rint(exact), np.nan_to_num(exact), exact.view("i8")).astype("i8")
 
 
 def model_name(model: Any) -> str:
