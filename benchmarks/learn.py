@@ -3,6 +3,8 @@
     python benchmarks/learn.py                       # MS-ConvLSTM and DB-ConvLSTM, about 20 minutes on two CPU cores
     python benchmarks/learn.py --systems db-convlstm # one of them: run two beside each other, then the first line again
     python benchmarks/learn.py --systems cells --crop 32 --steps 150 --size 256 --out runs/cells   # DB, all cells
+    python benchmarks/learn.py --systems lagrangian --option network=ms-convlstm --option emphasis=4 --crop 96 --batch 2 \\
+        --target-frames 12 --steps 1000 --out runs/lagrangian
     python benchmarks/learn.py --device cuda --width 24 --crop 160 --batch 16 --steps 20000
 
 Training: the synthetic radar and the events of Finland, the Netherlands and Switzerland 2015. Testing: Switzerland 2016
@@ -21,6 +23,7 @@ import xarray as xr
 
 import xnowcast
 from xnowcast import verify
+from xnowcast.cli import _name_and_value
 
 TRAINING = ("fmi_20160928_crop512", "knmi_20100826_crop384", "mch_20150515_crop")
 TESTING = ("mch_20160711", "rmi_20210704_crop512")
@@ -75,6 +78,7 @@ def train(name, options, folder):
         seed=options.seed,
         width=options.width,
         target_frames=options.target_frames,
+        **dict(_name_and_value(option) for option in options.option),
     )
     print(
         f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, {options.steps} steps in "
@@ -131,6 +135,7 @@ def main():
     parser.add_argument("--size", type=int, default=SIZE, help="cells of the tested grid along y and x")
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--target-frames", type=int, default=6)
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--clip", type=float, default=0.0)
     parser.add_argument("--precision", default="bf16")
