@@ -254,7 +254,8 @@ def compare_quality(options):
     train, test = synthetic_pairs(options.runs, seed=1), synthetic_pairs(40, seed=2)
     own = scores(test.observed_rain, test.nowcast.postprocess("nwp-raw"))
     rows = {"forecast's own rain": own | best_csi((train.observed_rain, train.rain), (test.observed_rain, test.rain))}
-    for name, (system, kind, encoder) in TRAININGS.items():
+    for name in options.only or TRAININGS:
+        system, kind, encoder = TRAININGS[name]
         arguments = {"size": options.size, "steps": options.steps, "learning_rate": 3e-3, **kind}
         if encoder is not None:
             arguments["start"] = pretrained_weights(encoder, train, options)
@@ -332,6 +333,7 @@ def main():
     parser.add_argument("--runs", type=int, default=120, help="synthetic runs to train on, six fields each")
     parser.add_argument("--pretraining", type=int, default=500, help="steps of pre-training")
     parser.add_argument("--steps", type=int, default=400, help="steps of training")
+    parser.add_argument("--only", nargs="+", choices=TRAININGS, metavar="NAME", help="these rows of the table")
     parser.add_argument("--out", type=Path, default=Path("runs/nwp"))
     parser.add_argument("--real", type=Path, help="a file with rainfall_rate_forecast and rainfall_rate")
     options = parser.parse_args()
