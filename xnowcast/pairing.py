@@ -109,7 +109,7 @@ def rain_per_step(
     nwp : xarray.Dataset
         With lead times, as in `pair`.
     rain : hashable, optional
-        The rain, where there are several; without any rain the forecast comes back as it is.
+        The rain, where there are several or attributes do not tell; without any rain the forecast comes back as it is.
     accumulated : bool, optional
         Whether it is the amount since the start of the run. Has to be said where an amount's attributes do not tell.
     step : duration, optional
@@ -124,7 +124,8 @@ def rain_per_step(
     Raises
     ------
     ValueError
-        If it is not known whether an amount is accumulated; and, when computed, if it falls by more than 0.05 mm.
+        If it is not known which variable is the rain, or whether an amount is accumulated; and, when computed, if it
+        falls by more than 0.05 mm.
 
     Examples
     --------
@@ -137,6 +138,11 @@ def rain_per_step(
     (3, 1.0, 'mm h-1')
     """
     found = _rain_name(nwp, rain)
+    if found is None and (unnamed := [name for name, array in nwp.data_vars.items() if _may_be_rain(name, array)]):
+        raise ValueError(
+            f"no variable has a standard name of rain, and {', '.join(map(repr, unnamed))} may be it: name it, "
+            f"rain={unnamed[0]!r}"
+        )
     if found is None or not units.is_amount(nwp[found].attrs.get("units")):
         return nwp
     if "lead_time" not in nwp.dims:
@@ -186,8 +192,13 @@ def is_accumulated(array: xr.DataArray) -> bool | None:
     return False if "per step" in words or "interval:" in words else None
 
 
+def _may_be_rain(name: Hashable, array: xr.DataArray) -> bool:
+    words = f"{name} {array.attrs.get('long_name', '')} {array.attrs.get('description', '')}".lower()
+    return units.is_amount(array.attrs.get("units")) and ("precipitation" in words or "rain" in words)
+
+
 def refuse_accumulated(nwp: xr.Dataset, names: Sequence[str], mapping: Mapping[str, Hashable] | None) -> None:
-    """Refuse rain that is counted from the start of the run where a rate is read.
+    """Refuse rain that is, or may be, counted from the start of the run where a rate is read.
 
     Parameters
     ----------
@@ -206,11 +217,13 @@ def refuse_accumulated(nwp: xr.Dataset, names: Sequence[str], mapping: Mapping[s
     if any(name in cf.STANDARD_NAMES for name in names):
         wanted |= {n for n, v in nwp.data_vars.items() if v.attrs.get("standard_name") in cf.STANDARD_NAMES}
     for name in wanted & set(nwp.data_vars):
-        if units.is_amount(nwp[name].attrs.get("units")) and is_accumulated(nwp[name]):
-            raise ValueError(
-                f"variable {name!r} is accumulated since the start of the run; make it a rate first with "
-                "xnowcast.pairing.rain_per_step(nwp)"
-            )
+        if not units.is_amount(nwp[name].attrs.get("units")) or (told := is_accumulated(nwp[name])) is False:
+            continue
+        what = "accumulated since the start of the run" if told else "an amount, and nothing tells of what"
+        how = f"{name!r}" if told else f"{name!r}, accumulated=True or False"
+        raise ValueError(
+            f"variable {name!r} is {what}; make it a rate first with xnowcast.pairing.rain_per_step(nwp, {how})"
+        )
 
 
 # ---------------------------------------------------------------- times of the forecast

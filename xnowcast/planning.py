@@ -171,16 +171,16 @@ def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> I
 
 
 def _spacing_mismatch(field: Field, task: "Task") -> Iterator[str]:
-    """Where the data do not tell their spacing there is nothing to compare."""
+    """Where the data do not tell their spacing there is nothing to compare; a model knows the mean of y and x."""
     spacing = cf.grid_spacing(field.array, field.y, field.x) if task.spacing is not None else None
     if task.spacing is None or spacing is None:
         return
     wanted = task.spacing / 1000
-    if max(abs(km / wanted - 1) for km in spacing) > _SPACING_TOLERANCE:
+    if abs(sum(spacing) / 2 / wanted - 1) > _SPACING_TOLERANCE:
         found = " x ".join(f"{km:.3g}" for km in spacing)
         yield (
             f"was made for a grid of {wanted:.3g} km, and the data have {found} km: regrid them first, "
-            "ds.nowcast.coarsen(n) makes a grid n times coarser"
+            "ds.nowcast.coarsen(n) makes a grid n times coarser, xnowcast.regrid.regrid any"
         )
 
 

@@ -241,7 +241,6 @@ class _Desk:
         last = self._newest_made()
         if last is not None and newest <= last:
             return log.info("a frame came late; the newest forecast is from %.16s", np.datetime_as_string(last))
-        self._last = newest
         clock = str(np.datetime_as_string(newest, unit="m"))
         began = time.monotonic()
         try:
@@ -252,6 +251,7 @@ class _Desk:
             self._point_at(path)
         except Exception as error:
             return log.error("no forecast from %s: %s: %s", clock, type(error).__name__, " ".join(str(error).split()))
+        self._last = newest
         self.made += 1
         log.info("%s, %.1f s", path.name, time.monotonic() - began)
         self._tidy()
