@@ -3,8 +3,8 @@
     python benchmarks/learn.py                       # MS-ConvLSTM and DB-ConvLSTM, about 20 minutes on two CPU cores
     python benchmarks/learn.py --systems db-convlstm # one of them: run two beside each other, then the first line again
     python benchmarks/learn.py --systems cells --crop 32 --steps 150 --size 256 --out runs/cells   # DB, all cells
-    python benchmarks/learn.py --systems lagrangian --option network=ms-convlstm --option emphasis=4 --crop 96 --batch 2 \\
-        --target-frames 12 --steps 1000 --out runs/lagrangian
+    python benchmarks/learn.py --systems lagrangian --option network=ms-convlstm --option emphasis=4 --crop 96 \\
+        --batch 2 --target-frames 12 --steps 1000 --out runs/lagrangian
     python benchmarks/learn.py --device cuda --width 24 --crop 160 --batch 16 --steps 20000
 
 Training: the synthetic radar and the events of Finland, the Netherlands and Switzerland 2015. Testing: Switzerland 2016
