@@ -548,7 +548,7 @@ def test_a_killed_worker_process_costs_its_batch_one_more_attempt(archive, tmp_p
     assert "workers died 1 times" in logged(tmp_path / "a.zarr")
 
 
-def test_processes_share_out_cores_and_gpus(monkeypatch):
+def test_processes_share_out_cores_and_gpus(monkeypatch, tmp_path):
     import multiprocessing
 
     import cloudpickle
@@ -561,9 +561,11 @@ def test_processes_share_out_cores_and_gpus(monkeypatch):
     monkeypatch.setattr(engines, "_shared", None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
     gpus = engines._visible_gpus("auto")
+    shared = tmp_path / "job"
+    shared.write_bytes(cloudpickle.dumps(("work", "job")))
     try:
         for wanted in ("4", "7", "4"):
-            engines._begin_process(cloudpickle.dumps(("work", "job")), 3, counter, gpus)
+            engines._begin_process(shared, 3, counter, gpus)
             assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
     finally:
         signal.signal(signal.SIGINT, before)
@@ -636,3 +638,14 @@ def test_progress_tells_share_rate_and_time_left(monkeypatch, capsys, caplog):
 
 def test_the_public_name_is_the_function():
     assert xnowcast.hindcast is hindcast
+
+
+def test_a_script_without_a_main_guard_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import xnowcast\n"
+        "radar = xnowcast.datasets.synthetic_radar(frames=12, shape=(32, 32))\n"
+        "xnowcast.hindcast(radar, 'persistence', out='a.zarr', lead_time='5min', engine='processes', workers=1)\n"
+    )
+    run = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 1 and "__main__" in run.stderr.strip().splitlines()[-1]

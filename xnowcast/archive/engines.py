@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, Thre
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import cloudpickle
@@ -194,7 +195,10 @@ class ProcessEngine:
     def __init__(self, work: Work, job: Any, workers: int, gpus: list[str]):
         where = f", one on each of {len(gpus)} GPUs" if gpus else ""
         self.workers, self.name = workers, f"{workers} process{'es' if workers > 1 else ''}{where}"
-        self._shared = cloudpickle.dumps((work, job))
+        # By file: a process that dies as it starts leaves a parent that writes more than a pipe holds waiting for ever.
+        self._folder = TemporaryDirectory(prefix="xnowcast-")
+        self._shared = Path(self._folder.name) / "job"
+        self._shared.write_bytes(cloudpickle.dumps((work, job)))
         self._gpus = gpus
         self._pool = self._new_pool()
 
@@ -227,12 +231,13 @@ class ProcessEngine:
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._folder.cleanup()
 
 
 _shared: tuple[Work, Any] | None = None
 
 
-def _begin_process(shared: bytes, threads: int, counter: Any, gpus: list[str]) -> None:
+def _begin_process(shared: Path, threads: int, counter: Any, gpus: list[str]) -> None:
     """Ctrl-C is for the parent alone; the GPU is chosen before torch looks for one."""
     import signal
 
@@ -246,7 +251,7 @@ def _begin_process(shared: bytes, threads: int, counter: Any, gpus: list[str]) -
     from xnowcast.engine import workers
 
     workers.torch_threads = threads
-    _shared = cloudpickle.loads(shared)
+    _shared = cloudpickle.loads(shared.read_bytes())
 
 
 def _run_in_process(batch: bytes) -> Any:

@@ -16,6 +16,9 @@ from xnowcast.archive.store import is_full
 
 log = logging.getLogger("xnowcast.archive")
 
+NEVER_BEGAN = "the worker died; does the script lack `if __name__ == '__main__':` around its call?"
+"""Why a batch is lost before any was finished; with engine="processes" the usual reason."""
+
 ATTEMPTS = 3
 """How often a batch is tried."""
 FAILURES_IN_A_ROW = 5
@@ -185,7 +188,7 @@ class _Loop:
             result = future.result()
         except (Exception, CancelledError) as error:
             if self.engine.is_lost_worker(error):
-                self._tried_in_vain(batch, "the worker died", died=True)
+                self._tried_in_vain(batch, "the worker died" if self.report.done else NEVER_BEGAN, died=True)
                 return True
             if is_full(error):
                 self.report.stopped = f"the disk is full ({error})"
