@@ -119,6 +119,7 @@ def test_the_model_keeps_its_promises():
         ({"network": "db-convlst"}, "did you mean"),
         ({"input_frames": 1}, "motion needs at least 2"),
         ({"emphasis": -1}, "emphasis is -1"),
+        ({"window": 0}, "window is 0.*above 0"),
         ({"size": "huge"}, "size is 'huge'"),
     ],
 )

@@ -232,6 +232,25 @@ def test_channels_of_accumulated_rain_are_refused_with_the_remedy():
     refuse_accumulated(total, ("air_temperature at 850 hPa",), None)
 
 
+def test_channels_of_an_amount_that_nothing_tells_of_are_refused_with_the_remedy():
+    with pytest.raises(
+        ValueError, match=r"'rr' is an amount, and nothing tells of what.*rain_per_step\(nwp, 'rr', acc"
+    ):
+        refuse_accumulated(amount([1.0, 2.0]), ("rainfall_rate",), None)
+    refuse_accumulated(amount([1.0, 2.0], cell_methods="time: sum (interval: 1 hour)"), ("rainfall_rate",), None)
+
+
+def test_rain_without_a_standard_name_has_to_be_named():
+    total = amount([1.0, 2.0, 4.0], long_name="accumulated total precipitation")
+    del total.rr.attrs["standard_name"]
+    with pytest.raises(ValueError, match="'rr' may be it: name it, rain='rr'"):
+        rain_per_step(total)
+    assert rain_per_step(total, "rr").rr.attrs["units"] == "mm h-1"
+    water = amount([1.0, 2.0], long_name="precipitable water")
+    del water.rr.attrs["standard_name"]
+    assert rain_per_step(water) is water
+
+
 # ---------------------------------------------------------------- grids and units
 
 

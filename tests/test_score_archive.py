@@ -166,6 +166,15 @@ def test_a_store_is_scored_like_the_model_that_made_it(archive, tmp_path):
     assert alone.n_init_times.sum() == 23, "those that the store has"
 
 
+def test_what_a_store_lacks_is_told(archive, tmp_path, caplog):
+    some = slice("2024-06-30T13:00", "2024-06-30T20:00", "1h")
+    hindcast(archive, "persistence", out=tmp_path / "half.zarr", init_times=some, steps=4, progress=False).close()
+    tables = tables_of(archive, [tmp_path / "half.zarr"])
+    assert "half has no forecast from 15 of 23 init times" in caplog.text
+    assert "persistence has no forecast" not in caplog.text
+    assert tables.n_init_times.sum("block").sel(model="half") == 8
+
+
 @pytest.mark.parametrize("engine", ["threads", "client"])
 def test_engines_agree_to_the_last_bit(archive, tmp_path, tables, engine):
     options = {"scores": SCORES, "same_cells": False}

@@ -144,6 +144,17 @@ def test_a_missing_frame_is_never_joined_over(radar, tmp_path, caplog):
     assert maker.made == 1 and "came every 300 seconds" in caplog.text
 
 
+def test_a_late_frame_brings_the_forecast_that_it_held_up(radar, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    maker = desk(tmp_path, members=1)
+    maker.forecast_from(by_time(radar, 0, 1, 2, 4))
+    assert maker.made == 0
+    maker.forecast_from(by_time(radar, 0, 1, 2, 3, 4))
+    assert maker.made == 1 and (tmp_path / "out" / "forecast_20240601T1220.nc").exists()
+    maker.forecast_from(by_time(radar, 0, 1, 2, 3, 4))
+    assert maker.made == 1 and "the newest forecast is from 2024-06-01T12:20" in caplog.text
+
+
 def test_one_frame_alone_is_waited_with(radar, tmp_path, caplog):
     maker = desk(tmp_path, members=1)
     maker.forecast_from(by_time(radar, 0))

@@ -251,6 +251,13 @@ def test_data_that_keep_the_contract_run(contracted, radar):
         assert grid.nowcast.forecast(contracted, steps=1).rr.notnull().all()
 
 
+def test_oblong_cells_are_those_of_their_mean_size(contracted, radar):
+    """As training has it, so that a model takes the grid that it was trained on."""
+    oblong = on_grid(radar, 1000.0).assign_coords(x=("x", 750.0 * np.arange(radar.sizes["x"]), {"units": "m"}))
+    oblong = oblong.assign_coords(y=("y", 1250.0 * np.arange(radar.sizes["y"]), {"units": "m"}))
+    assert oblong.nowcast.forecast(contracted, steps=1).rr.notnull().all()
+
+
 def test_every_mismatch_is_explained(contracted, radar):
     slow = on_grid(radar, 2000.0).assign_coords(time=radar.time[0] + 2 * (radar.time - radar.time[0]))
     message = "(?s)'blur' was made for a step of 5 min, and the data have 10 min.* 1 km, and the data have 2 x 2 km"

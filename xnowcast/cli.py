@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import xnowcast
+from xnowcast.configuration import init_times
 
 
 class _Parser(argparse.ArgumentParser):
@@ -162,7 +163,7 @@ def _forecast(options: argparse.Namespace) -> None:
         options.model or options.weights or "extrapolation",
         lead_time=options.lead_time,
         steps=options.steps,
-        init_times=_init_times(options.init_times),
+        init_times=init_times(options.init_times, "--init-times"),
         on_gap=options.on_gap,
         **_running(options),
     )
@@ -180,15 +181,6 @@ def _write(result: Any, output: Any, *, overwrite: bool) -> None:
     for array in result.data_vars.values():
         if "zr_a" in array.attrs:
             print(f"rain rate from reflectivity: Z = {array.attrs['zr_a']:g} R^{array.attrs['zr_b']:g}")
-
-
-def _init_times(text: str) -> Any:
-    if "/" in text:
-        parts = [part or None for part in text.split("/")]
-        if len(parts) > 3:
-            raise ValueError(f"--init-times is {text!r}; a range is START/STOP or START/STOP/STEP")
-        return slice(*parts)
-    return text.split(",") if "," in text else text
 
 
 def _pair(text: str) -> tuple[float, float]:

@@ -1,10 +1,8 @@
 """Runs over archives as TOML files have them: data, models, what to do, and where."""
 
 import inspect
-import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import xarray as xr
 from xnowcast import storage
 from xnowcast.archive.hindcast import hindcast
 from xnowcast.archive.score import score_archive
+from xnowcast.configuration import check_sections, init_times, read_toml, refuse_unknown
 
 _ELSEWHERE = (
     "ds",
@@ -99,83 +98,24 @@ def run_score(path: str | Path, changes: Iterable[str] = (), **arguments: Any) -
 
 
 def _read(path: str | Path, changes: Iterable[str], sections: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    if not Path(path).is_file():
-        raise ValueError(f"there is no configuration {path}")
+    content = read_toml(path, changes, example="hindcast.members=20")
     try:
-        content = tomllib.loads(Path(path).read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no TOML that can be read: {error}") from None
-    for change in changes:
-        _change(content, change)
-    _refuse_unknown(path, "section", content, sections)
-    for section, keys in content.items():
-        if not isinstance(keys, Mapping):
-            raise ValueError(f"{path}: {section} is {keys!r}; it must be a section, [{section}]")
-    if not content.get("data", {}).get("path"):
-        raise ValueError(f"{path}: [data] has no path; write for example path = 'radar.zarr'")
-    _refuse_unknown(path, "key in [data]", content["data"], _DATA)
-    _refuse_unknown(path, "key in [engine]", content.get("engine", {}), _ENGINE)
+        check_sections(content, sections)
+        if not content.get("data", {}).get("path"):
+            raise ValueError("[data] has no path; write for example path = 'radar.zarr'")
+        refuse_unknown("key in [data]", content["data"], _DATA)
+        refuse_unknown("key in [engine]", content.get("engine", {}), _ENGINE)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return {section: dict(content.get(section, {})) for section in sections}
-
-
-def _change(content: dict[str, Any], change: str) -> None:
-    key, equals, text = change.partition("=")
-    *sections, name = key.strip().split(".")
-    if not (equals and sections and name):
-        raise ValueError(f"--set is {change!r}; write it as section.key=value, such as hindcast.members=20")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:  # a bare word
-        value = text.strip()
-    for section in sections:
-        content = content.setdefault(section, {})
-    content[name] = value
-
-
-def _refuse_unknown(path: str | Path, what: str, found: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
-    for name in found:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"{path}: there is no {what} {name!r}; {hint}")
 
 
 def _arguments(section: str, found: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
     known = [name for name in inspect.signature(function).parameters if name not in _ELSEWHERE]
-    _refuse_unknown("the configuration", f"key in [{section}]", found, known)
+    refuse_unknown(f"key in [{section}]", found, known)
     if isinstance(found.get("init_times"), str):
         found["init_times"] = init_times(found["init_times"])
     return found
-
-
-def init_times(text: str) -> Any:
-    """Init times as the command line has them.
-
-    Parameters
-    ----------
-    text : str
-        "all", "latest", a time, several with commas, or START/STOP or START/STOP/STEP.
-
-    Returns
-    -------
-    str, list or slice
-
-    Raises
-    ------
-    ValueError
-
-    Examples
-    --------
-    >>> init_times("2023-01-01/2023-12-31/1h")
-    slice('2023-01-01', '2023-12-31', '1h')
-    """
-    if "/" in text:
-        parts = [part or None for part in text.split("/")]
-        if len(parts) > 3:
-            raise ValueError(f"init_times is {text!r}; a range is START/STOP or START/STOP/STEP")
-        return slice(*parts)
-    return text.split(",") if "," in text else text
 
 
 def _field(data: dict[str, Any]) -> dict[str, Any]:

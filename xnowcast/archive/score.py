@@ -850,4 +850,18 @@ def _run(
         if path is not None and (lock is None or not lock.lost):
             storage.write(table.to_dataset(attrs), path, overwrite=True)
     end_of_run(report, summary(path.name if path else "scores", table.status.min(axis=1), bar), len(to_do))
+    _tell_of_unfinished(table, plan.job.models)
     return table.to_dataset(attrs)
+
+
+def _tell_of_unfinished(table: Table, models: dict[str, Contender]) -> None:
+    """Stores that have no forecast from some init times: the scores of all models are without these."""
+    for number, (name, model) in enumerate(models.items()):
+        lacking = table.status[:, number] == store.PENDING
+        if isinstance(model, Stored):
+            lacking |= ~np.isin(table.init_times, model.init_times)
+        if lacking.any():
+            log.warning(
+                "%s has no forecast from %d of %d init times: the scores are without them",
+                *(name, lacking.sum(), lacking.size),
+            )

@@ -114,9 +114,10 @@ class Lagrangian(nn.Module):
             raise ValueError(f"network is {network!r}, which is not recurrent: choose one of {', '.join(able)}")
         if input_frames < 2:
             raise ValueError(f"input_frames is {input_frames}: motion needs at least 2 frames")
-        for name, value in (("emphasis", emphasis), ("window", window)):
-            if value < 0:
-                raise ValueError(f"{name} is {value}: it must be at least 0")
+        if emphasis < 0:
+            raise ValueError(f"emphasis is {emphasis}: it must be at least 0")
+        if window <= 0:
+            raise ValueError(f"window is {window}: it is a length in grid cells, above 0")
         inner = models.declare(
             network,
             size=size,

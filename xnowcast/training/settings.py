@@ -1,12 +1,12 @@
 """Settings of a training run: checked when they are made, read from TOML and written back."""
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
+
+from xnowcast.configuration import check_sections, read_toml, refuse_unknown
 
 _SECTIONS = ("model", "data", "training", "about")
 
@@ -316,40 +316,18 @@ def read_config(path: str | Path, changes: Iterable[str] = ()) -> Config:
     ...     read_config(path, ["training.steps=100"]).training.steps
     100
     """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no configuration {path}")
-    try:
-        content = tomllib.loads(Path(path).read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no TOML that can be read: {error}") from None
-    for change in changes:
-        _change(content, change)
+    content = read_toml(path, changes, example="training.steps=100")
     try:
         return _config(content)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _change(content: dict[str, Any], change: str) -> None:
-    key, equals, text = change.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and name):
-        raise ValueError(f"--set is {change!r}; write it as section.key=value, such as training.steps=100")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:  # a bare word
-        value = text.strip()
-    content.setdefault(section, {})[name] = value
-
-
 def _config(content: dict[str, Any]) -> Config:
-    _refuse_unknown("section", content, _SECTIONS)
-    for section, keys in content.items():
-        if not isinstance(keys, Mapping):
-            raise ValueError(f"{section} is {keys!r}; it must be a section, [{section}]")
+    check_sections(content, _SECTIONS)
     model, data, training = (dict(content.get(section, {})) for section in ("model", "data", "training"))
-    _refuse_unknown("key in [data]", data, [f.name for f in fields(DataSettings)])
-    _refuse_unknown("key in [training]", training, ["out", *(f.name for f in fields(TrainingSettings))])
+    refuse_unknown("key in [data]", data, [f.name for f in fields(DataSettings)])
+    refuse_unknown("key in [training]", training, ["out", *(f.name for f in fields(TrainingSettings))])
     if not isinstance(model.get("name"), str):
         raise ValueError("[model] has no name; write for example name = 'db-convlstm'")
     if data.get("in_memory"):
@@ -363,14 +341,6 @@ def _config(content: dict[str, Any]) -> Config:
         data["zr"] = tuple(data["zr"])
     out = training.pop("out", None)
     return Config(model.pop("name"), model, DataSettings(**data), TrainingSettings(**training), out)
-
-
-def _refuse_unknown(what: str, found: Iterable[str], known: Sequence[str]) -> None:
-    for name in found:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"there is no {what} {name!r}; {hint}")
 
 
 def write_config(config: Config, path: str | Path, about: Mapping[str, str]) -> None:
