@@ -533,7 +533,7 @@ def test_no_more_batches_are_made_than_are_needed():
         engines.ThreadEngine(work, None, 2),
         (Numbered(i) for i in range(50)),
         finished=lambda batch, result: done.append(result),
-        interruption=run.Interruption(),
+        interruption=run.interruptible(),
     )
     assert report.done == 50 and sorted(done) == list(range(50))
     assert max(most) <= 6, "two run, two wait, and two may be ready to be counted"

@@ -115,7 +115,7 @@ def hindcast(
     ({'init_time': 9, 'lead_time': 4, 'y': 32, 'x': 32}, 9)
     """
     from xnowcast.archive import engines
-    from xnowcast.archive.run import Interruption, LogFile
+    from xnowcast.archive.run import LogFile, interruptible
 
     out = _checked_out(out, ds)
     engines.check(engine, workers)
@@ -141,7 +141,7 @@ def hindcast(
         engines.performance_report(engine, performance_report),
         StoreLock(out.with_name(f"{out.name}.lock")) as lock,
         LogFile(out.with_name(f"{out.name}.log")),
-        Interruption() as interruption,
+        interruptible() as interruption,
     ):
         status = _open_or_create(plan, ds, overwrite)
         to_do = _to_do(plan, status, retry_unreadable)

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from xnowcast.archive.engines import Engine
 from xnowcast.archive.store import is_full
+from xnowcast.interruption import Interruption
 
 log = logging.getLogger("xnowcast.archive")
 
@@ -59,34 +59,23 @@ class Report:
     interrupted: bool = False
 
 
-class Interruption:
-    """The first Ctrl-C or SIGTERM asks for a stop after the batches in flight, the second stops at once.
+def interruptible(finished_first: str = "the batches in flight are") -> Interruption:
+    """Ctrl-C and SIGTERM, which a scheduler sends, as a request that is logged.
 
-    Elsewhere than in the main thread of a process nothing is changed.
-
-    Attributes
+    Parameters
     ----------
-    asked : bool
+    finished_first : str
+        What happens before the stop.
+
+    Returns
+    -------
+    Interruption
     """
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
+    def told() -> None:
+        log.warning("asked to stop: %s finished first (once more stops at once)", finished_first)
 
-    def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, *signal_and_frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        log.warning("asked to stop: the batches in flight are finished first (once more stops at once)")
+    return Interruption((signal.SIGINT, signal.SIGTERM), told)
 
 
 def run_batches(

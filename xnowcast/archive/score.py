@@ -132,7 +132,7 @@ def score_archive(
     (('model', 'lead_time', 'threshold', 'scale'), ['persistence', 'extrapolation'])
     """
     from xnowcast.archive import engines
-    from xnowcast.archive.run import Interruption, LogFile
+    from xnowcast.archive.run import LogFile, interruptible
 
     engines.check(engine, workers)
     shared = {"seed": seed, "variable": variable, "zr": zr, "on_mismatch": on_mismatch, "device": device}
@@ -153,14 +153,14 @@ def score_archive(
         min_coverage=min_coverage,
     )
     if out is None:
-        with engines.performance_report(engine, performance_report), Interruption() as interruption:
+        with engines.performance_report(engine, performance_report), interruptible() as interruption:
             return _run(plan, None, None, engine, workers, device, interruption, progress)
     path = storage.check_output(out, overwrite=True, inputs=filter(None, [ds.encoding.get("source")])).absolute()
     with (
         engines.performance_report(engine, performance_report),
         StoreLock(path.with_name(f"{path.name}.lock")) as lock,
         LogFile(path.with_name(f"{path.name}.log")),
-        Interruption() as interruption,
+        interruptible() as interruption,
     ):
         if overwrite and path.exists():
             log.info("%s is replaced", path)

@@ -94,7 +94,7 @@ def watch(
         If a folder or an argument will not do, or another watch writes to ``out``. What is wrong with a frame is
         logged, and the watch goes on.
     """
-    from xnowcast.archive.run import Interruption, LogFile
+    from xnowcast.archive.run import LogFile, interruptible
 
     settings = {"lead_time": lead_time, "steps": steps, "members": members, "seed": seed, "variable": variable}
     settings |= {"zr": zr, "on_mismatch": on_mismatch, "weights": weights, "device": device}
@@ -109,7 +109,11 @@ def watch(
     inbox = _Inbox(source, pattern, task.input_frames + FRAMES_BESIDE)
     desk = _Desk(target, model, settings, file_format, keep)
     target.mkdir(parents=True, exist_ok=True)
-    with StoreLock(target / ".watch.lock") as lock, LogFile(target / "watch.log"), Interruption() as interruption:
+    with (
+        StoreLock(target / ".watch.lock") as lock,
+        LogFile(target / "watch.log"),
+        interruptible("the forecast under way is") as interruption,
+    ):
         log.info("watching %s for %s with %s", source, pattern, planning.model_name(model))
         last = time.monotonic()
         while not interruption.asked:

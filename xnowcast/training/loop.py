@@ -7,9 +7,7 @@ from a checkpoint repeats one that was never stopped.
 import copy
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from xnowcast.interruption import Interruption
 from xnowcast.models.base import Loss, TrainingBatch
 from xnowcast.training import checkpoint
 from xnowcast.training.crops import Sample, read_ahead
@@ -195,33 +194,6 @@ class _LossOfAdversary(nn.Module):
 
     def forward(self, step: _Step) -> Tensor:
         return self.adversary.loss(*step.values)
-
-
-class Interruption:
-    """The first Ctrl-C asks for a stop after the step, the second stops at once. Elsewhere than in the main thread of
-    a process nothing is changed.
-
-    Attributes
-    ----------
-    asked : bool
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, *signal_and_frame: Any) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # ---------------------------------------------------------------- loop
