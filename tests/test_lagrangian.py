@@ -8,6 +8,7 @@ import xnowcast
 from xnowcast import models
 from xnowcast.models.base import ForecastModel, TrainableModel, TrainingBatch
 from xnowcast.models.lagrangian import Lagrangian
+from xnowcast.nn.moving_frame import motion_of, onto_newest
 from xnowcast.transforms import SCALINGS
 
 
@@ -39,9 +40,9 @@ def test_untrained_it_is_extrapolation(radar, network):
 
 
 def test_earlier_and_later_frames_lie_upon_the_newest(radar):
-    model = Lagrangian(network="ms-convlstm", size="tiny")
     rain = rates(radar, 11)[:, :, 0]
-    aligned, seen, _ = model.align(rain, rain >= 0)
+    motion = motion_of(rain[:, :5], rain[:, :5] >= 0, window=16.0)
+    aligned, seen = onto_newest(rain, rain >= 0, motion, 5)
     assert aligned.shape == rain.shape and bool(seen[:, 4].all())
     newest = rain[:, 4]
     for other in (0, 8):
@@ -67,6 +68,22 @@ def test_it_forecasts_with_the_coverage_of_extrapolation(radar):
     expected = radar.nowcast.forecast("extrapolation", input_frames=5, steps=6).rainfall_rate.compute()
     # where light rain was cut off by the scaling, the motion is a little another
     assert float((forecast.isnull() != expected.isnull()).mean()) < 0.005 and bool(forecast.isnull().any())
+
+
+def test_matched_forecasts_have_the_rain_rates_of_extrapolation(radar):
+    model = Lagrangian(network="ms-convlstm", size="tiny", probability_matching=True)
+    for part in model.modules():
+        if isinstance(getattr(part, "read", None), torch.nn.Conv2d):
+            torch.nn.init.constant_(part.read.bias, -0.01)  # it has rain decay
+    forecast = radar.nowcast.forecast(model, steps=3).rainfall_rate.values
+    unmatched = Lagrangian(network="ms-convlstm", size="tiny")
+    unmatched.load_state_dict(model.state_dict())
+    decayed = radar.nowcast.forecast(unmatched, steps=3).rainfall_rate.values
+    expected = radar.nowcast.forecast("extrapolation", input_frames=5, steps=3).rainfall_rate.values
+    assert (np.isnan(forecast) == np.isnan(decayed)).all()
+    for q in (0.9, 0.99):
+        made, decay, wanted = (np.nanquantile(field[0, -1], q) for field in (forecast, decayed, expected))
+        assert made == pytest.approx(wanted, rel=0.03) and decay < 0.9 * wanted
 
 
 def error_after(unseen, system, lead, **options):
@@ -119,6 +136,7 @@ def test_the_model_keeps_its_promises():
         ({"network": "db-convlst"}, "did you mean"),
         ({"input_frames": 1}, "motion needs at least 2"),
         ({"emphasis": -1}, "emphasis is -1"),
+        ({"absolute_error": -0.5}, "absolute_error is -0.5"),
         ({"window": 0}, "window is 0.*above 0"),
         ({"size": "huge"}, "size is 'huge'"),
     ],

@@ -11,6 +11,7 @@ import threading
 import time
 import tomllib
 from dataclasses import fields
+from datetime import timedelta
 from inspect import signature
 from pathlib import Path
 
@@ -697,6 +698,25 @@ def test_single_frames_are_learnt_from_data_of_different_steps_and_any_step_is_s
         assert sharp.rainfall_rate.sizes["time"] == 2
     with pytest.raises(ValueError, match="a model learns one step"):
         xnowcast.train("tiny", [fine, slow], **SHORT)
+
+
+def test_mixed_data_make_a_model_for_all_that_lies_between():
+    fine, slow = radar(frames=8), radar(seed=2, frames=8, step="10min")
+    coarse = radar(seed=3, frames=8).nowcast.coarsen(2)
+    with pytest.raises(ValueError, match="mixed=True"):
+        xnowcast.train("tiny", [fine, coarse], **SHORT)
+    model = xnowcast.train("tiny", [fine, slow, coarse], mixed=True, **SHORT | {"validation": 0.0})
+    assert model.task.bounds("step") == (timedelta(minutes=5), timedelta(minutes=10))
+    least, greatest = model.task.bounds("spacing")
+    assert greatest == pytest.approx(2 * least, rel=0.01)
+    assert model.card.task == model.task
+    assert "0:05:00 to 0:10:00" in model.card.reads and f"at {least / 1000:g} to {greatest / 1000:g} km" in model.card.reads
+    between = radar(seed=4, frames=8, step="6min")
+    assert between.nowcast.forecast(model, steps=2).sizes["lead_time"] == 2
+    with pytest.raises(ValueError, match="steps of 5 to 10 min, and the data have 15 min"):
+        radar(seed=4, frames=8, step="15min").nowcast.forecast(model, steps=2)
+    with pytest.raises(ValueError, match="grid of .* to .* km"):
+        radar(seed=4, frames=8).nowcast.coarsen(4).nowcast.forecast(model, steps=2)
 
 
 # ---------------------------------------------------------------- the run folder

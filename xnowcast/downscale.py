@@ -20,7 +20,7 @@ _FINE_GRID = ": bring it to the grid of ds.nowcast.downscale('nearest', factor=.
 
 def downscale(
     obj: T_Xarray,
-    model: "str | DownscaleModel" = "stvd",
+    model: "str | DownscaleModel | None" = None,
     *,
     factor: int = 8,
     members: int | None = None,
@@ -43,9 +43,9 @@ def downscale(
     obj : xarray.Dataset or xarray.DataArray
         A precipitation field with y and x axes and any other dims. Frames along the lead time, else along the time,
         are one sequence, which models that look at several frames refine together.
-    model : str or DownscaleModel
-        Name of a system, path of a weights file, or a model in memory. ``"bicubic"``, ``"bilinear"`` and ``"nearest"``
-        need no weights.
+    model : str or DownscaleModel, optional
+        Name of a system, path of a weights file, or a model in memory; ``"stvd"`` by default. ``"bicubic"``,
+        ``"bilinear"`` and ``"nearest"`` need no weights.
     factor : int
         How many fine cells along y and along x make a coarse one.
     members : int, optional
@@ -65,7 +65,8 @@ def downscale(
     on_mismatch : {"raise", "warn"}
         What to do when the step or the grid spacing is not that of the model's training.
     weights : str, optional
-        Path of a weights file for a system that is trained.
+        Path of a weights file for a system that is trained; by default those that ship for the factor
+        (`xnowcast.pretrained`).
     device : str
         ``"auto"`` is the GPU where there is one, else the CPU.
     batch_size : int, optional
@@ -100,21 +101,26 @@ def downscale(
     from xnowcast.engine import refining
 
     field = cf.find_field(obj, variable, zr=zr)
+    _check_factor(factor)
+    if weights is None:
+        model = _with_weights_for(factor, model)
     alone = members == 0
     if alone:
-        members, options = None, ({**options, "stochastic": False} if isinstance(model, str) else options)
+        members, options = None, (options if hasattr(model, "task") else {**options, "stochastic": False})
     recipe, task = planning.plan_model(downscale, model, weights, options)
     task = replace(task, stochastic=task.stochastic and not alone)
     planning.check_field(field, task, recipe)
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)
-    _check_factor(task, recipe, factor)
+    if task.factor not in (None, factor):
+        raise ValueError(f"{planning.model_name(recipe)!r} was made for a factor of {task.factor}, not of {factor}")
     _check_cells(field)
     roles = cf.forecast_dims(field)
     along = _sequence_dim(field, roles)
     _check_frames(field, task, recipe, along)
     step = _step(field, task, recipe, along)
     # weights know the spacing of the data that they were trained on, which is that of the fine grid
-    coarse = replace(task, spacing=task.spacing and task.spacing * factor)
+    fine_spacing = task.bounds("spacing")
+    coarse = replace(task, spacing=fine_spacing and (fine_spacing[0] * factor, fine_spacing[1] * factor))
     planning.check_contract(field, coarse, recipe, step, on_mismatch)
     numbers = planning.member_numbers(task, recipe, members)
     if numbers is not None and "member" in field.array.dims:
@@ -153,11 +159,25 @@ def downscale(
         return result.compute()
 
 
-def _check_factor(task: "Task", recipe: Any, factor: int) -> None:
+def _check_factor(factor: Any) -> None:
     if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or factor < 2:
         raise ValueError(f"factor is {factor!r}; it must be a whole number of 2 or more")
-    if task.factor is not None and task.factor != factor:
-        raise ValueError(f"{planning.model_name(recipe)!r} was made for a factor of {task.factor}, not of {factor}")
+
+
+def _with_weights_for(factor: int, model: Any) -> Any:
+    """The name of the weights that ship for the factor, where some ship for the model; else the model as it is."""
+    from xnowcast import pretrained
+
+    system = pretrained.default("downscale") if model is None else model
+    ships = pretrained.of_system(system) if isinstance(system, str) else {}
+    by_factor = {card.task.factor: name for name, card in ships.items()}
+    if ships and factor not in by_factor:
+        there = " and ".join(map(str, sorted(by_factor)))
+        raise ValueError(
+            f"weights of {system!r} ship for a factor of {there}, not of {factor}: give weights= of your own, from "
+            f"xnowcast.train({system!r}, ..., factor={factor}), or a model without weights such as 'bicubic'"
+        )
+    return by_factor.get(factor, system)
 
 
 def _check_cells(field: Field) -> None:

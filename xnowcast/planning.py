@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from difflib import get_close_matches
 from inspect import signature
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 OnMismatch = Literal["raise", "warn"]
 
-_SPACING_TOLERANCE = 0.15
+SPACING_TOLERANCE = 0.15
 """Share by which the grid spacing may differ from that of the training; map scale alone varies by several percent."""
 
 
@@ -31,10 +32,11 @@ def plan_model(
     ----------
     verb : callable
         The function of the verb, such as `xnowcast.forecast`; a model in memory has a method of that name.
-    model : str or object
-        Name of a system, path of a weights file, or a model in memory.
+    model : str, object or None
+        Name of a system or of weights that ship, path of a weights file, or a model in memory. None is that of the
+        weights, or else what the verb takes by default (`xnowcast.pretrained.default`).
     weights : str or None
-        Path of a weights file, where ``model`` is a name.
+        Path of a weights file, or name of weights that ship, where ``model`` is a name.
     options : dict
         The model's own options.
 
@@ -57,12 +59,14 @@ def plan_model(
 def _recipe(
     verb: Callable[..., Any], model: Any, weights: str | None, options: dict[str, Any]
 ) -> "tuple[ModelRecipe | Any, Task]":
-    from xnowcast import models
+    from xnowcast import models, pretrained
     from xnowcast.engine import ModelRecipe
     from xnowcast.weights import looks_like_weights, read_card, weights_path, with_options
 
-    model, weights = weights_path(model), weights_path(weights)
-    if not isinstance(model, str):
+    if model is None:
+        model, weights = weights or pretrained.default(verb.__name__), None
+    source = weights_path(model) if weights is None else weights_path(weights)
+    if not isinstance(model, str | PathLike):
         if not (hasattr(model, "task") and (hasattr(model, verb.__name__) or hasattr(model, model.task.verb))):
             raise ValueError(
                 f"model is a {type(model).__name__}; give a name, a weights file or a model with .{verb.__name__}()"
@@ -73,19 +77,22 @@ def _recipe(
                 f"xnowcast.load(path, {', '.join(options) or 'option'}=...)"
             )
         return model, model.task
-    path = weights if weights is not None else (model if looks_like_weights(model) else None)
-    if path is None:
-        _refuse_misspelt(verb, options, models.find(model))
-        task = models.declare(model, **options)
+    if weights is None and not looks_like_weights(source):
+        _refuse_misspelt(verb, options, models.find(source))
+        task = models.declare(source, **options)
         if task.trained:
-            raise ValueError(f"{model!r} needs weights: give the path of a file with weights=")
-        return ModelRecipe(model, _hashable(options)), task
-    card = read_card(path)
+            raise ValueError(
+                f"{source!r} needs weights: give the path of a file with weights=, from xnowcast.train({source!r}, ...)"
+            )
+        return ModelRecipe(source, _hashable(options)), task
+    card = read_card(source)
     if weights is not None and card.system != model:
-        raise ValueError(f"{path} holds weights of {card.system!r}, not of {model!r}")
+        raise ValueError(f"{source} holds weights of {card.system!r}, not of {model!r}")
     _refuse_misspelt(verb, options, models.find(card.system))
     card = with_options(card, options)
-    return ModelRecipe(card.system, _hashable(options), str(path), card.sha256), card.task
+    given = model if weights is None else weights
+    kept = given if given in pretrained.names() else source  # what ships is found by its name wherever a worker has it
+    return ModelRecipe(card.system, _hashable(options), kept, card.sha256), card.task
 
 
 def _refuse_misspelt(verb: Callable[..., Any], options: dict[str, Any], model_class: Any) -> None:
@@ -157,9 +164,17 @@ def check_contract(
 
 
 def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> Iterator[str]:
-    if step is None or task.step is None or np.timedelta64(task.step) == step:
+    bounds = task.bounds("step")
+    if step is None or bounds is None:
         return
-    minutes, wanted = (np.timedelta64(s) / np.timedelta64(1, "m") for s in (step, task.step))
+    shortest, longest = (np.timedelta64(s) / np.timedelta64(1, "m") for s in bounds)
+    minutes = step / np.timedelta64(1, "m")
+    if shortest <= minutes <= longest:
+        return
+    if shortest < longest:
+        yield f"was made for steps of {shortest:g} to {longest:g} min, and the data have {minutes:g} min"
+        return
+    wanted = longest
     what = f"was made for a step of {wanted:g} min, and the data have {minutes:g} min"
     ratio = wanted / minutes
     if ratio > 1 and ratio == round(ratio):
@@ -172,14 +187,16 @@ def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> I
 
 def _spacing_mismatch(field: Field, task: "Task") -> Iterator[str]:
     """Where the data do not tell their spacing there is nothing to compare; a model knows the mean of y and x."""
-    spacing = cf.grid_spacing(field.array, field.y, field.x) if task.spacing is not None else None
-    if task.spacing is None or spacing is None:
+    bounds = task.bounds("spacing")
+    spacing = cf.grid_spacing(field.array, field.y, field.x) if bounds is not None else None
+    if bounds is None or spacing is None:
         return
-    wanted = task.spacing / 1000
-    if abs(sum(spacing) / 2 / wanted - 1) > _SPACING_TOLERANCE:
+    least, greatest = (metres / 1000 for metres in bounds)
+    if not least * (1 - SPACING_TOLERANCE) <= sum(spacing) / 2 <= greatest * (1 + SPACING_TOLERANCE):
         found = " x ".join(f"{km:.3g}" for km in spacing)
+        wanted = f"{least:.3g}" if least == greatest else f"{least:.3g} to {greatest:.3g}"
         yield (
-            f"was made for a grid of {wanted:.3g} km, and the data have {found} km: regrid them first, "
+            f"was made for a grid of {wanted} km, and the data have {found} km: regrid them first, "
             "ds.nowcast.coarsen(n) makes a grid n times coarser, xnowcast.regrid.regrid any"
         )
 

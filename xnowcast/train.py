@@ -25,6 +25,7 @@ def train(
     variable: Hashable | None = None,
     zr: tuple[float, float] | None = None,
     stride: int = 1,
+    mixed: bool = False,
     validation: "float | Data | Sequence[Data]" = 0.2,
     steps: int = 2000,
     batch_size: int = 4,
@@ -84,6 +85,9 @@ def train(
         a and b of Z = a R**b for fields in dBZ.
     stride : int
         2 trains on every second frame; the model's step is then twice that of the data.
+    mixed : bool
+        True takes data of differing steps and grid spacings. The model then takes what lies between the least and the
+        greatest of them, and has to see from the frames how fast they change.
     validation : float, or Dataset, DataArray, path, or list of them
         Share of the time that is held out (see `xnowcast.training.crops.split_by_time`), 0 for none; or other data.
     steps, batch_size, accumulate, crop, precision
@@ -156,7 +160,7 @@ def train(
     _check_strategy(strategy)
     from xnowcast.training import loop, plan
 
-    sources = plan.Sources(data, validation, variable, zr, stride)
+    sources = plan.Sources(data, validation, variable, zr, stride, mixed)
     planned = plan.plan_run(model, options, sources, settings, out=out, resume=resume, progress=progress)
     kept = loop.run(planned)
     planned.model.card = planned.about.card(planned.model, kept)
@@ -208,6 +212,7 @@ def train_from_config(
         variable=data.variable,
         zr=data.zr,
         stride=data.stride,
+        mixed=data.mixed,
         validation=data.validation_paths or data.validation,
         model_options=config.options,
         **asdict(config.training),

@@ -8,7 +8,7 @@ import hashlib
 import html
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -46,7 +46,8 @@ class ModelCard:
         Hash of the tensors; empty for a system that needs none.
     contract : dict
         What the weights add to the system's own task: ``step`` in seconds and ``spacing`` in metres of the data
-        that they were trained on, and the height and width in cells of their crops, ``crop``.
+        that they were trained on, or the least and the greatest of them, and the height and width in cells of their
+        crops, ``crop``.
 
     Examples
     --------
@@ -75,8 +76,8 @@ class ModelCard:
         seconds, spacing = self.contract.get("step"), self.contract.get("spacing")
         return replace(
             declared,
-            step=declared.step if seconds is None else timedelta(seconds=seconds),
-            spacing=declared.spacing if spacing is None else spacing,
+            step=declared.step if seconds is None else _each(lambda s: timedelta(seconds=s), seconds),
+            spacing=declared.spacing if spacing is None else _each(float, spacing),
             crop=self.contract.get("crop", declared.crop),
         )
 
@@ -114,8 +115,9 @@ def card(model: Any) -> ModelCard:
     Parameters
     ----------
     model : str, path or object
-        Name of a system (`xnowcast.models.names`), path of a weights file or of a run folder, or a model that was
-        trained or loaded.
+        Name of a system (`xnowcast.models.names`) or of weights that ship (`xnowcast.pretrained.names`), path of a
+        weights file or of a run folder, or a model that was trained or loaded. A system has the card of its weights
+        where they ship under its name.
 
     Returns
     -------
@@ -138,26 +140,35 @@ def card(model: Any) -> ModelCard:
         raise ValueError(f"a {type(model).__name__} has no card: give a name, a weights file or a trained model")
     if looks_like_weights(model):
         return read_card(model)
-    from xnowcast import models
+    from xnowcast import models, pretrained
 
     task = models.declare(model)
+    ships = pretrained.of_system(model)
+    needs = f"weights ship as {', '.join(ships)}" if ships else "none yet: it needs weights, from xnowcast.train or a file"
     return ModelCard(
         model,
         options=models.options(model),
         reads=_in_words(task),
         description=_summary(models.find(model)),
-        training_data="none yet: it needs weights, from xnowcast.train or a file" if task.trained else "",
+        training_data=needs if task.trained else "",
     )
 
 
 def _in_words(task: Any) -> str:
     frames = "1 frame" if task.input_frames == 1 else f"{task.input_frames} frames"
     quantity = {"rain_rate": "rain rate", "vil": "VIL", None: "any precipitation field"}[task.quantity]
-    step = "any step" if task.step is None else f"a step of {task.step}"
+    steps, spacings = task.bounds("step"), task.bounds("spacing")
+    step = "any step" if steps is None else f"a step of {' to '.join(map(str, dict.fromkeys(steps)))}"
     grid = f"grids of {task.min_grid} x {task.min_grid} cells or more"
-    spacing = "" if task.spacing is None else f" at {task.spacing / 1000:.3g} km"
+    km = [] if spacings is None else dict.fromkeys(f"{metres / 1000:.3g}" for metres in spacings)
+    spacing = f" at {' to '.join(km)} km" if km else ""
     crop = "" if task.crop is None else f", learnt from {task.crop} x {task.crop}"
-    return f"{frames} of {quantity}, {step}, {grid}{spacing}{crop}"
+    read = f"{frames} of {quantity}"
+    if task.channels:
+        count = f"{len(task.channels)} field{'s' if len(task.channels) > 1 else ''}"
+        told = "task.channels names them" if len(task.channels) > 3 else ", ".join(task.channels)
+        read = f"{count} of a weather forecast ({told})" if task.verb == "postprocess" else f"{read} and {count} beside"
+    return f"{read}, {step}, {grid}{spacing}{crop}"
 
 
 def _summary(model_class: type) -> str:
@@ -184,7 +195,9 @@ def looks_like_weights(name: str) -> bool:
 
 
 def weights_path(name: Any) -> Any:
-    """The path of a weights file as text, from a path or from the folder of a finished run; anything else as it is.
+    """The path of a weights file as text, from a path, the folder of a finished run, or the name of weights that ship.
+
+    Anything else comes back as it is.
 
     Parameters
     ----------
@@ -199,9 +212,11 @@ def weights_path(name: Any) -> Any:
     >>> weights_path(Path("runs", "mine.safetensors")) == str(Path("runs", "mine.safetensors"))
     True
     """
-    from xnowcast import models
+    from xnowcast import models, pretrained
 
     path = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if path in pretrained.names():
+        return str(pretrained.path(path))
     if not isinstance(path, str) or path in models.REGISTRY:
         return path
     inside = Path(path) / "model.safetensors"
@@ -209,7 +224,13 @@ def weights_path(name: Any) -> Any:
 
 
 def save(
-    path: str | Path, model: Any, *, system: str, options: Mapping[str, Any] | None = None, **about: Any
+    path: str | Path,
+    model: Any,
+    *,
+    system: str,
+    options: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    **about: Any,
 ) -> ModelCard:
     """Write a model's weights with its card.
 
@@ -223,6 +244,9 @@ def save(
         Its name in the registry.
     options : mapping, optional
         The options that build it again; numbers, strings, booleans and lists.
+    dtype : {"float16", "bfloat16"}, optional
+        Store parameters of float32 in half the bytes; `load` gives float32 again. Buffers are stored as they are, for
+        they count, or hold numbers such as a pressure in Pa that float16 cannot.
     **about
         Other fields of `ModelCard`: ``training_data``, ``licence``, ``scores``, ``description``.
 
@@ -234,7 +258,7 @@ def save(
     Raises
     ------
     ValueError
-        If the path has another ending, or there is no such system or option.
+        If the path has another ending, there is no such system, option or dtype, or a parameter is too large for it.
     TypeError
         If an option is nothing that JSON can hold.
     """
@@ -246,13 +270,60 @@ def save(
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} must end in .safetensors")
     models.declare(system, **dict(options or {}))
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    written = describe(model, system=system, options=options, **about)
+    tensors = _tensors(model, dtype)
+    written = replace(describe(model, system=system, options=options, **about), sha256=_hash(tensors))
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata={_KEY: json.dumps(asdict(written))})
     share(part)
     part.replace(path)
     return written
+
+
+def slim(path: str | Path, out: str | Path, *, dtype: str = "float16", **about: Any) -> ModelCard:
+    """Write a weights file once more, in half the bytes or with other words on its card: to hand the weights on.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The weights file or the run folder.
+    out : str or pathlib.Path
+        Ends in ``.safetensors``.
+    dtype : {"float16", "bfloat16", "float32"}
+        Of the parameters in the file; see `save`.
+    **about
+        Fields of `ModelCard` to replace: ``training_data``, ``licence``, ``scores``, ``description``.
+
+    Returns
+    -------
+    ModelCard
+        As written.
+
+    Raises
+    ------
+    ValueError
+        As `load` and `save`.
+    """
+    model = load(path)
+    told = {name: getattr(model.card, name) for name in ("training_data", "licence", "scores", "description")}
+    return save(out, model, system=model.card.system, options=model.card.options, dtype=dtype, **told | about)
+
+
+def _tensors(model: Any, dtype: str | None) -> "dict[str, Tensor]":
+    """What is written: a model's parameters in a dtype, its buffers as they are."""
+    import torch
+
+    if dtype not in (None, "float32", "float16", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}; it can be 'float16', 'bfloat16' or 'float32'")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    if dtype in (None, "float32"):
+        return tensors
+    smaller = getattr(torch, dtype)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.dtype == torch.float32:
+            tensors[name] = tensors[name].to(smaller)
+            if not torch.isfinite(tensors[name]).all():
+                raise ValueError(f"parameter {name!r} holds values that {dtype} cannot: use bfloat16 or float32")
+    return tensors
 
 
 def share(path: Path) -> None:
@@ -294,8 +365,14 @@ def describe(model: Any, *, system: str, options: Mapping[str, Any] | None = Non
 
 
 def _contract(task: "Task") -> dict[str, Any]:
-    known = {"step": task.step and task.step.total_seconds(), "spacing": task.spacing, "crop": task.crop}
+    seconds = task.step and _each(timedelta.total_seconds, task.step)
+    known = {"step": seconds, "spacing": task.spacing, "crop": task.crop}
     return {name: value for name, value in known.items() if value is not None}
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """A value changed, or each of a pair: JSON has lists for tuples."""
+    return tuple(map(change, value)) if isinstance(value, list | tuple) else change(value)
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -339,7 +416,8 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
     Parameters
     ----------
     model : str or pathlib.Path
-        Path of a weights file, or name of a system that needs no weights.
+        Name of weights that ship (`xnowcast.pretrained.names`) or of a system that needs none, or path of a weights
+        file.
     sha256 : str, optional
         Hash that the tensors must have; the one in the card is always checked.
     **options
@@ -349,7 +427,7 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
     Returns
     -------
     ForecastModel
-        In evaluation mode, with its `ModelCard` as ``card``.
+        In evaluation mode, with its `ModelCard` as ``card``; in float32, also where the file holds less.
 
     Raises
     ------
@@ -361,13 +439,14 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
     >>> load("persistence").card.system
     'persistence'
     """
-    from xnowcast import models
+    from xnowcast import models, pretrained
 
     model = weights_path(model)
     if not looks_like_weights(str(model)):
         built = models.build(str(model), **options)
         if built.task.trained:
-            raise ValueError(f"{model!r} needs weights: load the path of a weights file instead")
+            ships = "".join(f"{name!r} or " for name in pretrained.of_system(str(model)))
+            raise ValueError(f"{model!r} needs weights: load {ships}the path of a weights file instead")
         built.card = card(str(model))
         return built
     about = with_options(read_card(model), options)
@@ -418,7 +497,11 @@ def with_options(about: ModelCard, options: Mapping[str, Any]) -> ModelCard:
     fixed = [name for name in options if name not in free]
     if fixed:
         others = f"; free are {', '.join(free)}" if free else ""
-        raise ValueError(f"weights of {about.system!r} fix the model's options: leave out {', '.join(fixed)}{others}")
+        raise ValueError(
+            f"weights of {about.system!r} fix the model's options: leave out {', '.join(fixed)}{others}. To choose them, "
+            f"train weights of your own with xnowcast.train({about.system!r}, ...); xnowcast.models.build makes an "
+            "untrained model"
+        )
     return replace(about, options={**about.options, **options})
 
 

@@ -6,7 +6,7 @@ counts, units, NaN, padding, seeds, dims and CF, so a model only turns tensors i
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -25,10 +25,10 @@ class Task:
         How many frames, the newest last, the model reads.
     quantity : {"rain_rate", "vil"}, optional
         The quantity that the model was made for; ``None`` means that any will do.
-    step : datetime.timedelta, optional
-        Time between frames that the model was made for; ``None`` means any.
-    spacing : float, optional
-        Grid spacing in metres that the model was made for; ``None`` means any.
+    step : datetime.timedelta or (datetime.timedelta, datetime.timedelta), optional
+        Time between frames that the model was made for, or the shortest and the longest; ``None`` means any.
+    spacing : float or (float, float), optional
+        Grid spacing in metres that the model was made for, or the least and the greatest; ``None`` means any.
     crop : int, optional
         Height and width in cells of what the weights were trained on; ``None`` where that is not known. Any grid will
         do, but a model whose answer depends on the size of its grid should look at parts of this size.
@@ -57,8 +57,8 @@ class Task:
     verb: Literal["forecast", "deblur", "downscale", "postprocess"]
     input_frames: int
     quantity: Literal["rain_rate", "vil"] | None = None
-    step: timedelta | None = None
-    spacing: float | None = None
+    step: timedelta | tuple[timedelta, timedelta] | None = None
+    spacing: float | tuple[float, float] | None = None
     crop: int | None = None
     grid_multiple: int = 1
     min_grid: int = 8
@@ -70,6 +70,15 @@ class Task:
     factor: int | None = None
     channels: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
+
+    def bounds(self, name: Literal["step", "spacing"]) -> tuple[Any, Any] | None:
+        """The least and the greatest step, or grid spacing, that the model was made for; None means any.
+
+        >>> Task("forecast", input_frames=5, spacing=1000.0).bounds("spacing")
+        (1000.0, 1000.0)
+        """
+        wanted = getattr(self, name)
+        return wanted if wanted is None or isinstance(wanted, tuple) else (wanted, wanted)
 
 
 class Transform(Protocol):

@@ -195,8 +195,8 @@ class DBRNN(RecurrentForecaster):
         frames, observed, (forecast, deblurred) = self.predict_batch(batch, progress)
         forecasting_weight, deblurring_weight = self.pixel_weights(progress)
         parts = {
-            "forecast": pixel_loss(forecast, frames, observed, self.emphasis),
-            "deblur": pixel_loss(deblurred, frames, observed, self.emphasis),
+            "forecast": pixel_loss(forecast, frames, observed, self.emphasis, self.absolute_error),
+            "deblur": pixel_loss(deblurred, frames, observed, self.emphasis, self.absolute_error),
         }
         total = forecasting_weight * parts["forecast"] + deblurring_weight * parts["deblur"]
         if self.staged and not deblurring_weight:  # the first stage trains the forecasting network alone

@@ -5,11 +5,9 @@ from torch import Tensor
 
 from xnowcast.models.base import Task
 from xnowcast.nn.advection import advect
-from xnowcast.nn.optical_flow import dense_flow
+from xnowcast.nn.moving_frame import CARRIED, motion_of
 from xnowcast.noise import Noise
 from xnowcast.transforms import Identity
-
-TRACE = 0.2  # mm h-1: what is weaker than this hardly counts when the motion is looked for
 
 
 class Extrapolation:
@@ -53,7 +51,7 @@ class Extrapolation:
         input_frames: int = 4,
         inflow: str = "nan",
         window: float = 16.0,
-        carried: float = 0.5,
+        carried: float = CARRIED,
         interpolation: str = "bilinear",
     ) -> None:
         self.task = self.declare(
@@ -73,7 +71,7 @@ class Extrapolation:
         input_frames: int = 4,
         inflow: str = "nan",
         window: float = 16.0,
-        carried: float = 0.5,
+        carried: float = CARRIED,
         interpolation: str = "bilinear",
     ) -> Task:
         """What it reads and gives; the options are those of the class, and are checked here."""
@@ -103,7 +101,7 @@ class Extrapolation:
 
     def _move_on(self, rain: Tensor, seen: Tensor, steps: int) -> Tensor:
         """Frames (b, t, y, x) to forecasts (b, steps, y, x)."""
-        motion = dense_flow(10.0 * torch.log10(rain.clamp(min=0.0) + TRACE), seen, window=self.window)
+        motion = motion_of(rain, seen, window=self.window)
         return advect(
             rain[:, -1],
             motion,

@@ -7,13 +7,10 @@ from torch import Tensor, nn
 
 from xnowcast import models
 from xnowcast.models.base import Loss, Task, TrainingBatch
-from xnowcast.models.extrapolation import TRACE
 from xnowcast.models.recurrent import RecurrentForecaster
-from xnowcast.nn.advection import along_trajectories
-from xnowcast.nn.optical_flow import dense_flow
+from xnowcast.nn.moving_frame import motion_of, onto_ground, onto_newest
+from xnowcast.nn.probability_matching import matched
 from xnowcast.noise import Noise
-
-CARRIED = 0.5  # as extrapolation has it
 
 
 class Lagrangian(nn.Module):
@@ -40,8 +37,14 @@ class Lagrangian(nn.Module):
         In training, frames beyond the input are fed as they are with a probability that falls from 1 to 0.
     emphasis : float
         How much more rain that scales to 1 counts in the pixel losses than none.
+    absolute_error : float
+        Weight of the absolute error beside the squared one in the pixel losses. Without it the network says the mean,
+        which tells where rain is more likely even where it is not likely.
     window : float
         Standard deviation, in grid cells, of the window within which the motion is taken as one.
+    probability_matching : bool
+        Whether forecasts get the rain rates of the newest frame, carried along the motion, in the order that the
+        network says (`xnowcast.nn.probability_matching`): what it blurs keeps the peaks that it had.
 
     Raises
     ------
@@ -62,6 +65,8 @@ class Lagrangian(nn.Module):
     torch.Size([1, 7, 1, 32, 36])
     """
 
+    RUNTIME_OPTIONS = ("probability_matching",)
+
     def __init__(
         self,
         *,
@@ -73,7 +78,9 @@ class Lagrangian(nn.Module):
         scaling: str = "reflectivity",
         scheduled_sampling: bool = False,
         emphasis: float = 0.0,
+        absolute_error: float = 1.0,
         window: float = 16.0,
+        probability_matching: bool = False,
     ) -> None:
         super().__init__()
         common: dict[str, Any] = {
@@ -85,9 +92,10 @@ class Lagrangian(nn.Module):
             "scaling": scaling,
             "scheduled_sampling": scheduled_sampling,
         }
-        self.task = self.declare(**common, emphasis=emphasis, window=window)
+        self.task = self.declare(**common, emphasis=emphasis, absolute_error=absolute_error, window=window)
         self.inner: RecurrentForecaster = models.build(common.pop("network"), **common)
-        self.inner.residual, self.inner.emphasis, self.window = True, emphasis, window
+        self.inner.residual, self.inner.emphasis, self.inner.absolute_error = True, emphasis, absolute_error
+        self.window, self.probability_matching = window, probability_matching
         self.transform, self.training_frames = self.inner.transform, self.inner.training_frames
         for part in self.inner.modules():
             if isinstance(getattr(part, "read", None), nn.Conv2d):
@@ -106,7 +114,9 @@ class Lagrangian(nn.Module):
         scaling: str = "reflectivity",
         scheduled_sampling: bool = False,
         emphasis: float = 0.0,
+        absolute_error: float = 1.0,
         window: float = 16.0,
+        probability_matching: bool = False,
     ) -> Task:
         """What it reads and gives; the options are those of the class, and are checked here."""
         if not issubclass(models.find(network), RecurrentForecaster):
@@ -114,8 +124,9 @@ class Lagrangian(nn.Module):
             raise ValueError(f"network is {network!r}, which is not recurrent: choose one of {', '.join(able)}")
         if input_frames < 2:
             raise ValueError(f"input_frames is {input_frames}: motion needs at least 2 frames")
-        if emphasis < 0:
-            raise ValueError(f"emphasis is {emphasis}: it must be at least 0")
+        for name, value in (("emphasis", emphasis), ("absolute_error", absolute_error)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}: it must be at least 0")
         if window <= 0:
             raise ValueError(f"window is {window}: it is a length in grid cells, above 0")
         inner = models.declare(
@@ -137,30 +148,6 @@ class Lagrangian(nn.Module):
             coverage="advected",
         )
 
-    def motion(self, rain: Tensor, observed: Tensor) -> Tensor:
-        """Motion of frames ``(b, t, y, x)`` in mm/h, ``(b, 2, y, x)`` in grid cells per step."""
-        with torch.no_grad(), torch.autocast(rain.device.type, enabled=False):
-            return dense_flow(10.0 * torch.log10(rain.float().clamp(min=0.0) + TRACE), observed, window=self.window)
-
-    def align(self, rain: Tensor, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames ``(b, t, y, x)``, of which the model reads the first, carried onto the newest of those.
-
-        Returns
-        -------
-        rain, observed : Tensor
-            The same shape: 0 where nothing is known.
-        motion : Tensor
-        """
-        known = self.task.input_frames
-        motion = self.motion(rain[:, :known], observed[:, :known])
-        past = [part[:, : known - 1].flip(1) for part in (rain, observed)]
-        parts = [along_trajectories(past[0], motion, past[1], carried=CARRIED).flip(1)]
-        parts.append(rain[:, known - 1 : known].masked_fill(~observed[:, known - 1 : known], torch.nan))
-        if rain.shape[1] > known:
-            parts.append(along_trajectories(rain[:, known:], -motion, observed[:, known:], carried=CARRIED))
-        aligned = torch.cat(parts, 1)
-        return aligned.nan_to_num(0.0), aligned.isfinite(), motion
-
     @torch.no_grad()
     def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
         """``(b, t, 1, y, x)`` scaled to [0, 1], t at least ``input_frames``, to ``(b, steps, 1, y, x)``.
@@ -172,16 +159,24 @@ class Lagrangian(nn.Module):
             raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
         if steps < 1:
             raise ValueError(f"steps is {steps}: ask for at least one")
-        rain, seen, motion = self.align(self.transform.inverse(frames[:, -known:, 0]), observed[:, -known:, 0])
-        said = self.inner.forecast(self.transform(rain)[:, :, None], seen[:, :, None], steps)[:, :, 0]
-        newest = seen[:, -1:].expand_as(said)
-        return along_trajectories(said.float(), motion, newest, carried=CARRIED)[:, :, None]
+        rain, seen = self.transform.inverse(frames[:, -known:, 0]), observed[:, -known:, 0]
+        motion = motion_of(rain, seen, window=self.window)
+        rain, seen = onto_newest(rain, seen, motion, known)
+        aligned = self.transform(rain)
+        said = self.inner.forecast(aligned[:, :, None], seen[:, :, None], steps)[:, :, 0].float()
+        forecast = onto_ground(said, motion, seen[:, -1])
+        if self.probability_matching:
+            newest = onto_ground(rain[:, -1:].expand_as(said), motion, seen[:, -1])
+            forecast = matched(forecast, self.transform(newest))
+        return forecast[:, :, None]
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """The network's own loss, in the moving frame."""
-        rain, observed, _ = self.align(batch.rain[:, :, 0], batch.observed[:, :, 0])
+        rain, seen, known = batch.rain[:, :, 0], batch.observed[:, :, 0], self.task.input_frames
+        motion = motion_of(rain[:, :known], seen[:, :known], window=self.window)
+        rain, seen = onto_newest(rain, seen, motion, known)
         return self.inner.loss(
-            TrainingBatch(rain[:, :, None], observed[:, :, None]), progress=progress, adversary=adversary
+            TrainingBatch(rain[:, :, None], seen[:, :, None]), progress=progress, adversary=adversary
         )
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:

@@ -73,6 +73,9 @@ class RecurrentForecaster(nn.Module):
     emphasis = 0.0
     """How much more the heaviest rain counts in the pixel losses: see `xnowcast.nn.losses.pixel_loss`."""
 
+    absolute_error = 1.0
+    """Weight of the absolute error beside the squared one."""
+
     def __init__(self, task: Task, *, target_frames: int, scaling: str, scheduled_sampling: bool) -> None:
         super().__init__()
         self.task = task
@@ -133,7 +136,7 @@ class RecurrentForecaster(nn.Module):
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """Absolute plus squared error of all predictions, those of the input frames among them."""
         frames, observed, (prediction,) = self.predict_batch(batch, progress)
-        error = pixel_loss(prediction, frames, observed, self.emphasis)
+        error = pixel_loss(prediction, frames, observed, self.emphasis, self.absolute_error)
         return Loss(error, {"forecast": error.detach()})
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:

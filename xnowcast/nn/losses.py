@@ -3,8 +3,13 @@
 from torch import Tensor
 
 
-def pixel_loss(forecast: Tensor, truth: Tensor, observed: Tensor, emphasis: float = 0.0) -> Tensor:
+def pixel_loss(
+    forecast: Tensor, truth: Tensor, observed: Tensor, emphasis: float = 0.0, absolute_error: float = 1.0
+) -> Tensor:
     """Mean over the measured cells of absolute plus squared error (Ma et al. 2024, equation 7, L_for and L_deb).
+
+    The squared error alone is least for the mean, the absolute error for the median, which is dry wherever rain is
+    less likely than not.
 
     Parameters
     ----------
@@ -14,6 +19,8 @@ def pixel_loss(forecast: Tensor, truth: Tensor, observed: Tensor, emphasis: floa
         Same shape, bool.
     emphasis : float
         How much more a cell of truth 1 counts than one of truth 0; the paper has 0.
+    absolute_error : float
+        Weight of the absolute error; the paper has 1.
 
     Returns
     -------
@@ -29,7 +36,7 @@ def pixel_loss(forecast: Tensor, truth: Tensor, observed: Tensor, emphasis: floa
     """
     weight = observed if emphasis == 0 else observed * (1.0 + emphasis * truth.float())
     error = forecast.float() - truth.float()
-    return ((error.abs() + error.square()) * weight).sum() / weight.sum().clamp_min(1)
+    return ((absolute_error * error.abs() + error.square()) * weight).sum() / weight.sum().clamp_min(1)
 
 
 def gradient_difference_loss(forecast: Tensor, truth: Tensor, observed: Tensor) -> Tensor:

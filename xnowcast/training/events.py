@@ -140,6 +140,7 @@ def open_events(
     channels: Sequence[str] = (),
     static: Sequence[str] = (),
     any_step: bool = False,
+    any_spacing: bool = False,
 ) -> list[Event]:
     """The sequences in some datasets.
 
@@ -151,8 +152,8 @@ def open_events(
         As in `xnowcast.cf.find_field`.
     channels, static : sequence of str
         Further fields on the rain's grid, with and without its times, as `xnowcast.channels.find_channel` names them.
-    any_step : bool
-        Whether they may differ in step, as they may for a model of single frames.
+    any_step, any_spacing : bool
+        Whether they may differ in step, as they may for a model of single frames, and in grid spacing.
 
     Returns
     -------
@@ -178,7 +179,7 @@ def open_events(
         raise ValueError("there are no data to train on: give a dataset, a path or a list of them")
     wanted = Wanted(variable, zr, tuple(channels), tuple(static))
     events = [event for i, entry in enumerate(entries) for event in _open(entry, i, wanted)]
-    refuse_mixture(events, any_step=any_step)
+    refuse_mixture(events, any_step=any_step, any_spacing=any_spacing)
     return events
 
 
@@ -315,14 +316,14 @@ def _static_values(channel: Channel, field: cf.Field) -> xr.Variable:
 # ---------------------------------------------------------------- together
 
 
-def refuse_mixture(events: Sequence[Event], *, any_step: bool = False) -> None:
+def refuse_mixture(events: Sequence[Event], *, any_step: bool = False, any_spacing: bool = False) -> None:
     """Refuse events from which no one model can learn.
 
     Parameters
     ----------
     events : sequence of Event
-    any_step : bool
-        Whether they may differ in step.
+    any_step, any_spacing : bool
+        Whether they may differ in step and in grid spacing.
 
     Raises
     ------
@@ -338,13 +339,14 @@ def refuse_mixture(events: Sequence[Event], *, any_step: bool = False) -> None:
         if not any_step and event.axis.step != first.axis.step:
             raise ValueError(
                 f"{first.name} has a step of {_minutes(first.axis.step)} and {event.name} one of "
-                f"{_minutes(event.axis.step)}: a model learns one step; thin out the finer data first"
+                f"{_minutes(event.axis.step)}: a model learns one step; thin out the finer data first, or "
+                "train on all of them with mixed=True"
             )
         own, other = first.grid.spacing, event.grid.spacing
-        if own and other and abs(other / own - 1) > SPACING_TOLERANCE:
+        if not any_spacing and own and other and abs(other / own - 1) > SPACING_TOLERANCE:
             raise ValueError(
                 f"{first.name} has a grid spacing of {own:g} m and {event.name} one of {other:g} m: a model learns "
-                "one; bring them to one grid spacing first"
+                "one; bring them to one grid spacing first, or train on all of them with mixed=True"
             )
 
 

@@ -158,7 +158,7 @@ class Sources:
     ----------
     data : Dataset, DataArray, path, or list of them
     validation : float, or as ``data``
-    variable, zr, stride
+    variable, zr, stride, mixed
         As in `xnowcast.train`.
     """
 
@@ -167,6 +167,7 @@ class Sources:
     variable: Hashable | None
     zr: tuple[float, float] | None
     stride: int
+    mixed: bool = False
 
     @property
     def share(self) -> float | None:
@@ -183,23 +184,24 @@ class Sources:
             variable=None if self.variable is None else str(self.variable),
             zr=self.zr,
             stride=self.stride,
+            mixed=self.mixed,
             validation=self.share or 0.0,
             validation_paths=more or [],
             in_memory=["data"] if paths is None or more is None else [],
         )
 
-    def step(self, events: Sequence[Event], frames: int) -> timedelta | None:
-        """Time between the frames of a window; None where a window is one frame."""
-        return (
-            None
-            if frames == 1
-            else timedelta(seconds=float(self.stride * events[0].axis.step / np.timedelta64(1, "s")))
-        )
+    def steps(self, events: Sequence[Event], frames: int) -> tuple[timedelta, timedelta] | None:
+        """The shortest and the longest time between the frames of a window; None where a window is one frame."""
+        if frames == 1:
+            return None
+        seconds = [float(self.stride * event.axis.step / np.timedelta64(1, "s")) for event in events]
+        return timedelta(seconds=min(seconds)), timedelta(seconds=max(seconds))
 
     def open(self, frames: int, task: Task) -> tuple[list[Event], TrainingWindows, TrainingWindows | None]:
         """Events with what the task reads and windows of this many frames, to train on and to validate on."""
         single = frames == 1
-        wanted: dict[str, Any] = {"channels": task.channels, "static": task.static, "any_step": single}
+        wanted: dict[str, Any] = {"channels": task.channels, "static": task.static, "any_step": single or self.mixed}
+        wanted["any_spacing"] = self.mixed
         events = open_events(self.data, self.variable, self.zr, **wanted)
         found = crops.find_windows(events, frames, self.stride)
         if self.share == 0:
@@ -209,7 +211,7 @@ class Sources:
             training, validation = crops.split_by_time(found.time, span, self.share)
             return events, found.some(training), found.some(validation)
         more = open_events(self.validation, self.variable, self.zr, **wanted)
-        refuse_mixture([*events, *more], any_step=single)
+        refuse_mixture([*events, *more], any_step=single or self.mixed, any_spacing=self.mixed)
         held = crops.find_windows(more, frames, self.stride)
         return [*events, *more], found, replace(held, event=held.event + len(events))
 
@@ -264,7 +266,7 @@ def plan_run(
     if settings.start is not None:
         _begin_from(settings.start, system, built)
     events, training, validation = sources.open(built.training_frames, built.task)
-    built.task = _contract(built.task, system, events, sources.step(events, built.training_frames))
+    built.task = _contract(built.task, system, events, sources.steps(events, built.training_frames))
     size = crops.crop_size(events, settings.crop, built.task.grid_multiple, built.task.min_grid, built.task.factor or 1)
     vectors = _vectors(built.task, events) if settings.augment else []
     settings = replace(settings, crop=size, augment=settings.augment and not vectors)
@@ -376,17 +378,36 @@ def _begin_from(path: str, system: str, built: Any) -> None:
         raise ValueError(f"{path} does not fit {system!r} with these options: {error}") from None
 
 
-def _contract(task: Task, system: str, events: Sequence[Event], step: timedelta | None) -> Task:
+def _contract(task: Task, system: str, events: Sequence[Event], steps: tuple[timedelta, timedelta] | None) -> Task:
     """The model's task on the step and grid of the data, which must be those that it was made for, if it says."""
     quantity = events[0].field.quantity
     if task.quantity is not None and task.quantity != quantity:
         raise ValueError(f"{system!r} reads {task.quantity}, and {events[0].name} is {quantity}")
-    if task.step and step and task.step != step:
-        raise ValueError(f"{system!r} was made for a step of {task.step}, and the data have {step} (stride included)")
-    spacing = next((event.grid.spacing for event in events if event.grid.spacing), None)
-    if task.spacing and spacing and abs(spacing / task.spacing - 1) > SPACING_TOLERANCE:
-        raise ValueError(f"{system!r} was made for a grid of {task.spacing:g} m, and the data have {spacing:g} m")
-    return replace(task, quantity=quantity, step=step or task.step, spacing=task.spacing or spacing)
+    made_for = task.bounds("step")
+    if made_for and steps and not made_for[0] <= steps[0] <= steps[1] <= made_for[1]:
+        wanted, found = (" to ".join(map(str, sorted(set(pair)))) for pair in (made_for, steps))
+        raise ValueError(f"{system!r} was made for a step of {wanted}, and the data have {found} (stride included)")
+    known = [event.grid.spacing for event in events if event.grid.spacing]
+    spacings = (min(known), max(known)) if known else None
+    made_for = task.bounds("spacing")
+    if made_for and spacings:
+        least, greatest = made_for[0] * (1 - SPACING_TOLERANCE), made_for[1] * (1 + SPACING_TOLERANCE)
+        if not least <= spacings[0] <= spacings[1] <= greatest:
+            wanted, found = (" to ".join(f"{m:g}" for m in sorted(set(pair))) for pair in (made_for, spacings))
+            raise ValueError(f"{system!r} was made for a grid of {wanted} m, and the data have {found} m")
+    return replace(
+        task, quantity=quantity, step=_one(steps) or task.step, spacing=task.spacing or _spacing(spacings, known)
+    )
+
+
+def _one(bounds: tuple[Any, Any] | None) -> Any:
+    """Bounds, or the one value where they are equal."""
+    return bounds[0] if bounds and bounds[0] == bounds[1] else bounds
+
+
+def _spacing(bounds: tuple[float, float] | None, known: Sequence[float]) -> float | tuple[float, float] | None:
+    """Grid spacings as the weights remember them: those that are alike are one, that of the first event."""
+    return known[0] if bounds and bounds[1] <= bounds[0] * (1 + SPACING_TOLERANCE) else bounds
 
 
 def _sizes(model: nn.Module, adversary: nn.Module | None, settings: TrainingSettings) -> tuple[int, int]:

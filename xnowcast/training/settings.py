@@ -209,6 +209,8 @@ class DataSettings:
         a and b of Z = a R**b for fields in dBZ.
     stride : int
         Every how manieth frame is used.
+    mixed : bool
+        Whether the data may differ in step and in grid spacing.
     validation : float
         Share of the time that is held out; 0 validates on nothing.
     validation_paths : list of str
@@ -231,6 +233,7 @@ class DataSettings:
     variable: str | None = None
     zr: tuple[float, float] | None = None
     stride: int = 1
+    mixed: bool = False
     validation: float = 0.2
     validation_paths: list[str] = field(default_factory=list)
     in_memory: list[str] = field(default_factory=list)

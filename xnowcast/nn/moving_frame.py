@@ -1,0 +1,97 @@
+"""The frame that moves with the rain: what was seen is carried onto the newest frame, and what is said on to the ground."""
+
+import torch
+from torch import Tensor
+
+from xnowcast.nn.advection import along_trajectories
+from xnowcast.nn.optical_flow import dense_flow
+
+TRACE = 0.2  # mm/h: added before the logarithm that motion is sought in
+CARRIED = 0.5  # share of the motion that travels with the rain; either kind of trajectory alone lost somewhere
+
+
+def motion_of(rain: Tensor, observed: Tensor, *, window: float) -> Tensor:
+    """Motion of the rain in some frames.
+
+    Parameters
+    ----------
+    rain : Tensor
+        ``(b, t, y, x)`` in mm/h, at least two frames; values that were not measured may be anything finite.
+    observed : Tensor
+        Same shape, bool.
+    window : float
+        Standard deviation, in grid cells, of the window within which the motion is taken as one.
+
+    Returns
+    -------
+    Tensor
+        ``(b, 2, y, x)`` in grid cells per step.
+
+    Examples
+    --------
+    >>> motion_of(torch.zeros(1, 2, 32, 32), torch.ones(1, 2, 32, 32, dtype=torch.bool), window=16.0).shape
+    torch.Size([1, 2, 32, 32])
+    """
+    with torch.no_grad(), torch.autocast(rain.device.type, enabled=False):
+        return dense_flow(10.0 * torch.log10(rain.float().clamp(min=0.0) + TRACE), observed, window=window)
+
+
+def onto_newest(rain: Tensor, observed: Tensor, motion: Tensor, known: int) -> tuple[Tensor, Tensor]:
+    """Frames carried along the motion onto the newest that is known; later ones, in training, are carried back to it.
+
+    Parameters
+    ----------
+    rain, observed : Tensor
+        ``(b, t, y, x)``.
+    motion : Tensor
+        ``(b, 2, y, x)``: see `motion_of`.
+    known : int
+        How many of the frames, the first ones, are the past.
+
+    Returns
+    -------
+    rain, observed : Tensor
+        The same shape: 0 and False where nothing is known.
+
+    Examples
+    --------
+    >>> rain, still = torch.rand(1, 3, 16, 16), torch.zeros(1, 2, 16, 16)
+    >>> moved, seen = onto_newest(rain, rain >= 0, still, known=2)
+    >>> torch.allclose(moved, rain, atol=1e-5), bool(seen.all())
+    (True, True)
+    """
+    past = [part[:, : known - 1].flip(1) for part in (rain, observed)]
+    parts = [along_trajectories(past[0], motion, past[1], carried=CARRIED).flip(1)] if known > 1 else []
+    parts.append(rain[:, known - 1 : known].masked_fill(~observed[:, known - 1 : known], torch.nan))
+    if rain.shape[1] > known:
+        parts.append(along_trajectories(rain[:, known:], -motion, observed[:, known:], carried=CARRIED))
+    moved = torch.cat(parts, 1)
+    return moved.nan_to_num(0.0), moved.isfinite()
+
+
+def onto_ground(fields: Tensor, motion: Tensor, newest_observed: Tensor) -> Tensor:
+    """Fields of 1, 2, ... steps ahead in the moving frame, carried to where the rain will be.
+
+    Parameters
+    ----------
+    fields : Tensor
+        ``(b, n, y, x)``, finite, float32.
+    motion : Tensor
+        ``(b, 2, y, x)``.
+    newest_observed : Tensor
+        ``(b, y, x)``, bool: where the newest frame was measured.
+
+    Returns
+    -------
+    Tensor
+        ``(b, n, y, x)``, NaN where the air comes from outside the grid or from where nothing was measured.
+
+    Examples
+    --------
+    >>> east = torch.zeros(1, 2, 8, 8)
+    >>> east[:, 1] = 1.0
+    >>> fields = torch.arange(8.0).expand(1, 2, 8, 8)
+    >>> onto_ground(fields, east, torch.ones(1, 8, 8, dtype=torch.bool))[0, :, 4, 5].round(decimals=3).tolist()
+    [4.0, 3.0]
+    """
+    return along_trajectories(fields, motion, newest_observed[:, None].expand_as(fields), carried=CARRIED)
