@@ -2,18 +2,19 @@
 
     python benchmarks/stvd.py --speed [--coarse 48] [--factor 8] [--repeats 3] [--threads 1] [--device cpu]
     python benchmarks/stvd.py --quality [--factor 4] [--frames 5 3 1] [--steps 3000] [--size small] [--device cpu]
+    python benchmarks/stvd.py --quality --factor 8 --weights xnowcast/pretrained/stvd-8.safetensors   # scores alone
     python benchmarks/stvd.py --seams [--frames 5] [--grid 256] ...
 
 --speed times one call of the denoiser for one member of a window of 5 frames, in float32 and bfloat16, and the same
 call of `tests/reference_stvd.py`; the variants take turns, ratios are of medians of CPU time (of wall time on a GPU).
 Then it times whole refinements, the estimate alone, one member and some: seconds per frame and member.
 
---quality trains one model per entry of --frames on the training events of `learn.py`, synthetic radar and real events,
-and refines stretches of its test events, coarsened by --factor, into --members members. All systems are scored on the
-same cells: CRPS (of a deterministic system its mean absolute error), mean squared error of one member and of their
-mean, and over all members earth mover's distance, error of the 99.999th percentile, power over that of the truth in
-bands. "Conserved" is with the mass of the coarse rain. The lag correlation is that of what is missing from bicubic
-interpolation, from one frame to the next. The answer is how much a frame changes when the coarse frame before it is
+--quality trains one model per entry of --frames on the radar of `pretrain.py`, synthetic and real, or takes --weights,
+and refines stretches of the test events of `learn.py`, coarsened by --factor, into --members members. All systems are
+scored on the same cells: CRPS (of a deterministic system its mean absolute error), mean squared error of one member and
+of their mean, and over all members earth mover's distance, error of the 99.999th percentile, power over that of the
+truth in bands. "Conserved" is with the mass of the coarse rain. The lag correlation is that of what is missing from
+bicubic interpolation, from one frame to the next. The answer is how much a frame changes when the coarse frame before it is
 taken away, over how much that one changes. OUT has stvd.csv, spectra.csv, the figures, and a run folder for each model,
 which is resumed.
 
@@ -45,7 +46,8 @@ from xnowcast.noise import Noise, member_generator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import reference_stvd as reference
-from learn import test_events, training_data
+from learn import test_events
+from pretrain import radar, synthetic
 
 BANDS = [(2.0, 4.0), (4.0, 8.0), (8.0, 16.0)]  # km
 STRETCH = 8  # frames that are refined at once
@@ -142,7 +144,7 @@ def train(frames, options):
     out = options.out / f"run-{options.factor}x-{frames}"
     xnowcast.train(
         "stvd",
-        training_data(options.data),
+        [*synthetic(), *radar(options.data)],
         out=out,
         resume=True,
         steps=options.steps,
@@ -168,6 +170,11 @@ def train(frames, options):
     return str(out / "model.safetensors")
 
 
+def given(options):
+    """Trained weights by the frames that they look at."""
+    return {xnowcast.card(path).task.input_frames: str(path) for path in options.weights}
+
+
 def stretches(options):
     """Fine and coarse rain of test events, where it rains."""
     for name, rain, starts in test_events(options.data, options.grid, options.cases):
@@ -182,10 +189,10 @@ def systems_of(coarse, paths, options):
     common = {"factor": options.factor}
     found = {how: coarse.nowcast.downscale(how, **common) for how in ("nearest", "bilinear", "bicubic")}
     for frames, path in paths.items():
-        weights = {"weights": path, "device": options.device, **common}
+        weights = {"weights": path, "device": options.device, "precision": options.sampling_precision, **common}
         found[f"estimate, {frames} frames"] = coarse.nowcast.downscale("stvd", members=0, **weights)
         found[f"members, {frames} frames"] = coarse.nowcast.downscale(
-            "stvd", members=options.members, sampling_steps=options.sampling_steps, **weights
+            "stvd", members=options.members, sampling_steps=options.sampling_steps, sampler=options.sampler, **weights
         )
     found = {name: fine.load() for name, fine in found.items()}
     kept = [name for name in found if name == "bicubic" or name.startswith("members")]
@@ -238,8 +245,8 @@ def answer(coarse, path, options):
 
 def compare_systems(options):
     options.out.mkdir(parents=True, exist_ok=True)
-    paths = {frames: train(frames, options) for frames in options.frames}
-    cases, truths, fines, shown = [], [], {}, None
+    paths = {frames: train(frames, options) for frames in options.frames} if not options.weights else given(options)
+    cases, truths, fines, shown = [], [], {}, {}
     for case, (name, truth, coarse) in enumerate(stretches(options)):
         began = time.perf_counter()
         systems = systems_of(coarse, paths, options)
@@ -253,12 +260,12 @@ def compare_systems(options):
                 plain_axes(fine.where(truths[-1].squeeze("case").notnull().values), case)
             )
         cases.append(coarse)
-        shown = shown or (truth, coarse, systems)
+        shown.setdefault(name, (truth, coarse, systems))
     truth = xr.concat(truths, "case")
     fine = {system: xr.concat(parts, "case") for system, parts in fines.items()}
     table = pd.DataFrame({system: scores_of(truth, array, fine["bicubic"]) for system, array in fine.items()}).T
     table.loc["truth", "lag correlation"] = scores_of(truth, truth, fine["bicubic"])["lag correlation"]
-    for frames, path in paths.items():
+    for frames, path in ((frames, path) for frames, path in paths.items() if frames > 1):
         table.loc[f"members, {frames} frames", "answer"] = answer(cases[0], path, options)
     print(table.round(4).to_string())
     table.to_csv(options.out / "stvd.csv")
@@ -271,27 +278,28 @@ def compare_systems(options):
 
 
 def draw(shown, truth, fine, options):
-    """One frame of every system, and the distributions of all."""
+    """One frame of every system and event, and the distributions of all."""
     import matplotlib.pyplot as plt
 
-    one, coarse, systems = shown
-    last = f"members, {options.frames[0]} frames, conserved"
-    panels = {"coarse": coarse, "bicubic": systems["bicubic"], "one member": systems[last].isel(member=0)}
-    panels |= {"mean of members": systems[last].mean("member"), "truth": one}
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.4), layout="constrained")
-    for axis, (title, field) in zip(axes, panels.items(), strict=True):
-        image = axis.imshow(field.isel(time=STRETCH // 2).values, norm="symlog", vmin=0, vmax=50, cmap="viridis")
-        axis.set(title=title, xticks=[], yticks=[])
-    figure.colorbar(image, ax=axes, label="mm/h", shrink=0.8)
-    figure.savefig(options.out / "fields.png", dpi=110)
+    last = next(name for name in fine if name.startswith("members") and name.endswith("conserved"))
+    colors, norm = xnowcast.plot.rain_colormap()
+    for event, (one, coarse, systems) in shown.items():
+        members = systems[last]
+        panels = {"coarse": coarse, "bicubic": systems["bicubic"], "one member": members.isel(member=0)}
+        panels |= {"another": members.isel(member=-1), "mean of members": members.mean("member"), "truth": one}
+        figure, axes = plt.subplots(2, 3, figsize=(13, 8.6), layout="constrained")
+        for axis, (title, field) in zip(axes.flat, panels.items(), strict=True):
+            image = axis.imshow(field.isel(time=STRETCH // 2), cmap=colors, norm=norm, interpolation="nearest")
+            axis.set(title=title, xticks=[], yticks=[])
+        figure.colorbar(image, ax=axes, label="mm/h", shrink=0.6)
+        figure.savefig(options.out / f"{event}_{options.factor}x.png", dpi=80)
+        plt.close(figure)
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     edges = np.geomspace(0.1, 200, 40)
-    for name, field in {
-        "truth": truth,
-        **{k: fine[k] for k in ("bicubic", last.removesuffix(", conserved"), last)},
-    }.items():
-        counts, _ = np.histogram(field.values[np.isfinite(field.values)], edges)
-        axis.stairs(counts / np.isfinite(field.values).sum(), edges, label=name)
+    for name in ("truth", "bicubic", last.removesuffix(", conserved"), last):
+        values = (truth if name == "truth" else fine[name]).values
+        values = values[np.isfinite(values)]
+        axis.stairs(np.histogram(values, edges)[0] / len(values), edges, label=name)
     axis.set(xscale="log", yscale="log", xlabel="mm/h", ylabel="share of cells")
     axis.legend()
     figure.savefig(options.out / "distributions.png", dpi=110)
@@ -372,6 +380,8 @@ def main():
     parser.add_argument("--calls-only", action="store_true", help="time no whole refinements")
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--sampling-steps", type=int, default=30)
+    parser.add_argument("--sampler", default="ddim")
+    parser.add_argument("--sampling-precision", default="bfloat16")
     parser.add_argument("--frames", type=int, nargs="+", default=[5])
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=2)
@@ -380,6 +390,7 @@ def main():
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--eps", type=float, default=0.1, help="mm/h")
     parser.add_argument("--aux", type=float, default=1.0, help="weight of the estimate's own loss; the paper has 0")
+    parser.add_argument("--weights", type=Path, nargs="+", help="trained already, of one --factor")
     parser.add_argument("--grid", type=int, default=256, help="cells of the test events")
     parser.add_argument("--cases", type=int, default=3, help="stretches of each test event")
     parser.add_argument("--precision", default="32", choices=["32", "bf16"])

@@ -55,6 +55,15 @@ def toy_models(monkeypatch):
 
 
 @pytest.fixture
+def nothing_ships(monkeypatch, tmp_path):
+    """A package without trained weights; the folder, for a test to put some into."""
+    folder = tmp_path / "pretrained"
+    folder.mkdir()
+    monkeypatch.setattr("xnowcast.pretrained.FOLDER", folder)
+    return folder
+
+
+@pytest.fixture
 def radar():
     """Ten frames of 24 x 32 cells, in memory: a wet blob that moves and grows, and a corner that no radar sees."""
     import numpy as np

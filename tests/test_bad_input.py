@@ -130,7 +130,6 @@ def test_impossible_values_in_frames_that_no_forecast_reads_do_no_harm():
         ("Extrapolation", "no model 'Extrapolation'; did you mean 'extrapolation'"),
         ("weather", "no model 'weather'. Known models: .*extrapolation"),
         ("", "no model ''"),
-        (None, "model is a NoneType; give a name, a weights file or a model"),
         (3, "model is a int; give a name"),
         ("best.safetensors", "there is no weights file best.safetensors"),
     ],

@@ -238,6 +238,23 @@ def test_a_variables_own_name_will_do_where_it_has_no_other():
     assert the(data, "cape") == (100.0, ("y", "x"), "J kg-1")
 
 
+def test_a_variables_own_name_does_not_keep_its_units_from_being_read():
+    with pytest.raises(ValueError, match="variable 'T850' has units 'Pa', and air_temperature is read in K"):
+        find_channel(xr.Dataset({"T850": field(5.0, standard_name="air_temperature", units="Pa")}), "T850")
+    told = xr.Dataset({"T850": field(5.0, standard_name="air_temperature", units="degC")})
+    assert the(told, "T850") == (pytest.approx(278.15), ("y", "x"), "K")
+
+
+def test_a_variable_that_is_called_as_the_channel_is_the_channel():
+    data = xr.Dataset({"T850": field(5.0, standard_name="air_temperature", units="degC"), "T500": field(1.0)})
+    name = "air_temperature at 850 hPa"
+    with pytest.raises(ValueError, match="has no levels"):
+        find_channel(data, name)
+    assert the(data.rename(T850=name), name) == (pytest.approx(278.15), ("y", "x"), "K")
+    with pytest.raises(ValueError, match="has no units, and air_temperature is read in K"):
+        find_channel(data.rename(T500=name), name)
+
+
 def test_all_that_is_missing_is_named_at_once_with_what_there_is():
     t = on_levels([250.0, 280.0], "plev", [5e4, 8.5e4], {"units": "Pa"}, standard_name="air_temperature", units="K")
     data = xr.Dataset({"t": t, "pr": field(standard_name="precipitation_flux", units="kg m-2 s-1")})

@@ -114,6 +114,12 @@ def test_conserving_keeps_every_coarse_value(coarse):
     )
 
 
+def test_conserving_is_asked_for_with_true_or_false(coarse):
+    for said in ("no", 1, None):
+        with pytest.raises(ValueError, match=f"conserve is {said!r}; it must be True or False"):
+            coarse.nowcast.downscale("bicubic", factor=4, conserve=said)
+
+
 def test_conserving_counts_areas_on_the_sphere(coarse):
     latlon = coarse.assign_coords(
         y=("y", np.linspace(80, 40, 6), {"units": "degrees_north"}), x=("x", np.arange(8.0), {"units": "degrees_east"})

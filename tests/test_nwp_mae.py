@@ -124,7 +124,7 @@ def test_the_tiny_size_has_half_a_million_parameters_in_encoder_and_decoder():
 
 @pytest.mark.parametrize("kind", [NwpMae, NwpMetNet])
 def test_it_keeps_the_promises_of_its_verb_and_of_training(kind):
-    model = kind(size="tiny")
+    model = kind(size="tiny", **({"encoder": "tuned"} if kind is NwpMae else {}))
     assert isinstance(model, PostprocessModel) and isinstance(model, TrainableModel)
     assert (model.task.verb, model.task.input_frames, model.training_frames) == ("postprocess", 1, 1)
     assert model.thresholds == (0.1, 10.0) and model.adversary((32, 32)) is None
@@ -517,6 +517,12 @@ def test_training_goes_from_pre_trained_weights_to_classes_to_a_forecast(tmp_pat
     assert model.encoder.stem.first.convolution.weight.equal(before.encoder.stem.first.convolution.weight)
     made = pairs.nowcast.postprocess(str(tmp_path / "second" / "model.safetensors"))
     np.testing.assert_allclose(made.probability.sum("category"), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="frozen and was never pre-trained"):
+        xnowcast.train("nwp-mae", pairs, out=tmp_path / "third", **common)
+    assert not (tmp_path / "third").exists(), "refused before the run folder is made"
+    renamed = {"rainfall_rate": "rain", "air_temperature at 850 hPa": "T850"}
+    with pytest.raises(ValueError, match=r"ds.rename\({'rain': 'rainfall_rate', 'T850': 'air_temperature at 850 hPa'}"):
+        xnowcast.train("nwp-mae", pairs, channels=renamed, encoder="tuned", **common)
     with pytest.raises(ValueError, match=r"does not fit 'nwp-mae' with these options: the weights have the size tiny"):
         xnowcast.train("nwp-mae", pairs, start=start, **(common | {"size": "small"}))
 

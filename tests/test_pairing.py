@@ -163,6 +163,19 @@ def test_what_tells_no_times_is_refused():
         pair(forecast(leads=[1, 1, 2]), observed([1.0]))
 
 
+def test_times_of_other_names_are_named_with_the_way_to_rename_them():
+    named = {"init_time": "analysis", "lead_time": "forecast_hour"}
+    nwp = forecast(runs=2).assign_coords(lead_time=[1, 2, 3, 4]).rename(named)
+    with pytest.raises(ValueError, match=r"coordinates 'analysis' hold times.*nwp.rename\({'analysis': 'init_time'}\)"):
+        pair(nwp, observed([1.0]))
+    nwp = nwp.rename(analysis="init_time")
+    with pytest.raises(ValueError, match=r"'forecast_hour' may be durations.*{'forecast_hour': 'lead_time'}"):
+        pair(nwp, observed([1.0]))
+    nwp = nwp.rename(forecast_hour="lead_time")
+    nwp.lead_time.attrs["units"] = "hours"
+    assert pair(nwp, observed(np.arange(1, 5))).sizes["lead_time"] == 4
+
+
 # ---------------------------------------------------------------- amounts
 
 

@@ -494,6 +494,124 @@ def test_wrong_fields_are_named():
         plots.animate(radar, fps=0)
 
 
+# What a post-processor gives
+
+
+def corrected(members: int | None = None) -> tuple[xr.Dataset, xr.DataArray]:
+    """Classes at 26 and 27 h of rain of 0, 1 and 12 mm/h along x, and rain that was observed at the first of them."""
+    rain = np.array([0.0, 1.0, 12.0, np.nan]).repeat(2) * np.ones((2, 6, 1))
+    axes = {"y": ("y", 5000.0 * np.arange(6), {"units": "m"}), "x": ("x", 5000.0 * np.arange(8), {"units": "m"})}
+    dims = ("init_time", "lead_time", "y", "x")
+    lead = np.array([26, 27], "m8[h]").astype("m8[ns]")
+    times = {"init_time": [START], "lead_time": lead}
+    about = {"standard_name": "rainfall_rate", "units": "mm h-1"}
+    forecast = xr.DataArray(rain[None], dims=dims, coords=axes | times, name="rainfall_rate", attrs=about)
+    if members is not None:
+        forecast = forecast.expand_dims(member=members)
+    observed = xr.DataArray(
+        np.where(rain[:1] == 12, 1.0, rain[:1]),
+        dims=("time", "y", "x"),
+        coords=axes | {"time": START + lead[:1]},
+        name="radar",
+        attrs=about,
+    )
+    return forecast.to_dataset().nowcast.postprocess("nwp-raw"), observed
+
+
+def test_rain_classes_are_drawn_below_the_classes_that_were_observed():
+    result, observed = corrected()
+    fig = result.nowcast.plot(observed, variable="rain_category")
+    above, _, below, last = maps(fig)
+    classes = np.array([0.0, 1.0, 2.0, np.nan]).repeat(2)
+    for axes in (below, last):
+        np.testing.assert_array_equal(drawn(axes), np.broadcast_to(classes, (6, 8)))
+    np.testing.assert_array_equal(drawn(above)[0], [0, 0, 1, 1, 1, 1, np.nan, np.nan])
+    assert above.get_title() == "+26 h\n14:00 UTC"
+    (bar,) = [axes for axes in fig.axes if axes.get_label() == "<colorbar>"]
+    told = [label.get_text() for label in bar.get_yticklabels()]
+    assert told == ["no rain\n(under 0.1 mm/h)", "rain\n(from 0.1 mm/h)", "heavy rain\n(from 10 mm/h)"]
+    (mesh,) = [c for c in below.collections if isinstance(c, QuadMesh)]
+    cmap, norm = plots.rain_colormap()
+    seen = [mesh.cmap(mesh.norm(number)) for number in range(3)]
+    assert seen == [to_rgba("white"), cmap(norm(1.0)), cmap(norm(10.0))]
+    assert mesh.cmap(np.ma.masked) == to_rgba(plots.NOT_MEASURED)
+
+
+def test_classes_alone_are_drawn_by_their_names():
+    result, observed = corrected()
+    fig = result.rain_category.nowcast.plot()
+    (bar,) = [axes for axes in fig.axes if axes.get_label() == "<colorbar>"]
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["no rain", "rain", "heavy rain"]
+    with pytest.raises(ValueError, match="give the dataset"):
+        result.rain_category.nowcast.plot(observed)
+
+
+def test_probabilities_of_reaching_a_threshold_are_drawn_with_the_observed_outline():
+    result, observed = corrected()
+    fig = result.nowcast.plot(observed, variable="exceedance_probability", threshold=0.1)
+    above, _, below, _ = maps(fig)
+    np.testing.assert_array_equal(drawn(below)[0], [0, 0, 1, 1, 1, 1, np.nan, np.nan])
+    assert len(above.collections) == 2, "the observed area is outlined"
+    assert "probability of at least 0.1 mm/h" in [axes.get_ylabel() for axes in fig.axes]
+    with pytest.raises(ValueError, match=r"threshold is 5; the probabilities are of 0\.1, 10 mm/h"):
+        result.nowcast.plot(variable="exceedance_probability", threshold=5)
+
+
+def test_a_class_activation_is_drawn_from_0_to_1():
+    _, observed = corrected()
+    values = np.linspace(0, 0.5, 6 * 8).reshape(1, 1, 6, 8)
+    coords = {"init_time": [START], "lead_time": np.array([26], "m8[h]").astype("m8[ns]")}
+    seen = xr.DataArray(
+        values,
+        dims=("init_time", "lead_time", "y", "x"),
+        coords=coords | {name: observed[name] for name in ("y", "x")},
+        attrs={"long_name": "class activation of heavy_rain (Grad-CAM)", "units": "1"},
+    ).to_dataset(name="class_activation")
+    fig = seen.nowcast.plot(observed)
+    above, below = maps(fig)
+    np.testing.assert_allclose(drawn(below), values[0, 0], rtol=1e-6)
+    (mesh,) = [c for c in below.collections if isinstance(c, QuadMesh)]
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (0, 1)
+    np.testing.assert_array_equal(drawn(above), observed[0])
+    assert "class activation of heavy rain (Grad-CAM)" in [axes.get_ylabel() for axes in fig.axes]
+
+
+def test_classes_of_a_member_are_drawn_and_have_no_mean():
+    result, _ = corrected(members=2)
+    assert len(maps(result.nowcast.plot(variable="rain_category", member=1))) == 2
+    with pytest.raises(ValueError, match="member is 'mean', and rain_category has members"):
+        result.nowcast.plot(variable="rain_category", member="mean")
+
+
+def test_classes_along_a_time_axis_are_drawn_and_animated(tmp_path):
+    _, observed = corrected()
+    both = xr.concat([observed, observed.assign_coords(time=observed.time + np.timedelta64(1, "h"))], "time")
+    result = both.to_dataset().nowcast.postprocess("nwp-raw")
+    panels = maps(result.nowcast.plot(variable="rain_category"))
+    assert [axes.get_title() for axes in panels] == ["2024-06-02\n14:00 UTC", "15:00 UTC"]
+    result.nowcast.animate(variable="rain_category", path=tmp_path / "classes.gif")
+    assert (tmp_path / "classes.gif").stat().st_size > 1000
+
+
+def test_long_lead_times_are_told_in_hours():
+    lead = np.array([30, 180, 195, 1500, 1530], "m8[m]").astype("m8[ns]")
+    rain = xr.DataArray(
+        np.ones((1, 5, 8, 8)),
+        dims=("init_time", "lead_time", "y", "x"),
+        coords={"init_time": [START], "lead_time": lead},
+        name="rr",
+        attrs={"units": "mm h-1"},
+    )
+    titles = [axes.get_title().split("\n")[0] for axes in maps(plots.plot(rain, lead_times=lead))]
+    assert titles == ["+30 min", "+3 h", "+3 h 15 min", "+25 h", "+25 h 30 min"]
+    card = xr.Dataset({"rmse": ("lead_time", [1.0, 2.0])}, coords={"lead_time": lead[-2:]})
+    axis = plots.plot_scores(card, "rmse").axes[0]
+    assert axis.get_xlabel() == "lead time (h)"
+    assert axis.get_lines()[0].get_xdata().tolist() == [25.0, 25.5]
+    short = card.isel(lead_time=[0]).assign_coords(lead_time=lead[:1])
+    assert plots.plot_scores({"long": card, "short": short}, "rmse").axes[0].get_xlabel() == "lead time (h)"
+
+
 def test_wrong_scorecards_and_spectra_are_named():
     with pytest.raises(ValueError, match="'a' has no 'fss'; it has csi, rmse"):
         plots.plot_scores({"a": scorecard(0.1)}, "fss")

@@ -15,7 +15,7 @@ from reference_postcast import algorithm_1, expected_field, gaussian_fields, pla
 import xnowcast
 from xnowcast import models, weights
 from xnowcast.diffusion import evenly_spaced_steps, linear_schedule, posterior
-from xnowcast.diffusion.blur_guidance import PAPER_RHO, BlurGuidance, BlurSettings, blurred
+from xnowcast.diffusion.blur_guidance import PAPER_RHO, BlurGuidance, BlurSettings, as_composite, blurred
 from xnowcast.models.base import DeblurModel, TrainableModel, TrainingBatch
 from xnowcast.models.postcast import PostCast, centred, late_steps, sharpen, within_reach
 from xnowcast.nn.guided_unet import GuidedUNet
@@ -194,21 +194,25 @@ def test_the_edges_are_mirrors_or_dry():
     assert float(blurred(field, kernel, "zeros")[0, 0, 0, 0]) == pytest.approx(4 / 9)
 
 
-@pytest.mark.parametrize("edges", ["reflect", "zeros"])
-def test_kernels_learn_along_the_gradient_of_the_distance(edges):
+@pytest.mark.parametrize(("edges", "smoothness"), [("reflect", 0.0), ("zeros", 0.0), ("reflect", 0.8)])
+def test_kernels_learn_along_the_gradient_of_the_distance(edges, smoothness):
     torch.manual_seed(1)
     blurry, x0 = torch.rand(2, 2, 1, 20, 17, dtype=torch.float64)
     observed = torch.rand(2, 1, 20, 17) > 0.2
-    settings = BlurSettings(kernel_size=5, kernel_update="softmax-sgd", edges=edges)
+    settings = BlurSettings(kernel_size=5, kernel_update="softmax-sgd", edges=edges, smoothness=smoothness)
     first = torch.randn(2, 5, 5, dtype=torch.float64)
     guidance = BlurGuidance(blurry, observed, settings, linear_schedule(1000), range(999, -2, -1), first)
     logits = guidance.kernels.values.clone().requires_grad_()
     taps = logits.flatten(1).softmax(1).reshape(2, 5, 5)
-    missed = (blurred((x0 + 1) / 2, taps, edges) - (blurry + 1) / 2) ** 2
+    own = gaussian_kernel(smoothness, 5).double().expand(2, 5, 5)
+    x0.requires_grad_()
+    missed = (blurred(blurred((x0 + 1) / 2, own), taps, edges) - (blurry + 1) / 2) ** 2
     distance = (missed * observed).sum((1, 2, 3)) / observed.sum((1, 2, 3))
-    torch.testing.assert_close(guidance.distance(x0), distance.detach())
-    (gradient,) = torch.autograd.grad(distance.sum(), logits)
-    guidance.correct(x0, x0, 999)
+    torch.testing.assert_close(guidance.distance(x0), distance, check_stride=False)
+    gradient, of_signal = torch.autograd.grad(distance.sum(), (logits, x0))
+    x0 = x0.detach()
+    strength = (2 * guidance.cells * guidance.rho)[:, None, None, None]
+    torch.testing.assert_close(guidance.correct(x0, x0, 999), x0 - strength * of_signal)
     torch.testing.assert_close(guidance.kernels.values, logits.detach() - 250 * gradient, rtol=1e-9, atol=1e-9)
 
 
@@ -292,6 +296,16 @@ def test_the_blur_goes(truth):
     again = rmse(blurred(sharp.frames, sharp.kernel), frames)
     assert 2 * again < 0.04 and again < 0.35 * rmse(frames, truth)
     torch.testing.assert_close(sharp.distance.mean().sqrt(), torch.tensor(again), rtol=0.1, atol=0)
+
+
+def test_a_smooth_composite_gets_no_sharper_than_it_is(truth):
+    smooth = blur(truth, 1.0)
+    for extra in (0.0, 1.5):
+        given = blur(smooth, extra)
+        plain, sharp = (sharpened(given, length=250, smoothness=s).frames for s in (0.0, 1.0))
+        assert band_power(plain) > 3 * band_power(smooth)
+        assert 0.6 < band_power(sharp) / band_power(smooth) < 1.25
+    torch.testing.assert_close(blur(truth, 1.0), as_composite(2 * truth - 1, BlurSettings(smoothness=1.0)))
 
 
 def test_kernels_are_weights_and_wider_for_wider_blur(truth):
@@ -539,6 +553,8 @@ def test_what_cannot_be_is_refused():
         ("rho_max", math.inf): "rho_max is inf; it must be a number of 0 or more",
         ("cut_off", -0.1): "cut_off is -0.1 mm h-1; it must be a number of 0 or more",
         ("normalise", False): "a softmax sums to 1 by itself: normalise=False goes with kernel_update='paper'",
+        ("smoothness", 3.0): "smoothness is 3.0 cells; it must be from 0 to 2.25, a quarter of the kernel_size",
+        ("smoothness", -1.0): "smoothness is -1.0 cells; it must be from 0 to 2.25",
         ("spacing", "odd"): "spacing is 'odd': choose one of 'late', 'even'",
         ("precision", "8"): "precision is '8': choose one of '32', 'bf16'",
         ("tile", 100): "tile is 100 and overlap 64: both must be multiples of 32, and the overlap the smaller",
@@ -651,7 +667,11 @@ def test_weights_are_run_with_other_options(forecast, tmp_path):
         forecast.nowcast.deblur("postcast", weights=str(path), sampling_steps=60)
     with pytest.raises(ValueError, match="the grid has 8 x 60 cells; 'postcast' needs at least 9 x 9"):
         forecast.isel(y=slice(8)).nowcast.deblur("postcast", weights=str(path))
-    with pytest.raises(ValueError, match="needs weights"):
+
+
+@pytest.mark.usefixtures("nothing_ships")
+def test_it_needs_weights(forecast):
+    with pytest.raises(ValueError, match="'postcast' needs weights"):
         forecast.nowcast.deblur("postcast")
 
 

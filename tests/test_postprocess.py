@@ -371,7 +371,8 @@ def test_another_grid_spacing_than_in_training_is_refused_or_warned_of(nwp):
         nwp.nowcast.postprocess(Wetter(spacing=1000.0), on_mismatch="warn")
 
 
-def test_models_of_other_verbs_are_refused(nwp):
+@pytest.mark.usefixtures("nothing_ships")
+def test_models_of_other_verbs_and_those_without_weights_are_refused(nwp):
     with pytest.raises(ValueError, match=r"'bicubic' does not postprocess, it is for ds.nowcast.downscale"):
         nwp.nowcast.postprocess("bicubic")
     with pytest.raises(ValueError, match="'nwp-mae' needs weights"):

@@ -260,7 +260,7 @@ def test_all_options_are_declared_with_the_same_defaults():
         ({"factor": 6}, "factor is 6: it must be a power of two"),
         ({"factor": 1}, "factor is 1"),
         ({"frames": 0}, "frames is 0"),
-        ({"size": "huge"}, "'full', 'small', 'tiny'"),
+        ({"size": "huge"}, "'full', 'small', 'light', 'tiny'"),
         ({"sampler": "euler"}, "'ddpm', 'ddim'"),
         ({"precision": "float16"}, "precision is 'float16'"),
         ({"sampling_steps": 0}, "sampling_steps is 0"),
@@ -740,8 +740,12 @@ def test_what_the_weights_were_not_made_for_is_refused(event, path):
         coarse_event.isel(time=slice(2)).nowcast.downscale(path, factor=4)
     with pytest.raises(ValueError, match=r"along 'time' steps differ \(5, 10 min\)"):
         coarse_event.isel(time=[0, 1, 3, 4]).nowcast.downscale(path, factor=4)
+
+
+@pytest.mark.usefixtures("nothing_ships")
+def test_it_needs_weights(event):
     with pytest.raises(ValueError, match="'stvd' needs weights"):
-        coarse_event.nowcast.downscale("stvd", factor=4)
+        event.nowcast.coarsen(4).nowcast.downscale("stvd", factor=4)
 
 
 def test_a_negative_rain_rate_is_refused(event, path):

@@ -220,6 +220,7 @@ def test_forecasts_may_be_zarr(frames, tmp_path):
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("nothing_ships")
 def test_a_wrong_call_is_refused(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()

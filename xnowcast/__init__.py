@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import xnowcast.io as io
     import xnowcast.models as models
     import xnowcast.plot as plot
+    import xnowcast.pretrained as pretrained
     import xnowcast.verify as verify
 
 __version__ = "0.1.0"
@@ -46,13 +47,14 @@ __all__ = [
     "pair",
     "plot",
     "postprocess",
+    "pretrained",
     "rain_rate",
     "score_archive",
     "train",
     "verify",
 ]
 
-_ON_DEMAND = ("datasets", "io", "models", "plot", "verify")
+_ON_DEMAND = ("datasets", "io", "models", "plot", "pretrained", "verify")
 
 
 def __getattr__(name: str) -> Any:

@@ -32,7 +32,7 @@ class NowcastAccessor(Generic[T_Xarray]):
 
     def forecast(
         self,
-        model: "str | ForecastModel" = "extrapolation",
+        model: "str | ForecastModel | None" = None,
         *,
         lead_time: "str | timedelta | np.timedelta64 | None" = None,
         steps: int | None = None,
@@ -87,7 +87,7 @@ class NowcastAccessor(Generic[T_Xarray]):
 
     def deblur(
         self,
-        model: "str | DeblurModel" = "postcast",
+        model: "str | DeblurModel | None" = None,
         *,
         members: int | None = None,
         seed: int = 0,
@@ -122,7 +122,7 @@ class NowcastAccessor(Generic[T_Xarray]):
 
     def downscale(
         self,
-        model: "str | DownscaleModel" = "stvd",
+        model: "str | DownscaleModel | None" = None,
         *,
         factor: int = 8,
         members: int | None = None,
@@ -161,7 +161,7 @@ class NowcastAccessor(Generic[T_Xarray]):
 
     def postprocess(
         self,
-        model: "str | PostprocessModel" = "nwp-mae",
+        model: "str | PostprocessModel | None" = None,
         *,
         channels: Mapping[str, Hashable] | None = None,
         grid: xr.Dataset | xr.DataArray | None = None,
@@ -194,7 +194,7 @@ class NowcastAccessor(Generic[T_Xarray]):
 
     def explain(
         self,
-        model: "str | PostprocessModel" = "nwp-mae",
+        model: "str | PostprocessModel | None" = None,
         *,
         category: int | str,
         channels: Mapping[str, Hashable] | None = None,

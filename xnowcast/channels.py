@@ -131,7 +131,8 @@ def parse_channel(name: str) -> tuple[str, Level | None]:
     Parameters
     ----------
     name : str
-        A standard name or a variable's own, then, where it has one, ``" at "`` and a level with its unit.
+        A standard name or a variable's own, then, where it has one, ``" at "`` and a level with its unit. A variable
+        that is called by all of it, such as ``"air_temperature at 850 hPa"``, is taken as it is.
 
     Returns
     -------
@@ -314,14 +315,14 @@ def _locate(data: xr.Dataset, name: str, variable: Hashable | None, exclude: Con
         if variable not in data:
             raise ValueError(f"there is no variable {variable!r}")
         return _channel(name, standard, _at_level(data[variable], level, told=True))
+    if level is not None and name in data.data_vars and name not in exclude:  # renamed to what it is
+        return _channel(name, standard, _at_level(data[name], None))
     for spelling in (standard, *_STORED_AS.get(standard, ())):
         candidates = [v for v in data.data_vars if v not in exclude and _is(data[v], spelling)]
         if candidates:
             return _channel(name, standard, _chosen(data, candidates, level))
-    if name in data.data_vars and name not in exclude:
-        return _channel(name, standard, _at_level(data[name], None))
-    if standard in data.data_vars and standard not in exclude:
-        return _channel(name, standard, _at_level(data[standard], level))
+    if standard in data.data_vars and standard not in exclude:  # a variable's own name; its attribute tells what it is
+        return _channel(name, data[standard].attrs.get("standard_name", standard), _at_level(data[standard], level))
     raise ValueError("no variable has this standard_name")
 
 
@@ -377,9 +378,6 @@ def _verticals(array: xr.DataArray) -> Iterator[tuple[Hashable, tuple[Literal["p
         upright = told in ("height", "altitude") or lower.startswith("height") or coordinate.attrs.get("axis") == "Z"
         unit = coordinate.attrs.get("units", "hPa" if lower.endswith("inhpa") else None)
         for kind, canonical in (("pressure", "Pa"), ("height", "m")):
-            upright = (
-                told in ("height", "altitude") or lower.startswith("height") or coordinate.attrs.get("axis") == "Z"
-            )
             affine = units.affine(_UNIT_SPELLINGS.get(str(unit), unit), canonical)
             if affine is not None and (kind == "pressure" or upright):
                 values = np.atleast_1d(coordinate.values).astype("f8") * affine[0]

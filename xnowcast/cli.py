@@ -105,7 +105,7 @@ def _add_forecast(commands: Any) -> None:
     command.add_argument("input", help="NetCDF, Zarr, radar product files (a quoted pattern), or a dataset's name")
     command.add_argument("output", help="ends in .zarr or .nc")
     command.add_argument(
-        "--model", help="a name (xnowcast models) or a weights file; by default that of --weights, else extrapolation"
+        "--model", help="a name (xnowcast models) or a weights file; by default that of --weights, else what suits best"
     )
     command.add_argument("--lead-time", help="such as 60min (the default) or 2h; a multiple of the data's step")
     command.add_argument("--steps", type=int, help="how far in steps, instead of --lead-time")
@@ -130,7 +130,7 @@ def _add_running(command: argparse.ArgumentParser) -> None:
         default="raise",
         help="a step or grid that the model was not made for",
     )
-    command.add_argument("--weights", help="a weights file for the model")
+    command.add_argument("--weights", help="a weights file for the model; by default what ships")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1; auto takes a GPU if there is one")
     command.add_argument("--batch-size", type=int, help="samples that the model gets at once")
     command.add_argument(
@@ -147,7 +147,7 @@ def _running(options: argparse.Namespace) -> dict[str, Any]:
         "variable": options.variable,
         "zr": _pair(options.zr) if options.zr else None,
         "on_mismatch": options.on_mismatch,
-        "weights": options.weights if options.model else None,
+        "weights": options.weights,
         "device": options.device,
         "batch_size": options.batch_size,
         **dict(_name_and_value(option) for option in options.option),
@@ -160,7 +160,7 @@ def _forecast(options: argparse.Namespace) -> None:
     output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
     forecast = xnowcast.forecast(
         storage.open_input(options.input),
-        options.model or options.weights or "extrapolation",
+        options.model,
         lead_time=options.lead_time,
         steps=options.steps,
         init_times=init_times(options.init_times, "--init-times"),
@@ -254,7 +254,7 @@ def _add_watch(commands: Any) -> None:
     command = _command(commands, "watch", _watch, "Forecast from each new frame in a folder, until Ctrl-C.")
     command.add_argument("folder", help="where files arrive")
     command.add_argument("--out", required=True, help="folder of the forecasts")
-    command.add_argument("--model", help="a name or a weights file; by default that of --weights, else extrapolation")
+    command.add_argument("--model", help="a name or a weights file; by default that of --weights, else what suits best")
     command.add_argument("--pattern", default="*", help="of the files' names, such as '*.h5'")
     command.add_argument("--format", choices=("nc", "zarr"), default="nc", help="of the forecasts; nc")
     command.add_argument("--poll", default="5s", help="time from one look to the next; 5s")
@@ -273,7 +273,7 @@ def _watch(options: argparse.Namespace) -> None:
     _show_log()
     made = watch(
         options.folder,
-        options.model or options.weights or "extrapolation",
+        options.model,
         out=options.out,
         pattern=options.pattern,
         file_format=options.format,
@@ -305,9 +305,8 @@ def _deblur(options: argparse.Namespace) -> None:
     from xnowcast import storage
 
     output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
-    model = options.model or options.weights or "postcast"
     sharp = xnowcast.deblur(
-        storage.open_input(options.input), model, diagnostics=options.diagnostics, **_running(options)
+        storage.open_input(options.input), options.model, diagnostics=options.diagnostics, **_running(options)
     )
     _write(sharp, output, overwrite=options.overwrite)
 
@@ -318,7 +317,7 @@ def _add_downscale(commands: Any) -> None:
     command.add_argument("output", help="ends in .zarr or .nc")
     command.add_argument("--factor", type=int, default=8, help="fine cells along each side of a coarse one; 8")
     command.add_argument(
-        "--model", help="bicubic, bilinear, nearest, stvd or a weights file; by default that of --weights, else stvd"
+        "--model", help="a name (xnowcast models) or a weights file; by default that of --weights, else stvd"
     )
     command.add_argument("--static", help="a file with the fine fields that the model reads, such as the topography")
     command.add_argument("--conserve", action="store_true", help="keep the means over the coarse cells")
@@ -331,7 +330,7 @@ def _downscale(options: argparse.Namespace) -> None:
     output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
     fine = xnowcast.downscale(
         storage.open_input(options.input),
-        options.model or options.weights or "stvd",
+        options.model,
         factor=options.factor,
         static=storage.open_input(options.static) if options.static else None,
         conserve=options.conserve,
@@ -450,16 +449,16 @@ def _add_models(commands: Any) -> None:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from xnowcast import models
+    from xnowcast import models, pretrained
 
     if options.name:
         print(xnowcast.card(options.name))
         return
-    for name in models.names():
-        task = models.declare(name)
-        needs = "to be trained" if task.trained else "ready"
-        members = "members" if task.stochastic else ""
-        print(f"{name:<16} {task.verb:<10} {needs:<14} {members:<8} {xnowcast.card(name).description}")
+    for name in sorted({*models.names(), *pretrained.names()}):
+        about = xnowcast.card(name)
+        needs = "weights ship" if about.sha256 else "to be trained" if about.task.trained else "ready"
+        members = "members" if about.task.stochastic else ""
+        print(f"{name:<16} {about.task.verb:<12} {needs:<14} {members:<8} {about.description}")
 
 
 def _add_datasets(commands: Any) -> None:

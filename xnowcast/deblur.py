@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def deblur(
     obj: T_Xarray,
-    model: "str | DeblurModel" = "postcast",
+    model: "str | DeblurModel | None" = None,
     *,
     members: int | None = None,
     seed: int = 0,
@@ -37,8 +37,8 @@ def deblur(
     obj : xarray.Dataset or xarray.DataArray
         A precipitation field with y and x axes and any other dims; each frame is sharpened by itself. Init time,
         lead time and member are told by their CF standard names or by common names.
-    model : str or DeblurModel
-        Name of a system, path of a weights file, or a model in memory.
+    model : str or DeblurModel, optional
+        Name of a system, path of a weights file, or a model in memory; ``"postcast"`` by default.
     members : int, optional
         Make so many sharp frames of each blurry one, along a new dim ``member``. By default one of each; a field
         that has members keeps them.
@@ -51,7 +51,7 @@ def deblur(
     on_mismatch : {"raise", "warn"}
         What to do when the grid spacing is not that of the model's training.
     weights : str, optional
-        Path of a weights file for a system that is trained.
+        Path of a weights file for a system that is trained; by default those that ship (`xnowcast.pretrained`).
     device : str
         ``"auto"`` is the GPU where there is one, else the CPU.
     batch_size : int, optional

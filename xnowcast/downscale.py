@@ -102,6 +102,8 @@ def downscale(
 
     field = cf.find_field(obj, variable, zr=zr)
     _check_factor(factor)
+    if not isinstance(conserve, bool | np.bool_):
+        raise ValueError(f"conserve is {conserve!r}; it must be True or False")
     if weights is None:
         model = _with_weights_for(factor, model)
     alone = members == 0
@@ -170,7 +172,7 @@ def _with_weights_for(factor: int, model: Any) -> Any:
 
     system = pretrained.default("downscale") if model is None else model
     ships = pretrained.of_system(system) if isinstance(system, str) else {}
-    by_factor = {card.task.factor: name for name, card in ships.items()}
+    by_factor: dict[Any, str] = {card.task.factor: name for name, card in ships.items()}
     if ships and factor not in by_factor:
         there = " and ".join(map(str, sorted(by_factor)))
         raise ValueError(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def forecast(
     obj: T_Xarray,
-    model: "str | ForecastModel" = "extrapolation",
+    model: "str | ForecastModel | None" = None,
     *,
     lead_time: str | timedelta | np.timedelta64 | None = None,
     steps: int | None = None,
@@ -42,8 +42,10 @@ def forecast(
     obj : xarray.Dataset or xarray.DataArray
         A precipitation field with time, y and x axes in any order, and any other dims: rain rate, amount per
         step, or reflectivity in dBZ. NaN means not measured.
-    model : str or ForecastModel
-        Name of a system (`xnowcast.models.names`), path of a weights file, or a model in memory.
+    model : str or ForecastModel, optional
+        Name of a system (`xnowcast.models.names`), path of a weights file, or a model in memory. By default the best
+        whose weights ship for the step and grid of the data (`xnowcast.pretrained`), else ``"extrapolation"``; the
+        attribute ``nowcast_model`` of the result says which.
     lead_time : duration, optional
         How far to forecast, such as ``"60min"``; a multiple of the data's step. One hour by default.
     steps : int, optional
@@ -65,7 +67,7 @@ def forecast(
     on_mismatch : {"raise", "warn"}
         What to do when the data's step or grid spacing is not that of the model's training.
     weights : str, optional
-        Path of a weights file for a system that is trained.
+        Path of a weights file for a system that is trained; by default those that ship.
     device : str
         ``"auto"`` is the GPU where there is one, else the CPU.
     batch_size : int, optional
@@ -102,10 +104,12 @@ def forecast(
         model,
         lead_time=lead_time,
         steps=steps,
+        init_times=init_times,
         members=members,
         seed=seed,
         variable=variable,
         zr=zr,
+        on_gap=on_gap,
         on_mismatch=on_mismatch,
         weights=weights,
         device=device,
@@ -184,14 +188,16 @@ class Prepared:
 
 def prepare(
     obj: xr.Dataset | xr.DataArray,
-    model: "str | ForecastModel",
+    model: "str | ForecastModel | None",
     *,
     lead_time: str | timedelta | np.timedelta64 | None,
     steps: int | None,
+    init_times: windows.InitTimes = "all",
     members: int | None,
     seed: int,
     variable: Hashable | None,
     zr: tuple[float, float] | None,
+    on_gap: windows.OnGap = "skip",
     on_mismatch: planning.OnMismatch,
     weights: str | None,
     device: str,
@@ -204,6 +210,8 @@ def prepare(
     ----------
     obj, model, lead_time, steps, members, seed, variable, zr, on_mismatch, weights, device, batch_size, options
         As for `forecast`.
+    init_times, on_gap
+        As for `forecast`; they matter where no model is named, for one that has enough frames is chosen.
 
     Returns
     -------
@@ -214,8 +222,11 @@ def prepare(
     ValueError
         As `forecast`.
     """
-    from xnowcast import engine
+    arguments = locals()
+    from xnowcast import engine, pretrained
 
+    if model is None and weights is None:
+        return pretrained.first_that_fits(lambda name: _attempt(arguments | {"model": name}))
     field = cf.find_field(obj, variable, zr=zr)
     recipe, task = planning.plan_model(forecast, model, weights, options)
     axis = windows.time_axis(field.array, field.time)
@@ -228,6 +239,17 @@ def prepare(
     engine.choose_device(device)
     plan = engine.ForecastPlan(task, count, seed, device, field.conversion)
     return Prepared(field, recipe, task, axis, plan, numbers, batch_size, options)
+
+
+def _attempt(arguments: dict[str, Any]) -> Prepared:
+    """A forecast with a model that nobody asked for, which has to suit the data: a warning would not do."""
+    strict = {"on_mismatch": "raise"} if arguments["on_mismatch"] == "warn" else {}
+    ready = prepare(**arguments | strict)
+    field = ready.field
+    if ready.task.spacing is not None and cf.grid_spacing(field.array, field.y, field.x) is None:
+        raise ValueError(f"variable {field.name!r} does not tell its grid spacing")
+    windows.input_windows(ready.axis, ready.task.input_frames, arguments["init_times"], on_gap=arguments["on_gap"])
+    return ready
 
 
 def _check_forecast(field: Field, task: "Task", recipe: Any, steps: int) -> None:

@@ -257,6 +257,7 @@ def _told_times(nwp: xr.Dataset) -> tuple[Hashable, Hashable, np.ndarray, np.nda
         raise ValueError(
             "nothing tells when the forecast was started: give it a coordinate init_time (standard_name "
             "'forecast_reference_time'), nwp.assign_coords(init_time=np.datetime64('2024-06-01T00:00'))"
+            + _to_rename(nwp, "M", "init_time")
         )
     starts = utc_times(nwp[init])
     if lead is not None and (lead in nwp.dims or valid is None):
@@ -266,11 +267,29 @@ def _told_times(nwp: xr.Dataset) -> tuple[Hashable, Hashable, np.ndarray, np.nda
     else:
         raise ValueError(
             "nothing tells the lead times of the forecast: give it a coordinate lead_time (standard_name "
-            "'forecast_period') of durations"
+            "'forecast_period') of durations" + _to_rename(nwp, "m", "lead_time", besides=(init, valid))
         )
     if (np.diff(np.sort(leads.ravel())) == np.timedelta64(0)).any() or (leads < np.timedelta64(0)).any():
         raise ValueError("lead times repeat, or lie before the start of the run: leave out what is not forecast")
     return init, lead, starts, leads
+
+
+def _to_rename(nwp: xr.Dataset, kind: str, wanted: str, besides: Sequence[Hashable | None] = ()) -> str:
+    """Which coordinates may be the one that is wanted, and how they become it."""
+    found = [n for n in nwp.coords if n not in besides and nwp[n].ndim <= 1 and _may_be(nwp, n, kind)]
+    if not found:
+        return ""
+    what = "hold times" if kind == "M" else "may be durations"
+    rename = f"nwp.rename({{{found[0]!r}: {wanted!r}}})"
+    return f". Of the coordinates {', '.join(map(repr, found))} {what}: if that is what it is, {rename}"
+
+
+def _may_be(nwp: xr.Dataset, name: Hashable, kind: str) -> bool:
+    """Whether a coordinate holds times ("M"), or durations or numbers that may be some along a dim of its own ("m")."""
+    if kind == "M":
+        return _holds_times(nwp, name)
+    words = f"{name} {nwp[name].attrs.get('long_name', '')}".lower()
+    return nwp[name].dtype.kind == "m" or any(word in words for word in ("hour", "lead", "step", "fcst", "forecast"))
 
 
 def utc_times(coordinate: xr.DataArray) -> np.ndarray:

@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast import cf
+from xnowcast.units import Linear
 from xnowcast.verify.spectra import power_spectrum
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _RAIN_COLORS = ("#bfe0f7", "#7ab8ea", "#2f7fd0", "#35a85a", "#f6e13c", "#f79a1e"
 NOT_MEASURED = "#c9c9c9"
 
 Member = int | Literal["mean", "probability"]
+
+_Kind = Literal["rain", "probability", "classes", "activation"]
 
 
 def rain_colormap() -> tuple["ListedColormap", "BoundaryNorm"]:
@@ -75,9 +78,12 @@ def plot(
     ----------
     forecasts : xarray.Dataset or xarray.DataArray
         In the forecast layout, dims (init_time, [member], lead_time, y, x), in any units that `cf.rain_rate` reads.
-        Only what is drawn is computed. A sequence of observations alone is drawn as by `plot_field`.
+        Only what is drawn is computed. A sequence of observations alone is drawn as by `plot_field`. Of what
+        `xnowcast.postprocess` and `xnowcast.explain` give, ``variable`` may be ``"rain_category"``,
+        ``"exceedance_probability"`` (of ``threshold``) or ``"class_activation"``.
     observations : xarray.Dataset or xarray.DataArray, optional
         Sequence with a time axis on the same grid. Matched by valid time; where there is no frame the panel says so.
+        Above rain classes the observed rain is drawn in the same classes.
     variable : hashable, optional
         Name of the field where a dataset has several.
     lead_times : sequence of timedelta or str, optional
@@ -88,7 +94,7 @@ def plot(
         Number of the ensemble member, the mean of all, or the share of them at or over ``threshold``. Ignored by
         deterministic forecasts, save for "probability", which they do not have.
     threshold : float, optional
-        mm h-1, for "probability"; the observed area at or over it is outlined.
+        mm h-1, for probabilities; the observed area at or over it is outlined.
     title : str, optional
         By default the model, if the attributes tell, and the start.
     coastlines : bool
@@ -121,7 +127,7 @@ def plot(
     ['+5 min\\n12:05 UTC', '+15 min\\n12:15 UTC']
     """
     if "lead_time" not in forecasts.coords and observations is None and lead_times is None:
-        return plot_field(forecasts, variable=variable, title=title, coastlines=coastlines, path=path)
+        return _plot_sequence(forecasts, variable, None, threshold, title, coastlines, path)
     shown = _forecast_maps(forecasts, variable, init_time, lead_times, member, threshold)
     rows = [("forecast" if not shown.what else shown.what, shown)]
     if observations is not None:
@@ -171,9 +177,21 @@ def plot_field(
     >>> [axes.get_title() for axes in plot_field(rain).axes[:2]]
     ['2024-06-01\\n12:00 UTC', '12:05 UTC']
     """
-    shown = _observed_maps(observations, variable, times)
+    return _plot_sequence(observations, variable, times, None, title, coastlines, path)
+
+
+def _plot_sequence(
+    sequence: xr.Dataset | xr.DataArray,
+    variable: Hashable | None,
+    times: Sequence[Any] | None,
+    threshold: float | None,
+    title: str | None,
+    coastlines: bool,
+    path: str | Path | None,
+) -> "Figure":
+    shown = _observed_maps(sequence, variable, times, threshold)
     if title is None:
-        title = str(observations.attrs.get("title", "")) or "observed"
+        title = str(sequence.attrs.get("title", "")) or ("observed" if shown.kind == "rain" else "post-processed")
     return _finish(_map_grid([("", shown)], title, coastlines), path)
 
 
@@ -297,6 +315,8 @@ def plot_scores(
         raise ValueError("there are no scorecards; give {name: scorecard}.")
     lines = {name: _score_lines(card, name, score, thresholds, scale) for name, card in scorecards.items()}
     panels = list(next(iter(lines.values())))
+    every = [line["lead_time"].values for by_threshold in lines.values() for line in by_threshold.values()]
+    unit, unit_name = lead_unit(np.concatenate(every))
     fig = _figure(3.2 * len(panels) + 0.9, 3.1)
     axes = fig.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, threshold in zip(axes, panels, strict=True):
@@ -304,9 +324,9 @@ def plot_scores(
             if threshold not in by_threshold:
                 raise ValueError(f"the scorecard {name!r} lacks the threshold {threshold:g} of the others.")
             line = by_threshold[threshold]
-            axis.plot(_minutes(line["lead_time"].values), line.values, marker="o", markersize=3, label=name)
+            axis.plot(line["lead_time"].values / unit, line.values, marker="o", markersize=3, label=name)
         axis.set_title("" if threshold is None else f"at least {threshold:g} mm/h", fontsize=10)
-        axis.set_xlabel("lead time (min)")
+        axis.set_xlabel(f"lead time ({unit_name})")
         _plain(axis)
     first = next(iter(scorecards.values()))[score]
     axes[0].set_ylabel(_score_label(first, score))
@@ -641,10 +661,34 @@ class _Maps:
     start: pd.Timestamp | None = None  # of a forecast
     what: str = ""  # "" for rain, else what the forecast row is: mean, probability
     threshold: float | None = None  # of a probability
+    classes: "_Classes | None" = None  # of values that are numbers of rain classes
+    kind: _Kind = "rain"
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """Rain classes, driest first, as a CF flag names them."""
+
+    names: tuple[str, ...]
+    thresholds: tuple[float, ...] = ()  # mm/h, between the classes; empty where nothing tells them
 
     @property
-    def is_probability(self) -> bool:
-        return self.what == "probability"
+    def labels(self) -> list[str]:
+        """Names as people write them, with what they mean."""
+        named = [name.replace("_", " ") for name in self.names]
+        if not self.thresholds:
+            return named
+        least = [f"under {self.thresholds[0]:g}", *(f"from {r:g}" for r in self.thresholds)]
+        return [f"{name}\n({low} mm/h)" for name, low in zip(named, least, strict=True)]
+
+    def of_rain(self, rain: np.ndarray) -> np.ndarray:
+        """Numbers of the classes of rain rates; NaN stays."""
+        if not self.thresholds:
+            raise ValueError(
+                "rain_category alone does not tell the thresholds that sort the observations into its classes: give "
+                "the dataset, with variable='rain_category'"
+            )
+        return np.where(np.isnan(rain), np.float32(np.nan), np.digitize(rain, self.thresholds).astype("f4"))
 
 
 def _forecast_maps(
@@ -655,7 +699,7 @@ def _forecast_maps(
     member: Member,
     threshold: float | None,
 ) -> _Maps:
-    field = cf.find_field(forecasts, variable)
+    field, kind, classes = _drawable(forecasts, variable, threshold)
     array = field.array
     if "init_time" in array.dims:
         array = _select(array, "init_time", init_time)
@@ -669,21 +713,70 @@ def _forecast_maps(
     if start is None and "valid_time" in array.coords:
         start = pd.Timestamp(np.atleast_1d(array["valid_time"].values)[0]) - lead[0]
     times = None if start is None else start + lead
-    rain, what = _member(_rain(field, array), member, threshold)
-    labels = [f"+{minutes:g} min" for minutes in _minutes(array["lead_time"].values)]
+    if kind == "rain":
+        values, what = _member(_rain(field, array), member, threshold)
+        kind = "probability" if what == "probability" else kind
+    else:
+        values, what = _one_member(array, member), {"classes": "post-processed"}.get(kind, kind)
+    labels = _lead_labels(array["lead_time"].values)
     if times is not None:
         labels = [f"{label}\n{time:%H:%M} UTC" for label, time in zip(labels, times, strict=True)]
-    values = _values(rain, ("lead_time", field.y, field.x))
     return _Maps(
-        values,
+        _values(values, ("lead_time", field.y, field.x)),
         np.ones(len(labels), bool),
         labels,
         times,
         **_axes_of(array, field, forecasts),
         start=start,
         what=what,
-        threshold=threshold if what == "probability" else None,
+        threshold=threshold if kind == "probability" else None,
+        classes=classes,
+        kind=kind,
     )
+
+
+def _drawable(
+    data: xr.Dataset | xr.DataArray, variable: Hashable | None, threshold: float | None
+) -> tuple[cf.Field, _Kind, _Classes | None]:
+    """The field that is to be drawn, and what its values are."""
+    array = _post_processed(data, variable)
+    if array is None:
+        return cf.find_field(data, variable), "rain", None
+    thresholds = tuple(np.atleast_1d(data["threshold"].values).tolist()) if "threshold" in data.coords else ()
+    if "threshold" in array.dims:
+        if threshold not in thresholds:
+            raise ValueError(f"threshold is {threshold!r}; the probabilities are of {_few(thresholds)} mm/h")
+        array = array.isel(threshold=thresholds.index(threshold))
+    named = tuple(str(array.attrs.get("flag_meanings", "")).split())
+    y, x = cf.horizontal_dims(array)
+    time = next((d for d in array.dims if d not in (y, x) and array[d].dtype.kind == "M" and d != "init_time"), None)
+    field = cf.Field(array, y, x, time, "rain_rate", Linear(1.0))
+    return field, _POST_PROCESSED[array.name], _Classes(named, thresholds) if named else None
+
+
+_POST_PROCESSED: dict[Hashable, _Kind] = {
+    "rain_category": "classes",
+    "exceedance_probability": "probability",
+    "class_activation": "activation",
+}
+"""Variables of `xnowcast.postprocess` and `xnowcast.explain` that are no rain rates."""
+
+
+def _post_processed(data: xr.Dataset | xr.DataArray, variable: Hashable | None) -> xr.DataArray | None:
+    """That variable of a post-processor's which is asked for, or which alone is there; None for rain."""
+    if isinstance(data, xr.DataArray):
+        return data if data.name in _POST_PROCESSED else None
+    only = "class_activation" if variable is None and "class_activation" in data else variable
+    return data[only] if only in data.data_vars and only in _POST_PROCESSED else None
+
+
+def _one_member(array: xr.DataArray, member: Member) -> xr.DataArray:
+    """Classes and activations have no mean."""
+    if "member" not in array.dims:
+        return array
+    if member in ("mean", "probability"):
+        raise ValueError(f"member is {member!r}, and {array.name} has members: give the number of one")
+    return _member(array, member, None)[0]
 
 
 def _member(rain: xr.DataArray, member: Member, threshold: float | None) -> tuple[xr.DataArray, str]:
@@ -726,14 +819,20 @@ def _matching_maps(observations: xr.Dataset | xr.DataArray, shown: _Maps) -> _Ma
     values[positions < 0] = np.nan
     grid = _axes_of(field.array, field, observations)
     labels = [f"{time:%H:%M} UTC" for time in shown.times]
-    return _Maps(values, positions >= 0, labels, shown.times, **grid, threshold=shown.threshold)
+    about: dict[str, Any] = {"threshold": shown.threshold}
+    if shown.classes is not None:
+        values, about = shown.classes.of_rain(values), {"classes": shown.classes, "kind": "classes"}
+    return _Maps(values, positions >= 0, labels, shown.times, **grid, **about)
 
 
-def _observed_maps(observations: xr.Dataset | xr.DataArray, variable: Hashable | None, times: Any) -> _Maps:
-    field = cf.find_field(observations, variable)
+def _observed_maps(
+    observations: xr.Dataset | xr.DataArray, variable: Hashable | None, times: Any, threshold: float | None = None
+) -> _Maps:
+    field, kind, classes = _drawable(observations, variable, threshold)
     array = field.array
+    read = _rain if kind == "rain" else _as_stored
     if field.time is None:
-        rain, labels, index = _rain(field, array).expand_dims("frame"), [""], None
+        rain, labels, index = read(field, array).expand_dims("frame"), [""], None
         values = _values(rain, ("frame", field.y, field.x))
     else:
         index = pd.DatetimeIndex(array[field.time].values)
@@ -744,12 +843,18 @@ def _observed_maps(observations: xr.Dataset | xr.DataArray, variable: Hashable |
                 absent = list(times)[int(np.argmin(positions))]
                 raise ValueError(f"time {absent} is not in the sequence; it goes from {index[0]} to {index[-1]}.")
         index = index[positions]
-        values = _values(_rain(field, array.isel({field.time: positions})), (field.time, field.y, field.x))
+        values = _values(read(field, array.isel({field.time: positions})), (field.time, field.y, field.x))
         new_day = np.r_[True, index[1:].normalize() != index[:-1].normalize()]
         labels = [
             f"{t:%Y-%m-%d}\n{t:%H:%M} UTC" if d else f"{t:%H:%M} UTC" for t, d in zip(index, new_day, strict=True)
         ]
-    return _Maps(values, np.ones(len(labels), bool), labels, index, **_axes_of(array, field, observations))
+    grid = _axes_of(array, field, observations)
+    about: dict[str, Any] = {"threshold": threshold if kind == "probability" else None, "classes": classes}
+    return _Maps(values, np.ones(len(labels), bool), labels, index, **grid, **about, kind=kind)
+
+
+def _as_stored(field: cf.Field, part: xr.DataArray) -> xr.DataArray:
+    return part
 
 
 def _rain(field: cf.Field, part: xr.DataArray) -> xr.DataArray:
@@ -807,6 +912,8 @@ def _spread(size: int, most: int, *, first: bool) -> np.ndarray:
 def _axes_of(array: xr.DataArray, field: cf.Field, source: xr.Dataset | xr.DataArray) -> dict[str, Any]:
     """x and y in km where the grid is projected, in degrees where it is not, else in cells; with coastlines."""
     quantity = "rain rate (mm/h)" if field.quantity == "rain_rate" else "vertically integrated liquid (kg/m²)"
+    if array.name == "class_activation":
+        quantity = str(array.attrs.get("long_name", "class activation")).replace("_", " ")
     x, y, labels, projected = None, None, ("x (cells)", "y (cells)"), False
     if field.x in array.coords and field.y in array.coords:
         x, y = (np.asarray(array[d].values, float) for d in (field.x, field.y))
@@ -937,13 +1044,9 @@ def _moving_maps(columns: list[tuple[str, _Maps]], title: str, coastlines: bool)
 
 def _draw_map(axis: "Axes", maps: _Maps, panel: int, coastlines: bool, outline: bool = True) -> Any:
     values = np.ma.masked_invalid(maps.values[panel])
-    if maps.is_probability:
-        mesh = axis.pcolormesh(maps.x, maps.y, values, cmap=_probability_colormap(), vmin=0, vmax=1, shading="nearest")
-    else:
-        cmap, norm = rain_colormap()
-        mesh = axis.pcolormesh(maps.x, maps.y, values, cmap=cmap, norm=norm, shading="nearest")
+    mesh = axis.pcolormesh(maps.x, maps.y, values, **_colours(maps), shading="nearest")
     mesh.set_rasterized(True)
-    if outline and maps.threshold is not None and not maps.is_probability:
+    if outline and maps.threshold is not None and maps.kind == "rain":
         over = np.nan_to_num(maps.values[panel]) >= maps.threshold
         if over.any() and not over.all():
             axis.contour(maps.x, maps.y, over.astype(float), levels=[0.5], colors="black", linewidths=0.6)
@@ -960,20 +1063,51 @@ def _draw_map(axis: "Axes", maps: _Maps, panel: int, coastlines: bool, outline: 
     return mesh
 
 
+def _colours(maps: _Maps) -> dict[str, Any]:
+    """Colour map and scale of what a map shows."""
+    if maps.classes is not None:
+        return _class_colours(maps.classes)
+    if maps.kind == "rain":
+        cmap, norm = rain_colormap()
+        return {"cmap": cmap, "norm": norm}
+    from matplotlib import colormaps
+
+    look = _probability_colormap() if maps.kind == "probability" else colormaps["magma"].with_extremes(bad=NOT_MEASURED)
+    return {"cmap": look, "vmin": 0, "vmax": 1}
+
+
+def _class_colours(classes: _Classes) -> dict[str, Any]:
+    """Dry is white; each other class has the colour of rain in its middle, the last of its least rain."""
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    number = len(classes.names)
+    cmap, norm = rain_colormap()
+    bounds = np.array(classes.thresholds or np.geomspace(0.1, 10.0, number - 1))
+    middles = np.sqrt(bounds * [*bounds[1:], bounds[-1]])
+    colours = [(1, 1, 1, 1), *(cmap(max(int(norm(r)), 0)) for r in middles)]
+    look = ListedColormap(colours).with_extremes(bad=NOT_MEASURED)
+    return {"cmap": look, "norm": BoundaryNorm(np.arange(number + 1) - 0.5, number)}
+
+
 def _colorbars(fig: "Figure", drawn: list[tuple[Any, _Maps, list[Any]]]) -> None:
-    """One colour bar for all maps of rain, and one for those of probability."""
-    for probability in (False, True):
-        group = [(mesh, maps, axes) for mesh, maps, axes in drawn if maps.is_probability is probability]
-        if not group:
-            continue
+    """One colour bar for all maps of rain, one for those of probability, and so on."""
+    for kind in dict.fromkeys(maps.kind for _, maps, _ in drawn):
+        group = [(mesh, maps, axes) for mesh, maps, axes in drawn if maps.kind == kind]
         mesh, maps, _ = group[0]
-        beside = [axis for _, _, axes in group for axis in axes]
-        if probability:
-            bar = fig.colorbar(mesh, ax=beside, label=f"probability of at least {maps.threshold:g} mm/h", aspect=30)
-        else:
-            bar = fig.colorbar(mesh, ax=beside, label=maps.quantity, aspect=30, ticks=list(RAIN_LEVELS))
-            bar.ax.set_yticklabels([f"{level:g}" for level in RAIN_LEVELS])
+        bar = fig.colorbar(mesh, ax=[axis for _, _, axes in group for axis in axes], aspect=30)
+        if kind == "rain":
+            bar.set_ticks(list(RAIN_LEVELS), labels=[f"{level:g}" for level in RAIN_LEVELS])
+        elif maps.classes is not None:
+            bar.set_ticks(list(range(len(maps.classes.names))), labels=maps.classes.labels)
+            bar.ax.tick_params(length=0, which="both")
+        bar.set_label(_bar_label(maps))
         bar.ax.tick_params(labelsize=8)
+
+
+def _bar_label(maps: _Maps) -> str:
+    if maps.kind == "probability":
+        return f"probability of at least {maps.threshold:g} mm/h"
+    return "" if maps.kind == "classes" else maps.quantity
 
 
 def _probability_colormap() -> Any:
@@ -1110,6 +1244,46 @@ def _scores_finish(fig: "Figure", axis: "Axes", given: Any, title: str, path: st
         axis.legend(frameon=False, fontsize=9)
     fig.suptitle(title, fontsize=11)
     return _finish(fig, path)
+
+
+LONGEST_IN_MINUTES = 180.0
+"""Lead times up to this are told in minutes, longer ones in hours and minutes."""
+
+
+def lead_unit(lead_time: np.ndarray) -> tuple[np.timedelta64, str]:
+    """The unit in which lead times are told: minutes, or hours where they go beyond three.
+
+    Parameters
+    ----------
+    lead_time : numpy.ndarray
+        timedelta64.
+
+    Returns
+    -------
+    numpy.timedelta64
+    str
+        Its symbol.
+
+    Examples
+    --------
+    >>> lead_unit(np.array([30, 60], "m8[m]"))[1], lead_unit(np.array([12, 36], "m8[h]"))[1]
+    ('min', 'h')
+    """
+    if _minutes(lead_time).max(initial=0.0) <= LONGEST_IN_MINUTES:
+        return np.timedelta64(1, "m"), "min"
+    return np.timedelta64(1, "h"), "h"
+
+
+def _lead_labels(lead_time: np.ndarray) -> list[str]:
+    """Such as "+15 min"; in a forecast of more than three hours "+1 h", "+25 h 30 min"."""
+    minutes = _minutes(lead_time)
+    if lead_unit(lead_time)[1] == "min":
+        return [f"+{m:g} min" for m in minutes]
+    labels = []
+    for hours, rest in (divmod(float(m), 60.0) for m in minutes):
+        told = [f"{hours:g} h"] if hours else []
+        labels.append("+" + " ".join([*told, f"{rest:g} min"] if rest or not hours else told))
+    return labels
 
 
 def _minutes(lead_time: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ PAPER_CLASSES: dict[tuple[float, ...], tuple[str, ...]] = {(0.1, 10.0): ("no_rai
 
 def postprocess(
     obj: xr.Dataset | xr.DataArray,
-    model: "str | PostprocessModel" = "nwp-mae",
+    model: "str | PostprocessModel | None" = None,
     *,
     channels: Mapping[str, Hashable] | None = None,
     grid: xr.Dataset | xr.DataArray | None = None,
@@ -46,9 +46,9 @@ def postprocess(
     obj : xarray.Dataset or xarray.DataArray
         The forecast: the model's channels with y and x axes and any other dims (init time, lead time, member ...). Each
         field is corrected by itself.
-    model : str or PostprocessModel
+    model : str or PostprocessModel, optional
         Name of a system, path of a weights file, or a model in memory. ``"nwp-raw"`` needs no weights: it sorts the
-        forecast's own rain into classes.
+        forecast's own rain into classes. By default the one of ``"nwp-mae"`` and ``"nwp-metnet"`` whose weights ship.
     channels : mapping, optional
         Variables of those channels that standard names and levels do not tell:
         ``{"air_temperature at 850 hPa": "T850"}``.
@@ -61,7 +61,7 @@ def postprocess(
     on_mismatch : {"raise", "warn"}
         What to do when the grid spacing is not that of the model's training.
     weights : str, optional
-        Path of a weights file for a system that is trained.
+        Path of a weights file for a system that is trained; by default those that ship (`xnowcast.pretrained`).
     device : str
         ``"auto"`` is the GPU where there is one, else the CPU.
     batch_size : int, optional
@@ -74,9 +74,11 @@ def postprocess(
     Returns
     -------
     xarray.Dataset
-        ``rainfall_rate`` in mm h-1, up to the highest threshold; ``rain_category`` (a CF flag), ``probability`` with
-        a dim ``category`` and ``exceedance_probability`` with a dim ``threshold``, both before y and x. NaN where no
-        channel has a value. Lazy where the data are lazy.
+        ``rainfall_rate`` in mm h-1, which the probabilities mean, up to the highest threshold: of ``"nwp-raw"``, whose
+        classes are certain, it is the least of the class and not the forecast's own rain (with ``soft=True`` it is
+        that, up to the highest threshold). ``rain_category`` (a CF flag), ``probability`` with a dim ``category`` and
+        ``exceedance_probability`` with a dim ``threshold``, both before y and x. NaN where no channel has a value. Lazy
+        where the data are lazy.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def postprocess(
 
 def explain(
     obj: xr.Dataset | xr.DataArray,
-    model: "str | PostprocessModel" = "nwp-mae",
+    model: "str | PostprocessModel | None" = None,
     *,
     category: int | str,
     channels: Mapping[str, Hashable] | None = None,
@@ -229,7 +231,7 @@ def _thresholds(recipe: Any) -> tuple[float, ...]:
 
     told = getattr(recipe, "thresholds", None)
     if isinstance(recipe, ModelRecipe):
-        trained = weights.read_card(recipe.weights).options if recipe.weights is not None else {}
+        trained = weights.card(recipe.weights).options if recipe.weights is not None else {}
         told = {**models.options(recipe.name), **trained, **dict(recipe.options)}.get("thresholds")
     return check_thresholds(told or ())
 
@@ -328,7 +330,7 @@ def _with_projection(fields: xr.Dataset, dataset: xr.Dataset) -> xr.Dataset:
 
 def _output_field(array: xr.DataArray, y: Hashable, x: Hashable) -> Field:
     """The rain rate that comes out, as the field that tells dims, coordinates and grid."""
-    attrs = {"standard_name": "rainfall_rate", "long_name": "post-processed rain rate", "units": "mm h-1"}
+    attrs = {"standard_name": "rainfall_rate", "long_name": "rain rate of the class probabilities", "units": "mm h-1"}
     told = {k: v for k, v in {**array.encoding, **array.attrs}.items() if k == "grid_mapping"}
     rain = array.rename("rainfall_rate").transpose(..., y, x)
     rain.attrs = attrs | told
@@ -364,6 +366,10 @@ def _with_classes(
     probability.attrs = {"long_name": "probability of the rain class", "units": "1", **on_grid}
     above.attrs = {"long_name": "probability of reaching the threshold", "units": "1", **on_grid}
     bounds = {"long_name": "least rain rate of the class", "units": "mm h-1"}
+    result["rainfall_rate"].attrs["comment"] = (
+        "the rain rate that the probabilities of the classes mean, and not the forecast's own rain: the least of a "
+        f"class where that is certain, so at most {thresholds[-1]:g} mm h-1"
+    )
     return result.assign(rain_category=category, probability=probability, exceedance_probability=above).assign_coords(
         category=("category", numbers, {"long_name": "rain class", **flags}),
         threshold=("threshold", np.asarray(thresholds), bounds, {"_FillValue": None}),

@@ -143,8 +143,8 @@ def card(model: Any) -> ModelCard:
     from xnowcast import models, pretrained
 
     task = models.declare(model)
-    ships = pretrained.of_system(model)
-    needs = f"weights ship as {', '.join(ships)}" if ships else "none yet: it needs weights, from xnowcast.train or a file"
+    ships = ", ".join(pretrained.of_system(model))
+    needs = f"weights ship as {ships}" if ships else "none yet: it needs weights, from xnowcast.train or a file"
     return ModelCard(
         model,
         options=models.options(model),
@@ -367,7 +367,8 @@ def describe(model: Any, *, system: str, options: Mapping[str, Any] | None = Non
 def _contract(task: "Task") -> dict[str, Any]:
     seconds = task.step and _each(timedelta.total_seconds, task.step)
     known = {"step": seconds, "spacing": task.spacing, "crop": task.crop}
-    return {name: value for name, value in known.items() if value is not None}
+    pairs_as_in_json = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
+    return {name: value for name, value in pairs_as_in_json.items() if value is not None}
 
 
 def _each(change: Callable[[Any], Any], value: Any) -> Any:
@@ -498,9 +499,9 @@ def with_options(about: ModelCard, options: Mapping[str, Any]) -> ModelCard:
     if fixed:
         others = f"; free are {', '.join(free)}" if free else ""
         raise ValueError(
-            f"weights of {about.system!r} fix the model's options: leave out {', '.join(fixed)}{others}. To choose them, "
-            f"train weights of your own with xnowcast.train({about.system!r}, ...); xnowcast.models.build makes an "
-            "untrained model"
+            f"weights of {about.system!r} fix the model's options: leave out {', '.join(fixed)}{others}. "
+            f"xnowcast.train({about.system!r}, ...) trains weights with options of your choice, and "
+            "xnowcast.models.build makes an untrained model"
         )
     return replace(about, options={**about.options, **options})
 

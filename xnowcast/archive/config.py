@@ -58,9 +58,9 @@ def run_hindcast(path: str | Path, changes: Iterable[str] = (), **arguments: Any
     own = _arguments("hindcast", content["hindcast"], hindcast) | arguments
     if "out" not in own:
         raise ValueError(f"{path}: [hindcast] has no out; write for example out = 'hindcast.zarr'")
-    name = model.pop("name", None) or model.pop("weights", "extrapolation")
     own |= {"weights": model.pop("weights")} if "weights" in model else {}
     with _engine(content["engine"]) as engine:
+        name = model.pop("name", None)
         return hindcast(_open(content["data"]), name, **_field(content["data"]), **own, **engine, **model)
 
 

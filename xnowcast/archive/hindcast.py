@@ -28,7 +28,7 @@ log = logging.getLogger("xnowcast.archive")
 
 def hindcast(
     ds: xr.Dataset | xr.DataArray,
-    model: "str | ForecastModel" = "extrapolation",
+    model: "str | ForecastModel | None" = None,
     *,
     out: str | Path,
     init_times: windows.InitTimes = "all",
@@ -126,10 +126,12 @@ def hindcast(
         model,
         lead_time=lead_time,
         steps=steps,
+        init_times=init_times,
         members=members,
         seed=seed,
         variable=variable,
         zr=zr,
+        on_gap=on_gap,
         on_mismatch=on_mismatch,
         weights=weights,
         device=device,

@@ -65,8 +65,10 @@ class StoreLock:
 
     def check(self) -> None:
         """Refuse to go on when another run has taken the store over, after this one was silent for too long."""
+        from xnowcast.archive.run import IncompleteRun
+
         if self.lost:
-            raise RuntimeError(
+            raise IncompleteRun(
                 f"{self._store} was taken over by {_who(_read(self.path))}: this run gave no sign of life for too long"
             )
 

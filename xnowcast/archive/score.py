@@ -259,8 +259,6 @@ def _prepared(ds: Any, given: Any, members: int | None, shared: dict[str, Any]) 
     own = {key: about.pop(key) for key in ("seed", "batch_size", "device") if key in about}
     asked = about.pop("members", None)
     model, weights = about.pop("model", None), about.pop("weights", None)
-    if model is None:
-        model, weights = weights, None
     ready = prepare(ds, model, members=asked, weights=weights, options=about, **(shared | own))
     if ready.members is None or asked is not None or members is None:
         return ready
@@ -637,7 +635,7 @@ class Table:
     def to_dataset(self, attrs: dict[str, Any]) -> xr.Dataset:
         """The table as users get it."""
         used = {d for dims in self.dims.values() for d in dims}
-        coords = {name: values for name, values in self.coords.items() if name in used}
+        coords = {name: _as_text(values) for name, values in self.coords.items() if name in used}
         dataset = xr.Dataset(
             {name: (self.dims[name], sums.copy()) for name, sums in self.sums.items()}
             | {store.STATUS: (("init_time", "model"), self.status.copy())},
@@ -666,6 +664,11 @@ class Table:
                 sums[:] = opened[name].transpose(*self.dims[name]).values
             self.status[:] = opened[store.STATUS].transpose("init_time", "model").values
         log.info("going on with %s: %d of %d blocks are to be done", path, len(self.pending()), self.blocks.size)
+
+
+def _as_text(values: Any) -> Any:
+    """Names as objects: Zarr has no type for text of a fixed length that others can read."""
+    return np.array(values, object) if len(values) and isinstance(values[0], str) else values
 
 
 def dtype_of(variable: str) -> type:

@@ -27,6 +27,11 @@ MEANINGS = ("pending", "forecast", "gap_in_input", "too_little_coverage", "input
 
 FINGERPRINT = "nowcast_run"
 
+ABSENT = object()
+"""What a run was not asked for at all."""
+MOST_CHANGES = 4
+"""So many differences from an earlier run are told."""
+
 BATCH_BYTES = 64 * 2**20
 CHUNK_BYTES = 2**20
 SHARD_BYTES = 512 * 2**20
@@ -194,13 +199,54 @@ def check_same_run(path: Path, fingerprint: dict[str, Any]) -> None:
 
 def refuse_other_run(path: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
     """Refuse a run that was asked for something else than what is there was made with; it says what."""
-    for key in wanted | found:
-        ours, theirs = wanted.get(key), found.get(key)
-        if ours != theirs:
-            raise ValueError(
-                f"{path} was begun with {key} {theirs!r}, and this run has {ours!r}: ask for the same to go on with "
-                "it, choose another name, or start anew with overwrite=True (--overwrite)"
-            )
+    changed = differences(found, wanted)
+    if changed:
+        told = [_was_begun(*change) for change in changed[:MOST_CHANGES]]
+        told += [f"{len(changed) - MOST_CHANGES} more"] if len(changed) > MOST_CHANGES else []
+        raise ValueError(
+            f"{path} was begun {'; '.join(told)}: ask for the same to go on with it, choose another name, or start "
+            "anew with overwrite=True (--overwrite)"
+        )
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Where what two runs were asked for differs.
+
+    Parameters
+    ----------
+    before, now : dict
+        Values, or further dicts of them.
+    name : str
+        Of what they are of, in the names of what is in them.
+
+    Returns
+    -------
+    list of (str, object, object)
+        Name, and what it was and is; `ABSENT` where one has nothing of that name.
+
+    Examples
+    --------
+    >>> then = {"seed": 0, "models": {"mine": {"members": 3, "units": "mm h-1"}}}
+    >>> differences(then, {"seed": 0, "models": {"mine": {"members": 5, "units": "mm h-1"}}})
+    [('models.mine.members', 3, 5)]
+    """
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [(name, before, now)] if before != now else []
+    dot = f"{name}." if name else ""
+    of_each = [differences(before.get(k, ABSENT), now.get(k, ABSENT), f"{dot}{k}") for k in now | before]
+    return [change for changes in of_each for change in changes]
+
+
+def _was_begun(name: str, before: Any, now: Any) -> str:
+    if before is ABSENT:
+        return f"without {name}, and this run has {in_words(now)}"
+    value = "" if isinstance(before, dict) else f" {before!r}"
+    return f"with {name}{value}, and this run has {in_words(now)}"
+
+
+def in_words(value: Any) -> str:
+    """One side of a difference: what was asked for as a whole is not told in all its parts."""
+    return "none" if value is ABSENT else "it" if isinstance(value, dict) else repr(value)
 
 
 def read_fingerprint(path: Path) -> dict[str, Any] | None:

@@ -8,12 +8,14 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xnowcast import verify
+from xnowcast import storage, verify
+from xnowcast.archive.store import differences, in_words
 from xnowcast.verify.contingency import COUNTS, ratio
 from xnowcast.verify.deterministic import CORRELATION_SUMS, mean
 from xnowcast.verify.deterministic import SUMS as ERROR_SUMS
@@ -163,13 +165,15 @@ def kinds_in(tables: xr.Dataset) -> list[str]:
 # ---------------------------------------------------------------- scores
 
 
-def table_scores(tables: xr.Dataset, *, scores: Iterable[str] | None = None, by: Sequence[str] = ()) -> xr.Dataset:
+def table_scores(
+    tables: xr.Dataset | str | Path, *, scores: Iterable[str] | None = None, by: Sequence[str] = ()
+) -> xr.Dataset:
     """Scores of a table: sums are added up first, and scored last.
 
     Parameters
     ----------
-    tables : xarray.Dataset
-        From `xnowcast.score_archive` or `merge_tables`.
+    tables : xarray.Dataset or path
+        From `xnowcast.score_archive` or `merge_tables`, or where one is kept.
     scores : iterable of str, optional
         All that the table has sums for, by default those that `xnowcast.verify.scorecard` has.
     by : sequence of str
@@ -185,7 +189,7 @@ def table_scores(tables: xr.Dataset, *, scores: Iterable[str] | None = None, by:
     Raises
     ------
     ValueError
-        If the table has no sums for a score, or no dim that is asked for.
+        If it is no such table, or it has no sums for a score, or no dim that is asked for.
 
     Examples
     --------
@@ -195,6 +199,7 @@ def table_scores(tables: xr.Dataset, *, scores: Iterable[str] | None = None, by:
     >>> table_scores(tables, scores=["csi", "rmse"])["csi"].dims
     ('model', 'lead_time', 'threshold', 'scale')
     """
+    tables = opened(tables)
     wanted = _wanted(tables, scores)
     summed = _summed(tables, by)
     result = xr.Dataset(attrs=tables.attrs)
@@ -205,6 +210,31 @@ def table_scores(tables: xr.Dataset, *, scores: Iterable[str] | None = None, by:
     result["n_init_times"] = summed["n_init_times"]
     order = ("model", *by, "region", "lead_time", "threshold", "scale")
     return result.transpose(*dict.fromkeys(order), missing_dims="ignore")
+
+
+def opened(tables: xr.Dataset | str | Path) -> xr.Dataset:
+    """A table, read from its file where a path is given.
+
+    Parameters
+    ----------
+    tables : xarray.Dataset or path
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    ValueError
+        If it is no table of `xnowcast.score_archive`.
+    """
+    what = str(tables) if isinstance(tables, str | Path) else f"a {type(tables).__name__}"
+    if isinstance(tables, str | Path):
+        with storage.open_input(what) as found:
+            tables = found.load()
+    if not isinstance(tables, xr.Dataset) or not {STATUS, "n_init_times"} <= {*tables.variables}:
+        raise ValueError(f"{what} is no table of scores: give what xnowcast.score_archive returns or has written")
+    return tables
 
 
 def _wanted(tables: xr.Dataset, scores: Iterable[str] | None) -> list[str]:
@@ -238,12 +268,12 @@ def _summed(tables: xr.Dataset, by: Sequence[str]) -> xr.Dataset:
 # ---------------------------------------------------------------- adding up
 
 
-def merge_tables(tables: Sequence[xr.Dataset]) -> xr.Dataset:
+def merge_tables(tables: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:
     """Tables of different init times, of months or machines, as one.
 
     Parameters
     ----------
-    tables : sequence of xarray.Dataset
+    tables : sequence of xarray.Dataset or path
         From `xnowcast.score_archive`, with the same models and settings.
 
     Returns
@@ -255,20 +285,23 @@ def merge_tables(tables: Sequence[xr.Dataset]) -> xr.Dataset:
     ValueError
         If there is none, their settings differ, or an init time is in more than one.
     """
-    if not tables:
+    if isinstance(tables, str | Path | xr.Dataset):
+        raise ValueError("tables is one table: give a list of those to merge")
+    parts = [opened(table) for table in tables]
+    if not parts:
         raise ValueError("there is no table to merge")
-    first = tables[0]
-    for other in tables[1:]:
+    first = parts[0]
+    for other in parts[1:]:
         _check_alike(first, other)
-    times = np.concatenate([table["init_time"].values for table in tables])
+    times = np.concatenate([table["init_time"].values for table in parts])
     values, counts = np.unique(times, return_counts=True)
     if (counts > 1).any():
         raise ValueError(f"init time {values[counts > 1][0]:.16} is in more than one table: it would count twice")
-    blocks = np.unique(np.concatenate([table["block"].values for table in tables]))
+    blocks = np.unique(np.concatenate([table["block"].values for table in parts]))
     summed = [n for n, v in first.data_vars.items() if "block" in v.dims]
-    alike = [table[summed].reindex(block=blocks, fill_value=0) for table in tables]
+    alike = [table[summed].reindex(block=blocks, fill_value=0) for table in parts]
     total = sum(alike[1:], alike[0])
-    status = xr.concat([table[STATUS] for table in tables], "init_time").sortby("init_time")
+    status = xr.concat([table[STATUS] for table in parts], "init_time").sortby("init_time")
     merged = total.assign({STATUS: status})
     merged = merged.assign({n: v for n, v in first.data_vars.items() if n not in merged})
     for name in merged.variables:
@@ -277,17 +310,17 @@ def merge_tables(tables: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def _check_alike(one: xr.Dataset, other: xr.Dataset) -> None:
-    ours, theirs = (json.loads(table.attrs.get(SETTINGS, "{}")) for table in (one, other))
-    for key in (ours | theirs).keys() - {"init_times"}:
-        if ours.get(key) != theirs.get(key):
-            raise ValueError(f"the tables differ in {key}: {ours.get(key)!r} and {theirs.get(key)!r}")
+    ours, theirs = (json.loads(table.attrs.get(SETTINGS, "{}")) | {"init_times": None} for table in (one, other))
+    if changed := differences(ours, theirs):
+        name, first, second = changed[0]
+        raise ValueError(f"the tables differ in {name}: {in_words(first)} and {in_words(second)}")
 
 
 # ---------------------------------------------------------------- confidence
 
 
 def bootstrap_scores(
-    tables: xr.Dataset,
+    tables: xr.Dataset | str | Path,
     *,
     scores: Iterable[str] | None = None,
     samples: int = 1000,
@@ -302,8 +335,9 @@ def bootstrap_scores(
 
     Parameters
     ----------
-    tables : xarray.Dataset
-        From `xnowcast.score_archive`.
+    tables : xarray.Dataset or path
+        From `xnowcast.score_archive`, whose argument ``block`` says how long the blocks are that are drawn: a day by
+        default. Blocks that are longer than the weather lasts, such as ``block="5D"``, give wider and safer intervals.
     scores : iterable of str, optional
         As for `table_scores`.
     samples : int
@@ -324,7 +358,7 @@ def bootstrap_scores(
     Raises
     ------
     ValueError
-        If an argument is out of its range, or there is no such model or score.
+        If an argument is out of its range, it is no such table, or there is no such model or score.
 
     References
     ----------
@@ -335,6 +369,7 @@ def bootstrap_scores(
         raise ValueError(f"level is {level!r}; it must be between 0 and 1")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
         raise ValueError(f"samples is {samples!r}; it must be a whole number of 2 or more")
+    tables = opened(tables)
     models = tables["model"].values.tolist()
     if versus is not None and versus not in models:
         raise ValueError(f"versus is {versus!r}; the table has the models {', '.join(map(repr, models))}")

@@ -31,7 +31,7 @@ log = logging.getLogger("xnowcast.archive")
 
 def watch(
     folder: str | Path,
-    model: "str | ForecastModel" = "extrapolation",
+    model: "str | ForecastModel | None" = None,
     *,
     out: str | Path,
     pattern: str = "*",
@@ -94,6 +94,7 @@ def watch(
         If a folder or an argument will not do, or another watch writes to ``out``. What is wrong with a frame is
         logged, and the watch goes on.
     """
+    from xnowcast import pretrained
     from xnowcast.archive.run import LogFile, interruptible
 
     settings = {"lead_time": lead_time, "steps": steps, "members": members, "seed": seed, "variable": variable}
@@ -104,17 +105,23 @@ def watch(
     patience = (
         windows.to_timedelta(stop_when_idle, "stop_when_idle") / np.timedelta64(1, "s") if stop_when_idle else None
     )
-    _, task = planning.plan_model(forecast, model, weights, dict(options))
+
+    def planned(name: "str | ForecastModel | None") -> Any:
+        return planning.plan_model(forecast, name, weights, dict(options))
+
+    recipe, task = pretrained.first_that_fits(planned) if model is None and weights is None else planned(model)
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)
     inbox = _Inbox(source, pattern, task.input_frames + FRAMES_BESIDE)
-    desk = _Desk(target, model, settings, file_format, keep)
+    desk = _Desk(target, model, settings, file_format, keep, max(2, task.input_frames))
     target.mkdir(parents=True, exist_ok=True)
     with (
         StoreLock(target / ".watch.lock") as lock,
         LogFile(target / "watch.log"),
         interruptible("the forecast under way is") as interruption,
     ):
-        log.info("watching %s for %s with %s", source, pattern, planning.model_name(model))
+        wanted = "all files" if pattern == "*" else f"files like {pattern}"
+        name = model if isinstance(model, str) else planning.model_name(recipe)
+        log.info("watching %s for %s, to forecast with %s", source, wanted, name)
         last = time.monotonic()
         while not interruption.asked:
             lock.check()
@@ -126,7 +133,7 @@ def watch(
             if patience is not None and time.monotonic() - last > patience:
                 break
             _sleep(pause, interruption)
-        log.info("stopped after %d forecasts", desk.made)
+        log.info("stopped after %d forecast%s", desk.made, "" if desk.made == 1 else "s")
     return desk.made
 
 
@@ -235,6 +242,7 @@ class _Desk:
     settings: dict[str, Any]
     file_format: str
     keep: int | None
+    needed: int = 2  # frames of a forecast; one alone does not tell the step
     made: int = 0
     _step: np.timedelta64 | None = None  # the shortest that was seen
     _last: np.datetime64 | None = None
@@ -245,6 +253,8 @@ class _Desk:
         last = self._newest_made()
         if last is not None and newest <= last:
             return log.info("a frame came late; the newest forecast is from %.16s", np.datetime_as_string(last))
+        if len(frames) < self.needed:
+            return log.info("%d of the %d frames that a forecast needs have come", len(frames), self.needed)
         clock = str(np.datetime_as_string(newest, unit="m"))
         began = time.monotonic()
         try:
@@ -263,9 +273,7 @@ class _Desk:
     def _joined(self, frames: dict[np.datetime64, xr.Dataset]) -> xr.Dataset:
         """The frames as one dataset; a step that is longer than one seen before is a gap, and must not pass for one."""
         parts = list(frames.values())
-        time_dim = cf.find_field(parts[0], self.settings["variable"]).time if len(parts) > 1 else None
-        if time_dim is None:
-            raise ValueError(f"{len(parts)} frame has come so far; two or more are needed to know the step")
+        time_dim = cf.find_field(parts[0], self.settings["variable"]).time
         data = xr.concat(parts, time_dim, data_vars="minimal", coords="minimal", compat="override", join="exact")
         step = windows.time_axis(cf.find_field(data, self.settings["variable"]).array, time_dim).step
         if self._step is not None and step > self._step:

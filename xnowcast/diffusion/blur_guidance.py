@@ -78,6 +78,9 @@ class BlurSettings:
     centred : bool
         Shift what was sampled by whole cells until the middle of its kernel is the kernel's centre of mass. A kernel
         off its middle and a field moved the other way explain the blurry field as well, and a blur moves nothing.
+    smoothness : float
+        Cells: standard deviation of the Gaussian that makes a frame of the diffusion model's radars as smooth as one of
+        the composite at hand. What is sampled is smoothed so, and the kernel is what blurs that further.
 
     Raises
     ------
@@ -103,6 +106,7 @@ class BlurSettings:
     edges: Edges = "reflect"
     cut_off: float = 0.0
     centred: bool = True
+    smoothness: float = 0.0
 
     def __post_init__(self) -> None:
         size = self.kernel_size
@@ -116,6 +120,9 @@ class BlurSettings:
         for name in ("rho", "rho_max", "cut_off"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number of 0 or more")
+        if not 0 <= self.smoothness <= size / 4:
+            most = f"{size / 4:g}, a quarter of the kernel_size"
+            raise ValueError(f"smoothness is {self.smoothness} cells; it must be from 0 to {most}")
         if self.free_gain and self.kernel_update == "fixed":
             raise ValueError("a kernel that is not learnt has no free gain: choose another kernel_update")
         if not self.normalise and self.softmax:
@@ -174,6 +181,35 @@ def _tap_gradient(widened_spectrum: Tensor, slope: Tensor, shape: tuple[int, int
     """
     products = torch.fft.irfft2(widened_spectrum * torch.fft.rfft2(slope, s=shape).conj(), s=shape)
     return products[:, 0, :kernel_size, :kernel_size]
+
+
+def as_composite(x: Tensor, settings: BlurSettings) -> Tensor:
+    """What is sampled, 0 for dry to 1, as smooth as the composite is.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(n, 1, y, x)``, -1 for dry to 1.
+    settings : BlurSettings
+
+    Returns
+    -------
+    Tensor
+        Same shape.
+
+    Examples
+    --------
+    >>> x = torch.full((1, 1, 16, 16), -1.0)
+    >>> x[0, 0, 8, 8] = 1.0
+    >>> [round(as_composite(x, BlurSettings(smoothness=s))[0, 0, 8, 8].item(), 3) for s in (0.0, 1.0)]
+    [1.0, 0.159]
+    """
+    if settings.smoothness == 0:
+        return as_rain(x)
+    reach = settings.kernel_size // 2
+    far = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+    line = torch.softmax(-(far**2) / (2 * settings.smoothness**2), 0)
+    return blurred(as_rain(x), (line[:, None] * line).expand(len(x), -1, -1), settings.edges)
 
 
 def mean_over(values: Tensor, observed: Tensor) -> Tensor:
@@ -317,7 +353,7 @@ class BlurGuidance:
 
     def distance(self, x0: Tensor) -> Tensor:
         """Mean squared difference between the blurry field and ``x0`` blurred, both 0 to 1; ``(n,)``."""
-        again = blurred(as_rain(x0), self.kernels.taps, self.settings.edges)
+        again = blurred(as_composite(x0, self.settings), self.kernels.taps, self.settings.edges)
         return mean_over(self._missed(again) ** 2, self.observed)
 
     def correct(self, mean: Tensor, x0: Tensor, step: float) -> Tensor:
@@ -349,7 +385,7 @@ class BlurGuidance:
         taps = self.kernels.taps
         with torch.enable_grad():
             leaf = x0.detach().requires_grad_()
-            widened = _widened(as_rain(leaf), taps.shape[-1], self.settings.edges)
+            widened = _widened(as_composite(leaf, self.settings), taps.shape[-1], self.settings.edges)
         again = _convolved(widened.detach(), taps)
         distance, slope = mean_over(self._missed(again) ** 2, self.observed), self._slope(again)
         back = _convolved(F.pad(slope, (taps.shape[-1] - 1,) * 4), taps.flip(1, 2))

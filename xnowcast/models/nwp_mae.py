@@ -263,11 +263,7 @@ class NwpMae(RainClassifier):
         ValueError
             If a frozen encoder was never pre-trained, or the batch has one sample and batch norm would learn from it.
         """
-        if self.frozen and not self.begun:
-            raise ValueError(
-                "the encoder is frozen and was never pre-trained: begin from weights of the phase 'pretraining' "
-                "(start=), or let it learn with encoder='tuned'"
-            )
+        self._require_begun()
         fields = fields_of(batch)
         if self.training and len(fields) == 1:
             raise ValueError("a batch of one sample: the decoder's batch norm needs two or more, set batch_size")
@@ -278,6 +274,24 @@ class NwpMae(RainClassifier):
         if self.phase == "classes":
             return self._class_loss(maps, batch, shape)
         return self._reconstruction_loss(self._decoded(maps, shape), x, fields, hidden)
+
+    def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
+        """None: it trains without one. A run asks for it as it is planned, so what `loss` refuses is refused here.
+
+        Raises
+        ------
+        ValueError
+            If a frozen encoder was never pre-trained.
+        """
+        self._require_begun()
+        return None
+
+    def _require_begun(self) -> None:
+        if self.frozen and not self.begun:
+            raise ValueError(
+                "the encoder is frozen and was never pre-trained: begin from weights of the phase 'pretraining' "
+                "(start=), or let it learn with encoder='tuned'"
+            )
 
     def _reconstruction_loss(self, said: Tensor, x: Tensor, fields: Tensor, hidden: Tensor | None) -> Loss:
         """Over the cells that have a value; not over what was padded or missing."""

@@ -60,7 +60,7 @@ class NwpRaw:
         soft: bool = False,
     ) -> Task:
         """Reads one field of rain, on any grid."""
-        if isinstance(channels, str) or len(channels) != 1 or not is_rain(channels[0]):
+        if not isinstance(channels, list | tuple) or len(channels) != 1 or not is_rain(channels[0]):
             raise ValueError(f"channels is {channels!r}: give the name of the forecast's rain, and no other")
         check_thresholds(thresholds)
         return Task("postprocess", input_frames=1, quantity="rain_rate", min_grid=1, channels=tuple(channels))

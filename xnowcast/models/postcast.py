@@ -27,7 +27,7 @@ from xnowcast.diffusion.blur_guidance import (
     Gradient,
     KernelUpdate,
     Scale,
-    as_rain,
+    as_composite,
     blurred,
     mean_over,
 )
@@ -65,7 +65,9 @@ class PostCast(nn.Module):
         How many of them a sample takes; all by default. Strengths grow as steps become fewer.
     spacing : {"late", "even"}
         Which steps those are where they are not all: see `late_steps`, or evenly spaced ones.
-    kernel_size, scale, rho, rho_max, kernel_update, normalise, free_gain, gradient, variance_weighted, edges, centred
+    kernel_size, scale, rho, rho_max, kernel_update, normalise, free_gain, gradient, variance_weighted, edges
+        See `xnowcast.diffusion.blur_guidance.BlurSettings`.
+    centred, smoothness
         See `xnowcast.diffusion.blur_guidance.BlurSettings`.
     cut_off : float
         mm h-1. Where a blurry field is dry it may have had up to so much rain before it was cut off; 0 for none.
@@ -99,8 +101,8 @@ class PostCast(nn.Module):
 
     RUNTIME_OPTIONS = (
         *("sampling_steps", "spacing", "kernel_size", "scale", "rho", "rho_max", "kernel_update", "normalise"),
-        *("free_gain", "gradient", "variance_weighted", "edges", "cut_off", "centred", "common_noise", "tile"),
-        *("overlap", "precision"),
+        *("free_gain", "gradient", "variance_weighted", "edges", "cut_off", "centred", "smoothness", "common_noise"),
+        *("tile", "overlap", "precision"),
     )
     """What any weights can be run with."""
 
@@ -125,6 +127,7 @@ class PostCast(nn.Module):
         edges: Edges = "reflect",
         cut_off: float = 0.0,
         centred: bool = True,
+        smoothness: float = 0.0,
         common_noise: bool = False,
         tile: int | None = 256,
         overlap: int = 64,
@@ -153,6 +156,7 @@ class PostCast(nn.Module):
             edges=edges,
             cut_off=_scaled(cut_off),
             centred=centred,
+            smoothness=smoothness,
         )
         super().__init__()
         self.transform = REFLECTIVITY
@@ -182,6 +186,7 @@ class PostCast(nn.Module):
         edges: Edges = "reflect",
         cut_off: float = 0.0,
         centred: bool = True,
+        smoothness: float = 0.0,
         common_noise: bool = False,
         tile: int | None = 256,
         overlap: int = 64,
@@ -201,6 +206,7 @@ class PostCast(nn.Module):
             edges=edges,
             cut_off=_scaled(cut_off),
             centred=centred,
+            smoothness=smoothness,
         )
         choices = {"size": (size, tuple(SIZES)), "spacing": (spacing, ("late", "even"))}
         for name, (value, known) in (choices | {"precision": (precision, ("32", "bf16"))}).items():
@@ -391,7 +397,7 @@ def sharpen(
 
     start = noise.normal(*frames.shape[1:])
     sample = ancestral(guidance.watch(kept_dry), start, schedule, steps, noise, correct=guidance.correct)
-    sharp, kernels = as_rain(sample).clamp(0, 1), guidance.kernels.taps
+    sharp, kernels = as_composite(sample, settings).clamp(0, 1), guidance.kernels.taps
     if settings.centred:
         sharp, kernels = centred(sharp, kernels)
     return _checked(frames, observed, torch.where(possible, sharp, 0.0), kernels, settings.edges)

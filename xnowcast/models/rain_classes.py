@@ -191,6 +191,12 @@ def check_classes(
     channels: Sequence[str], thresholds: Sequence[float], class_weights: Sequence[float]
 ) -> tuple[str, ...]:
     """The names of the channels, if these options fit each other."""
+    if isinstance(channels, Mapping):
+        renamed = {variable: name for name, variable in channels.items()}
+        raise ValueError(
+            "channels is a mapping, and a model is told the names of its channels alone: rename the variables, "
+            f"ds.rename({renamed!r}), and they are found by those names"
+        )
     if isinstance(channels, str) or not channels or len(set(channels)) < len(channels):
         raise ValueError(f"channels is {channels!r}: give a list of different names of fields")
     classes = len(check_thresholds(thresholds)) + 1

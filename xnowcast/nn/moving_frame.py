@@ -1,4 +1,4 @@
-"""The frame that moves with the rain: what was seen is carried onto the newest frame, and what is said on to the ground."""
+"""The frame that moves with the rain: frames are carried onto the newest one, and forecasts back onto the ground."""
 
 import torch
 from torch import Tensor

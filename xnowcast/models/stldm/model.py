@@ -29,11 +29,19 @@ from xnowcast.models.base import Loss, Task, TrainingBatch
 from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
 from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
+from xnowcast.nn.moving_frame import motion_of, onto_ground, onto_newest
+from xnowcast.nn.probability_matching import matched
 from xnowcast.noise import Noise
 from xnowcast.transforms import SCALINGS
 
 KL_WEIGHT = 1e-6
 """Of the divergence of the latent frames; it appears in the published code alone."""
+
+LATENT_WEIGHT, LIKELIHOOD_WEIGHT = 0.01, 0.01
+"""In a residual model, of the error of the first estimate's latent frames and of how well its variance foretells it."""
+
+LOG_VARIANCES = (-8.0, 4.0)
+"""Bounds of the variance that a residual model gives its first estimate: dry cells are certain, but not endlessly."""
 
 DEFAULT_TILE = 512
 """Cells; for weights that do not tell what they were trained on."""
@@ -108,6 +116,15 @@ class STLDM(nn.Module):
     diffusion_weight : {"abar", "one"}
         Weight of the error of v at each step. The paper's abar has next to none where there is much noise, which is
         where the place of the rain is decided; with "one" a short training learns that sooner.
+    moving_frame : bool
+        Carry the frames that are read along the motion that they show onto the newest, and what is forecast along it
+        to where the rain will be: nothing has to learn that rain moves. The forecast is then NaN where the air comes
+        from outside the grid or from where nothing was measured.
+    window : float
+        Standard deviation, in grid cells, of the window within which the motion is taken as one.
+    residual : bool
+        The first estimate is what the translator adds to the newest frame, nothing as long as it is untrained, with
+        the variance that it expects; members are what the denoiser adds to the first estimate, in units of that.
     sampling_steps : int
         Steps of the sampler, 1 to ``diffusion_steps``.
     sampler : {"ddim", "ddpm", "dpm++2m", "heun"}
@@ -120,6 +137,14 @@ class STLDM(nn.Module):
         True draws the latent frames of the past for each member, as the published code does; False takes their mean.
     precision : {"float32", "bfloat16"}
         Of the denoiser.
+    inflation : float
+        Factor of what members of a residual model add to the first estimate; 1 is what was learnt.
+    motion_noise : float
+        Standard deviation of each member's own change of the motion, in grid cells per step along y and along x; with
+        ``moving_frame`` alone.
+    probability_matching : bool
+        Whether each forecast gets the rain rates of the newest frame, carried along the motion, in the order that it
+        has itself (`xnowcast.nn.probability_matching`); with ``moving_frame`` alone.
     tile : int, optional
         Grids wider or higher than this many cells are translated and denoised in overlapping tiles. By default those
         of the training, where the weights tell their size, else 512.
@@ -151,6 +176,9 @@ class STLDM(nn.Module):
         "return_first_estimate",
         "sampled_condition",
         "precision",
+        "inflation",
+        "motion_noise",
+        "probability_matching",
         "tile",
     )
 
@@ -169,12 +197,18 @@ class STLDM(nn.Module):
         condition_kl: float = 0.0,
         condition_dropout: float = 0.15,
         diffusion_weight: str = "abar",
+        moving_frame: bool = False,
+        window: float = 16.0,
+        residual: bool = False,
         sampling_steps: int = 20,
         sampler: str = "ddim",
         guidance: float = 1.0,
         return_first_estimate: bool = False,
         sampled_condition: bool = False,
         precision: str = "float32",
+        inflation: float = 1.0,
+        motion_noise: float = 0.0,
+        probability_matching: bool = False,
         tile: int | None = None,
     ) -> None:
         super().__init__()
@@ -189,12 +223,18 @@ class STLDM(nn.Module):
             condition_kl=condition_kl,
             condition_dropout=condition_dropout,
             diffusion_weight=diffusion_weight,
+            moving_frame=moving_frame,
+            window=window,
+            residual=residual,
             sampling_steps=sampling_steps,
             sampler=sampler,
             guidance=guidance,
             return_first_estimate=return_first_estimate,
             sampled_condition=sampled_condition,
             precision=precision,
+            inflation=inflation,
+            motion_noise=motion_noise,
+            probability_matching=probability_matching,
             tile=tile,
         )
         form = SIZES[size]
@@ -204,14 +244,21 @@ class STLDM(nn.Module):
         self.strategy, self.constraint_loss = strategy, constraint_loss
         self.condition_kl, self.condition_dropout = condition_kl, condition_dropout
         self.diffusion_weight = diffusion_weight
+        self.moving_frame, self.window, self.residual = moving_frame, window, residual
         self.sampling_steps, self.sampler, self.guidance = sampling_steps, sampler, guidance
         self.return_first_estimate, self.sampled_condition = return_first_estimate, sampled_condition
         self.precision, self._tile = precision, tile
+        self.inflation, self.motion_noise, self.probability_matching = inflation, motion_noise, probability_matching
         self.schedule = sigmoid_schedule(diffusion_steps)
 
         self.autoencoder = Autoencoder(width=form.latent, layers=form.layers)
         self.translator = Translator(
-            self.task.input_frames, self.target_frames, latent=form.latent, width=form.width, blocks=form.blocks
+            self.task.input_frames,
+            self.target_frames,
+            latent=form.latent,
+            width=form.width,
+            blocks=form.blocks,
+            residual=residual,
         )
         self.denoiser = Denoiser(
             latent=form.latent,
@@ -243,12 +290,18 @@ class STLDM(nn.Module):
         condition_kl: float = 0.0,
         condition_dropout: float = 0.15,
         diffusion_weight: str = "abar",
+        moving_frame: bool = False,
+        window: float = 16.0,
+        residual: bool = False,
         sampling_steps: int = 20,
         sampler: str = "ddim",
         guidance: float = 1.0,
         return_first_estimate: bool = False,
         sampled_condition: bool = False,
         precision: str = "float32",
+        inflation: float = 1.0,
+        motion_noise: float = 0.0,
+        probability_matching: bool = False,
         tile: int | None = None,
     ) -> Task:
         """What it reads and gives; the options are those of the class, and are checked here."""
@@ -262,6 +315,9 @@ class STLDM(nn.Module):
             "precision": (precision, ("float32", "bfloat16")),
             "return_first_estimate": (return_first_estimate, (False, True)),
             "sampled_condition": (sampled_condition, (False, True)),
+            "moving_frame": (moving_frame, (False, True)),
+            "residual": (residual, (False, True)),
+            "probability_matching": (probability_matching, (False, True)),
         }
         for name, (value, known) in choices.items():
             if value not in list(known):
@@ -282,6 +338,18 @@ class STLDM(nn.Module):
             raise ValueError(f"condition_dropout is {condition_dropout!r}: it must be a share between 0 and 1")
         if not isinstance(condition_kl, Real) or not 0 <= condition_kl < math.inf:
             raise ValueError(f"condition_kl is {condition_kl!r}: it must be a weight of 0 or more")
+        for name, value in (("inflation", inflation), ("motion_noise", motion_noise)):
+            if not isinstance(value, Real) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value!r}: it must be a number of 0 or more")
+        if not isinstance(window, Real) or not 0 < window < math.inf:
+            raise ValueError(f"window is {window!r}: it is a length in grid cells, above 0")
+        if inflation != 1 and not residual:
+            raise ValueError(f"inflation is {inflation}: it is an option of residual=True")
+        if (motion_noise or probability_matching) and not moving_frame:
+            name = "motion_noise" if motion_noise else "probability_matching"
+            raise ValueError(f"{name} was given: it is an option of moving_frame=True")
+        if moving_frame and input_frames == 1:
+            raise ValueError("input_frames is 1: motion needs at least 2 frames")
         if tile is not None and (tile % multiple or tile < 2 * multiple):
             raise ValueError(f"tile is {tile} cells: choose a multiple of {multiple}, at least {2 * multiple}")
         return Task(
@@ -289,9 +357,11 @@ class STLDM(nn.Module):
             input_frames=input_frames or form.input_frames,
             quantity=SCALINGS[scaling].quantity,
             grid_multiple=multiple,
+            min_grid=32 if moving_frame else 8,
             max_steps=target_frames or form.target_frames,
-            stochastic=sampled_condition or not return_first_estimate,
+            stochastic=sampled_condition or motion_noise > 0 or not return_first_estimate,
             trained=True,
+            coverage="advected" if moving_frame else "observed",
         )
 
     def train(self, mode: bool = True) -> "STLDM":
@@ -310,12 +380,35 @@ class STLDM(nn.Module):
         The condition of a forecast is computed once for all of its members, unless each draws its own.
         """
         self._check(frames, steps)
+        if not self.moving_frame:
+            return self._continued(frames, steps, noise)
+        rain, seen = self.transform.inverse(frames[:, :, 0]), observed[:, :, 0]
+        motion = motion_of(rain, seen, window=self.window)
+        rain, seen = onto_newest(rain, seen, motion, rain.shape[1])
+        aligned = self.transform(rain)[:, :, None]
+        said = self._continued(aligned, steps, noise)[:, :, 0].float()
+        return self._grounded(said, aligned[:, -1, 0], motion, seen[:, -1], noise)[:, :, None]
+
+    def _grounded(self, said: Tensor, newest: Tensor, motion: Tensor, seen: Tensor, noise: Noise | None) -> Tensor:
+        """What was said of some steps in the moving frame, ``(b * m, n, y, x)``, where the rain will be."""
+        if self.motion_noise:
+            source = _source(noise, len(motion))
+            said, newest, motion, seen = _for_each_member(len(source), said, newest, motion, seen)
+            motion = motion + self.motion_noise * source.normal(2, 1, 1).to(motion)
+        newest, motion, seen = _for_each_member(len(said), newest, motion, seen)
+        forecast = onto_ground(said, motion, seen)
+        if self.probability_matching:
+            forecast = matched(forecast, onto_ground(newest[:, None].expand_as(said).float(), motion, seen))
+        return forecast
+
+    def _continued(self, frames: Tensor, steps: int, noise: Noise | None) -> Tensor:
+        """What comes after the frames, where they lie."""
         mean, log_variance = self._encode(frames)
         if self.sampled_condition:
             source = _source(noise, len(frames))
-            members = len(source) // len(frames)
-            mean, log_variance = (part.repeat_interleave(members, dim=0) for part in (mean, log_variance))
+            frames, mean, log_variance = _for_each_member(len(source), frames, mean, log_variance)
             mean = mean + torch.exp(0.5 * log_variance) * source.normal(*mean.shape[1:]).to(mean)
+        newest = frames[:, -1:], mean[:, -1:]
         condition, log_variance = self._translate(mean)
         if self.return_first_estimate:
             if self.sampled_condition:
@@ -323,12 +416,30 @@ class STLDM(nn.Module):
                 condition = condition + torch.exp(0.5 * log_variance) * source.normal(*condition.shape[1:]).to(
                     condition
                 )
-            return self._decode(condition[:, :steps])
+            return self._shown(condition[:, :steps], *newest)
         source = _source(noise, len(condition))
         start = source.normal(*condition.shape[1:]).to(condition)
         visited = evenly_spaced_steps(self.schedule.length, self.sampling_steps)
         denoise = self._denoise(condition, len(source))
-        return self._decode(SAMPLERS[self.sampler](denoise, start, self.schedule, visited, source)[:, :steps])
+        latent = SAMPLERS[self.sampler](denoise, start, self.schedule, visited, source)
+        if self.residual:
+            frame, latent_frame, condition, log_variance = _for_each_member(
+                len(source), *newest, condition, log_variance
+            )
+            newest = frame, latent_frame
+            latent = condition + self.inflation * torch.exp(0.5 * log_variance) * latent
+        return self._shown(latent[:, :steps], *newest)
+
+    def _shown(self, latent: Tensor, newest: Tensor, latent_newest: Tensor) -> Tensor:
+        """The decoded frames between 0 and 1."""
+        return self._decoded(latent, newest, latent_newest).clamp(0.0, 1.0)
+
+    def _decoded(self, latent: Tensor, newest: Tensor, latent_newest: Tensor) -> Tensor:
+        """The decoded frames; a residual model adds what the autoencoder loses of the newest, fading as it learnt."""
+        if not self.residual:
+            return self._decode(latent)
+        kept = self.translator.kept[: latent.shape[1], None, None, None]
+        return self._decode(latent) + kept * (newest - self._decode(latent_newest))
 
     @property
     def tile(self) -> int:
@@ -357,9 +468,16 @@ class STLDM(nn.Module):
         windows = tile_windows(shape, tile=self._latent_tile, **self._seam, multiple=multiple)
         moments = latent.new_zeros(2, len(latent), self.target_frames, *latent.shape[2:])
         for window, weight in zip(windows, blend_weights(shape, windows, **self._seam), strict=True):
-            window(moments).add_(torch.stack(self.translator(window(latent))) * weight.to(latent))
+            window(moments).add_(torch.stack(self._estimated(window(latent))) * weight.to(latent))
         mean, log_variance = moments
         return mean, log_variance
+
+    def _estimated(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the first estimate."""
+        mean, log_variance = self.translator(latent)
+        if not self.residual:
+            return mean, log_variance
+        return latent[:, -1:] + mean, log_variance.clamp(*LOG_VARIANCES)
 
     def _denoise(self, condition: Tensor, samples: int) -> Denoise:
         """The guided denoiser of all members of these forecasts, in tiles where the grid is large."""
@@ -440,23 +558,45 @@ class STLDM(nn.Module):
             parts["reconstruction"] = _mean((self._decode(latent) - frames).square(), seen)
             parts["kl"] = _mean(gaussian_divergence(mean, log_variance), latent_seen)
         if self.strategy != "autoencoder":
-            condition, spread = self.translator(latent[:, :past])
+            if self.residual:
+                latent = mean
+            condition, spread = self._estimated(latent[:, :past])
             if "translator" in trained:
-                estimate = self._decode(_drawn(condition, spread))
-                parts["constraint"] = _mean((estimate - frames[:, past:]).square(), seen[:, past:])
-                parts["condition_kl"] = _mean(gaussian_divergence(condition, spread), latent_seen[:, past:])
+                parts |= self._estimate_losses(condition, spread, frames, latent, seen, latent_seen)
             if "denoiser" in trained:
                 # the target is detached: the diffusion trains the encoder through the condition alone
-                parts["diffusion"] = self._diffusion_loss(mean[:, past:].detach(), condition, latent_seen[:, past:])
+                target = mean[:, past:].detach()
+                if self.residual:
+                    target = ((target - condition) * torch.exp(-0.5 * spread)).detach()
+                parts["diffusion"] = self._diffusion_loss(target, condition, latent_seen[:, past:])
         if self.strategy == "C":
             parts["prior"] = _mean(self._prior_divergence(mean[:, past:]), latent_seen[:, past:])
         weights = {"kl": KL_WEIGHT, "constraint": float(self.constraint_loss), "condition_kl": self.condition_kl}
+        weights |= {"latent": LATENT_WEIGHT, "likelihood": LIKELIHOOD_WEIGHT}
         total = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return Loss(total, parts)
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
         """None: it trains without one."""
         return None
+
+    def _estimate_losses(
+        self, condition: Tensor, spread: Tensor, frames: Tensor, latent: Tensor, seen: Tensor, latent_seen: Tensor
+    ) -> dict[str, Tensor]:
+        """How far the first estimate is off, and how far from the unit normal, or the likelihood of what came."""
+        past = self.task.input_frames
+        drawn = condition if self.residual else _drawn(condition, spread)
+        estimate = self._decoded(drawn, frames[:, past - 1 : past], latent[:, past - 1 : past])
+        parts = {"constraint": _mean((estimate - frames[:, past:]).square(), seen[:, past:])}
+        if self.residual:
+            error = (condition - latent[:, past:].detach()).square()
+            # the variance follows the error, but does not weigh it: or dry cells would count most
+            surprise = 0.5 * (spread + error.detach() * torch.exp(-spread))
+            parts["latent"] = _mean(error, latent_seen[:, past:])
+            parts["likelihood"] = _mean(surprise, latent_seen[:, past:])
+        else:
+            parts["condition_kl"] = _mean(gaussian_divergence(condition, spread), latent_seen[:, past:])
+        return parts
 
     def _diffusion_loss(self, latent: Tensor, condition: Tensor, seen: Tensor) -> Tensor:
         """Equation 14, as an error of v with the weight that makes it one of eps, or with the same at all steps."""
@@ -488,12 +628,21 @@ class STLDM(nn.Module):
         multiple = self.task.grid_multiple
         below, right = (-size % multiple for size in batch.rain.shape[-2:])
         rain, seen = (F.pad(part, (0, right, 0, below)) for part in (batch.rain, batch.observed))
+        if self.moving_frame:
+            known = self.task.input_frames
+            motion = motion_of(rain[:, :known, 0], seen[:, :known, 0], window=self.window)
+            rain, seen = (part[:, :, None] for part in onto_newest(rain[:, :, 0], seen[:, :, 0], motion, known))
         return self.transform(rain), seen
 
 
 def _samples_at_once(condition: Tensor) -> int:
     cells = condition.shape[1] * condition.shape[-2] * condition.shape[-1]
     return max(1, CELLS_AT_ONCE.get(condition.device.type, MOST_CELLS_AT_ONCE) // cells)
+
+
+def _for_each_member(count: int, *parts: Tensor) -> list[Tensor]:
+    """Each forecast's part as often as it has members, the member varying fastest."""
+    return [part.repeat_interleave(count // len(part), dim=0) for part in parts]
 
 
 def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ large kernels over frames that are stacked as channels.
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -63,10 +64,19 @@ class Translator(nn.Module):
         Channels c of a latent frame.
     width, blocks : int
         Channels inside, and how many gated blocks.
+    residual : bool
+        Begin with weights that say 0 of everything, and learn by which share the newest frame's detail stays.
     """
 
     def __init__(
-        self, input_frames: int, target_frames: int, *, latent: int = 32, width: int = 512, blocks: int = 8
+        self,
+        input_frames: int,
+        target_frames: int,
+        *,
+        latent: int = 32,
+        width: int = 512,
+        blocks: int = 8,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.target_frames = target_frames
@@ -75,6 +85,12 @@ class Translator(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 _initialise(module)
+        if residual:
+            silent = nn.Conv2d(widths[-2], widths[-1], 1)
+            nn.init.zeros_(silent.weight)
+            nn.init.zeros_(cast(Tensor, silent.bias))
+            cast(GatedBlock, self.blocks[-1]).leave = silent
+            self.kept = nn.Parameter(torch.ones(target_frames))
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         moments = self.blocks(latent.flatten(1, 2).contiguous(memory_format=torch.channels_last))

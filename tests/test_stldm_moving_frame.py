@@ -1,0 +1,208 @@
+"""STLDM in the frame that moves with the rain: untrained its first estimate is extrapolation, and members add to it."""
+
+import numpy as np
+import pytest
+import torch
+
+import xnowcast
+from xnowcast import models
+from xnowcast.models.base import TrainingBatch
+from xnowcast.models.stldm import STLDM
+from xnowcast.nn.moving_frame import motion_of, onto_newest
+from xnowcast.noise import Noise, member_generator
+from xnowcast.transforms import SCALINGS
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def radar():
+    """Rain that moves and keeps its shape."""
+    return xnowcast.datasets.synthetic_radar(
+        frames=12, shape=(96, 96), seed=4, motion=(5.0, 4.0), lifetime=None, coverage=False
+    )
+
+
+def tiny(**options):
+    torch.manual_seed(0)
+    defaults = {"size": "tiny", "sampling_steps": 3, "guidance": 0.0, "moving_frame": True, "residual": True}
+    return STLDM(**(defaults | options)).eval()
+
+
+def rates(radar, count):
+    return torch.from_numpy(radar["rainfall_rate"].values[:count].astype("f4")).nan_to_num()[None, :, None]
+
+
+def past(radar, b=1):
+    rain = rates(radar, 4).repeat(b, 1, 1, 1, 1)
+    return SCALINGS["reflectivity"](rain), rain >= 0
+
+
+def noise(members, seed=0):
+    return Noise([member_generator(seed, 0, member) for member in members])
+
+
+def batch(radar):
+    rain = rates(radar, 8)
+    return TrainingBatch(rain, torch.ones_like(rain, dtype=torch.bool))
+
+
+def test_the_untrained_first_estimate_is_extrapolation(radar):
+    frames, observed = past(radar)
+    made = tiny(return_first_estimate=True).forecast(frames, observed, 4)
+    expected = models.build("extrapolation").forecast(rates(radar, 4), observed, steps=4)
+    # the scaling cuts light rain off, which moves the motion a little
+    assert float((made.isnan() != expected.isnan()).float().mean()) < 0.005 and bool(made.isnan().any())
+    both = expected.isfinite() & made.isfinite() & (expected > 1)
+    error = (SCALINGS["reflectivity"].inverse(made)[both] / expected[both]).log().abs()
+    assert float(error.median()) < 0.05
+
+
+def test_the_untrained_residual_first_estimate_is_persistence_where_nothing_moves_the_frame(radar):
+    frames, observed = past(radar)
+    made = tiny(moving_frame=False, return_first_estimate=True).forecast(frames, observed, 4)
+    torch.testing.assert_close(made, frames[:, -1:].expand_as(made), atol=1e-5, rtol=0)
+
+
+def test_the_paper_is_the_default():
+    declared = models.declare("stldm")
+    assert declared.coverage == "observed" and declared.min_grid == 8
+    model = STLDM(size="tiny")
+    assert not model.moving_frame and not model.residual
+    assert not any("kept" in name for name, _ in model.named_parameters())
+    assert models.declare("stldm", moving_frame=True).coverage == "advected"
+    assert models.declare("stldm", moving_frame=True).min_grid == 32
+
+
+def test_the_forecast_is_nan_where_the_air_comes_from_outside(radar):
+    forecast = radar.nowcast.forecast(tiny(), steps=4, members=2, seed=0).rainfall_rate
+    expected = radar.nowcast.forecast("extrapolation", steps=4).rainfall_rate
+    differ = forecast.isnull() != expected.isnull()
+    assert float(differ.mean()) < 0.005 and bool(forecast.isel(lead_time=-1).isnull().any())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"moving_frame": False}, {"residual": False}, {"motion_noise": 0.5}, {"sampled_condition": True}],
+    ids=["both", "residual", "moving", "motion noise", "sampled condition"],
+)
+def test_a_member_is_the_same_alone_and_in_any_batch(radar, options):
+    model, (frames, observed) = tiny(**options), past(radar, 2)
+    together = model.forecast(frames, observed, 4, noise([0, 1, 0, 1]))
+    alone = model.forecast(frames[1:], observed[1:], 4, noise([1]))
+    torch.testing.assert_close(alone, together[3:], atol=1e-5, rtol=1e-5, equal_nan=True)
+    assert float((together[2] - together[3]).nan_to_num().abs().mean()) > 1e-4
+
+
+def test_without_inflation_members_are_the_first_estimate(radar):
+    frames, observed = past(radar)
+    estimate = tiny(return_first_estimate=True).forecast(frames, observed, 4)
+    for inflation, low, high in ((0.0, 0.0, 1e-5), (0.5, 1e-3, 1.0)):
+        members = tiny(inflation=inflation).forecast(frames, observed, 4, noise([0, 1]))
+        apart = float((members - estimate).nan_to_num().abs().mean())
+        assert low <= apart <= high
+
+
+def test_motion_noise_displaces_members_and_more_so_later(radar):
+    frames, observed = past(radar)
+    members = tiny(inflation=0.0, motion_noise=1.0).forecast(frames, observed, 4, noise([0, 1]))
+    apart = (members[0] - members[1]).nan_to_num().abs().mean((1, 2, 3))
+    assert float(apart[0]) > 1e-3 and float(apart[3]) > 1.5 * float(apart[0])
+
+
+def test_matched_members_have_the_rain_rates_of_the_newest_frame(radar):
+    frames, observed = past(radar)
+    scale = SCALINGS["reflectivity"]
+    rain, seen = scale.inverse(frames[:, :, 0]), observed[:, :, 0]
+    still, _ = onto_newest(rain, seen, motion_of(rain, seen, window=16.0), 4)
+    model = tiny(probability_matching=True)
+    forecast = scale.inverse(model.forecast(frames, observed, 1, noise([0, 1])))
+    unmatched = scale.inverse(tiny().forecast(frames, observed, 1, noise([0, 1])))
+    for member in (0, 1):
+        known = forecast[member].isfinite()
+        assert (known == unmatched[member].isfinite()).all()
+        for q in (0.95, 0.99):
+            made, wanted = (float(field.quantile(q)) for field in (forecast[member][known], still[0, -1]))
+            assert made == pytest.approx(wanted, rel=0.1)
+
+
+@pytest.mark.parametrize("strategy", ["autoencoder", "translator", "A", "B", "C"])
+def test_the_loss_is_finite_and_reaches_what_is_trained(radar, strategy):
+    model = tiny(strategy=strategy).train()
+    loss = model.loss(batch(radar), progress=0.0)
+    loss.total.backward()
+    assert torch.isfinite(loss.total) and all(torch.isfinite(part) for part in loss.parts.values())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    reached = [p for p in trained if p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0]
+    assert len(reached) > 0
+    if strategy == "translator":
+        assert set(loss.parts) == {"constraint", "latent", "likelihood"}
+        assert model.translator.blocks[-1].leave.weight.grad.abs().max() > 0
+
+
+def test_what_was_not_measured_is_not_learnt(radar):
+    rain = rates(radar, 8)
+    seen = torch.ones_like(rain, dtype=torch.bool)
+    seen[..., :40] = False
+    other = rain.clone()
+    other[..., :40] = 0.0
+    losses = []
+    for values in (rain, other):
+        torch.manual_seed(0)
+        losses.append(tiny(strategy="translator").loss(TrainingBatch(values * seen, seen), progress=0.0).total)
+    torch.testing.assert_close(*losses)
+
+
+def test_a_short_training_of_the_translator_finds_that_rain_decays():
+    decaying = xnowcast.datasets.synthetic_radar(
+        frames=30, shape=(96, 96), seed=1, motion=(5.0, 3.0), growth=-2.0, coverage=False
+    )
+    shared = {"size": "tiny", "crop": 48, "batch_size": 2, "learning_rate": 5e-3, "validation": 0.0, "device": "cpu"}
+    shared |= {"progress": False, "keep": "last"}
+    frame = {"moving_frame": True, "residual": True}
+    first = xnowcast.train("stldm", decaying, steps=60, model_options=frame | {"strategy": "autoencoder"}, **shared)
+    model = tiny(strategy="translator")
+    model.load_state_dict(first.state_dict())
+    model = xnowcast.train(model, decaying, steps=40, **{k: v for k, v in shared.items() if k != "size"})
+    model.return_first_estimate = True
+    rain = rates(decaying, 8)
+    scale = SCALINGS["reflectivity"]
+    made = scale.inverse(model.eval().forecast(scale(rain[:, :4]), rain[:, :4] >= 0, 4))
+    held = scale.inverse(tiny(return_first_estimate=True).forecast(scale(rain[:, :4]), rain[:, :4] >= 0, 4))
+    seen = made[:, -1].isfinite() & held[:, -1].isfinite()
+    error = [float((field[:, -1] - rain[:, -1])[seen].abs().mean()) for field in (made, held)]
+    assert error[0] < 0.9 * error[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0.0}, "window is 0.0: it is a length in grid cells, above 0"),
+        ({"moving_frame": "yes"}, "moving_frame is 'yes': choose one of False, True"),
+        ({"residual": 2}, "residual is 2"),
+        ({"inflation": -1.0, "residual": True}, "inflation is -1.0: it must be a number of 0 or more"),
+        ({"inflation": 2.0}, "an option of residual=True"),
+        ({"motion_noise": 0.5}, "motion_noise was given: it is an option of moving_frame=True"),
+        ({"probability_matching": True}, "probability_matching was given"),
+        ({"moving_frame": True, "input_frames": 1}, "motion needs at least 2 frames"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(options, message):
+    for make in (models.declare, models.build):
+        with pytest.raises(ValueError, match=message):
+            make("stldm", size="tiny", **options)
+
+
+def test_an_odd_grid_and_gaps_are_forecast(radar):
+    gappy = radar.isel(y=slice(0, 70), x=slice(0, 81)).copy(deep=True)
+    gappy["rainfall_rate"][:, :20, :20] = np.nan
+    forecast = gappy.nowcast.forecast(tiny(), steps=2, members=2, seed=0).rainfall_rate
+    assert forecast.sizes["y"] == 70 and forecast.sizes["x"] == 81
+    assert bool(forecast[..., 5:10, 5:10].isnull().any()) and bool(forecast.notnull().any())

@@ -1,0 +1,183 @@
+"""Trained weights that come with the package, by name, and the models that a verb takes where nobody names one.
+
+A file ``NAME.safetensors`` beside this one is all that it takes: its name then works wherever a model's name does.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from xnowcast import models
+from xnowcast.weights import ModelCard, read_card
+
+log = logging.getLogger("xnowcast")
+
+FOLDER = Path(__file__).parent
+"""Where the files lie."""
+
+PREFERRED: dict[str, tuple[str, ...]] = {
+    "forecast": ("lagrangian", "extrapolation"),
+    "deblur": ("postcast",),
+    "downscale": ("stvd",),
+    "postprocess": ("nwp-mae", "nwp-metnet"),
+}
+"""Systems that a verb takes where nobody names one, the best first. The last of ``forecast`` runs on any data."""
+
+T = TypeVar("T")
+
+
+def names() -> list[str]:
+    """Names of the weights that ship.
+
+    A name is that of its system, or begins with it where a system has several: ``"stvd-4"`` refines by a factor of 4.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> names() == sorted(names())
+    True
+    """
+    return sorted(file.stem for file in FOLDER.glob("*.safetensors"))
+
+
+def path(name: str) -> Path:
+    """The file of some weights.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If no weights of that name ship.
+
+    Examples
+    --------
+    >>> path("rain")
+    Traceback (most recent call last):
+    ValueError: no weights ship as 'rain'; ...
+    """
+    if name not in names():
+        raise ValueError(f"no weights ship as {name!r}; there are {', '.join(names()) or 'none'}")
+    return FOLDER / f"{name}.safetensors"
+
+
+def of_system(system: str) -> dict[str, ModelCard]:
+    """Weights of a system that ship.
+
+    Parameters
+    ----------
+    system : str
+        One of `xnowcast.models.names`.
+
+    Returns
+    -------
+    dict of str to ModelCard
+        By their names.
+
+    Examples
+    --------
+    >>> of_system("persistence")
+    {}
+    """
+    cards = {name: read_card(path(name)) for name in names() if name.startswith(system)}
+    return {name: card for name, card in cards.items() if card.system == system}
+
+
+def default(verb: str) -> str:
+    """The system that a verb takes where nobody names one: the first that needs no weights or has some that ship.
+
+    Parameters
+    ----------
+    verb : {"forecast", "deblur", "downscale", "postprocess"}
+
+    Returns
+    -------
+    str
+        The first of all where none of them has weights.
+
+    Examples
+    --------
+    >>> default("deblur")
+    'postcast'
+    """
+    ready = (name for name in PREFERRED[verb] if of_system(name) or not models.declare(name).trained)
+    return next(ready, PREFERRED[verb][0])
+
+
+def first_that_fits(attempt: Callable[[str], T]) -> T:
+    """What comes of the best model that a forecast can be made with; the log says at level INFO which, and why.
+
+    Parameters
+    ----------
+    attempt : callable
+        Plans the forecast with the model of a name, and raises a ValueError where data or options do not suit it.
+
+    Returns
+    -------
+    object
+        What the first attempt gave that did not fail.
+
+    Raises
+    ------
+    ValueError
+        That of the last attempt, if all of them fail.
+    """
+    *trained, last = PREFERRED["forecast"]
+    for name in trained:
+        if name not in names():
+            continue
+        try:
+            planned = attempt(name)
+        except ValueError as error:
+            log.info("forecasts are not made with %r: %s", name, error)
+        else:
+            log.info("forecasts are made with %r, the best model that suits the data", name)
+            return planned
+    return attempt(last)
+
+
+def table() -> str:
+    """What ships, as a Markdown table: what each reads, its size, where it comes from and its scores.
+
+    Returns
+    -------
+    str
+        A line per name.
+
+    Examples
+    --------
+    >>> print(table().splitlines()[0])
+    | name | verb | step | grid | parameters | MB | trained on | licence | scores |
+    """
+    head = ("name", "verb", "step", "grid", "parameters", "MB", "trained on", "licence", "scores")
+    rows = [head, ("---",) * len(head), *(_row(name, read_card(path(name))) for name in names())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(name: str, card: ModelCard) -> tuple[str, ...]:
+    task = card.task
+    steps = [f"{step / timedelta(minutes=1):g}" for step in dict.fromkeys(task.bounds("step") or ())]
+    spacings = [f"{metres / 1000:.3g}" for metres in dict.fromkeys(task.bounds("spacing") or ())]
+    return (
+        f"`{name}`",
+        task.verb,
+        f"{' to '.join(steps)} min" if steps else "any",
+        f"{' to '.join(spacings)} km" if spacings else "any",
+        f"{card.parameters:,}",
+        f"{path(name).stat().st_size / 1e6:.2g}",
+        card.training_data,
+        card.licence,
+        ", ".join(f"{score} {value:.3g}" for score, value in card.scores.items()),
+    )
