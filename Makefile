@@ -1,5 +1,6 @@
 # make demo   the main job on the embedded data: a score table, a CF Zarr, pictures
 # make test   the whole suite: tests, doctests, README, tutorials, docs, ruff, mypy
+# make evaluate   every score of the weights that ship, from the weights and the real events
 # make docs | bench | lint | clean
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 # Pins versions that are known to work together; a bare "torch" would fetch gigabytes of GPU libraries.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test docs bench lint clean
+.PHONY: demo test evaluate docs bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/xnowcast demo --out demo
@@ -23,6 +24,9 @@ docs: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/extrapolation.py
+
+evaluate: $(VENV)/.bench
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -8,8 +8,8 @@
 Starts are spread evenly over the frames with 2 % of rain; all methods read the same five frames and are scored on the
 same cells: where the observation is finite and the trajectory of pysteps' Lucas-Kanade motion starts inside the
 coverage. A forecast that is NaN there counts as dry. Counts, errors and power are summed over starts and, of an
-ensemble, over members; ratios come last. The CRPS is the fair one; of a single forecast it is the mean absolute error. OUT gets
-scores.csv and, for the start in the middle of each event, a picture.
+ensemble, over members; ratios come last. The CRPS is the fair one; of a single forecast it is the mean absolute
+error. OUT gets scores.csv and, for the start in the middle of each event, a picture.
 """
 
 import argparse

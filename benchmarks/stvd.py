@@ -14,9 +14,9 @@ and refines stretches of the test events of `learn.py`, coarsened by --factor, i
 scored on the same cells: CRPS (of a deterministic system its mean absolute error), mean squared error of one member and
 of their mean, and over all members earth mover's distance, error of the 99.999th percentile, power over that of the
 truth in bands. "Conserved" is with the mass of the coarse rain. The lag correlation is that of what is missing from
-bicubic interpolation, from one frame to the next. The answer is how much a frame changes when the coarse frame before it is
-taken away, over how much that one changes. OUT has stvd.csv, spectra.csv, the figures, and a run folder for each model,
-which is resumed.
+bicubic interpolation, from one frame to the next. The answer is how much a frame changes when the coarse frame before
+it is taken away, over how much that one changes. OUT has stvd.csv, spectra.csv, the figures, and a run folder for each
+model, which is resumed.
 
 --seams trains the same way, and refines 32 frames of the first test event: two stretches that overlap, of many windows.
 It compares the mean absolute change from frame to frame, over that of the truth, where a window begins or ends, and

@@ -441,7 +441,7 @@ def test_a_lock_gives_signs_of_life_and_knows_when_it_was_lost(tmp_path, monkeyp
         held.check()
         holder(path, pid=99)
         time.sleep(0.2)
-        with pytest.raises(RuntimeError, match="taken over by process 99"):
+        with pytest.raises(IncompleteRun, match="taken over by process 99"):
             held.check()
     assert path.exists(), "the lock of the other is not ours to remove"
 

@@ -105,6 +105,12 @@ def test_the_forecasts_own_rain_needs_no_weights(nwp):
     np.testing.assert_allclose(soft.rainfall_rate, np.minimum(nwp.rain, 10), atol=1e-5)
 
 
+def test_the_rain_rate_of_certain_classes_is_their_least_and_says_so(nwp):
+    rate = nwp.nowcast.postprocess("nwp-raw").rainfall_rate
+    assert set(np.unique(rate)) <= set(np.float32([0.0, 0.1, 10.0]))
+    assert "not the forecast's own rain" in rate.attrs["comment"] and "at most 10 mm h-1" in rate.attrs["comment"]
+
+
 def test_labels_are_cf(nwp):
     corrected = nwp.nowcast.postprocess(Wetter())
     assert corrected.rainfall_rate.attrs["standard_name"] == "rainfall_rate"

@@ -36,5 +36,5 @@ def test_the_configuration_of_the_scores_lacks_nothing_but_its_data(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     Path("score.toml").write_text(block)
-    with pytest.raises((ValueError, OSError), match="data/hko-7/test-12min.zarr"):
+    with pytest.raises((ValueError, OSError), match=r"data/hko-7/test-12min\.zarr"):
         run_score("score.toml")

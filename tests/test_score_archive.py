@@ -234,6 +234,38 @@ def test_a_run_that_goes_on_gives_the_table_of_one_that_was_not_stopped(archive,
     assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob(".*part"))
 
 
+def test_a_refusal_tells_what_differs_and_no_more(archive, tmp_path):
+    options = {"out": tmp_path / "t.nc", "init_times": "2024-06-30T14:00", "baselines": ["persistence"]}
+    mine = {"model": Noisy(), "members": 2}
+    tables_of(archive, {"mine": mine, "other": "extrapolation"}, **options)
+    with pytest.raises(ValueError) as error:
+        tables_of(archive, {"mine": mine | {"members": 3}, "third": "extrapolation"}, **options)
+    said = str(error.value)
+    assert "t.nc was begun with models.mine.members 2, and this run has 3; " in said
+    assert "without models.third, and this run has it; with models.other, and this run has none: ask for" in said
+    assert "grid" not in said and len(said) < 400
+
+
+def test_scores_are_taken_of_a_path_and_of_nothing_but_tables(archive, tmp_path):
+    kept = tables_of(archive, out=tmp_path / "t.nc", init_times="2024-06-30T14:00")
+    xr.testing.assert_identical(table_scores(tmp_path / "t.nc").csi, table_scores(kept).csi)
+    xr.testing.assert_identical(merge_tables([str(tmp_path / "t.nc")]).events_hits, kept.events_hits)
+    assert "csi_lower" in bootstrap_scores(str(tmp_path / "t.nc"), scores="csi", samples=5)
+    with pytest.raises(ValueError, match="a Dataset is no table of scores: give what xnowcast.score_archive returns"):
+        table_scores(archive)
+    with pytest.raises(ValueError, match=r"there is no file nowhere\.nc"):
+        table_scores("nowhere.nc")
+    with pytest.raises(ValueError, match="give a list of those to merge"):
+        merge_tables(kept)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_table_in_zarr_is_written_without_complaint(archive, tmp_path):
+    kept = tables_of(archive, out=tmp_path / "t.zarr", init_times="2024-06-30T14:00")
+    assert kept.model.values.tolist() == ["persistence", "extrapolation"]
+    assert table_scores(tmp_path / "t.zarr").model.values.tolist() == ["persistence", "extrapolation"]
+
+
 def test_something_else_in_the_place_of_the_table_is_left_alone(archive, tmp_path):
     archive.to_netcdf(tmp_path / "radar.nc")
     with pytest.raises(ValueError, match="no table of score_archive"):

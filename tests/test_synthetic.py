@@ -155,6 +155,28 @@ def test_a_longer_lifetime_keeps_the_pattern_longer():
     assert lagrangian_correlations(30, "80min")["small"] > lagrangian_correlations(30, "20min")["small"] + 0.2
 
 
+def test_shear_moves_the_showers_through_the_rain():
+    """All variation within the rain is that of showers; 10 m s-1 and 5 min are 3 columns, north is towards row 0."""
+    options = {"convection": 1.0, "wet_fraction": 0.9, "lifetime": None, "motion": (0.0, 0.0), "frames": 2}
+    rain = rain_of(shear=(10.0, 10.0), **options)
+    first, second = rain[0, 3:, :-3], rain[1, :-3, 3:]
+    wet = (first > 0) & (second > 0)
+    assert wet.mean() > 0.7
+    np.testing.assert_allclose(second[wet], first[wet], atol=1e-3, rtol=0.05)
+    still = rain_of(**options)
+    np.testing.assert_array_equal(still[0], still[1])
+    np.testing.assert_array_equal(still[0], rain[0])
+
+
+def test_shear_does_not_touch_rain_without_showers():
+    np.testing.assert_array_equal(rain_of(convection=0.0, shear=(9.0, -4.0)), rain_of(convection=0.0))
+
+
+def test_shear_is_told_where_there_is_some():
+    assert synthetic_radar(frames=1, shape=(8, 8), shear=(3, -1)).attrs["synthetic_shear_m_s"] == [3.0, -1.0]
+    assert "synthetic_shear_m_s" not in synthetic_radar(frames=1, shape=(8, 8)).attrs
+
+
 def test_growth_is_the_stated_trend():
     steady, growing = rain_of(seed=2, frames=13), rain_of(seed=2, frames=13, growth=np.log(2.0))
     np.testing.assert_array_equal(growing[0], steady[0])
@@ -300,6 +322,7 @@ def test_the_default_sequence_is_quick():
         ({"seed": 1.5}, "seed is 1.5"),
         ({"motion": (1.0, np.nan)}, "give .eastward, northward. in m s-1"),
         ({"motion": (1.0,)}, "give .eastward, northward. in m s-1"),
+        ({"shear": (1.0, np.inf)}, "shear is .1.0, inf.; give .eastward, northward. in m s-1"),
         ({"rotation": np.inf}, "rotation is inf"),
         ({"growth": np.nan}, "growth is nan"),
         ({"wet_fraction": 0.0}, "wet_fraction is 0.0"),

@@ -155,10 +155,21 @@ def test_a_late_frame_brings_the_forecast_that_it_held_up(radar, tmp_path, caplo
     assert maker.made == 1 and "the newest forecast is from 2024-06-01T12:20" in caplog.text
 
 
-def test_one_frame_alone_is_waited_with(radar, tmp_path, caplog):
+def test_the_first_frames_are_waited_with_and_that_is_no_error(radar, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     maker = desk(tmp_path, members=1)
     maker.forecast_from(by_time(radar, 0))
-    assert maker.made == 0 and "needed to know the step" in caplog.text
+    assert maker.made == 0 and "1 of the 2 frames that a forecast needs have come" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
+def test_the_log_tells_what_is_watched_and_forecast_with(frames, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for pattern, told in (("*", "all files"), ("*.h5", "files like *.h5")):
+        with Watched(tmp_path, pattern=pattern, stop_when_idle="50ms"):
+            pass
+        assert f"watching {tmp_path / 'in'} for {told}, to forecast with persistence" in caplog.text
+    assert "stopped after 0 forecasts" in caplog.text
 
 
 def test_memory_does_not_grow_with_the_days(radar, tmp_path):

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _in_one_line(error: Exception) -> str:
     message = " ".join(str(error).split())
-    message = re.sub(r"\b(variable|on_gap|on_mismatch|weights|mirror)=", _as_option, message)
+    message = re.sub(r"\b(variable|on_gap|on_mismatch|weights|mirror)=(?=([\w']?))", _as_option, message)
     told = isinstance(error, ValueError | OSError | ImportError | FloatingPointError) or hasattr(error, "exit_code")
     if told and message:
         return message
@@ -64,7 +64,7 @@ def _in_one_line(error: Exception) -> str:
 
 def _as_option(argument: re.Match[str]) -> str:
     """``on_gap=`` of Python is ``--on-gap`` here."""
-    return f"--{argument[1].replace('_', '-')} "
+    return f"--{argument[1].replace('_', '-')}" + " " * bool(argument[2])  # a value may follow
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ computed alone and a longer sequence begins with the shorter one.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
 import dask.array
@@ -41,6 +41,7 @@ def synthetic_radar(
     wet_fraction: float = 0.3,
     median_rain: float = 1.0,
     convection: float = 0.3,
+    shear: tuple[float, float] = (0.0, 0.0),
     coverage: bool | Sequence[tuple[float, float, float]] = True,
     as_reflectivity: bool = False,
     zr: tuple[float, float] = (200.0, 1.6),
@@ -84,6 +85,9 @@ def synthetic_radar(
     convection : float
         How much of the variation of the rain is showers of some 10 km: 0 is smooth, widespread rain, 1 is nothing
         but cells.
+    shear : tuple of float
+        Eastward and northward motion of the showers relative to the rain as a whole, m s-1: cells drift through the
+        systems that they belong to, and grow on one side of them and decay on the other.
     coverage : bool or sequence of (x_km, y_km, radius_km)
         What the radars see, as circles around places given in km east and north of the centre. True is a network
         of three; False sees everything. Outside, values are NaN.
@@ -159,6 +163,7 @@ def synthetic_radar(
         wet_fraction=_checked_fraction(wet_fraction),
         median_rain=_checked_median(median_rain),
         convection=_checked_share(convection),
+        shear=_checked_vector(shear, "shear"),
         circles=_checked_circles(coverage, shape, spacing_km),
         zr=_checked_zr(zr) if as_reflectivity else None,
     )
@@ -229,6 +234,7 @@ class _Weather:
     wet_fraction: float
     median_rain: float
     convection: float
+    shear: tuple[float, float]
     circles: tuple[tuple[float, float, float], ...] | None
     zr: tuple[float, float] | None
 
@@ -252,7 +258,7 @@ class _Modes:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One of the two Gaussian fields that make the rain."""
+    """One of the Gaussian fields that make the rain."""
 
     number: int  # keeps their noise apart
     slope: float  # of the 2-D power spectrum; cutting off the dry part makes that of the rain flatter
@@ -372,11 +378,12 @@ def _rain_rate(weather: _Weather, systems: np.ndarray, showers: np.ndarray, seco
 
 def _frames(indices: np.ndarray, weather: _Weather) -> np.ndarray:
     """The frames with these indices. (time,) -> (time, rows, columns) float32."""
-    layers = _modes(weather, SYSTEMS), _modes(weather, SHOWERS)
+    drifting = replace(weather, motion=(weather.motion[0] + weather.shear[0], weather.motion[1] + weather.shear[1]))
+    layers = (weather, _modes(weather, SYSTEMS)), (drifting, _modes(weather, SHOWERS))
     out = np.empty((len(indices), *weather.shape), np.float32)
     for frame, index in zip(out, indices, strict=True):
         seconds = float(index) * weather.step_s
-        where, showers = (_gaussian_field(weather, modes, seconds) for modes in layers)
+        where, showers = (_gaussian_field(moving, modes, seconds) for moving, modes in layers)
         frame[:] = _rain_rate(weather, where, showers, seconds)
     if weather.zr is not None:
         a, b = weather.zr
@@ -537,6 +544,7 @@ def _truth(weather: _Weather) -> dict[str, Any]:
         "synthetic_growth_per_h": weather.growth,
         "synthetic_wet_fraction": weather.wet_fraction,
         "synthetic_convection": weather.convection,
+        **({"synthetic_shear_m_s": list(weather.shear)} if any(weather.shear) else {}),
     }
 
 
@@ -591,9 +599,13 @@ def _checked_motion(motion: tuple[float, float] | None, seed: int) -> tuple[floa
     if motion is None:
         speed, direction = 5.0 + 10.0 * _draw(seed, 0), 2.0 * np.pi * _draw(seed, 1)
         return round(speed * float(np.cos(direction)), 2), round(speed * float(np.sin(direction)), 2)
-    if len(motion) != 2 or not np.isfinite(motion).all():
-        raise ValueError(f"motion is {motion!r}; give (eastward, northward) in m s-1.")
-    return float(motion[0]), float(motion[1])
+    return _checked_vector(motion, "motion")
+
+
+def _checked_vector(vector: tuple[float, float], name: str) -> tuple[float, float]:
+    if len(vector) != 2 or not np.isfinite(vector).all():
+        raise ValueError(f"{name} is {vector!r}; give (eastward, northward) in m s-1.")
+    return float(vector[0]), float(vector[1])
 
 
 def _checked_fraction(wet_fraction: float) -> float:

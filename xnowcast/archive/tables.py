@@ -232,7 +232,7 @@ def opened(tables: xr.Dataset | str | Path) -> xr.Dataset:
     if isinstance(tables, str | Path):
         with storage.open_input(what) as found:
             tables = found.load()
-    if not isinstance(tables, xr.Dataset) or not {STATUS, "n_init_times"} <= {*tables.variables}:
+    if not isinstance(tables, xr.Dataset) or not {"block", "n_init_times"} <= {*tables.variables}:
         raise ValueError(f"{what} is no table of scores: give what xnowcast.score_archive returns or has written")
     return tables
 
