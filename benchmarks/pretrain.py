@@ -113,20 +113,21 @@ def postcast(options: Any) -> Any:
         validation_crops=64,
         device=options.device,
         size="small",
+        sampling_steps=50,
     )
 
 
 def stvd_4(options: Any) -> Any:
     """4 km to 1 km; 0.55 s a step on one core."""
-    return _stvd(options, factor=4, crop=64, batch_size=4)
+    return _stvd(options, factor=4, steps=600, crop=64, batch_size=4)
 
 
 def stvd_8(options: Any) -> Any:
     """8 km to 1 km; 0.65 s a step on one core."""
-    return _stvd(options, factor=8, crop=80, batch_size=3)
+    return _stvd(options, factor=8, steps=450, crop=80, batch_size=3)
 
 
-def _stvd(options: Any, factor: int, crop: int, batch_size: int) -> Any:
+def _stvd(options: Any, factor: int, steps: int, crop: int, batch_size: int) -> Any:
     """Half of the real frames as they are, half softened: the coarse rain has to tell how smooth the fine one is."""
     finland, netherlands = (softened(event) for event in radar(options.data))
     soft = [softened(tiles(options.data, every=9)), finland, finland, netherlands]
@@ -135,7 +136,7 @@ def _stvd(options: Any, factor: int, crop: int, batch_size: int) -> Any:
         [*single_frames(options.data), *soft],
         out=options.out,
         resume=True,
-        steps=options.steps or 600,
+        steps=options.steps or steps,
         batch_size=batch_size,
         crop=crop,
         learning_rate=1e-3,
@@ -151,6 +152,7 @@ def _stvd(options: Any, factor: int, crop: int, batch_size: int) -> Any:
         frames=1,
         eps=0.1,
         aux_mse_weight=1.0,
+        sampling_steps=10,
     )
 
 

@@ -1,7 +1,7 @@
 """How real the synthetic radar is: the same figures of synthetic sequences and of real events, side by side.
 
     OMP_NUM_THREADS=1 python benchmarks/synthetic.py [--data ../shared/data] [--starts 6]
-    python benchmarks/synthetic.py --option rotation=6 --option "lifetime='15min'"   # beside the defaults
+    python benchmarks/synthetic.py --option rotation=6 --option "shear=(5,0)"   # beside the defaults of synthetic_radar
 
 Everything is measured on the middle 384 x 384 km, spectra on the middle 256. What grows and decays is looked at in the
 frame that moves with the rain (`xnowcast.nn.moving_frame`), along the motion that a forecaster would have found in the

@@ -251,7 +251,7 @@ def test_scores_are_taken_of_a_path_and_of_nothing_but_tables(archive, tmp_path)
     xr.testing.assert_identical(table_scores(tmp_path / "t.nc").csi, table_scores(kept).csi)
     xr.testing.assert_identical(merge_tables([str(tmp_path / "t.nc")]).events_hits, kept.events_hits)
     assert "csi_lower" in bootstrap_scores(str(tmp_path / "t.nc"), scores="csi", samples=5)
-    with pytest.raises(ValueError, match="a Dataset is no table of scores: give what xnowcast.score_archive returns"):
+    with pytest.raises(ValueError, match=r"a Dataset is no table of scores: give what xnowcast\.score_archive"):
         table_scores(archive)
     with pytest.raises(ValueError, match=r"there is no file nowhere\.nc"):
         table_scores("nowhere.nc")

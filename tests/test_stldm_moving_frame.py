@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import xnowcast
-from xnowcast import models
+from xnowcast import models, verify
 from xnowcast.models.base import TrainingBatch
 from xnowcast.models.stldm import STLDM
 from xnowcast.nn.moving_frame import motion_of, onto_newest
@@ -206,3 +207,16 @@ def test_an_odd_grid_and_gaps_are_forecast(radar):
     forecast = gappy.nowcast.forecast(tiny(), steps=2, members=2, seed=0).rainfall_rate
     assert forecast.sizes["y"] == 70 and forecast.sizes["x"] == 81
     assert bool(forecast[..., 5:10, 5:10].isnull().any()) and bool(forecast.notnull().any())
+
+
+def test_members_of_the_weights_that_ship_beat_extrapolation_where_they_never_learnt(shared_data):
+    rain = xnowcast.rain_rate(xr.open_dataset(shared_data / "mch_20160711.nc"))[12:23, 192:320, 227:355].load()
+    start = rain.time.values[4]
+    members = rain.nowcast.forecast("stldm", members=6, steps=6, init_times=[start], seed=0)
+    single = rain.nowcast.forecast("extrapolation", steps=6, init_times=[start])
+    observed = verify.align_observations(rain, single)
+    known = members.notnull().all("member") & single.notnull()
+    crps = float(verify.crps_ensemble(observed, members.where(known)).mean())
+    assert crps < 0.85 * float(verify.mae(observed, single.where(known)).mean())
+    spread = members.where(known).std("member").mean(members.dims[-2:]).values.ravel()
+    assert spread[-1] > spread[0] > 0

@@ -87,6 +87,15 @@ def test_parameters_for_precipitation_alone():
     assert count(many) == 17_328_001 + 22_661_377
 
 
+@pytest.mark.parametrize(
+    ("size", "parts"), [("small", (3_079_649, 4_053_313)), ("light", (838_897, 1_087_137)), ("tiny", (173_137, 250_321))]
+)
+def test_smaller_sizes_have_the_parameters_that_are_documented(size, parts):
+    with torch.device("meta"):
+        model = STVD(size=size)
+    assert (count(model.downscaler), count(model.denoiser)) == parts
+
+
 def test_parameters_of_small_networks():
     with torch.device("meta"):
         toy, wide, narrow = (

@@ -165,9 +165,11 @@ def explain(
     ----------
     Selvaraju et al. (2017), doi:10.1109/ICCV.2017.74
     """
-    from xnowcast import engine
+    from xnowcast import engine, pretrained
     from xnowcast.engine.fields import postprocess_array
 
+    if model is None and weights is None:
+        model = pretrained.default("explain")
     recipe, task = planning.plan_model(postprocess, model, weights, options)
     thresholds = _thresholds(recipe)
     number = _category_number(category, thresholds)

@@ -138,10 +138,12 @@ def synthetic_radar(
 
     What differs from real radar: statistics are the same everywhere and at every hour (no orography, no life cycle
     of a single storm, no squall line that holds its shape); the spectrum is flat beyond about 250 km, or three
-    quarters of a smaller grid; rain does not die out as a whole; all scales move with one wind; and there is no
-    clutter, attenuation, beam blocking, bright band or rounding. Skill on it says that a method works, not how good
-    it is. The field repeats itself when rain has travelled one and a half times the width of the grid, by when its
-    own changes have made it another, unless ``lifetime`` is None.
+    quarters of a smaller grid; rain does not set in or die out as a whole; the motion is one wind for all places
+    and scales, but for ``rotation`` and ``shear``, and never changes; heavy rain hardly comes out of dry air; and
+    there is no clutter, attenuation, beam blocking, bright band or rounding. The page on datasets compares more
+    figures, with and without these options. Skill on it says that a method works, not how good it is. The field
+    repeats itself when rain has travelled one and a half times the width of the grid, by when its own changes have
+    made it another, unless ``lifetime`` is None.
 
     Examples
     --------
@@ -191,7 +193,8 @@ def synthetic_motion(radar: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``eastward_motion`` and ``northward_motion`` in m s-1, float64, dims (y, x), constant in time.
+        ``eastward_motion`` and ``northward_motion`` in m s-1, float64, dims (y, x), constant in time. Showers have the
+        ``shear`` on top.
 
     Raises
     ------

@@ -21,7 +21,8 @@ PREFERRED: dict[str, tuple[str, ...]] = {
     "forecast": ("lagrangian", "extrapolation"),
     "deblur": ("postcast",),
     "downscale": ("stvd",),
-    "postprocess": ("nwp-mae", "nwp-metnet"),
+    "postprocess": ("nwp-raw",),  # those that ship learnt from synthetic forecasts: who takes one has to name it
+    "explain": ("nwp-mae",),
 }
 """Systems that a verb takes where nobody names one, the best first. The last of ``forecast`` runs on any data."""
 
@@ -100,7 +101,7 @@ def default(verb: str) -> str:
 
     Parameters
     ----------
-    verb : {"forecast", "deblur", "downscale", "postprocess"}
+    verb : {"forecast", "deblur", "downscale", "postprocess", "explain"}
 
     Returns
     -------
