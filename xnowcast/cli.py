@@ -484,7 +484,7 @@ def _add_demo(commands: Any) -> None:
     command = _command(commands, "demo", _demo, "Forecast, score and plot an event from end to end.")
     command.add_argument("--data", default="synthetic", help="a dataset's name or a file; synthetic by default")
     command.add_argument("--out", default="demo", help="folder for the forecast, the scores and the pictures")
-    command.add_argument("--model", default="extrapolation", help="the model that is drawn; extrapolation")
+    command.add_argument("--model", help="the model that is drawn; by default the best that ships for the data")
     command.add_argument("--variable", help="the field, where a file has more than one")
 
 

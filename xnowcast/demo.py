@@ -15,7 +15,7 @@ LEAD_TIME = "60min"
 
 
 def run(
-    data: str = "synthetic", out: str | Path = "demo", model: str = "extrapolation", *, variable: str | None = None
+    data: str = "synthetic", out: str | Path = "demo", model: str | None = None, *, variable: str | None = None
 ) -> Path:
     """Forecast every half hour of an event, score the model beside the baselines, write the forecast and pictures.
 
@@ -25,8 +25,8 @@ def run(
         Name of a dataset (``xnowcast datasets``) or path of a file.
     out : str or pathlib.Path
         Folder for the results; made if it is missing, files of an earlier run are replaced.
-    model : str
-        Any model that forecasts.
+    model : str, optional
+        Any model that forecasts; by default the one that `xnowcast.forecast` takes for these data.
     variable : str, optional
         Name of the field where the event has more than one.
 
@@ -45,6 +45,8 @@ def run(
         raise ValueError(f"{folder} is a file; the demo writes into a folder: name another with --out")
     radar = one_field(open_event(data), variable)
     folder.mkdir(parents=True, exist_ok=True)
+    if model is None:
+        model = radar.chunk().nowcast.forecast(lead_time=LEAD_TIME).attrs["nowcast_model"]
     starts = verifiable_init_times(radar, model)
     count = f"{len(starts)} forecast{'s' * (len(starts) > 1)}"
     print(f"{data}: {count} of {LEAD_TIME}, from {starts[0]:%Y-%m-%d %H:%M} to {starts[-1]:%H:%M} UTC\n")

@@ -93,7 +93,7 @@ def sharpened(options):
     """A smooth forecast, the same sharpened, and what came."""
     radar = showers(shape=(128, 128))
     smooth = radar.nowcast.forecast(lead_time="30min", init_times=START, progress=False).isel(lead_time=[5]).load()
-    sharp = smooth.nowcast.deblur("postcast", sampling_steps=100, seed=0, progress=False)
+    sharp = smooth.nowcast.deblur("postcast", sampling_steps=60, kernel_size=17, seed=0, progress=False)
     observed = radar.rainfall_rate.sel(time=smooth.valid_time.squeeze())
     return stamps({"forecast": smooth.rainfall_rate, "sharpened": sharp.rainfall_rate, "observed": observed})
 
@@ -103,7 +103,7 @@ def finer(options):
     radar = showers(frames=1, shape=(128, 128), coverage=False)
     coarse = radar.nowcast.coarsen(4)
     fine = coarse.nowcast.downscale(
-        "stvd", factor=4, members=2, sampling_steps=20, conserve=True, seed=0, progress=False
+        "stvd", factor=4, members=2, sampling_steps=12, conserve=True, seed=0, progress=False
     ).load()
     drawn = {f"member {n}": fine.rainfall_rate.sel(member=n) for n in (0, 1)}
     bicubic = coarse.nowcast.downscale("bicubic", factor=4)
