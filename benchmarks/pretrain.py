@@ -152,7 +152,8 @@ def _stvd(options: Any, factor: int, steps: int, crop: int, batch_size: int) -> 
         frames=1,
         eps=0.1,
         aux_mse_weight=1.0,
-        sampling_steps=10,
+        sampler="dpm++2m",
+        sampling_steps=6,
     )
 
 

@@ -88,7 +88,8 @@ def test_parameters_for_precipitation_alone():
 
 
 @pytest.mark.parametrize(
-    ("size", "parts"), [("small", (3_079_649, 4_053_313)), ("light", (838_897, 1_087_137)), ("tiny", (173_137, 250_321))]
+    ("size", "parts"),
+    [("small", (3_079_649, 4_053_313)), ("light", (838_897, 1_087_137)), ("tiny", (173_137, 250_321))],
 )
 def test_smaller_sizes_have_the_parameters_that_are_documented(size, parts):
     with torch.device("meta"):
