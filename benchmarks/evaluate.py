@@ -43,7 +43,7 @@ def events(options):
         rain = xnowcast.rain_rate(xr.open_dataset(options.data / f"{name}.nc")).load()
         rain = rain.isel(time=slice(None, None, options.every))
         if options.coarsen > 1:
-            rain = rain.nowcast.coarsen(options.coarsen)
+            rain = rain.nowcast.coarsen(options.coarsen, boundary="trim")
         rows, columns = (slice(max(0, (n - options.size) // 2), (n + options.size) // 2) for n in rain.shape[1:])
         yield name, rain[:, rows, columns]
 
@@ -51,6 +51,11 @@ def events(options):
 def step_of(rain):
     """Minutes between frames."""
     return float((rain.time[1] - rain.time[0]) / np.timedelta64(60, "s"))
+
+
+def spacing_km(rain):
+    """Distance of neighbouring cells, the mean of both directions."""
+    return float(np.mean([abs(rain[d][1] - rain[d][0]) for d in rain.dims[-2:]])) / 1000
 
 
 # ---------------------------------------------------------------- forecasts
@@ -100,7 +105,7 @@ def forecasts_of(rain, start, steps, options):
     """Forecasts by method, where cells are scored by lead time, and the seconds that each took."""
     raw = rain.values[start - FRAMES + 1 : start + 1]
     frames, minutes = np.nan_to_num(raw), step_of(rain)
-    km = float(np.mean(np.abs([np.diff(rain[d])[0] for d in rain.dims[1:]]))) / 1000
+    km = spacing_km(rain)
     motion = pysteps_motion(frames)
     seen = np.where(np.isnan(raw[-1]), np.nan, 1.0)
     inside = np.isfinite(pysteps_extrapolate(seen, motion, steps, interp_order=0, allow_nonfinite_values=True))
@@ -122,10 +127,9 @@ def sums_of(forecast, observed):
     """What scores are taken of, for one lead time; they can be added up."""
     dims = list(observed.dims)
     members = ["member"] if "member" in forecast.dims else []
-    sums = {
-        "counts": verify.contingency_table(observed, forecast, thresholds=THRESHOLDS, dim=[*members, *dims]),
-        "power": verify.spectrum_sums(observed, forecast, window="hann", dim=members or None),
-    }
+    sums = {"counts": verify.contingency_table(observed, forecast, thresholds=THRESHOLDS, dim=[*members, *dims])}
+    if spacing_km(observed) <= BAND[0] / 2:
+        sums["power"] = verify.spectrum_sums(observed, forecast, window="hann", dim=members or None)
     if members:
         sums["crps"] = verify.crps_sums(observed, forecast, dim=dims, fair=True)
     else:
@@ -138,7 +142,8 @@ def row_of(sums):
     row = {f"CSI {threshold:g}": float(csi.sel(threshold=threshold)) for threshold in THRESHOLDS}
     score = verify.crps_ensemble(sums["crps"]) if "crps" in sums else verify.mae(sums["error"])
     row["CRPS or MAE"] = float(score)
-    return row | {"power": float(verify.spectral_ratio(sums["power"], bands=[BAND]).squeeze())}
+    power = verify.spectral_ratio(sums["power"], bands=[BAND]).squeeze() if "power" in sums else np.nan
+    return row | {"power": float(power)}
 
 
 def scores_of_event(name, rain, options):

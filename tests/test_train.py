@@ -710,12 +710,13 @@ def test_mixed_data_make_a_model_for_all_that_lies_between():
     least, greatest = model.task.bounds("spacing")
     assert greatest == pytest.approx(2 * least, rel=0.01)
     assert model.card.task == model.task
-    assert "0:05:00 to 0:10:00" in model.card.reads and f"at {least / 1000:g} to {greatest / 1000:g} km" in model.card.reads
+    assert "0:05:00 to 0:10:00" in model.card.reads
+    assert f"at {least / 1000:g} to {greatest / 1000:g} km" in model.card.reads
     between = radar(seed=4, frames=8, step="6min")
     assert between.nowcast.forecast(model, steps=2).sizes["lead_time"] == 2
     with pytest.raises(ValueError, match="steps of 5 to 10 min, and the data have 15 min"):
         radar(seed=4, frames=8, step="15min").nowcast.forecast(model, steps=2)
-    with pytest.raises(ValueError, match="grid of .* to .* km"):
+    with pytest.raises(ValueError, match=r"grid of .* to .* km"):
         radar(seed=4, frames=8).nowcast.coarsen(4).nowcast.forecast(model, steps=2)
 
 

@@ -48,8 +48,8 @@ def postprocess(
         field is corrected by itself.
     model : str or PostprocessModel, optional
         Name of a system, path of a weights file, or a model in memory. ``"nwp-raw"`` needs no weights: it sorts the
-        forecast's own rain into classes, and is the default. The weights of ``"nwp-mae"`` and ``"nwp-metnet"`` that ship
-        learnt from synthetic forecasts.
+        forecast's own rain into classes, and is the default. The weights of ``"nwp-mae"`` and ``"nwp-metnet"`` that
+        ship learnt from synthetic forecasts.
     channels : mapping, optional
         Variables of those channels that standard names and levels do not tell:
         ``{"air_temperature at 850 hPa": "T850"}``.

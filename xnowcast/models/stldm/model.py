@@ -142,9 +142,10 @@ class STLDM(nn.Module):
     motion_noise : float
         Standard deviation of each member's own change of the motion, in grid cells per step along y and along x; with
         ``moving_frame`` alone.
-    probability_matching : bool
-        Whether each forecast gets the rain rates of the newest frame, carried along the motion, in the order that it
-        has itself (`xnowcast.nn.probability_matching`); with ``moving_frame`` alone.
+    probability_matching : float
+        How far each forecast goes towards the rain rates of the newest frame, carried along the motion, in the order
+        that it has itself (`xnowcast.nn.probability_matching`): 0 keeps its own, 1 takes those; with ``moving_frame``
+        alone.
     tile : int, optional
         Grids wider or higher than this many cells are translated and denoised in overlapping tiles. By default those
         of the training, where the weights tell their size, else 512.
@@ -208,7 +209,7 @@ class STLDM(nn.Module):
         precision: str = "float32",
         inflation: float = 1.0,
         motion_noise: float = 0.0,
-        probability_matching: bool = False,
+        probability_matching: float = 0.0,
         tile: int | None = None,
     ) -> None:
         super().__init__()
@@ -301,7 +302,7 @@ class STLDM(nn.Module):
         precision: str = "float32",
         inflation: float = 1.0,
         motion_noise: float = 0.0,
-        probability_matching: bool = False,
+        probability_matching: float = 0.0,
         tile: int | None = None,
     ) -> Task:
         """What it reads and gives; the options are those of the class, and are checked here."""
@@ -317,7 +318,6 @@ class STLDM(nn.Module):
             "sampled_condition": (sampled_condition, (False, True)),
             "moving_frame": (moving_frame, (False, True)),
             "residual": (residual, (False, True)),
-            "probability_matching": (probability_matching, (False, True)),
         }
         for name, (value, known) in choices.items():
             if value not in list(known):
@@ -341,6 +341,8 @@ class STLDM(nn.Module):
         for name, value in (("inflation", inflation), ("motion_noise", motion_noise)):
             if not isinstance(value, Real) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value!r}: it must be a number of 0 or more")
+        if not isinstance(probability_matching, Real) or not 0 <= probability_matching <= 1:
+            raise ValueError(f"probability_matching is {probability_matching!r}: it must be a share between 0 and 1")
         if not isinstance(window, Real) or not 0 < window < math.inf:
             raise ValueError(f"window is {window!r}: it is a length in grid cells, above 0")
         if inflation != 1 and not residual:
@@ -398,7 +400,8 @@ class STLDM(nn.Module):
         newest, motion, seen = _for_each_member(len(said), newest, motion, seen)
         forecast = onto_ground(said, motion, seen)
         if self.probability_matching:
-            forecast = matched(forecast, onto_ground(newest[:, None].expand_as(said).float(), motion, seen))
+            carried = onto_ground(newest[:, None].expand_as(said).float(), motion, seen)
+            forecast = torch.lerp(forecast, matched(forecast, carried), float(self.probability_matching))
         return forecast
 
     def _continued(self, frames: Tensor, steps: int, noise: Noise | None) -> Tensor:
