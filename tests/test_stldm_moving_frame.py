@@ -123,7 +123,7 @@ def test_matched_members_have_the_rain_rates_of_the_newest_frame(radar):
     scale = SCALINGS["reflectivity"]
     rain, seen = scale.inverse(frames[:, :, 0]), observed[:, :, 0]
     still, _ = onto_newest(rain, seen, motion_of(rain, seen, window=16.0), 4)
-    model = tiny(probability_matching=True)
+    model = tiny(probability_matching=1.0)
     forecast = scale.inverse(model.forecast(frames, observed, 1, noise([0, 1])))
     unmatched = scale.inverse(tiny().forecast(frames, observed, 1, noise([0, 1])))
     for member in (0, 1):
@@ -191,7 +191,8 @@ def test_a_short_training_of_the_translator_finds_that_rain_decays():
         ({"inflation": -1.0, "residual": True}, "inflation is -1.0: it must be a number of 0 or more"),
         ({"inflation": 2.0}, "an option of residual=True"),
         ({"motion_noise": 0.5}, "motion_noise was given: it is an option of moving_frame=True"),
-        ({"probability_matching": True}, "probability_matching was given"),
+        ({"probability_matching": 1.0}, "probability_matching was given"),
+        ({"probability_matching": 1.5, "moving_frame": True}, "a share between 0 and 1"),
         ({"moving_frame": True, "input_frames": 1}, "motion needs at least 2 frames"),
     ],
 )
