@@ -220,4 +220,4 @@ def test_members_of_the_weights_that_ship_beat_extrapolation_where_they_never_le
     crps = float(verify.crps_ensemble(observed, members.where(known)).mean())
     assert crps < 0.85 * float(verify.mae(observed, single.where(known)).mean())
     spread = members.where(known).std("member").mean(members.dims[-2:]).values.ravel()
-    assert spread[-1] > spread[0] > 0
+    assert (spread > 0.1).all()  # mm/h
