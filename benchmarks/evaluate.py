@@ -1,7 +1,8 @@
 """Shipped forecasting weights against pysteps and the baselines, on events of countries that they never saw.
 
-    python benchmarks/evaluate.py                             # half an hour on one CPU core; STEPS is most of it
-    python benchmarks/evaluate.py --without steps stldm       # four minutes
+    python benchmarks/evaluate.py                             # a quarter of an hour on one core, most of it STEPS
+    python benchmarks/evaluate.py --only stldm steps --size 256 --starts 3      # members: ten minutes
+    python benchmarks/evaluate.py --post-processors           # on synthetic forecasts
     python benchmarks/evaluate.py --only lagrangian --weights lagrangian=runs/mine/model.safetensors
     python benchmarks/evaluate.py --every 2 --coarsen 2       # other steps and grid spacings
 
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from extrapolation import choose_starts, pysteps_extrapolate, pysteps_motion
-from pretrain import TESTING
+from pretrain import TESTING, nwp_scores
 
 import xnowcast
 from xnowcast import verify
@@ -33,7 +34,7 @@ BAND = (4.0, 8.0)  # km
 FRAMES = 5
 MEMBERS = 10
 PYSTEPS = ("lk", "sprog", "steps")
-OURS = ("persistence", "extrapolation", "lagrangian", "stldm")
+METHODS = ("persistence", "extrapolation", "lagrangian", *PYSTEPS)
 DRY = -15.0  # dB, of what is below 0.1 mm/h
 
 
@@ -201,15 +202,18 @@ def main():
     parser.add_argument("--size", type=int, default=512, help="cells of the middle that is used, along y and x")
     parser.add_argument("--every", type=int, default=1, help="of the frames that are used")
     parser.add_argument("--coarsen", type=int, default=1)
-    parser.add_argument("--only", nargs="+", default=[], choices=(*OURS, *PYSTEPS))
-    parser.add_argument("--without", nargs="+", default=[], choices=(*OURS, *PYSTEPS))
+    parser.add_argument("--only", nargs="+", default=METHODS, choices=(*METHODS, "stldm"), dest="methods")
+    parser.add_argument("--post-processors", action="store_true", help="score those, and no radar forecasts")
     parser.add_argument("--weights", nargs="+", default=[], metavar="METHOD=PATH", help="instead of those that ship")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    if options.post_processors:
+        scores = {name: nwp_scores(xnowcast.load(name)) for name in ("nwp-mae", "nwp-metnet")}
+        print(pd.DataFrame(scores).round(3).to_string())
+        return
     if not options.data.is_dir():
         raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")
     options.weights = dict(given.split("=", 1) for given in options.weights)
-    options.methods = [m for m in (options.only or (*OURS, *PYSTEPS)) if m not in options.without]
     options.out.mkdir(parents=True, exist_ok=True)
     found = []
     for name, rain in events(options):
