@@ -2,7 +2,8 @@
 
     python benchmarks/cards.py            # after: make evaluate
 
-The scores by event lie in benchmarks/results/forecast.csv, a copy of what `evaluate.py` left in runs/evaluate.
+The scores by event lie in benchmarks/results: copies of what `make evaluate` left in runs/evaluate and in
+runs/evaluate_members.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import xnowcast
 from xnowcast import pretrained
 
 HERE = Path(__file__).resolve().parent
-SCORES = HERE / "results" / "forecast.csv"
+SCORES, MEMBERS = HERE / "results" / "forecast.csv", HERE / "results" / "members.csv"
 PAGE = HERE.parent / "docs" / "model_cards.md"
 
 INTRODUCTION = """# Model cards
@@ -31,6 +32,11 @@ cells; Lucas-Kanade extrapolation (`lk`), S-PROG and STEPS are those of pysteps 
 have ten members, each judged as a forecast of its own but for the CRPS, which is the fair one; in its column single
 forecasts have their mean absolute error. CSI at thresholds in mm/h; power is that at 4 to 8 km over the observed.
 The weights were trained in other countries and years.
+"""
+
+ENSEMBLES = """## Ensembles by event
+
+The same for ten members of STLDM and of STEPS, on the middle 256 x 256 cells and three starts of each event.
 """
 
 MORE = {
@@ -83,6 +89,8 @@ def page():
     if SCORES.exists():
         scores = pd.read_csv(SCORES)
         parts += [FORECASTS, *by_event(scores)]
+    if MEMBERS.exists():
+        parts += [ENSEMBLES, *by_event(pd.read_csv(MEMBERS))]
     return "\n".join(parts)
 
 

@@ -482,7 +482,7 @@ def test_wrong_fields_are_named():
     radar = sequence()
     with pytest.raises(ValueError, match="no ensemble"):
         plots.plot(forecast_of(radar), member="probability", threshold=1.0)
-    with pytest.raises(ValueError, match="has no lead_time; a sequence with a time axis is drawn by plot_field"):
+    with pytest.raises(ValueError, match="has no lead_time; a sequence with a time axis is drawn alone"):
         plots.plot(radar, radar)
     with pytest.raises(ValueError, match="16 x 20 cells, the forecast 16 x 24"):
         plots.plot(forecast_of(radar), radar.isel(x=slice(0, 20)))

@@ -181,6 +181,7 @@ def _pick(obj: xr.Dataset | xr.DataArray, variable: Hashable | None) -> xr.DataA
         raise ValueError(
             "there is no precipitation field: no variable has a standard_name such as 'rainfall_rate' or "
             f"'equivalent_reflectivity_factor'. Choose one with variable=; there are: {_listed(obj.data_vars)}"
+            f"{'' if obj.data_vars else '; raw radar files are opened with engine=' + repr('xnowcast')}"
         )
     return obj[found[0]]
 

@@ -243,7 +243,8 @@ def member_numbers(task: "Task", model: Any, members: int | None) -> range | Non
         return range(10 if members is None else int(members))
     if members is not None and members > 1:
         raise ValueError(
-            f"{model_name(model)!r} is deterministic: all of the {members} members would be the same; leave members out"
+            f"{model_name(model)!r} is deterministic: all of the {members} members would be the same; leave "
+            "members out, or name a model that has some, such as 'stldm'"
         )
     return None
 

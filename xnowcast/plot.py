@@ -705,7 +705,10 @@ def _forecast_maps(
         array = _select(array, "init_time", init_time)
     if "lead_time" not in array.dims:
         if "lead_time" not in array.coords:
-            raise ValueError("the forecast has no lead_time; a sequence with a time axis is drawn by plot_field, alone")
+            raise ValueError(
+                "the forecast has no lead_time; a sequence with a time axis is drawn alone, by "
+                "xnowcast.plot.plot_field(ds.isel(time=0))"
+            )
         array = array.expand_dims("lead_time")
     array = array.isel(lead_time=_lead_positions(array["lead_time"], lead_times))
     lead = pd.TimedeltaIndex(array["lead_time"].values)

@@ -217,7 +217,9 @@ def input_windows(
     if on_gap not in ("raise", "skip", "fill"):
         raise ValueError(f"on_gap is {on_gap!r}; it can be 'raise', 'skip' or 'fill'")
     if axis.times.size < input_frames:
-        raise ValueError(f"the model reads {input_frames} frames, and there are {axis.times.size}")
+        raise ValueError(
+            f"the model reads {input_frames} frames, and there are {axis.times.size}; 'persistence' reads one"
+        )
     chosen = _choose(axis, init_times, input_frames)
     needed = axis.slots[chosen][:, None] + np.arange(1 - input_frames, 1)
     too_early = needed[:, 0] < 0
