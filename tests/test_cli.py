@@ -188,7 +188,7 @@ def test_a_real_event_goes_from_file_to_file(shared_data, tmp_path):
 
 
 @pytest.mark.usefixtures("toy_models")
-def test_a_forecast_is_sharpened_and_a_coarse_field_refined(event, tmp_path, capsys):
+def test_a_forecast_is_sharpened_and_a_coarse_field_refined(event, tmp_path, capsys, nothing_ships):
     forecast, sharp, fine = (tmp_path / name for name in ("forecast.nc", "sharp.nc", "fine.zarr"))
     assert main(["forecast", str(event), str(forecast), "--model", "persistence", "--lead-time", "10min"]) == 0
     words = ["--members", "2", "--option", "amplitude=0.1", "--diagnostics"]
