@@ -55,17 +55,18 @@ def sequences(folder: Path) -> list[Any]:
 
 def lagrangian(options: Any) -> Any:
     """MS-ConvLSTM in the frame that moves with the rain; 0.5 s a step on one core."""
+    steps = options.steps or 4000
     return xnowcast.train(
         "lagrangian",
         sequences(options.data),
         out=options.out,
         resume=True,
         mixed=True,
-        steps=options.steps or 4000,
+        steps=steps,
         batch_size=2,
         crop=96,
         learning_rate=3e-3,
-        warmup=150,
+        warmup=min(150, steps // 10),
         precision="bf16",
         validate_every=400,
         device=options.device,
@@ -95,17 +96,18 @@ def single_frames(folder: Path) -> list[Any]:
 
 def postcast(options: Any) -> Any:
     """The prior of sharp frames; 0.6 s a step on one core."""
+    steps = options.steps or 850
     return xnowcast.train(
         "postcast",
         single_frames(options.data),
         out=options.out,
         resume=True,
-        steps=options.steps or 850,
+        steps=steps,
         batch_size=8,
         crop=64,
         learning_rate=8e-4,
         optimizer="adamw",
-        warmup=85,
+        warmup=steps // 10,
         ema=0.998,
         precision="bf16",
         rain_preference=0.5,
@@ -131,16 +133,17 @@ def _stvd(options: Any, factor: int, steps: int, crop: int, batch_size: int) -> 
     """Half of the real frames as they are, half softened: the coarse rain has to tell how smooth the fine one is."""
     finland, netherlands = (softened(event) for event in radar(options.data))
     soft = [softened(tiles(options.data, every=9)), finland, finland, netherlands]
+    steps = options.steps or steps
     return xnowcast.train(
         "stvd",
         [*single_frames(options.data), *soft],
         out=options.out,
         resume=True,
-        steps=options.steps or steps,
+        steps=steps,
         batch_size=batch_size,
         crop=crop,
         learning_rate=1e-3,
-        warmup=30,
+        warmup=min(30, steps // 10),
         clip=1.0,
         ema=0.99,
         keep="last",
@@ -162,6 +165,7 @@ def stldm(options: Any) -> Any:
     data, start, model = [*radar(options.data), tiles(options.data, every=2), *synthetic()], None, None
     for strategy, steps, crop, learning_rate in STLDM_STAGES:
         frame = {"moving_frame": strategy != "autoencoder", "residual": True}
+        running = STLDM_RUNNING if strategy == "A" else {}
         model = xnowcast.train(
             "stldm",
             data,
@@ -183,7 +187,7 @@ def stldm(options: Any) -> Any:
             validation_crops=8,
             device=options.device,
             size="small",
-            model_options={"strategy": strategy, "diffusion_weight": "one", "condition_dropout": 0.0} | frame,
+            model_options={"strategy": strategy, "diffusion_weight": "one", "condition_dropout": 0.0} | frame | running,
         )
         start = options.out / strategy / "model.safetensors"
     return model
@@ -191,6 +195,16 @@ def stldm(options: Any) -> Any:
 
 STLDM_STAGES = (("autoencoder", 1600, 64, 3e-3), ("translator", 500, 96, 2e-3), ("A", 420, 96, 2e-3))
 """What is trained, for how many steps, on crops of how many cells, at which rate."""
+STLDM_RUNNING = {
+    "guidance": 0.0,
+    "sampling_steps": 5,
+    "precision": "bfloat16",
+    "motion_noise": 0.3,
+    "inflation": 1.3,
+    "probability_matching": 0.5,
+    "tile": 256,
+}
+"""How members are made unless they are asked for otherwise; precision is an argument of the training too."""
 
 
 NWP_DATA = (

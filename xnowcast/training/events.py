@@ -12,9 +12,7 @@ import xarray as xr
 
 from xnowcast import cf, channels, storage, windows
 from xnowcast.channels import Channel
-
-SPACING_TOLERANCE = 0.15
-"""Share by which grid spacings may differ, as for forecasts."""
+from xnowcast.planning import SPACING_TOLERANCE
 
 
 @dataclass(frozen=True, eq=False)

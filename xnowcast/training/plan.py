@@ -19,9 +19,10 @@ from xnowcast import models, weights
 from xnowcast.channels import is_vector_component
 from xnowcast.engine import choose_device
 from xnowcast.models.base import Task
+from xnowcast.planning import SPACING_TOLERANCE
 from xnowcast.training import checkpoint, crops
 from xnowcast.training.crops import Crops, Sample, TrainingWindows
-from xnowcast.training.events import SPACING_TOLERANCE, Event, as_entries, open_events, refuse_mixture
+from xnowcast.training.events import Event, as_entries, open_events, refuse_mixture
 from xnowcast.training.folder import RunFolder
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, write_config
 from xnowcast.training.statistics import tell_statistics
