@@ -460,6 +460,22 @@ def test_a_staged_network_trains_one_half_at_a_time():
         assert (loss.truth is None) == (progress < 0.5)
 
 
+def test_the_second_stage_alone_leaves_the_forecasting_network_as_it_began():
+    forecasting = tiny("ms-convlstm")
+    model = tiny("db-convlstm", staged="deblurring")
+    model.begin_from(forecasting)
+    assert model.begins_from == ("ms-convlstm",)
+    assert model.pixel_weights(0.1) == (0, 1)
+    model.loss(batch(), progress=0.1).total.backward()
+    assert all(p.grad is None for p in model.forecasting.parameters())
+    assert any(p.grad.abs().max() > 0 for p in model.deblurring.parameters())
+    frames = torch.rand(1, 5, 1, 16, 16)
+    blurred = model.forecast(frames, frames >= 0, 4, deblurred=False)
+    torch.testing.assert_close(blurred, forecasting.forecast(frames, frames >= 0, 4))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        tiny("db-convlstm", staged=True).begin_from(tiny("ms-convlstm", width=12))
+
+
 def test_scheduled_sampling_feeds_the_truth_ever_less_and_repeats_with_the_seed():
     model = tiny("ms-convlstm")
     assert model.sample_truth((1000, 4), 1.0) is None
@@ -530,6 +546,7 @@ def test_the_name_fixes_the_cell(name):
         ("db-convlstm", {"scaling": "dbz"}, r"scaling is 'dbz': choose one of 'reflectivity', 'hko-7', 'dwd-12'"),
         ("db-convlstm", {"memory": "none"}, r"memory is 'none': choose one of 'zigzag', 'forecast'"),
         ("db-convlstm", {"loss_schedule": "cosine"}, r"loss_schedule is 'cosine': choose one of 'ramp', 'fixed'"),
+        ("db-convlstm", {"staged": "forecast"}, r"staged is 'forecast': choose one of False, True, 'deblurring'"),
         ("db-convlstm", {"staged": True, "deblur_loss": False}, r"nothing to train in its second half"),
         ("db-convlstm", {"window": 7}, r"the cell 'convlstm' has no option 'window'"),
         ("ms-preciplstm", {"window": 30}, r"window is 30 cells wide"),

@@ -86,6 +86,47 @@ def test_matched_forecasts_have_the_rain_rates_of_extrapolation(radar):
         assert made == pytest.approx(wanted, rel=0.03) and decay < 0.9 * wanted
 
 
+def test_a_share_of_sprog_is_mixed_in_before_matching(radar):
+    scale, rain = SCALINGS["reflectivity"], rates(radar, 5)
+    seen = rain >= 0
+    alone, mixed = (Lagrangian(network="ms-convlstm", size="tiny", cascade=share).eval() for share in (0.0, 0.4))
+    mixed.load_state_dict(alone.state_dict())
+    network, both = (model.forecast(scale(rain), seen, 4) for model in (alone, mixed))
+    read = scale.inverse(scale(rain))[:, :, 0]
+    sprog = models.build("sprog")
+    smooth = sprog.pattern(read, seen[:, :, 0], motion_of(read, seen[:, :, 0], window=sprog.window), 4)[:, :, None]
+    assert (both.isnan() == network.isnan()).all()
+    known = smooth.isfinite() & network.isfinite()
+    torch.testing.assert_close(both[known], (0.6 * network + 0.4 * smooth)[known])
+    torch.testing.assert_close(both[~known], network[~known], equal_nan=True)
+
+
+def test_a_db_rnn_takes_over_a_forecasting_network_and_learns_to_deblur_what_it_says(radar, tmp_path):
+    common = {"size": "tiny", "target_frames": 3, "crop": 32, "batch_size": 2, "validation": 0, "progress": False}
+    xnowcast.train("lagrangian", radar, out=tmp_path / "ms", network="ms-convlstm", steps=2, **common)
+    model = xnowcast.train(
+        "lagrangian",
+        radar,
+        out=tmp_path / "db",
+        start=tmp_path / "ms" / "model.safetensors",
+        network="db-convlstm",
+        network_options={"staged": "deblurring"},
+        steps=3,
+        learning_rate=1e-2,
+        **common,
+    )
+    before = xnowcast.load(tmp_path / "ms" / "model.safetensors")
+    for name, weight in before.inner.network.state_dict().items():
+        torch.testing.assert_close(model.inner.forecasting.state_dict()[name], weight, atol=0, rtol=0)
+    assert any(part.abs().max() > 0 for name, part in model.inner.deblurring.named_parameters() if "read" in name)
+    db = tmp_path / "db" / "model.safetensors"
+    blurred = radar.nowcast.forecast(db, steps=2, deblurred=False).rainfall_rate
+    np.testing.assert_array_equal(
+        blurred, radar.nowcast.forecast(tmp_path / "ms" / "model.safetensors", steps=2).rainfall_rate
+    )
+    assert float(abs(radar.nowcast.forecast(db, steps=2).rainfall_rate - blurred).max()) > 0
+
+
 def error_after(unseen, system, lead, **options):
     """Mean absolute error of forecasts from three starts, mm/h."""
     starts = unseen.time.values[[4, 8, 12]]
@@ -138,6 +179,10 @@ def test_the_model_keeps_its_promises():
         ({"emphasis": -1}, "emphasis is -1"),
         ({"absolute_error": -0.5}, "absolute_error is -0.5"),
         ({"window": 0}, "window is 0.*above 0"),
+        ({"cascade": 1.0}, "cascade is 1.0.*below 1"),
+        ({"cascade": 0.3, "input_frames": 2}, "needs at least 3 frames"),
+        ({"deblurred": False}, "which only a DB-RNN with"),
+        ({"network_options": {"stages": 2}}, "no option 'stages'"),
         ({"size": "huge"}, "size is 'huge'"),
     ],
 )

@@ -16,6 +16,7 @@ INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "persistence": "xnowcast.models.persistence:Persistence",
     "extrapolation": "xnowcast.models.extrapolation:Extrapolation",
+    "sprog": "xnowcast.models.sprog:SPROG",
     "lagrangian": "xnowcast.models.lagrangian:Lagrangian",
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",

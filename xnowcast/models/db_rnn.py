@@ -1,11 +1,13 @@
 """DB-RNN: a recurrent network that forecasts and one that deblurs, step by step in turn."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.models.ms_rnn import MSRNN
 from xnowcast.models.recurrent import WIDTHS, RecurrentForecaster, recurrent_task, stack_cells
 from xnowcast.nn.discriminator import Discriminator, judged
 from xnowcast.nn.losses import gradient_difference_loss, pixel_loss
@@ -16,6 +18,7 @@ GRADIENT_WEIGHT = 0.001  # lambda 3
 ADVERSARIAL_WEIGHT = 1.0  # lambda 4, for sums over the pixels of a frame
 MEMORIES = ("zigzag", "forecast")
 SCHEDULES = ("ramp", "fixed")
+STAGED = (False, True, "deblurring")
 
 SMALL: dict[str, Any] = {"widths": (16, 20, 20), "hidden": 10}
 MEDIUM: dict[str, Any] = {"widths": (16, 20, 32), "hidden": 10}
@@ -47,9 +50,11 @@ class DBRNN(RecurrentForecaster):
         zigzags through all twelve cells; or its own. Equation 3 leaves it open.
     skips : bool
         Whether the outputs of the forecasting network's cells are added to the inputs of the other's.
-    staged : bool
+    staged : bool or "deblurring"
         MS-RNN-S of Table VI: two networks that nothing joins. The first is trained in the first half of the training
-        and forecasts from its own forecasts; the second is trained in the other half, on what the first says.
+        and forecasts from its own forecasts; the second is trained in the other half, on what the first says. With
+        ``"deblurring"`` the second alone is trained, and the first stays as it began: ``xnowcast.train(start=...)``
+        takes it over from weights of an MS-RNN of the same cell.
     deblur_loss, gradient_loss, adversarial_loss : bool
         The losses of Table VIII. Without the first the deblurring network's pixels have no loss of their own.
     loss_schedule : {"ramp", "fixed"}
@@ -85,7 +90,7 @@ class DBRNN(RecurrentForecaster):
         scheduled_sampling: bool = True,
         memory: str = "zigzag",
         skips: bool = True,
-        staged: bool = False,
+        staged: bool | str = False,
         deblur_loss: bool = True,
         gradient_loss: bool = True,
         adversarial_loss: bool = True,
@@ -117,6 +122,8 @@ class DBRNN(RecurrentForecaster):
         channels = width or WIDTHS[size]
         self.forecasting = Multiscale(stack_cells(cell, size, width, DEPTH, options), channels)
         self.deblurring = Multiscale(stack_cells(cell, size, width, DEPTH, options), channels)
+        if staged == "deblurring":
+            self.forecasting.requires_grad_(False)
 
     @classmethod
     def declare(
@@ -131,7 +138,7 @@ class DBRNN(RecurrentForecaster):
         scheduled_sampling: bool = True,
         memory: str = "zigzag",
         skips: bool = True,
-        staged: bool = False,
+        staged: bool | str = False,
         deblur_loss: bool = True,
         gradient_loss: bool = True,
         adversarial_loss: bool = True,
@@ -142,7 +149,12 @@ class DBRNN(RecurrentForecaster):
         links: int | None = None,
     ) -> Task:
         """What it reads and gives; the options are those of the class, and are checked here."""
-        for name, value, known in (("memory", memory, MEMORIES), ("loss_schedule", loss_schedule, SCHEDULES)):
+        choices: dict[str, tuple[Any, Sequence[Any]]] = {
+            "memory": (memory, MEMORIES),
+            "loss_schedule": (loss_schedule, SCHEDULES),
+            "staged": (staged, STAGED),
+        }
+        for name, (value, known) in choices.items():
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
         if staged and not deblur_loss:
@@ -157,6 +169,24 @@ class DBRNN(RecurrentForecaster):
             scaling=scaling,
             grid_multiple=4,
         )
+
+    @property
+    def begins_from(self) -> tuple[str, ...]:
+        """Systems whose weights the forecasting network can take over."""
+        return (f"ms-{self.cell}",)
+
+    def begin_from(self, other: RecurrentForecaster) -> None:
+        """Take over all weights of another DB-RNN, or those of an MS-RNN for the forecasting network.
+
+        Raises
+        ------
+        RuntimeError
+            If the weights are of other sizes.
+        """
+        if isinstance(other, MSRNN):
+            self.forecasting.load_state_dict(other.network.state_dict())
+        else:
+            super().begin_from(other)
 
     def advance(self, frame: Tensor, carried: Any) -> tuple[tuple[Tensor, ...], Any]:
         """A frame to the next as forecast and as deblurred, ``(b, 1, y, x)`` each."""
@@ -174,10 +204,19 @@ class DBRNN(RecurrentForecaster):
         deblurred = forecast + deblurred if self.residual else deblurred
         return (forecast, deblurred), (states, deblurring_states, memory, own)
 
+    def advance_blurred(self, frame: Tensor, carried: Any) -> tuple[tuple[Tensor, ...], Any]:
+        """A frame to the next as forecast; where the other network is part of the forecast, with it."""
+        if not self.staged:
+            return self.advance(frame, carried)
+        states, memory = carried or ((None,) * DEPTH, None)
+        forecast, _, states, memory = self.forecasting(frame, states, memory)
+        return (frame + forecast if self.residual else forecast,), (states, memory)
+
     def pixel_weights(self, progress: float) -> tuple[float, float]:
         """Lambda 1 and lambda 2: weights of the forecasting and of the deblurring loss at a share of the training."""
         if self.staged:
-            forecasting, deblurring = (1.0, 0.0) if progress < 0.5 else (0.0, 1.0)
+            second = self.staged == "deblurring" or progress >= 0.5
+            forecasting, deblurring = (0.0, 1.0) if second else (1.0, 0.0)
         elif self.loss_schedule == "fixed":
             forecasting, deblurring = 1.0, 1.0
         else:

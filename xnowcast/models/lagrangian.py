@@ -1,5 +1,6 @@
 """Extrapolation with a learned correction: a recurrent network in the frame that moves with the rain."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from xnowcast import models
 from xnowcast.models.base import Loss, Task, TrainingBatch
 from xnowcast.models.recurrent import RecurrentForecaster
+from xnowcast.models.sprog import SPROG
 from xnowcast.nn.moving_frame import motion_of, onto_ground, onto_newest
 from xnowcast.nn.probability_matching import matched
 from xnowcast.noise import Noise
@@ -45,6 +47,13 @@ class Lagrangian(nn.Module):
     probability_matching : bool
         Whether forecasts get the rain rates of the newest frame, carried along the motion, in the order that the
         network says (`xnowcast.nn.probability_matching`): what it blurs keeps the peaks that it had.
+    cascade : float
+        Share, below 1, that `xnowcast.models.sprog.SPROG` has in the forecast before it is matched. The network learnt
+        from other days and other radars; S-PROG knows nothing but the frames at hand, and errs elsewhere.
+    deblurred : bool
+        Of a staged DB-RNN: whether forecasts are those of the network that deblurs, or of the one before it.
+    network_options : mapping, optional
+        Further options of the network, such as ``{"staged": True}``.
 
     Raises
     ------
@@ -65,7 +74,7 @@ class Lagrangian(nn.Module):
     torch.Size([1, 7, 1, 32, 36])
     """
 
-    RUNTIME_OPTIONS = ("probability_matching",)
+    RUNTIME_OPTIONS = ("probability_matching", "cascade", "deblurred")
 
     def __init__(
         self,
@@ -81,6 +90,9 @@ class Lagrangian(nn.Module):
         absolute_error: float = 1.0,
         window: float = 16.0,
         probability_matching: bool = False,
+        cascade: float = 0.0,
+        deblurred: bool = True,
+        network_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         common: dict[str, Any] = {
@@ -92,10 +104,21 @@ class Lagrangian(nn.Module):
             "scaling": scaling,
             "scheduled_sampling": scheduled_sampling,
         }
-        self.task = self.declare(**common, emphasis=emphasis, absolute_error=absolute_error, window=window)
-        self.inner: RecurrentForecaster = models.build(common.pop("network"), **common)
+        further = dict(network_options or {})
+        self.task = self.declare(
+            **common,
+            emphasis=emphasis,
+            absolute_error=absolute_error,
+            window=window,
+            cascade=cascade,
+            deblurred=deblurred,
+            network_options=further,
+        )
+        self.inner: RecurrentForecaster = models.build(common.pop("network"), **common, **further)
         self.inner.residual, self.inner.emphasis, self.inner.absolute_error = True, emphasis, absolute_error
-        self.window, self.probability_matching = window, probability_matching
+        self.window, self.probability_matching, self.cascade = window, probability_matching, cascade
+        self.deblurred = deblurred
+        self.sprog = SPROG(input_frames=max(input_frames, 3), scaling=scaling)
         self.transform, self.training_frames = self.inner.transform, self.inner.training_frames
         for part in self.inner.modules():
             if isinstance(getattr(part, "read", None), nn.Conv2d):
@@ -117,6 +140,9 @@ class Lagrangian(nn.Module):
         absolute_error: float = 1.0,
         window: float = 16.0,
         probability_matching: bool = False,
+        cascade: float = 0.0,
+        deblurred: bool = True,
+        network_options: Mapping[str, Any] | None = None,
     ) -> Task:
         """What it reads and gives; the options are those of the class, and are checked here."""
         if not issubclass(models.find(network), RecurrentForecaster):
@@ -129,6 +155,16 @@ class Lagrangian(nn.Module):
                 raise ValueError(f"{name} is {value}: it must be at least 0")
         if window <= 0:
             raise ValueError(f"window is {window}: it is a length in grid cells, above 0")
+        if not 0 <= cascade < 1:
+            raise ValueError(f"cascade is {cascade}: it is a share, at least 0 and below 1")
+        if cascade and input_frames < 3:
+            raise ValueError(f"input_frames is {input_frames}: a cascade needs at least 3 frames")
+        further = dict(network_options or {})
+        if not deblurred and not further.get("staged"):
+            raise ValueError(
+                "deblurred=False leaves out the network that deblurs, which only a DB-RNN with "
+                'network_options={"staged": True} can do without'
+            )
         inner = models.declare(
             network,
             size=size,
@@ -137,6 +173,7 @@ class Lagrangian(nn.Module):
             target_frames=target_frames,
             scaling=scaling,
             scheduled_sampling=scheduled_sampling,
+            **further,
         )
         return Task(
             "forecast",
@@ -161,14 +198,22 @@ class Lagrangian(nn.Module):
             raise ValueError(f"steps is {steps}: ask for at least one")
         rain, seen = self.transform.inverse(frames[:, -known:, 0]), observed[:, -known:, 0]
         motion = motion_of(rain, seen, window=self.window)
-        rain, seen = onto_newest(rain, seen, motion, known)
-        aligned = self.transform(rain)
-        said = self.inner.forecast(aligned[:, :, None], seen[:, :, None], steps)[:, :, 0].float()
+        aligned, there = onto_newest(rain, seen, motion, known)
+        read, there = self.transform(aligned)[:, :, None], there[:, :, None]
+        said = self.inner.forecast(read, there, steps, deblurred=self.deblurred)[:, :, 0].float()
         forecast = onto_ground(said, motion, seen[:, -1])
+        if self.cascade:
+            forecast = self._joined(forecast, rain, seen)
         if self.probability_matching:
             newest = onto_ground(rain[:, -1:].expand_as(said), motion, seen[:, -1])
             forecast = matched(forecast, self.transform(newest))
         return forecast[:, :, None]
+
+    def _joined(self, forecast: Tensor, rain: Tensor, seen: Tensor) -> Tensor:
+        """The network's forecast and, where it too knows the air, the share of S-PROG, on a motion of its own."""
+        motion = motion_of(rain, seen, window=self.sprog.window)
+        smooth = self.sprog.pattern(rain, seen, motion, forecast.shape[1])
+        return torch.where(smooth.isfinite(), torch.lerp(forecast, smooth, self.cascade), forecast)
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """The network's own loss, in the moving frame."""
@@ -178,6 +223,10 @@ class Lagrangian(nn.Module):
         return self.inner.loss(
             TrainingBatch(rain[:, :, None], seen[:, :, None]), progress=progress, adversary=adversary
         )
+
+    def begin_from(self, other: "Lagrangian") -> None:
+        """Take over all weights of the same network, or those that a DB-RNN's forecasting network has alone."""
+        self.inner.begin_from(other.inner)
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
         """That of the network."""

@@ -1,6 +1,6 @@
 """What the recurrent forecasters share: options, the loop over steps, forecasts and the loss of equation 7."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -87,7 +87,19 @@ class RecurrentForecaster(nn.Module):
         """One step: a frame ``(b, 1, y, x)`` and what the step before carried on, to predictions of the next frame."""
         raise NotImplementedError
 
-    def rollout(self, frames: Tensor, length: int, *, known: int, truth: Tensor | None = None) -> tuple[Tensor, ...]:
+    def advance_blurred(self, frame: Tensor, carried: Any) -> tuple[tuple[Tensor, ...], Any]:
+        """One step without what only sharpens what is said."""
+        return self.advance(frame, carried)
+
+    def rollout(
+        self,
+        frames: Tensor,
+        length: int,
+        *,
+        known: int,
+        truth: Tensor | None = None,
+        advance: Callable[[Tensor, Any], tuple[tuple[Tensor, ...], Any]] | None = None,
+    ) -> tuple[Tensor, ...]:
         """Predictions of the frames 1 to ``length``.
 
         Parameters
@@ -100,6 +112,8 @@ class RecurrentForecaster(nn.Module):
             How many of the first frames are read as they are; after them the network reads what it said.
         truth : Tensor, optional
             ``(length, b)`` bool: where True, the frame is read beyond ``known`` too.
+        advance : callable, optional
+            One step, instead of `advance`.
 
         Returns
         -------
@@ -107,7 +121,7 @@ class RecurrentForecaster(nn.Module):
             ``(b, length, 1, y, x)`` for each prediction that `advance` makes.
         """
         said: list[tuple[Tensor, ...]] = []
-        carried = None
+        carried, advance = None, advance or self.advance
         for step in range(length):
             if step < known:
                 frame = frames[:, step]
@@ -115,23 +129,31 @@ class RecurrentForecaster(nn.Module):
                 frame = said[-1][self.fed_back]
                 if truth is not None:
                     frame = torch.where(truth[step].view(-1, 1, 1, 1), frames[:, step], frame)
-            predictions, carried = self.advance(frame, carried)
+            predictions, carried = advance(frame, carried)
             said.append(predictions)
         return tuple(torch.stack(prediction, dim=1) for prediction in zip(*said, strict=True))
 
     @torch.no_grad()
-    def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
+    def forecast(
+        self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None, *, deblurred: bool = True
+    ) -> Tensor:
         """``(b, t, 1, y, x)`` scaled to [0, 1], t at least ``input_frames``, to ``(b, steps, 1, y, x)`` in [0, 1].
 
-        Any number of steps, by recursion, on any grid that is a multiple of the task's.
+        Any number of steps, by recursion, on any grid that is a multiple of the task's. Unless ``deblurred``, a staged
+        DB-RNN leaves out the network that deblurs.
         """
         known = self.task.input_frames
         if frames.shape[1] < known:
             raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
         if steps < 1:
             raise ValueError(f"steps is {steps}: ask for at least one")
-        predictions = self.rollout(frames[:, -known:], known + steps - 1, known=known)
+        advance = self.advance if deblurred else self.advance_blurred
+        predictions = self.rollout(frames[:, -known:], known + steps - 1, known=known, advance=advance)
         return predictions[-1][:, -steps:].clamp(0.0, 1.0)
+
+    def begin_from(self, other: "RecurrentForecaster") -> None:
+        """Take over the weights of another model of the same kind and size."""
+        self.load_state_dict(other.state_dict())
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """Absolute plus squared error of all predictions, those of the input frames among them."""

@@ -367,7 +367,7 @@ def _build(model: Any, options: dict[str, Any], seed: int, *, named: bool) -> tu
 def _begin_from(path: str, system: str, built: Any) -> None:
     """Give the model the weights of a file. What the file's network is not made of, such as losses, may differ."""
     about = weights.read_card(path)
-    if about.system != system:
+    if about.system not in (system, *getattr(built, "begins_from", ())):
         raise ValueError(f"{path} holds weights of {about.system!r}, and {system!r} is trained")
     begun = weights.load(path)
     try:

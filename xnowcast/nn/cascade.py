@@ -1,0 +1,124 @@
+"""A field taken apart by scale, each scale carried on by its own autoregression: small rain is forgotten first."""
+
+import math
+
+import torch
+from torch import Tensor
+
+LEVELS = 6
+WIDTH = 0.5  # of a level's weight, standard deviation in units of the distance between levels
+
+
+def level_weights(shape: tuple[int, int], levels: int = LEVELS) -> Tensor:
+    """Shares of each wavenumber in each level; they add up to 1.
+
+    Levels are centred on wavelengths that lie evenly, in the logarithm, between the longer side of the grid and two
+    cells; the mean of the field belongs to the first.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Cells along y and x.
+    levels : int
+        How many, at least 2.
+
+    Returns
+    -------
+    Tensor
+        ``(levels, y, x // 2 + 1)``, for `torch.fft.rfft2`.
+
+    References
+    ----------
+    Pulkkinen et al. (2019), pysteps: an open-source Python library for probabilistic precipitation nowcasting, section
+    3.2, doi:10.5194/gmd-12-4185-2019
+
+    Examples
+    --------
+    >>> weights = level_weights((32, 48))
+    >>> weights.shape, bool(torch.allclose(weights.sum(0), torch.ones(32, 25)))
+    (torch.Size([6, 32, 25]), True)
+    """
+    longest = max(shape)
+    along_y = torch.fft.fftfreq(shape[0])[:, None] * longest
+    along_x = torch.fft.rfftfreq(shape[1])[None] * longest
+    octave = torch.hypot(along_y, along_x).clamp_min(1.0).log() / math.log(longest / 2)
+    centres = torch.linspace(0.0, 1.0, levels)[:, None, None]
+    weights = torch.exp(-0.5 * ((octave - centres) * (levels - 1) / WIDTH).square())
+    return weights / weights.sum(0)
+
+
+def continued(frames: Tensor, steps: int, levels: int = LEVELS) -> Tensor:
+    """Frames continued by an autoregression of the second order for each scale, without noise: S-PROG.
+
+    What persists is kept and what does not falls back to the mean of its scale, so the forecast grows smoother as the
+    small scales are forgotten.
+
+    Parameters
+    ----------
+    frames : Tensor
+        ``(b, t, y, x)``, at least three, in the frame that moves with the rain and in a logarithmic unit; finite.
+    steps : int
+        How many frames ahead.
+    levels : int
+        How many scales.
+
+    Returns
+    -------
+    Tensor
+        ``(b, steps, y, x)``, float32.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than three frames.
+
+    References
+    ----------
+    Seed (2003), A dynamic and spatial scaling approach to advection forecasting,
+    doi:10.1175/1520-0450(2003)042<0381:ADASSA>2.0.CO;2
+
+    Examples
+    --------
+    >>> frames = torch.rand(1, 1, 32, 32).expand(1, 3, 32, 32)
+    >>> bool(torch.allclose(continued(frames, steps=4), frames[:, :1].expand(1, 4, 32, 32), atol=1e-2))
+    True
+    """
+    if frames.shape[1] < 3:
+        raise ValueError(f"{frames.shape[1]} frames were given: the autoregression is fitted to at least 3")
+    size = (frames.shape[-2], frames.shape[-1])
+    weights = level_weights(size, levels).to(frames.device)
+    parts = torch.fft.irfft2(torch.fft.rfft2(frames.float())[:, :, None] * weights, s=size)  # (b, t, level, y, x)
+    mean, spread = parts.mean((-2, -1), keepdim=True), parts.std((-2, -1), keepdim=True).clamp_min(1e-8)
+    parts = (parts - mean) / spread
+    first, second = autoregression(parts)
+    older, newer, said = parts[:, -2], parts[:, -1], []
+    for _ in range(steps):
+        older, newer = newer, first * newer + second * older
+        said.append((newer * spread[:, -1] + mean[:, -1]).sum(1))
+    return torch.stack(said, 1)
+
+
+def autoregression(parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients by the equations of Yule and Walker, kept where the process is stationary.
+
+    Parameters
+    ----------
+    parts : Tensor
+        ``(b, t, level, y, x)``, normalised.
+
+    Returns
+    -------
+    first, second : Tensor
+        ``(b, level, 1, 1)``: weights of the newest and of the one before.
+
+    Examples
+    --------
+    >>> first, second = autoregression(torch.randn(1, 200, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    >>> bool(first.abs() < 0.05), bool(second.abs() < 0.05)
+    (True, True)
+    """
+    near, far = ((parts[:, lag:] * parts[:, :-lag]).mean((1, -2, -1), keepdim=True)[:, 0] for lag in (1, 2))
+    near = near.clamp(-0.999, 0.999)
+    far = torch.maximum(far.clamp(max=0.999), 2 * near.square() - 1)
+    scale = 1 - near.square()
+    return near * (1 - far) / scale, (far - near.square()) / scale
