@@ -1,11 +1,13 @@
 """Write docs/model_cards.md from the cards of the weights that ship and the scores that `evaluate.py` measured.
 
-    python benchmarks/cards.py            # after: make evaluate
+    python benchmarks/cards.py            # after: make evaluate, and card_pictures.py for weights that are new
 
 The scores by event lie in benchmarks/results: copies of what `make evaluate` left in runs/evaluate and in
-runs/evaluate_members.
+runs/evaluate_members. Good and bad cases are what `card_pictures.py` left in docs/cards.
 """
 
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +18,7 @@ from xnowcast import pretrained
 HERE = Path(__file__).resolve().parent
 SCORES, MEMBERS = HERE / "results" / "forecast.csv", HERE / "results" / "members.csv"
 PAGE = HERE.parent / "docs" / "model_cards.md"
+PICTURES = PAGE.parent / "cards"
 
 INTRODUCTION = """# Model cards
 
@@ -23,6 +26,13 @@ Weights that come with the package, one section each: what they read, what they 
 events that they never saw, and what they cannot do. `python benchmarks/cards.py` writes this page from the cards in
 the files and from the scores that `make evaluate` measures; `python benchmarks/pretrain.py NAME` trains the weights
 again. How to use them: [](models.md#weights-that-ship).
+
+Each section has a good and a bad case, out of a handful that the weights did not learn from: those with the highest and
+the lowest value of the score that is named. `python benchmarks/card_pictures.py [NAME ...]` makes, judges and draws
+them, and the captions are written from what it measured. Synthetic weather shows what a method can and cannot do, not
+how good it is: for that see the scores on real events. Pictures of those are not published here, for their owners'
+terms; where the events lie on disk, `python benchmarks/evaluate.py` draws a forecast of each. Rain is in mm/h; grey is
+where a forecast knows nothing, since the air comes from outside.
 """
 
 FORECASTS = """## Forecasts by event
@@ -49,24 +59,86 @@ MORE = {
 }
 """Where the rest is told, by system."""
 
+EVENTS = "events that it did not learn from: Switzerland 2015 and 2016, Belgium 2021"
+SYNTHETIC = "over all lead times of 40 synthetic runs that it did not learn from"
+SCORED_ON = {
+    "lagrangian": f"mean over three {EVENTS}; [by event](#forecasts-by-event)",
+    "stldm": f"three {EVENTS}; [by event](#ensembles-by-event)",
+    "postcast": "two frames of each of two events that it did not learn from, blurred with a Gaussian of 2 km"
+    "; the validation loss is that of the training",
+    "stvd": "mean over 16 frames of two events that it did not learn from: Switzerland 2016, Belgium 2021"
+    "; the validation loss is that of the training",
+    "nwp-mae": SYNTHETIC,
+    "nwp-metnet": SYNTHETIC,
+}
+"""What the scores on a card were measured on, by system."""
+
+
+def reads(card):
+    """What the weights read, with steps in minutes."""
+
+    def minutes(found):
+        times = (f"{pd.Timedelta(time) / pd.Timedelta('1min'):g}" for time in found.groups() if time)
+        return f"a step of {' to '.join(times)} minutes"
+
+    return re.sub(r"a step of (\d+:\d\d:\d\d)(?: to (\d+:\d\d:\d\d))?", minutes, card.reads)
+
+
+def scores_of(card):
+    """The scores on a card, headed by what they were measured on."""
+    rows = "\n".join(f"| {score} | {value:.3g} |" for score, value in card.scores.items())
+    measured = SCORED_ON.get(card.system, "as the training measured them")
+    return f"Scores, {measured}:\n\n| score | value |\n|---|---|\n{rows}\n"
+
+
+def good_and_bad(name, card):
+    """Pictures of a good and a bad case with their captions, and the scores of all cases."""
+    file = PICTURES / f"{name}.json"
+    trial = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    if trial is None or trial["sha256"] != card.sha256:
+        print(f"no pictures of these weights: python benchmarks/card_pictures.py {name}")
+        return ""
+    cases, score = trial["cases"], trial["score"]
+    told = f"Good and bad by the {score}, of {len(cases)} cases. {trial['told']}".strip()
+    pictures = [caption(name, case, score) for kind in ("good", "bad") for case in cases if case["shown"] == kind]
+    return "\n".join([f"{told}\n", *pictures, table_of(cases)])
+
+
+def caption(name, case, score):
+    """A picture, and below it what it shows."""
+    kind = case["shown"]
+    verdict = f"The {score}, {case['scores'][score]:.2f}, is the {'highest' if kind == 'good' else 'lowest'}."
+    words = " ".join(part for part in (case["data"], verdict, case["seen"], case["remark"]) if part)
+    picture = f"![{name}, the {kind} case: {case['name']}](cards/{name}-{kind}.png)"
+    return f"{picture}\n\n**{kind.capitalize()}: {case['name']}.** {words}\n"
+
+
+def table_of(cases):
+    """All cases and their scores."""
+    columns = list(cases[0]["scores"])
+    rows = []
+    for case in cases:
+        label = f"{case['name']} ({case['shown']})" if case["shown"] else case["name"]
+        rows.append(" | ".join([f"| {label}", *(f"{case['scores'][column]:.3g}" for column in columns)]) + " |")
+    return "\n".join([f"| case | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|", *rows, ""])
+
 
 def section(name):
     """The card of some weights."""
     card, file = xnowcast.card(name), pretrained.path(name)
     options = ", ".join(f"`{key}={value!r}`" for key, value in card.options.items())
-    scores = ", ".join(f"{key} {value:.3g}" for key, value in card.scores.items())
     rows = {
         "system": f"`{card.system}`: {card.description}",
-        "reads": card.reads,
+        "reads": reads(card),
         "options": options,
         "parameters": f"{card.parameters:,}, {file.stat().st_size / 1e6:.2g} MB",
         "trained on": card.training_data,
-        "scores": scores,
         "licence": card.licence,
         "sha256": f"`{card.sha256[:16]}`",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
-    return f"## {name}\n\n| | |\n|---|---|\n{table}\n\n{MORE.get(card.system, '')}\n"
+    head = f"## {name}\n\n| | |\n|---|---|\n{table}\n"
+    return "\n".join([head, scores_of(card), f"{MORE.get(card.system, '')}\n", good_and_bad(name, card)])
 
 
 def by_event(scores):

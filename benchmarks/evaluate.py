@@ -34,7 +34,8 @@ BAND = (4.0, 8.0)  # km
 FRAMES = 5
 MEMBERS = 10
 PYSTEPS = ("lk", "sprog", "steps")
-METHODS = ("persistence", "extrapolation", "lagrangian", *PYSTEPS)
+SPROG = "own sprog"  # this package's, beside that of pysteps
+METHODS = ("persistence", "extrapolation", SPROG, "lagrangian", *PYSTEPS)
 DRY = -15.0  # dB, of what is below 0.1 mm/h
 
 
@@ -95,7 +96,7 @@ def pysteps(method, frames, motion, steps, minutes, km, seed):
 
 def ours(method, rain, start, steps, options):
     """The same of one of ours, with the weights that ship or those that were given."""
-    model = options.weights.get(method, method)
+    model = options.weights.get(method, "sprog" if method == SPROG else method)
     made = rain.isel(time=slice(start - FRAMES + 1, start + 1)).nowcast.forecast(
         model, steps=steps, members=MEMBERS if method == "stldm" else None, device=options.device, on_mismatch="warn"
     )
@@ -222,7 +223,7 @@ def main():
             scores.drop(columns=["event", "starts"]).set_index(["minutes", "method"]).sort_index().round(3).to_string()
         )
         found.append(scores)
-        for method in set(options.methods) - {"persistence", *PYSTEPS}:
+        for method in set(options.methods) - {"persistence", SPROG, *PYSTEPS}:
             picture(name, rain, starts[len(starts) // 2], method, options)
     scores = pd.concat(found)
     scores.to_csv(options.out / "scores.csv", index=False)

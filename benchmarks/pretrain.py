@@ -54,29 +54,52 @@ def sequences(folder: Path) -> list[Any]:
 
 
 def lagrangian(options: Any) -> Any:
-    """MS-ConvLSTM in the frame that moves with the rain; 0.5 s a step on one core."""
-    steps = options.steps or 4000
-    return xnowcast.train(
-        "lagrangian",
-        sequences(options.data),
-        out=options.out,
-        resume=True,
-        mixed=True,
-        steps=steps,
-        batch_size=2,
-        crop=96,
-        learning_rate=3e-3,
-        warmup=min(150, steps // 10),
-        precision="bf16",
-        validate_every=400,
-        device=options.device,
-        network="ms-convlstm",
-        width=12,
-        target_frames=12,
-        emphasis=20.0,
-        absolute_error=0.0,
-        probability_matching=True,
-    )
+    """A DB-ConvLSTM in the frame that moves with the rain, stage by stage; about 0.6 s a step on one core.
+
+    First the network that forecasts, an MS-ConvLSTM, in two runs, then the one that deblurs, with its adversary.
+    """
+    data, start, model = sequences(options.data), None, None
+    for stage, steps, learning_rate, network in LAGRANGIAN_STAGES:
+        out = options.out if stage == "deblurring" else options.out / stage
+        steps = options.steps or steps
+        further = {"network_options": {"staged": "deblurring"}} | LAGRANGIAN_RUNNING if stage == "deblurring" else {}
+        model = xnowcast.train(
+            "lagrangian",
+            data,
+            out=out,
+            start=start,
+            resume=True,
+            mixed=True,
+            steps=steps,
+            batch_size=2,
+            crop=96,
+            learning_rate=learning_rate,
+            warmup=min(100, steps // 10),
+            clip=1.0,
+            ema=0.0 if stage == "first" else 0.998,
+            precision="bf16",
+            validate_every=min(350, steps),
+            validation_crops=32,
+            device=options.device,
+            network=network,
+            width=12,
+            target_frames=12,
+            emphasis=20.0,
+            absolute_error=0.0,
+            **further,
+        )
+        start = out / "model.safetensors"
+    return model
+
+
+LAGRANGIAN_STAGES = (
+    ("first", 4000, 3e-3, "ms-convlstm"),
+    ("second", 3500, 2e-3, "ms-convlstm"),
+    ("deblurring", 1200, 1e-3, "db-convlstm"),
+)
+"""What is trained, for how many steps, at which rate."""
+LAGRANGIAN_RUNNING = {"probability_matching": True, "cascade": 0.3, "deblurred": False}
+"""How it forecasts unless it is asked otherwise."""
 
 
 def softened(rain: xr.DataArray, cells: float = 1.0) -> xr.DataArray:
@@ -193,7 +216,7 @@ def stldm(options: Any) -> Any:
     return model
 
 
-STLDM_STAGES = (("autoencoder", 1600, 64, 3e-3), ("translator", 500, 96, 2e-3), ("A", 420, 96, 2e-3))
+STLDM_STAGES = (("autoencoder", 1600, 64, 3e-3), ("translator", 2000, 96, 2e-3), ("A", 3000, 96, 1.5e-3))
 """What is trained, for how many steps, on crops of how many cells, at which rate."""
 STLDM_RUNNING = {
     "guidance": 0.0,

@@ -189,7 +189,8 @@ def systems_of(coarse, paths, options):
     common = {"factor": options.factor}
     found = {how: coarse.nowcast.downscale(how, **common) for how in ("nearest", "bilinear", "bicubic")}
     for frames, path in paths.items():
-        weights = {"weights": path, "device": options.device, "precision": options.sampling_precision, **common}
+        plain = {"conserve": False} | common
+        weights = {"weights": path, "device": options.device, "precision": options.sampling_precision, **plain}
         found[f"estimate, {frames} frames"] = coarse.nowcast.downscale("stvd", members=0, **weights)
         found[f"members, {frames} frames"] = coarse.nowcast.downscale(
             "stvd", members=options.members, sampling_steps=options.sampling_steps, sampler=options.sampler, **weights
@@ -235,7 +236,7 @@ def answer(coarse, path, options):
     """How much a frame's member changes when the coarse frame before it is dry, over how much that frame changes."""
     dry = coarse.copy()
     dry[{"time": 1}] = dry.isel(time=1) * 0
-    common = {"weights": path, "factor": options.factor, "members": 1, "device": options.device}
+    common = {"weights": path, "factor": options.factor, "members": 1, "conserve": False, "device": options.device}
     before, after = (
         field.nowcast.downscale("stvd", sampling_steps=options.sampling_steps, **common) for field in (coarse, dry)
     )
@@ -347,6 +348,7 @@ def compare_seams(options):
             weights=path,
             factor=options.factor,
             members=1,
+            conserve=False,
             sampling_steps=options.sampling_steps,
             device=options.device,
         ).isel(member=0)

@@ -96,6 +96,22 @@ def test_models_and_datasets_are_listed(capsys):
     assert "commercial" in capsys.readouterr().out, "an owner's terms are shown"
 
 
+def test_a_terminal_has_a_bar_and_a_file_a_line_of_what_there_is_to_do(event, tmp_path, capsys, monkeypatch):
+    words = ["forecast", str(event), str(tmp_path / "f.nc"), "--model", "persistence", "--steps", "2", "--overwrite"]
+    assert main(words) == 0
+    assert capsys.readouterr().err == "computing with persistence: init_time 1, lead_time 2, y 24, x 32\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert main(words) == 0
+    assert "computing" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "conserving"), [([], False), (["--conserve"], True), (["--no-conserve"], False)])
+def test_the_rain_of_coarse_cells_is_kept_where_told(event, tmp_path, words, conserving):
+    out = tmp_path / "fine.nc"
+    assert main(["downscale", str(event), str(out), "--model", "bicubic", "--factor", "2", *words]) == 0
+    assert ("factor 2, conserving" in storage.open_input(str(out)).attrs["history"]) is conserving
+
+
 def test_an_existing_output_is_refused_and_kept(event, tmp_path, capsys):
     out = tmp_path / "f.nc"
     out.write_text("precious")
@@ -142,8 +158,11 @@ def test_a_failure_in_the_middle_leaves_nothing_and_keeps_what_was_there(radar, 
     bad.to_netcdf(tmp_path / "bad.nc")
     out = tmp_path / "f.nc"
     out.write_text("precious")
-    message = fails(capsys, "forecast", tmp_path / "bad.nc", out, "--model", "persistence", "--overwrite")
-    assert "-9999" in message
+    words = ["forecast", tmp_path / "bad.nc", out, "--model", "persistence", "--overwrite"]
+    assert main([str(word) for word in words]) == 2
+    begun, message = capsys.readouterr().err.strip().splitlines()
+    assert begun == "computing with persistence: init_time 1, lead_time 12, y 24, x 32"
+    assert message.startswith("xnowcast: ") and "-9999" in message
     assert out.read_text() == "precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.nc", "f.nc"]
 

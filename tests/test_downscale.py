@@ -114,8 +114,30 @@ def test_conserving_keeps_every_coarse_value(coarse):
     )
 
 
+class Trained(xnowcast.models.find("nearest")):
+    """Twice the coarse rain, as a model that was trained may have it."""
+
+    task = Task("downscale", input_frames=1, min_grid=2, trained=True)
+
+    def __init__(self):
+        self.method, self.transform = "nearest", Identity()
+
+    def downscale(self, frames, observed, factor, static=None, noise=None):
+        return 2 * super().downscale(frames, observed, factor, static, noise)
+
+
+def test_trained_models_keep_the_rain_unless_told_otherwise_and_interpolation_does_where_told(coarse):
+    kept, plain = (coarse.nowcast.downscale(Trained(), factor=2, **say) for say in ({}, {"conserve": False}))
+    np.testing.assert_allclose(kept.nowcast.coarsen(2).rain, coarse.rain, rtol=1e-6)
+    np.testing.assert_allclose(plain.rain, 2 * kept.rain, rtol=1e-6)
+    assert "factor 2, conserving" in kept.attrs["history"] and "conserving" not in plain.attrs["history"]
+    bicubic = coarse.nowcast.downscale("bicubic", factor=2)
+    xr.testing.assert_equal(bicubic, coarse.nowcast.downscale("bicubic", factor=2, conserve=False))
+    assert not bicubic.equals(coarse.nowcast.downscale("bicubic", factor=2, conserve=True))
+
+
 def test_conserving_is_asked_for_with_true_or_false(coarse):
-    for said in ("no", 1, None):
+    for said in ("no", 1):
         with pytest.raises(ValueError, match=f"conserve is {said!r}; it must be True or False"):
             coarse.nowcast.downscale("bicubic", factor=4, conserve=said)
 
@@ -180,7 +202,7 @@ def test_further_channels_and_static_fields_are_read(coarse):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"factor": 8}, "'noisy-refiner' was made for a factor of 4, not of 8"),
+        ({"factor": 8}, "'noisy-refiner' was made for a factor of 4, not of 8: pass factor=4"),
         ({"factor": 1}, "factor is 1; it must be a whole number of 2 or more"),
         ({"members": -1}, "members is -1"),
         ({"static": xr.DataArray(np.zeros((24, 32)), dims=("y", "x"))}, "reads no static fields: leave static out"),

@@ -238,6 +238,21 @@ class Shown:
         pass
 
 
+def test_the_log_tells_what_is_computed_in_memory_and_how_long_it_took(radar, caplog):
+    with caplog.at_level("INFO", "xnowcast"):
+        forecast = radar.rain.nowcast.forecast("persistence", steps=2)
+        begun, done = caplog.messages
+        assert begun == "computing with persistence: init_time 1, lead_time 2, y 24, x 32" and done.startswith(
+            "computed in"
+        )
+        caplog.clear()
+        forecast.nowcast.downscale("nearest", factor=2)
+        assert caplog.messages[0] == ("computing with persistence + nearest: init_time 1, lead_time 2, y 48, x 64")
+        caplog.clear()
+        radar.chunk(time=2).nowcast.forecast("persistence")
+        assert not caplog.messages, "lazy results are computed by whoever asks for them"
+
+
 def test_a_batch_that_does_not_fit_names_what_to_try(radar):
     class Greedy:
         task, transform, tile = Task("forecast", input_frames=1), Identity(), 512

@@ -526,7 +526,7 @@ def test_rain_classes_are_drawn_below_the_classes_that_were_observed():
     for axes in (below, last):
         np.testing.assert_array_equal(drawn(axes), np.broadcast_to(classes, (6, 8)))
     np.testing.assert_array_equal(drawn(above)[0], [0, 0, 1, 1, 1, 1, np.nan, np.nan])
-    assert above.get_title() == "+26 h\n14:00 UTC"
+    assert above.get_title() == "+26 h\n2024-06-02 14:00 UTC", "another day than that of the start"
     (bar,) = [axes for axes in fig.axes if axes.get_label() == "<colorbar>"]
     told = [label.get_text() for label in bar.get_yticklabels()]
     assert told == ["no rain\n(under 0.1 mm/h)", "rain\n(from 0.1 mm/h)", "heavy rain\n(from 10 mm/h)"]
@@ -574,6 +574,23 @@ def test_a_class_activation_is_drawn_from_0_to_1():
     assert (mesh.norm.vmin, mesh.norm.vmax) == (0, 1)
     np.testing.assert_array_equal(drawn(above), observed[0])
     assert "class activation of heavy rain (Grad-CAM)" in [axes.get_ylabel() for axes in fig.axes]
+
+
+def test_the_day_is_told_where_it_begins_and_of_single_fields():
+    rain = xr.DataArray(
+        np.ones((1, 4, 8, 8)), dims=("init_time", "lead_time", "y", "x"), name="rr", attrs={"units": "mm h-1"}
+    ).assign_coords(init_time=[np.datetime64("2024-06-01T23:40", "ns")], lead_time=np.arange(1, 5) * 2 * FIVE_MINUTES)
+    clocks = [axes.get_title().split("\n")[1] for axes in maps(plots.plot(rain))]
+    assert clocks == ["23:50 UTC", "2024-06-02 00:00 UTC", "00:10 UTC", "00:20 UTC"]
+    one = rain.isel(init_time=0, lead_time=1)
+    assert [axes.get_title() for axes in maps(plots.plot_field(one))] == ["2024-06-02\n00:00 UTC"]
+    assert maps(plots.plot_field(one.drop_vars("lead_time")))[0].get_title() == "2024-06-01\n23:40 UTC"
+    observed = one.drop_vars(["init_time", "lead_time"])
+    assert maps(plots.plot_field(observed))[0].get_title() == ""
+    timed = observed.assign_coords(time=np.datetime64("2024-06-03T10:05", "ns"))
+    assert maps(plots.plot_field(timed))[0].get_title() == "2024-06-03\n10:05 UTC"
+    corrected_alone = corrected()[0].isel(init_time=0, lead_time=0)
+    assert maps(plots.plot_field(corrected_alone, variable="rain_category"))[0].get_title().startswith("2024-06-02\n")
 
 
 def test_classes_of_a_member_are_drawn_and_have_no_mean():

@@ -154,6 +154,17 @@ def test_the_activation_of_a_class_is_told_by_number_or_name(nwp):
     assert by_name.attrs["nowcast_category"] == "heavy_rain" and by_name.class_activation.attrs["units"] == "1"
 
 
+def test_who_names_a_variable_is_told_how_channels_are_named(nwp):
+    rain = xr.Dataset({"tp": nwp.rain.drop_attrs(deep=False).assign_attrs(units="mm h-1")})
+    with pytest.raises(ValueError, match=r"no argument 'variable'.*channels=\{'rainfall_rate': 'tp'\} does"):
+        rain.nowcast.postprocess("nwp-raw", variable="tp")
+    assert rain.nowcast.postprocess("nwp-raw", channels={"rainfall_rate": "tp"}).rain_category.notnull().any()
+    with pytest.raises(ValueError, match=r"channels=\{'rainfall_rate': 'T'\} does"):
+        nwp.nowcast.explain("nwp-mae", category=1, variable="T")
+    with pytest.raises(ValueError, match="'nwp-raw' has no option 'variabel'"):
+        nwp.nowcast.postprocess("nwp-raw", variabel="tp")
+
+
 @pytest.mark.parametrize("verb", [postprocess, explain])
 def test_the_accessor_has_the_arguments_of_the_function(verb):
     def arguments(function):

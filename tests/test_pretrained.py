@@ -86,19 +86,31 @@ def test_a_name_has_the_card_of_its_weights(shipped, name):
 
 
 def test_a_system_whose_weights_go_by_other_names_says_which(shipped):
-    assert xnowcast.card("stvd").training_data == "weights ship as stvd-2, stvd-4"
-    assert xnowcast.card("nwp-metnet").training_data.startswith("none yet")
+    assert xnowcast.card("stvd").training_data == "ship as stvd-2, stvd-4"
+    assert "\n  weights     ship as stvd-2, stvd-4" in str(xnowcast.card("stvd"))
+    assert "\n  weights     none ship: they come from xnowcast.train" in str(xnowcast.card("nwp-metnet"))
+    assert "\n  trained on  nothing" in str(xnowcast.card("stvd-4")), "as the file says"
     assert list(pretrained.of_system("stvd")) == ["stvd-2", "stvd-4"]
 
 
 def test_the_table_has_a_line_for_each(shipped):
     save(shipped / "wide.safetensors", *TINY["lagrangian"], step=(2 * MINUTES, 5 * MINUTES), spacing=(500.0, 2000.0))
-    lines = pretrained.table().splitlines()
+    table, below = pretrained.table().split("\n\n")
     (shipped / "wide.safetensors").unlink()
-    assert len(lines) == 2 + len(TINY) + 1 and all(line.count("|") == 10 for line in lines)
-    assert lines[2].startswith("| `lagrangian` | forecast | 5 min | 1 km | ")
-    assert lines[2].endswith(" | nothing | CC0-1.0 | csi 0.25 |")
-    assert lines[-1].startswith("| `wide` | forecast | 2 to 5 min | 0.5 to 2 km | ")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert len(lines) == 2 + len(TINY) + 1 and len({len(line) for line in table.splitlines()}) == 1
+    assert lines[2][:5] == ["`lagrangian`", "forecast", "5 min", "1 km", ""] and lines[2][-1] == "CC0-1.0"
+    assert lines[-1][:4] == ["`wide`", "forecast", "2 to 5 min", "0.5 to 2 km"]
+    assert [line[4] for line in lines if line[0].startswith("`stvd")] == ["2", "4"]
+    assert below.splitlines()[0] == "- `lagrangian`: trained on nothing. Scores: csi 0.25."
+
+
+def test_the_table_of_what_ships_is_no_wider_than_a_terminal():
+    told = pretrained.table()
+    assert max(map(len, told.splitlines())) <= 110
+    for name in SHIPPED:
+        card, flat = xnowcast.card(name), " ".join(told.split())
+        assert f"`{name}`: trained on {card.training_data}. Scores: {next(iter(card.scores))} " in flat
 
 
 def test_without_any_the_table_is_its_head(nothing_ships):
@@ -164,6 +176,38 @@ def test_a_factor_without_weights_says_which_have_some(shipped, radar):
     with pytest.raises(ValueError, match=r"factor is 1\.5"):
         coarse.nowcast.downscale(factor=1.5)
     assert coarse.nowcast.downscale("bicubic", factor=8).sizes["x"] == 48
+
+
+def test_data_that_suit_weights_for_another_factor_are_told_which(shipped, radar):
+    coarse = radar.isel(time=slice(3)).nowcast.coarsen(2)
+    for model in ("stvd", None):
+        with pytest.raises(
+            ValueError, match="of 2 and 4, not of 8: pass factor=2, which suits the grid of the data, or"
+        ):
+            coarse.nowcast.downscale(model)
+        with pytest.raises(
+            ValueError, match="have 2 x 2 km: weights ship for a factor of 2 and 4: pass factor=2, which"
+        ):
+            coarse.nowcast.downscale(model, factor=4)
+    with pytest.warns(UserWarning, match="pass factor=2, which suits these data"):
+        coarse.nowcast.downscale(factor=4, members=0, on_mismatch="warn")
+    with pytest.raises(ValueError, match="have 2 x 2 km: regrid them first"):
+        coarse.nowcast.downscale("stvd", weights=str(shipped / "stvd-4.safetensors"), factor=4)
+    with pytest.raises(ValueError, match="have 1 x 1 km: regrid them first"):
+        radar.nowcast.downscale(factor=4)
+    places = without_places(coarse)
+    with pytest.raises(ValueError, match="of 2 and 4, not of 8: give weights="):
+        places.nowcast.downscale()
+
+
+def test_members_that_ship_keep_the_coarse_rain_by_default(shipped, radar):
+    coarse = radar.isel(time=slice(3)).nowcast.coarsen(4)
+    options = {"factor": 4, "sampling_steps": 2}
+    for members in (0, 2):
+        again = coarse.nowcast.downscale(members=members, **options).nowcast.coarsen(4).rainfall_rate
+        np.testing.assert_allclose(again, coarse.rainfall_rate.broadcast_like(again), rtol=1e-4, atol=1e-6)
+        plain = coarse.nowcast.downscale(members=members, conserve=False, **options).nowcast.coarsen(4).rainfall_rate
+        assert not np.allclose(plain, coarse.rainfall_rate, rtol=1e-2)
 
 
 def test_numerical_forecasts_are_corrected_by_name_and_by_default(shipped):
@@ -327,7 +371,8 @@ def test_the_list_of_models_says_which_have_weights(shipped, capsys):
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert set(rows) == {*models.names(), "stvd-2", "stvd-4"}
     assert "weights ship" in rows["lagrangian"] and "weights ship" in rows["stvd-4"]
-    assert "to be trained" in rows["stvd"] and "to be trained" in rows["nwp-metnet"] and " ready " in rows["bicubic"]
+    assert "weights ship" in rows["stvd"] and "to be trained" in rows["nwp-metnet"] and " ready " in rows["bicubic"]
+    assert rows["stvd-4"].endswith(" The weights of stvd for a factor of 4.")
     begin = {
         line.index(told)
         for line in rows.values()

@@ -5,6 +5,7 @@ import struct
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,8 +236,23 @@ def test_the_contract_of_the_training_comes_back(contracted):
     task = weights.load(contracted).task
     assert (task.step, task.spacing, task.crop, task.max_steps) == (timedelta(minutes=5), 1000.0, 96, 4)
     assert weights.read_card(contracted).task == task
-    assert "a step of 0:05:00" in weights.card(contracted).reads
+    assert "a step of 5 minutes" in weights.card(contracted).reads
     assert "at 1 km, learnt from 96 x 96" in weights.card(contracted).reads
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(60, "1 minute,"), (3600, "60 minutes"), ([240, 900], "4 to 15 minutes"), (150, "2.5 minutes")],
+)
+def test_what_a_file_reads_is_told_in_the_words_of_this_version(contracted, seconds, words):
+    alter_card(Path(contracted), contract={"step": seconds}, reads="1 frame, a step of 0:05:00")
+    assert f"a step of {words}" in weights.read_card(contracted).reads
+    assert "0:05:00" not in str(weights.card(contracted))
+
+
+def test_a_card_of_a_system_that_is_not_here_is_told_as_it_is(contracted):
+    alter_card(Path(contracted), system="elsewhere", reads="something")
+    assert weights.read_card(contracted).reads == "something"
 
 
 def test_weights_from_before_crops_were_told_are_read(tmp_path):

@@ -171,9 +171,11 @@ def _forecast(options: argparse.Namespace) -> None:
 
 
 def _write(result: Any, output: Any, *, overwrite: bool) -> None:
-    from xnowcast import storage
+    from xnowcast import planning, storage
     from xnowcast.engine import progress_bar
 
+    if not sys.stderr.isatty():  # nothing else would be seen until it is done
+        print(planning.to_do(result), file=sys.stderr)
     with progress_bar(None):
         storage.write(result, output, overwrite=overwrite)
     sizes = ", ".join(f"{dim} {size}" for dim, size in result.sizes.items() if dim != "bnds")
@@ -320,7 +322,11 @@ def _add_downscale(commands: Any) -> None:
         "--model", help="a name (xnowcast models) or a weights file; by default that of --weights, else stvd"
     )
     command.add_argument("--static", help="a file with the fine fields that the model reads, such as the topography")
-    command.add_argument("--conserve", action="store_true", help="keep the means over the coarse cells")
+    command.add_argument(
+        "--conserve",
+        action=argparse.BooleanOptionalAction,
+        help="keep the means over the coarse cells, or leave them as the model has them; by default trained models do",
+    )
     _add_running(command)
 
 
@@ -456,9 +462,15 @@ def _models(options: argparse.Namespace) -> None:
         return
     for name in sorted({*models.names(), *pretrained.names()}):
         about = xnowcast.card(name)
-        needs = "weights ship" if about.sha256 else "to be trained" if about.task.trained else "ready"
+        ships = about.sha256 or pretrained.of_system(name)
+        needs = "weights ship" if ships else "to be trained" if about.task.trained else "ready"
         members = "members" if about.task.stochastic else ""
-        print(f"{name:<16} {about.task.verb:<12} {needs:<14} {members:<8} {about.description}")
+        what = about.description if name == about.system else f"The weights of {about.system}{_for_factor(about.task)}."
+        print(f"{name:<16} {about.task.verb:<12} {needs:<14} {members:<8} {what}")
+
+
+def _for_factor(task: Any) -> str:
+    return "" if task.factor is None else f" for a factor of {task.factor}"
 
 
 def _add_datasets(commands: Any) -> None:

@@ -40,8 +40,9 @@ def deblur(
     model : str or DeblurModel, optional
         Name of a system, path of a weights file, or a model in memory; ``"postcast"`` by default.
     members : int, optional
-        Make so many sharp frames of each blurry one, along a new dim ``member``. By default one of each; a field
-        that has members keeps them.
+        Make so many sharp frames of each blurry one, along a new dim ``member``. By default one of each, without such
+        a dim and not 10 as in `forecast`: what is sharpened is a forecast that stays one, and has its members already
+        where it is an ensemble; these are kept, each is sharpened.
     seed : int
         The noise of a frame comes from the seed and the frame's init time, member and lead time alone.
     variable : hashable, optional
@@ -114,10 +115,7 @@ def deblur(
     )
     if diagnostics:
         result = _with_diagnostics(result, arrays, field)
-    if field.array.chunks is not None:
-        return result
-    with engine.progress_bar(progress):
-        return result.compute()
+    return result if field.array.chunks is not None else planning.computed(result, progress)
 
 
 def _check_frames(field: Field) -> None:

@@ -1,6 +1,6 @@
 """The verb `downscale`, on one page: coarse field -> sequences -> engine -> CF dataset on the fine grid."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ def downscale(
     members: int | None = None,
     seed: int = 0,
     static: xr.Dataset | xr.DataArray | None = None,
-    conserve: bool = False,
+    conserve: bool | None = None,
     variable: Hashable | None = None,
     zr: tuple[float, float] | None = None,
     on_mismatch: planning.OnMismatch = "raise",
@@ -47,17 +47,21 @@ def downscale(
         Name of a system, path of a weights file, or a model in memory; ``"stvd"`` by default. ``"bicubic"``,
         ``"bilinear"`` and ``"nearest"`` need no weights.
     factor : int
-        How many fine cells along y and along x make a coarse one.
+        How many fine cells along y and along x make a coarse one. Weights are for one factor each; those of ``"stvd"``
+        that ship make 1 km of 4 km (``factor=4``) and of 8 km (``factor=8``).
     members : int, optional
-        Members of an ensemble, for stochastic models; 10 by default. 0 gives their deterministic part.
+        Members of an ensemble, for stochastic models; 10 by default, as in `forecast`, for many fine fields suit a
+        coarse one and the spread of a few says little. 1 gives one fine field, 0 the model's deterministic part.
     seed : int
         The noise of a frame comes from the seed, the member's number and the frame's time or lead time alone.
     static : xarray.Dataset or xarray.DataArray, optional
         Fields on the fine grid, such as the topography, for models that read them; in any units, or in canonical ones
         (see `xnowcast.channels`) where they have none.
-    conserve : bool
+    conserve : bool, optional
         Make the area mean of every member over each coarse cell the coarse value: see
-        `xnowcast.engine.refining.conserved`.
+        `xnowcast.engine.refining.conserved`. By default True for models that are trained, which are better for it,
+        and False for interpolation, which is what its name says. False is the plain sampling of STVD's paper, whose
+        members have too much rain or too little; take it where the coarse rain itself is not to be trusted.
     variable : hashable, optional
         Name of the field where a dataset has more than one.
     zr : (float, float), optional
@@ -102,28 +106,31 @@ def downscale(
 
     field = cf.find_field(obj, variable, zr=zr)
     _check_factor(factor)
-    if not isinstance(conserve, bool | np.bool_):
+    if not isinstance(conserve, bool | np.bool_ | None):
         raise ValueError(f"conserve is {conserve!r}; it must be True or False")
     if weights is None:
-        model = _with_weights_for(factor, model)
+        model = _with_weights_for(factor, model, field)
     alone = members == 0
     if alone:
         members, options = None, (options if hasattr(model, "task") else {**options, "stochastic": False})
     recipe, task = planning.plan_model(downscale, model, weights, options)
     task = replace(task, stochastic=task.stochastic and not alone)
+    conserve = task.trained if conserve is None else bool(conserve)
     planning.check_field(field, task, recipe)
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)
     if task.factor not in (None, factor):
-        raise ValueError(f"{planning.model_name(recipe)!r} was made for a factor of {task.factor}, not of {factor}")
+        raise ValueError(
+            f"{planning.model_name(recipe)!r} was made for a factor of {task.factor}, not of {factor}: pass "
+            f"factor={task.factor}"
+        )
     _check_cells(field)
     roles = cf.forecast_dims(field)
     along = _sequence_dim(field, roles)
     _check_frames(field, task, recipe, along)
     step = _step(field, task, recipe, along)
-    # weights know the spacing of the data that they were trained on, which is that of the fine grid
-    fine_spacing = task.bounds("spacing")
-    coarse = replace(task, spacing=fine_spacing and (fine_spacing[0] * factor, fine_spacing[1] * factor))
-    planning.check_contract(field, coarse, recipe, step, on_mismatch)
+    planning.check_contract(
+        field, _on_coarse_grid(task, factor), recipe, step, on_mismatch, another_grid=_other_factor(recipe, field)
+    )
     numbers = planning.member_numbers(task, recipe, members)
     if numbers is not None and "member" in field.array.dims:
         raise ValueError(f"variable {field.name!r} has a dim 'member' already: choose one of its members, or rename it")
@@ -155,10 +162,7 @@ def downscale(
         done="refined",
         grid=fine,
     )
-    if field.array.chunks is not None:
-        return result
-    with engine.progress_bar(progress):
-        return result.compute()
+    return result if field.array.chunks is not None else planning.computed(result, progress)
 
 
 def _check_factor(factor: Any) -> None:
@@ -166,20 +170,58 @@ def _check_factor(factor: Any) -> None:
         raise ValueError(f"factor is {factor!r}; it must be a whole number of 2 or more")
 
 
-def _with_weights_for(factor: int, model: Any) -> Any:
+def _with_weights_for(factor: int, model: Any, field: Field) -> Any:
     """The name of the weights that ship for the factor, where some ship for the model; else the model as it is."""
     from xnowcast import pretrained
 
     system = pretrained.default("downscale") if model is None else model
-    ships = pretrained.of_system(system) if isinstance(system, str) else {}
-    by_factor: dict[Any, str] = {card.task.factor: name for name, card in ships.items()}
-    if ships and factor not in by_factor:
-        there = " and ".join(map(str, sorted(by_factor)))
+    by_factor = _shipped(system)
+    if by_factor and factor not in by_factor:
+        suited = _suited(system, field)
+        hint = "" if suited is None else f"pass factor={suited}, which suits the grid of the data, or "
         raise ValueError(
-            f"weights of {system!r} ship for a factor of {there}, not of {factor}: give weights= of your own, from "
-            f"xnowcast.train({system!r}, ..., factor={factor}), or a model without weights such as 'bicubic'"
+            f"weights of {system!r} ship for a factor of {_listed(by_factor)}, not of {factor}: {hint}give weights= of "
+            f"your own, from xnowcast.train({system!r}, ..., factor={factor}), or a model without weights such as "
+            "'bicubic'"
         )
     return by_factor.get(factor, system)
+
+
+def _shipped(system: Any) -> dict[int | None, str]:
+    """Names of the weights of a system that ship, by their factors."""
+    from xnowcast import pretrained
+
+    ships = pretrained.of_system(system) if isinstance(system, str) else {}
+    return {card.task.factor: name for name, card in ships.items()}
+
+
+def _listed(factors: Iterable[int | None]) -> str:
+    return " and ".join(map(str, sorted(factor for factor in factors if factor is not None)))
+
+
+def _suited(system: str, field: Field) -> int | None:
+    """The factor of those weights that ship for data of this grid spacing."""
+    from xnowcast import pretrained
+
+    tasks = [card.task for card in pretrained.of_system(system).values()]
+    suited = (task.factor for task in tasks if planning.suits_grid(field, _on_coarse_grid(task, task.factor or 1)))
+    return next(suited, None)
+
+
+def _other_factor(recipe: Any, field: Field) -> str:
+    """What to do where weights that ship do not suit the grid, and those for another factor do; else ""."""
+    system = planning.model_name(recipe)
+    by_factor = _shipped(system)
+    suited = _suited(system, field) if getattr(recipe, "weights", None) in by_factor.values() else None
+    if suited is None:
+        return ""
+    return f"weights ship for a factor of {_listed(by_factor)}: pass factor={suited}, which suits these data"
+
+
+def _on_coarse_grid(task: "Task", factor: int) -> "Task":
+    """Weights know the spacing of the data that they were trained on, which is that of the fine grid."""
+    fine = task.bounds("spacing")
+    return replace(task, spacing=fine and (fine[0] * factor, fine[1] * factor))
 
 
 def _check_cells(field: Field) -> None:

@@ -53,7 +53,8 @@ def forecast(
     init_times : "latest", "all", time, list of times or slice of times
         When the forecasts start. ``slice("2024-06-01T12", "2024-06-01T18", "30min")`` starts one every half hour.
     members : int, optional
-        Members of an ensemble; 10 by default for models that have members.
+        Members of an ensemble; 10 by default for models that have members, as many as the CRPS and probabilities in
+        tenths want. A deterministic model has none.
     seed : int
         Member 3 is the same for one seed and init time however many members are asked for, and however the
         data are chunked.
@@ -97,8 +98,6 @@ def forecast(
     >>> dict(fc.sizes)
     {'init_time': 1, 'lead_time': 4, 'y': 32, 'x': 32}
     """
-    from xnowcast import engine  # torch comes with it; who only opens files need not wait for that
-
     ready = prepare(
         obj,
         model,
@@ -120,10 +119,7 @@ def forecast(
     _check_values(ready.field, chosen)
     data, used = _frames(ready.field, chosen)
     result = ready.label(ready.run(data, used), obj, used.init_times, _skipped(chosen))
-    if ready.field.array.chunks is not None:
-        return result
-    with engine.progress_bar(progress):
-        return result.compute()
+    return result if ready.field.array.chunks is not None else planning.computed(result, progress)
 
 
 @dataclass(frozen=True)

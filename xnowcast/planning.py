@@ -1,5 +1,7 @@
 """What the verbs share: which model runs, whether the data are what it was made for, how the result names it."""
 
+import logging
+import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from difflib import get_close_matches
@@ -11,11 +13,13 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import cf
-from xnowcast.cf import Field
+from xnowcast.cf import Field, T_Xarray
 
 if TYPE_CHECKING:
     from xnowcast.engine import ModelRecipe
     from xnowcast.models.base import Task
+
+log = logging.getLogger("xnowcast")
 
 OnMismatch = Literal["raise", "warn"]
 
@@ -134,7 +138,12 @@ def check_field(field: Field, task: "Task", model: Any) -> None:
 
 
 def check_contract(
-    field: Field, task: "Task", model: Any, step: np.timedelta64 | None, on_mismatch: OnMismatch
+    field: Field,
+    task: "Task",
+    model: Any,
+    step: np.timedelta64 | None,
+    on_mismatch: OnMismatch,
+    another_grid: str = "",
 ) -> None:
     """Compare time step and grid spacing with the model's: on others it would run, and be wrong without a sign.
 
@@ -146,6 +155,8 @@ def check_contract(
     step : numpy.timedelta64 or None
         Time between the frames; None where the verb takes them one by one.
     on_mismatch : {"raise", "warn"}
+    another_grid : str
+        What to do about another grid spacing; to regrid the data where it is empty.
 
     Raises
     ------
@@ -154,7 +165,7 @@ def check_contract(
     """
     if on_mismatch not in ("raise", "warn"):
         raise ValueError(f"on_mismatch is {on_mismatch!r}; it can be 'raise' or 'warn'")
-    mismatches = [*_step_mismatch(field, task, step), *_spacing_mismatch(field, task)]
+    mismatches = [*_step_mismatch(field, task, step), *_spacing_mismatch(field, task, another_grid)]
     if not mismatches:
         return
     message = f"{model_name(model)!r} {'; it '.join(mismatches)}"
@@ -185,20 +196,38 @@ def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> I
         yield f"{what}: bring the frames to its step first"
 
 
-def _spacing_mismatch(field: Field, task: "Task") -> Iterator[str]:
+def _spacing_mismatch(field: Field, task: "Task", advice: str) -> Iterator[str]:
     """Where the data do not tell their spacing there is nothing to compare; a model knows the mean of y and x."""
     bounds = task.bounds("spacing")
     spacing = cf.grid_spacing(field.array, field.y, field.x) if bounds is not None else None
-    if bounds is None or spacing is None:
+    if bounds is None or spacing is None or suits_grid(field, task):
         return
     least, greatest = (metres / 1000 for metres in bounds)
-    if not least * (1 - SPACING_TOLERANCE) <= sum(spacing) / 2 <= greatest * (1 + SPACING_TOLERANCE):
-        found = " x ".join(f"{km:.3g}" for km in spacing)
-        wanted = f"{least:.3g}" if least == greatest else f"{least:.3g} to {greatest:.3g}"
-        yield (
-            f"was made for a grid of {wanted} km, and the data have {found} km: regrid them first, "
-            "ds.nowcast.coarsen(n) makes a grid n times coarser, xnowcast.regrid.regrid any"
-        )
+    found = " x ".join(f"{km:.3g}" for km in spacing)
+    wanted = f"{least:.3g}" if least == greatest else f"{least:.3g} to {greatest:.3g}"
+    regrid = "regrid them first, ds.nowcast.coarsen(n) makes a grid n times coarser, xnowcast.regrid.regrid any"
+    yield f"was made for a grid of {wanted} km, and the data have {found} km: {advice or regrid}"
+
+
+def suits_grid(field: Field, task: "Task") -> bool:
+    """Whether the data tell their grid spacing and it is one that the model was made for.
+
+    Parameters
+    ----------
+    field : Field
+    task : Task
+
+    Returns
+    -------
+    bool
+        False where the task takes any spacing.
+    """
+    bounds = task.bounds("spacing")
+    spacing = cf.grid_spacing(field.array, field.y, field.x) if bounds is not None else None
+    if bounds is None or spacing is None:
+        return False
+    least, greatest = (metres / 1000 for metres in bounds)
+    return bool(least * (1 - SPACING_TOLERANCE) <= sum(spacing) / 2 <= greatest * (1 + SPACING_TOLERANCE))
 
 
 def check_counts(*, seed: int, batch_size: int | None, members: int | None) -> None:
@@ -398,3 +427,48 @@ def provenance(
     if sha256:
         attrs["nowcast_weights_sha256"] = sha256
     return attrs
+
+
+def computed(result: T_Xarray, progress: bool | None) -> T_Xarray:
+    """A result in memory. A progress bar tells how it goes where it is wanted, and the log, at level INFO, what it is.
+
+    Parameters
+    ----------
+    result : xarray.Dataset or xarray.DataArray
+        Lazy, as a verb labels it.
+    progress : bool or None
+        As in `xnowcast.engine.progress_bar`.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+    """
+    from xnowcast import engine
+
+    log.info("%s", to_do(result))
+    began = time.monotonic()
+    with engine.progress_bar(progress):
+        whole = result.compute()
+    log.info("computed in %.1f s", time.monotonic() - began)
+    return whole
+
+
+def to_do(result: xr.Dataset | xr.DataArray) -> str:
+    """What is about to be computed, in one line: off a terminal nothing else is seen for long.
+
+    Parameters
+    ----------
+    result : xarray.Dataset or xarray.DataArray
+        As a verb labels it.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> to_do(xr.Dataset({"rain": (("y", "x"), np.zeros((2, 3)))}, attrs={"nowcast_model": "bicubic"}))
+    'computing with bicubic: y 2, x 3'
+    """
+    sizes = ", ".join(f"{dim} {size}" for dim, size in result.sizes.items() if dim != "bnds")
+    return f"computing with {result.attrs.get('nowcast_model', 'a model')}: {sizes}"

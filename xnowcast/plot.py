@@ -723,7 +723,7 @@ def _forecast_maps(
         values, what = _one_member(array, member), {"classes": "post-processed"}.get(kind, kind)
     labels = _lead_labels(array["lead_time"].values)
     if times is not None:
-        labels = [f"{label}\n{time:%H:%M} UTC" for label, time in zip(labels, times, strict=True)]
+        labels = [f"{label}\n{clock}" for label, clock in zip(labels, _clocks(times, start), strict=True)]
     return _Maps(
         _values(values, ("lead_time", field.y, field.x)),
         np.ones(len(labels), bool),
@@ -835,7 +835,7 @@ def _observed_maps(
     array = field.array
     read = _rain if kind == "rain" else _as_stored
     if field.time is None:
-        rain, labels, index = read(field, array).expand_dims("frame"), [""], None
+        rain, labels, index = read(field, array).expand_dims("frame"), _clock_of_one(array), None
         values = _values(rain, ("frame", field.y, field.x))
     else:
         index = pd.DatetimeIndex(array[field.time].values)
@@ -847,13 +847,29 @@ def _observed_maps(
                 raise ValueError(f"time {absent} is not in the sequence; it goes from {index[0]} to {index[-1]}.")
         index = index[positions]
         values = _values(read(field, array.isel({field.time: positions})), (field.time, field.y, field.x))
-        new_day = np.r_[True, index[1:].normalize() != index[:-1].normalize()]
-        labels = [
-            f"{t:%Y-%m-%d}\n{t:%H:%M} UTC" if d else f"{t:%H:%M} UTC" for t, d in zip(index, new_day, strict=True)
-        ]
+        labels = _clocks(index, between="\n")
     grid = _axes_of(array, field, observations)
     about: dict[str, Any] = {"threshold": threshold if kind == "probability" else None, "classes": classes}
     return _Maps(values, np.ones(len(labels), bool), labels, index, **grid, **about, kind=kind)
+
+
+def _clock_of_one(array: xr.DataArray) -> list[str]:
+    """The label of a field that has no time axis, and may still tell its time."""
+    scalars = {str(name): c.values for name, c in array.coords.items() if c.ndim == 0 and c.dtype.kind in "mM"}
+    valid = [scalars[name] for name in ("valid_time", "time") if name in scalars]
+    if "init_time" in scalars:
+        valid.append(scalars["init_time"] + scalars.get("lead_time", np.timedelta64(0, "ns")))
+    return _clocks(pd.DatetimeIndex(valid[:1]), between="\n") or [""]
+
+
+def _clocks(times: pd.DatetimeIndex, before: pd.Timestamp | None = None, between: str = " ") -> list[str]:
+    """Times of the day, with the date where it is not that of the time before."""
+    days = times.normalize()
+    earlier = [None if before is None else before.normalize(), *days[:-1]]
+    return [
+        f"{time:%H:%M} UTC" if day == last else f"{time:%Y-%m-%d}{between}{time:%H:%M} UTC"
+        for time, day, last in zip(times, days, earlier, strict=False)
+    ]
 
 
 def _as_stored(field: cf.Field, part: xr.DataArray) -> xr.DataArray:

@@ -100,9 +100,9 @@ def postprocess(
     >>> corrected.probability.dims, float(corrected.rain_category[0, 0]), float(corrected.rainfall_rate[0, 0])
     (('category', 'y', 'x'), 2.0, 10.0)
     """
-    from xnowcast import engine
     from xnowcast.engine.fields import postprocess_array
 
+    _refuse_variable(model, weights, options)
     recipe, task = planning.plan_model(postprocess, model, weights, options)
     if decision not in get_args(Decision):
         raise ValueError(f"decision is {decision!r}; it can be 'argmax' or 'inverse'")
@@ -121,10 +121,7 @@ def postprocess(
         done="post-processed",
     )
     result = _with_classes(result, parts, field, thresholds, decision)
-    if _is_lazy(obj):
-        return result
-    with engine.progress_bar(progress):
-        return result.compute()
+    return result if _is_lazy(obj) else planning.computed(result, progress)
 
 
 def explain(
@@ -166,11 +163,12 @@ def explain(
     ----------
     Selvaraju et al. (2017), doi:10.1109/ICCV.2017.74
     """
-    from xnowcast import engine, pretrained
+    from xnowcast import pretrained
     from xnowcast.engine.fields import postprocess_array
 
     if model is None and weights is None:
         model = pretrained.default("explain")
+    _refuse_variable(model, weights, options)
     recipe, task = planning.plan_model(postprocess, model, weights, options)
     thresholds = _thresholds(recipe)
     number = _category_number(category, thresholds)
@@ -193,10 +191,7 @@ def explain(
         history=f"xnowcast explain {name} by {planning.model_name(recipe)}{_remapped_words(grid, regrid)}",
         done="explained",
     )
-    if _is_lazy(obj):
-        return result
-    with engine.progress_bar(progress):
-        return result.compute()
+    return result if _is_lazy(obj) else planning.computed(result, progress)
 
 
 def class_names(thresholds: tuple[float, ...]) -> tuple[str, ...]:
@@ -224,6 +219,19 @@ def class_names(thresholds: tuple[float, ...]) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------- the model
+
+
+def _refuse_variable(model: Any, weights: str | None, options: dict[str, Any]) -> None:
+    """Other verbs read one field, which ``variable`` names; here each channel has a name of its own."""
+    if "variable" not in options:
+        return
+    others = {name: value for name, value in options.items() if name != "variable"}
+    _, task = planning.plan_model(postprocess, model, weights, others)
+    rain = "rainfall_rate" if "rainfall_rate" in task.channels else task.channels[0]
+    raise ValueError(
+        "there is no argument 'variable': a post-processor reads channels, found by standard name and level; where the "
+        f"attributes do not tell them, channels={{{rain!r}: {options['variable']!r}}} does"
+    )
 
 
 def _thresholds(recipe: Any) -> tuple[float, ...]:

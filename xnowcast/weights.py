@@ -86,7 +86,7 @@ class ModelCard:
             "reads": self.reads,
             "options": ", ".join(f"{k}={v!r}" for k, v in self.options.items()),
             "parameters": f"{self.parameters:,}" if self.parameters else "",
-            "trained on": self.training_data,
+            "trained on" if self.sha256 else "weights": self.training_data,
             "licence": self.licence,
             "scores": ", ".join(f"{k} {v:.3g}" for k, v in self.scores.items()),
             "sha256": self.sha256,
@@ -144,7 +144,7 @@ def card(model: Any) -> ModelCard:
 
     task = models.declare(model)
     ships = ", ".join(pretrained.of_system(model))
-    needs = f"weights ship as {ships}" if ships else "none yet: it needs weights, from xnowcast.train or a file"
+    needs = f"ship as {ships}" if ships else "none ship: they come from xnowcast.train or a file"
     return ModelCard(
         model,
         options=models.options(model),
@@ -158,7 +158,8 @@ def _in_words(task: Any) -> str:
     frames = "1 frame" if task.input_frames == 1 else f"{task.input_frames} frames"
     quantity = {"rain_rate": "rain rate", "vil": "VIL", None: "any precipitation field"}[task.quantity]
     steps, spacings = task.bounds("step"), task.bounds("spacing")
-    step = "any step" if steps is None else f"a step of {' to '.join(map(str, dict.fromkeys(steps)))}"
+    minutes = [] if steps is None else [f"{s / timedelta(minutes=1):g}" for s in dict.fromkeys(steps)]
+    step = f"a step of {' to '.join(minutes)} minute{'s' * (minutes != ['1'])}" if minutes else "any step"
     grid = f"grids of {task.min_grid} x {task.min_grid} cells or more"
     km = [] if spacings is None else dict.fromkeys(f"{metres / 1000:.3g}" for metres in spacings)
     spacing = f" at {' to '.join(km)} km" if km else ""
@@ -406,9 +407,17 @@ def read_card(path: str | Path) -> ModelCard:
     known = {f.name for f in fields(ModelCard)}
     try:
         content = json.loads(metadata[_KEY])
-        return ModelCard(**{k: v for k, v in content.items() if k in known})
+        about = ModelCard(**{k: v for k, v in content.items() if k in known})
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} has a card that cannot be read: {error}") from None
+    return _in_words_of_this_version(about)
+
+
+def _in_words_of_this_version(about: ModelCard) -> ModelCard:
+    """What the model reads follows from its task, and a file may have it in words of an earlier version."""
+    from xnowcast import models
+
+    return replace(about, reads=_in_words(about.task)) if about.system in models.REGISTRY else about
 
 
 def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any:

@@ -4,6 +4,7 @@ A file ``NAME.safetensors`` beside this one is all that it takes: its name then 
 """
 
 import logging
+import textwrap
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,9 @@ PREFERRED: dict[str, tuple[str, ...]] = {
     "explain": ("nwp-mae",),
 }
 """Systems that a verb takes where nobody names one, the best first. The last of ``forecast`` runs on any data."""
+
+TABLE_WIDTH = 110
+"""Characters of a line of `table`, so that a terminal shows it unbroken."""
 
 T = TypeVar("T")
 
@@ -150,21 +154,27 @@ def first_that_fits(attempt: Callable[[str], T]) -> T:
 
 
 def table() -> str:
-    """What ships, as a Markdown table: what each reads, its size, where it comes from and its scores.
+    """What ships, as Markdown for a terminal: a table of what each reads, and below it where each comes from.
 
     Returns
     -------
     str
-        A line per name.
+        A line of the table per name, then a paragraph per name with the data of its training and its scores, which the
+        cards have as well (`xnowcast.card`).
 
     Examples
     --------
-    >>> print(table().splitlines()[0])
-    | name | verb | step | grid | parameters | MB | trained on | licence | scores |
+    >>> head = table().splitlines()[0]
+    >>> [word.strip() for word in head.strip("|").split("|")]
+    ['name', 'verb', 'step', 'grid', 'factor', 'parameters', 'MB', 'licence']
     """
-    head = ("name", "verb", "step", "grid", "parameters", "MB", "trained on", "licence", "scores")
-    rows = [head, ("---",) * len(head), *(_row(name, read_card(path(name))) for name in names())]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    cards = {name: read_card(path(name)) for name in names()}
+    rows: list[tuple[str, ...]] = [("name", "verb", "step", "grid", "factor", "parameters", "MB", "licence")]
+    rows += [_row(name, card) for name, card in cards.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+    return "\n".join([*lines, *([""] if cards else []), *(_origin(name, card) for name, card in cards.items())])
 
 
 def _row(name: str, card: ModelCard) -> tuple[str, ...]:
@@ -176,9 +186,14 @@ def _row(name: str, card: ModelCard) -> tuple[str, ...]:
         task.verb,
         f"{' to '.join(steps)} min" if steps else "any",
         f"{' to '.join(spacings)} km" if spacings else "any",
+        "" if task.factor is None else str(task.factor),
         f"{card.parameters:,}",
         f"{path(name).stat().st_size / 1e6:.2g}",
-        card.training_data,
         card.licence,
-        ", ".join(f"{score} {value:.3g}" for score, value in card.scores.items()),
     )
+
+
+def _origin(name: str, card: ModelCard) -> str:
+    scores = "; ".join(f"{score} {value:.3g}" for score, value in card.scores.items())
+    text = f"- `{name}`: trained on {card.training_data}. Scores: {scores or 'none'}."
+    return textwrap.fill(text, TABLE_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
