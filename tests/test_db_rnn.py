@@ -460,6 +460,17 @@ def test_a_staged_network_trains_one_half_at_a_time():
         assert (loss.truth is None) == (progress < 0.5)
 
 
+def test_the_weight_of_the_adversary_is_that_of_its_part_of_the_loss():
+    given, totals = batch(), []
+    for weight in (1.0, 21.0):
+        torch.manual_seed(0)
+        model = tiny("db-convlstm", adversarial_weight=weight, scheduled_sampling=False)
+        adversary = model.adversary((32, 32))
+        loss = model.loss(given, progress=0.5, adversary=adversary)
+        totals.append(loss.total)
+    torch.testing.assert_close(totals[1] - totals[0], 20.0 / 32**2 * loss.parts["adversarial"])
+
+
 def test_the_second_stage_alone_leaves_the_forecasting_network_as_it_began():
     forecasting = tiny("ms-convlstm")
     model = tiny("db-convlstm", staged="deblurring")
@@ -547,6 +558,7 @@ def test_the_name_fixes_the_cell(name):
         ("db-convlstm", {"memory": "none"}, r"memory is 'none': choose one of 'zigzag', 'forecast'"),
         ("db-convlstm", {"loss_schedule": "cosine"}, r"loss_schedule is 'cosine': choose one of 'ramp', 'fixed'"),
         ("db-convlstm", {"staged": "forecast"}, r"staged is 'forecast': choose one of False, True, 'deblurring'"),
+        ("db-convlstm", {"adversarial_weight": 0}, r"adversarial_weight is 0: above 0, or adversarial_loss=False"),
         ("db-convlstm", {"staged": True, "deblur_loss": False}, r"nothing to train in its second half"),
         ("db-convlstm", {"window": 7}, r"the cell 'convlstm' has no option 'window'"),
         ("ms-preciplstm", {"window": 30}, r"window is 30 cells wide"),

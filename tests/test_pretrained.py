@@ -446,6 +446,8 @@ def test_a_run_becomes_what_ships(tmp_path, radar):
     assert slim == weights.read_card(tmp_path / "lagrangian.safetensors")
     assert slim == replace(before, licence="Apache-2.0", scores={"csi": 0.5}), "it was in float16 already"
     assert weights.slim(run, tmp_path / "exact.safetensors", dtype="float32").sha256 != slim.sha256
+    mixed = weights.slim(run, tmp_path / "mixed.safetensors", options={"cascade": 0.3})
+    assert mixed.options == slim.options | {"cascade": 0.3} and mixed.sha256 == slim.sha256
 
 
 # ---------------------------------------------------------------- what ships with this package

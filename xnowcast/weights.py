@@ -280,7 +280,14 @@ def save(
     return written
 
 
-def slim(path: str | Path, out: str | Path, *, dtype: str = "float16", **about: Any) -> ModelCard:
+def slim(
+    path: str | Path,
+    out: str | Path,
+    *,
+    dtype: str = "float16",
+    options: Mapping[str, Any] | None = None,
+    **about: Any,
+) -> ModelCard:
     """Write a weights file once more, in half the bytes or with other words on its card: to hand the weights on.
 
     Parameters
@@ -291,6 +298,8 @@ def slim(path: str | Path, out: str | Path, *, dtype: str = "float16", **about: 
         Ends in ``.safetensors``.
     dtype : {"float16", "bfloat16", "float32"}
         Of the parameters in the file; see `save`.
+    options : mapping, optional
+        Options of running the model, such as ``sampling_steps``, that the file shall have.
     **about
         Fields of `ModelCard` to replace: ``training_data``, ``licence``, ``scores``, ``description``.
 
@@ -304,7 +313,7 @@ def slim(path: str | Path, out: str | Path, *, dtype: str = "float16", **about: 
     ValueError
         As `load` and `save`.
     """
-    model = load(path)
+    model = load(path, **dict(options or {}))
     told = {name: getattr(model.card, name) for name in ("training_data", "licence", "scores", "description")}
     return save(out, model, system=model.card.system, options=model.card.options, dtype=dtype, **told | about)
 

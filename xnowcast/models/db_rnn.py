@@ -15,7 +15,6 @@ from xnowcast.nn.multiscale import DEPTH, Multiscale
 
 RAMP = 0.4  # share of the training in which the weights change: 20 of 50 epochs
 GRADIENT_WEIGHT = 0.001  # lambda 3
-ADVERSARIAL_WEIGHT = 1.0  # lambda 4, for sums over the pixels of a frame
 MEMORIES = ("zigzag", "forecast")
 SCHEDULES = ("ramp", "fixed")
 STAGED = (False, True, "deblurring")
@@ -57,6 +56,8 @@ class DBRNN(RecurrentForecaster):
         takes it over from weights of an MS-RNN of the same cell.
     deblur_loss, gradient_loss, adversarial_loss : bool
         The losses of Table VIII. Without the first the deblurring network's pixels have no loss of their own.
+    adversarial_weight : float
+        Lambda 4, for sums over the pixels of a frame; the paper has 1.
     loss_schedule : {"ramp", "fixed"}
         Weights of the two pixel losses: 1 and 0.01, changing to 0.01 and 1 over the first 40 % of the training; or
         1 and 1.
@@ -94,6 +95,7 @@ class DBRNN(RecurrentForecaster):
         deblur_loss: bool = True,
         gradient_loss: bool = True,
         adversarial_loss: bool = True,
+        adversarial_weight: float = 1.0,
         loss_schedule: str = "ramp",
         lean: bool | None = None,
         difference: str | None = None,
@@ -111,13 +113,14 @@ class DBRNN(RecurrentForecaster):
             memory=memory,
             staged=staged,
             deblur_loss=deblur_loss,
+            adversarial_weight=adversarial_weight,
             loss_schedule=loss_schedule,
             **options,  # type: ignore[arg-type]
         )
         super().__init__(task, target_frames=target_frames, scaling=scaling, scheduled_sampling=scheduled_sampling)
         self.cell, self.memory, self.skips, self.staged = cell, memory, skips, staged
         self.deblur_loss, self.gradient_loss, self.adversarial_loss = deblur_loss, gradient_loss, adversarial_loss
-        self.loss_schedule = loss_schedule
+        self.adversarial_weight, self.loss_schedule = adversarial_weight, loss_schedule
         self.fed_back = 0 if staged else -1
         channels = width or WIDTHS[size]
         self.forecasting = Multiscale(stack_cells(cell, size, width, DEPTH, options), channels)
@@ -142,6 +145,7 @@ class DBRNN(RecurrentForecaster):
         deblur_loss: bool = True,
         gradient_loss: bool = True,
         adversarial_loss: bool = True,
+        adversarial_weight: float = 1.0,
         loss_schedule: str = "ramp",
         lean: bool | None = None,
         difference: str | None = None,
@@ -157,6 +161,8 @@ class DBRNN(RecurrentForecaster):
         for name, (value, known) in choices.items():
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
+        if adversarial_weight <= 0:
+            raise ValueError(f"adversarial_weight is {adversarial_weight}: above 0, or adversarial_loss=False")
         if staged and not deblur_loss:
             raise ValueError("staged training without deblur_loss has nothing to train in its second half: keep it")
         return recurrent_task(
@@ -248,7 +254,7 @@ class DBRNN(RecurrentForecaster):
         # where nothing was measured both are the same, so that the coverage tells nothing
         truth, generated = frames.flatten(0, 1), torch.where(observed, deblurred.to(frames), frames).flatten(0, 1)
         parts["adversarial"] = judged(_frozen(adversary, generated), real=True)
-        total = total + ADVERSARIAL_WEIGHT / frames[0, 0].numel() * parts["adversarial"]
+        total = total + self.adversarial_weight / frames[0, 0].numel() * parts["adversarial"]
         return Loss(total, _detached(parts), truth=truth, generated=generated.detach())
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
