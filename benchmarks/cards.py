@@ -7,7 +7,6 @@ runs/evaluate_members. Good and bad cases are what `card_pictures.py` left in do
 """
 
 import json
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -38,7 +37,8 @@ where a forecast knows nothing, since the air comes from outside.
 FORECASTS = """## Forecasts by event
 
 `make evaluate`: up to six starts of each event, the middle 512 x 512 cells, all methods on the same frames and
-cells; Lucas-Kanade extrapolation (`lk`), S-PROG and STEPS are those of pysteps 1.21.5. Ensembles (STLDM, STEPS)
+cells; Lucas-Kanade extrapolation (`lk`), S-PROG (`sprog`) and STEPS are those of
+pysteps 1.21.5, `own sprog` is this package's. Ensembles (STLDM, STEPS)
 have ten members, each judged as a forecast of its own but for the CRPS, which is the fair one; in its column single
 forecasts have their mean absolute error. CSI at thresholds in mm/h; power is that at 4 to 8 km over the observed.
 The weights were trained in other countries and years.
@@ -72,16 +72,6 @@ SCORED_ON = {
     "nwp-metnet": SYNTHETIC,
 }
 """What the scores on a card were measured on, by system."""
-
-
-def reads(card):
-    """What the weights read, with steps in minutes."""
-
-    def minutes(found):
-        times = (f"{pd.Timedelta(time) / pd.Timedelta('1min'):g}" for time in found.groups() if time)
-        return f"a step of {' to '.join(times)} minutes"
-
-    return re.sub(r"a step of (\d+:\d\d:\d\d)(?: to (\d+:\d\d:\d\d))?", minutes, card.reads)
 
 
 def scores_of(card):
@@ -129,7 +119,7 @@ def section(name):
     options = ", ".join(f"`{key}={value!r}`" for key, value in card.options.items())
     rows = {
         "system": f"`{card.system}`: {card.description}",
-        "reads": reads(card),
+        "reads": card.reads,
         "options": options,
         "parameters": f"{card.parameters:,}, {file.stat().st_size / 1e6:.2g} MB",
         "trained on": card.training_data,

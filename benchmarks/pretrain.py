@@ -62,7 +62,7 @@ def lagrangian(options: Any) -> Any:
     for stage, steps, learning_rate, network in LAGRANGIAN_STAGES:
         out = options.out if stage == "deblurring" else options.out / stage
         steps = options.steps or steps
-        further = {"network_options": {"staged": "deblurring"}} | LAGRANGIAN_RUNNING if stage == "deblurring" else {}
+        further = DEBLURRING | LAGRANGIAN_RUNNING if stage == "deblurring" else {}
         model = xnowcast.train(
             "lagrangian",
             data,
@@ -76,7 +76,7 @@ def lagrangian(options: Any) -> Any:
             learning_rate=learning_rate,
             warmup=min(100, steps // 10),
             clip=1.0,
-            ema=0.0 if stage == "first" else 0.998,
+            ema={"first": 0.0, "second": 0.998, "deblurring": 0.99}[stage],
             precision="bf16",
             validate_every=min(350, steps),
             validation_crops=32,
@@ -95,9 +95,10 @@ def lagrangian(options: Any) -> Any:
 LAGRANGIAN_STAGES = (
     ("first", 4000, 3e-3, "ms-convlstm"),
     ("second", 3500, 2e-3, "ms-convlstm"),
-    ("deblurring", 1200, 1e-3, "db-convlstm"),
+    ("deblurring", 700, 2e-3, "db-convlstm"),
 )
 """What is trained, for how many steps, at which rate."""
+DEBLURRING = {"network_options": {"staged": "deblurring", "adversarial_weight": 20.0}, "keep": "last"}
 LAGRANGIAN_RUNNING = {"probability_matching": True, "cascade": 0.3, "deblurred": False}
 """How it forecasts unless it is asked otherwise."""
 
@@ -216,7 +217,7 @@ def stldm(options: Any) -> Any:
     return model
 
 
-STLDM_STAGES = (("autoencoder", 1600, 64, 3e-3), ("translator", 2000, 96, 2e-3), ("A", 3000, 96, 1.5e-3))
+STLDM_STAGES = (("autoencoder", 1600, 64, 3e-3), ("translator", 500, 96, 2e-3), ("A", 420, 96, 2e-3))
 """What is trained, for how many steps, on crops of how many cells, at which rate."""
 STLDM_RUNNING = {
     "guidance": 0.0,
