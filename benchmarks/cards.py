@@ -74,15 +74,15 @@ SCORED_ON = {
 """What the scores on a card were measured on, by system."""
 
 TRAINED = {
-    "lagrangian": "4,000 and 3,500 steps of the forecasting network and 700 of the deblurring one, two crops of 96 x 96 "
-    "cells each; about two and a half hours on one shared core",
+    "lagrangian": "4,000 and 3,500 steps of the forecasting network and 700 of the deblurring one, two crops of 96 x "
+    "96 cells each; about two and a half hours on one shared core",
     "stldm": "1,600 steps of the autoencoder, two crops of 64 x 64 cells each, 500 of the translator and 420 of the "
     "denoiser, of 96 x 96; 16 minutes on one core",
     "postcast": "850 steps of eight crops of 64 x 64 cells; 9 minutes on one core",
     "stvd-4": "600 steps of four crops of 64 x 64 cells; 5 minutes on one core",
     "stvd-8": "450 steps of three crops of 80 x 80 cells; 5 minutes on one core",
-    "nwp-mae": "3,000 steps of masked pre-training and 700 of the classes, eight crops of 64 x 64 cells each; 6 minutes "
-    "on one core",
+    "nwp-mae": "3,000 steps of masked pre-training and 700 of the classes, eight crops of 64 x 64 cells each; "
+    "6 minutes on one core",
     "nwp-metnet": "2,000 steps of eight crops of 64 x 64 cells; 7 minutes on one core",
 }
 """Steps and cost of the training, by file: see `pretrain.py`."""
@@ -91,12 +91,12 @@ RADAR_SPLIT = (
     "a fifth of the time of these events validates; Switzerland 2015 and 2016 and Belgium 2021 are for testing"
 )
 LIMITS = {
-    "lagrangian": "draws no detail, so that in squares of 16 km it has fewer hits than extrapolation; behind S-PROG where "
-    "frames are 15 minutes apart; knows nothing of air that comes from outside",
+    "lagrangian": "draws no detail, so that in squares of 16 km it has fewer hits than extrapolation; behind S-PROG "
+    "where frames are 15 minutes apart; knows nothing of air that comes from outside",
     "stldm": "CRPS 1 to 2 % above that of STEPS; power of the members at 4 to 8 km 0.4 to 7 times the observed; slow, "
     "36 s of CPU time for ten members, an hour and 256 x 256 cells",
-    "postcast": "makes grain of what is smooth by nature, and power that is wrong either way of forecasts whose rain rates "
-    "were matched; some fields need 250 steps instead of 50",
+    "postcast": "makes grain of what is smooth by nature, and power that is wrong either way of forecasts whose "
+    "rain rates were matched; some fields need 250 steps instead of 50",
     "stvd": "single frames, so that detail does not move from one to the next; grain where the composite is smooth",
     "nwp-mae": "of no use on a real forecast before it has learnt from pairs of it",
     "nwp-metnet": "of no use on a real forecast before it has learnt from pairs of it",
