@@ -223,9 +223,10 @@ STLDM_RUNNING = {
     "guidance": 0.0,
     "sampling_steps": 5,
     "precision": "bfloat16",
-    "motion_noise": 0.3,
-    "inflation": 1.3,
+    "motion_noise": 0.6,
+    "inflation": 1.85,
     "probability_matching": 0.5,
+    "cascade": 0.3,
     "tile": 256,
 }
 """How members are made unless they are asked for otherwise; precision is an argument of the training too."""

@@ -51,6 +51,15 @@ def test_no_process_grows_without_end(near):
     assert abs(second) <= 1.001 and abs(first) <= 1.001 - second
 
 
+def test_rain_that_begins_in_the_newest_frame_is_kept_where_it_is():
+    frames = torch.zeros(1, 5, 32, 32)
+    frames[0, -1, 10:14, 20:24] = 0.5
+    ahead = continued(frames, steps=3)
+    assert float((ahead - frames[:, -1:]).abs().max()) < 0.01
+    frames[0, -2, 10:14, 20:24] = 0.5  # two frames tell that it persists
+    assert float((continued(frames, steps=3) - frames[:, -1:]).abs().max()) < 0.01
+
+
 def test_large_scales_that_persist_are_kept_and_noise_is_forgotten():
     steady = 3 * rough((64, 64), 5, high=0.05)
     frames = torch.stack([steady + rough((64, 64), 10 + t, low=0.2) for t in range(6)])[None]

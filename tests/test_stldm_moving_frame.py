@@ -134,6 +134,16 @@ def test_matched_members_have_the_rain_rates_of_the_newest_frame(radar):
             assert made == pytest.approx(wanted, rel=0.1)
 
 
+def test_a_share_of_sprog_draws_members_towards_it(radar):
+    frames, observed = past(radar, 2)
+    members = [tiny(cascade=share).forecast(frames, observed, 4, noise([0, 1, 0, 1])) for share in (0.0, 0.25, 0.5)]
+    spread = [float((m[0] - m[1]).nan_to_num().abs().mean()) for m in members]
+    assert spread[1] == pytest.approx(0.75 * spread[0], rel=1e-3)
+    torch.testing.assert_close(members[1], (members[0] + members[2]) / 2, equal_nan=True)
+    alone = tiny(cascade=0.25).forecast(frames[1:], observed[1:], 4, noise([1]))
+    torch.testing.assert_close(alone, members[1][3:], atol=1e-5, rtol=1e-5, equal_nan=True)
+
+
 @pytest.mark.parametrize("strategy", ["autoencoder", "translator", "A", "B", "C"])
 def test_the_loss_is_finite_and_reaches_what_is_trained(radar, strategy):
     model = tiny(strategy=strategy).train()
@@ -193,6 +203,9 @@ def test_a_short_training_of_the_translator_finds_that_rain_decays():
         ({"motion_noise": 0.5}, "motion_noise was given: it is an option of moving_frame=True"),
         ({"probability_matching": 1.0}, "probability_matching was given"),
         ({"probability_matching": 1.5, "moving_frame": True}, "a share between 0 and 1"),
+        ({"cascade": 0.3}, "cascade was given: it is an option of moving_frame=True"),
+        ({"cascade": 1.0, "moving_frame": True}, "a share of 0 or more, below 1"),
+        ({"cascade": 0.3, "moving_frame": True, "input_frames": 2}, "needs at least 3 frames"),
         ({"moving_frame": True, "input_frames": 1}, "motion needs at least 2 frames"),
     ],
 )

@@ -710,7 +710,7 @@ def test_mixed_data_make_a_model_for_all_that_lies_between():
     least, greatest = model.task.bounds("spacing")
     assert greatest == pytest.approx(2 * least, rel=0.01)
     assert model.card.task == model.task
-    assert "0:05:00 to 0:10:00" in model.card.reads
+    assert "5 to 10 minutes" in model.card.reads
     assert f"at {least / 1000:g} to {greatest / 1000:g} km" in model.card.reads
     between = radar(seed=4, frames=8, step="6min")
     assert between.nowcast.forecast(model, steps=2).sizes["lead_time"] == 2

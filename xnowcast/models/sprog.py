@@ -89,7 +89,7 @@ class SPROG:
             raise ValueError(f"window is {window}: it is a length in grid cells, above 0")
         if scaling not in SCALINGS:
             raise ValueError(f"scaling is {scaling!r}: choose one of {', '.join(map(repr, SCALINGS))}")
-        return Task("forecast", input_frames=input_frames, min_grid=32, coverage="advected")
+        return Task("forecast", input_frames=input_frames, coverage="advected")
 
     @torch.inference_mode()
     def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:

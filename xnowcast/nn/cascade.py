@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 LEVELS = 6
+FLAT = 1e-6  # standard deviation of a level that holds nothing
 WIDTH = 0.5  # of a level's weight, standard deviation in units of the distance between levels
 
 
@@ -88,8 +89,8 @@ def continued(frames: Tensor, steps: int, levels: int = LEVELS) -> Tensor:
     size = (frames.shape[-2], frames.shape[-1])
     weights = level_weights(size, levels).to(frames.device)
     parts = torch.fft.irfft2(torch.fft.rfft2(frames.float())[:, :, None] * weights, s=size)  # (b, t, level, y, x)
-    mean, spread = parts.mean((-2, -1), keepdim=True), parts.std((-2, -1), keepdim=True).clamp_min(1e-8)
-    parts = (parts - mean) / spread
+    mean, spread = parts.mean((-2, -1), keepdim=True), parts.std((-2, -1), keepdim=True)
+    parts = torch.where(spread > FLAT, (parts - mean) / spread, 0.0)
     first, second = autoregression(parts)
     older, newer, said = parts[:, -2], parts[:, -1], []
     for _ in range(steps):
@@ -100,6 +101,8 @@ def continued(frames: Tensor, steps: int, levels: int = LEVELS) -> Tensor:
 
 def autoregression(parts: Tensor) -> tuple[Tensor, Tensor]:
     """Coefficients by the equations of Yule and Walker, kept where the process is stationary.
+
+    Frames that are 0 everywhere, as dry ones are, tell nothing. Where no two frames do, the newest persists.
 
     Parameters
     ----------
@@ -117,8 +120,17 @@ def autoregression(parts: Tensor) -> tuple[Tensor, Tensor]:
     >>> bool(first.abs() < 0.05), bool(second.abs() < 0.05)
     (True, True)
     """
-    near, far = ((parts[:, lag:] * parts[:, :-lag]).mean((1, -2, -1), keepdim=True)[:, 0] for lag in (1, 2))
-    near = near.clamp(-0.999, 0.999)
-    far = torch.maximum(far.clamp(max=0.999), 2 * near.square() - 1)
+    near, one = _correlation(parts, 1)
+    near = torch.where(one, near, 1.0).clamp(-0.999, 0.999)
+    far, two = _correlation(parts, 2)
+    far = torch.where(two, torch.maximum(far.clamp(max=0.999), 2 * near.square() - 1), near.square())
     scale = 1 - near.square()
     return near * (1 - far) / scale, (far - near.square()) / scale
+
+
+def _correlation(parts: Tensor, lag: int) -> tuple[Tensor, Tensor]:
+    """Mean over pairs of frames of how they correlate, ``(b, level, 1, 1)``, and whether there is such a pair."""
+    wet = parts.abs().amax((-2, -1), keepdim=True) > 0
+    pairs = wet[:, lag:] & wet[:, :-lag]
+    each = (parts[:, lag:] * parts[:, :-lag]).mean((-2, -1), keepdim=True)
+    return (each * pairs).sum(1) / pairs.sum(1).clamp_min(1), pairs.any(1)

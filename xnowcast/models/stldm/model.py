@@ -29,6 +29,7 @@ from xnowcast.models.base import Loss, Task, TrainingBatch
 from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
 from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
+from xnowcast.nn.cascade import continued
 from xnowcast.nn.moving_frame import motion_of, onto_ground, onto_newest
 from xnowcast.nn.probability_matching import matched
 from xnowcast.noise import Noise
@@ -146,6 +147,9 @@ class STLDM(nn.Module):
         How far each forecast goes towards the rain rates of the newest frame, carried along the motion, in the order
         that it has itself (`xnowcast.nn.probability_matching`): 0 keeps its own, 1 takes those; with ``moving_frame``
         alone.
+    cascade : float
+        Share, below 1, that S-PROG (`xnowcast.nn.cascade`) has in each member; with ``moving_frame`` alone. Members
+        lie closer together by it: make up for that with ``inflation``.
     tile : int, optional
         Grids wider or higher than this many cells are translated and denoised in overlapping tiles. By default those
         of the training, where the weights tell their size, else 512.
@@ -180,6 +184,7 @@ class STLDM(nn.Module):
         "inflation",
         "motion_noise",
         "probability_matching",
+        "cascade",
         "tile",
     )
 
@@ -210,6 +215,7 @@ class STLDM(nn.Module):
         inflation: float = 1.0,
         motion_noise: float = 0.0,
         probability_matching: float = 0.0,
+        cascade: float = 0.0,
         tile: int | None = None,
     ) -> None:
         super().__init__()
@@ -236,6 +242,7 @@ class STLDM(nn.Module):
             inflation=inflation,
             motion_noise=motion_noise,
             probability_matching=probability_matching,
+            cascade=cascade,
             tile=tile,
         )
         form = SIZES[size]
@@ -250,6 +257,7 @@ class STLDM(nn.Module):
         self.return_first_estimate, self.sampled_condition = return_first_estimate, sampled_condition
         self.precision, self._tile = precision, tile
         self.inflation, self.motion_noise, self.probability_matching = inflation, motion_noise, probability_matching
+        self.cascade = cascade
         self.schedule = sigmoid_schedule(diffusion_steps)
 
         self.autoencoder = Autoencoder(width=form.latent, layers=form.layers)
@@ -303,6 +311,7 @@ class STLDM(nn.Module):
         inflation: float = 1.0,
         motion_noise: float = 0.0,
         probability_matching: float = 0.0,
+        cascade: float = 0.0,
         tile: int | None = None,
     ) -> Task:
         """What it reads and gives; the options are those of the class, and are checked here."""
@@ -347,9 +356,14 @@ class STLDM(nn.Module):
             raise ValueError(f"window is {window!r}: it is a length in grid cells, above 0")
         if inflation != 1 and not residual:
             raise ValueError(f"inflation is {inflation}: it is an option of residual=True")
-        if (motion_noise or probability_matching) and not moving_frame:
-            name = "motion_noise" if motion_noise else "probability_matching"
-            raise ValueError(f"{name} was given: it is an option of moving_frame=True")
+        if not isinstance(cascade, Real) or not 0 <= cascade < 1:
+            raise ValueError(f"cascade is {cascade!r}: it must be a share of 0 or more, below 1")
+        moving = {"motion_noise": motion_noise, "probability_matching": probability_matching, "cascade": cascade}
+        for name, value in moving.items():
+            if value and not moving_frame:
+                raise ValueError(f"{name} was given: it is an option of moving_frame=True")
+        if cascade and (input_frames or form.input_frames) < 3:
+            raise ValueError(f"input_frames is {input_frames}: a cascade needs at least 3 frames")
         if moving_frame and input_frames == 1:
             raise ValueError("input_frames is 1: motion needs at least 2 frames")
         if tile is not None and (tile % multiple or tile < 2 * multiple):
@@ -389,6 +403,9 @@ class STLDM(nn.Module):
         rain, seen = onto_newest(rain, seen, motion, rain.shape[1])
         aligned = self.transform(rain)[:, :, None]
         said = self._continued(aligned, steps, noise)[:, :, 0].float()
+        if self.cascade:
+            (smooth,) = _for_each_member(len(said), continued(aligned[:, :, 0], steps).clamp(0.0, 1.0))
+            said = torch.lerp(said, smooth, self.cascade)
         return self._grounded(said, aligned[:, -1, 0], motion, seen[:, -1], noise)[:, :, None]
 
     def _grounded(self, said: Tensor, newest: Tensor, motion: Tensor, seen: Tensor, noise: Noise | None) -> Tensor:
