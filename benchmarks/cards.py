@@ -93,8 +93,8 @@ RADAR_SPLIT = (
 LIMITS = {
     "lagrangian": "draws no detail, so that in squares of 16 km it has fewer hits than extrapolation; behind S-PROG "
     "where frames are 15 minutes apart; knows nothing of air that comes from outside",
-    "stldm": "CRPS 1 to 2 % above that of STEPS; power of the members at 4 to 8 km 0.4 to 7 times the observed; slow, "
-    "36 s of CPU time for ten members, an hour and 256 x 256 cells",
+    "stldm": "CRPS no lower than that of STEPS; power of the members at 4 to 8 km 0.2 to 5 times the observed; slow, "
+    "42 s of CPU time for ten members, an hour and 256 x 256 cells",
     "postcast": "makes grain of what is smooth by nature, and power that is wrong either way of forecasts whose "
     "rain rates were matched; some fields need 250 steps instead of 50",
     "stvd": "single frames, so that detail does not move from one to the next; grain where the composite is smooth",
