@@ -75,7 +75,7 @@ SCORED_ON = {
 
 TRAINED = {
     "lagrangian": "4,000 and 3,500 steps of the forecasting network and 700 of the deblurring one, two crops of 96 x "
-    "96 cells each; about two and a half hours on one shared core",
+    "96 cells each; about two hours on one shared core",
     "stldm": "1,600 steps of the autoencoder, two crops of 64 x 64 cells each, 500 of the translator and 420 of the "
     "denoiser, of 96 x 96; 16 minutes on one core",
     "postcast": "850 steps of eight crops of 64 x 64 cells; 9 minutes on one core",
@@ -93,7 +93,7 @@ RADAR_SPLIT = (
 LIMITS = {
     "lagrangian": "draws no detail, so that in squares of 16 km it has fewer hits than extrapolation; behind S-PROG "
     "where frames are 15 minutes apart; knows nothing of air that comes from outside",
-    "stldm": "CRPS no lower than that of STEPS; power of the members at 4 to 8 km 0.2 to 5 times the observed; slow, "
+    "stldm": "CRPS no better than that of STEPS; power of the members at 4 to 8 km 0.2 to 5 times the observed; slow, "
     "42 s of CPU time for ten members, an hour and 256 x 256 cells",
     "postcast": "makes grain of what is smooth by nature, and power that is wrong either way of forecasts whose "
     "rain rates were matched; some fields need 250 steps instead of 50",

@@ -97,8 +97,9 @@ LAGRANGIAN_STAGES = (
     ("second", 3500, 2e-3, "ms-convlstm"),
     ("deblurring", 700, 2e-3, "db-convlstm"),
 )
-"""What is trained, for how many steps, at which rate."""
+"""What is trained, for how many steps, at which rate, in which network."""
 DEBLURRING = {"network_options": {"staged": "deblurring", "adversarial_weight": 20.0}, "keep": "last"}
+"""What the last stage is told besides."""
 LAGRANGIAN_RUNNING = {"probability_matching": True, "cascade": 0.3, "deblurred": False}
 """How it forecasts unless it is asked otherwise."""
 

@@ -10,6 +10,7 @@ from xnowcast import models
 from xnowcast.models.base import Loss, Task, TrainingBatch
 from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.sprog import SPROG
+from xnowcast.nn.cascade import check_share
 from xnowcast.nn.moving_frame import motion_of, onto_ground, onto_newest
 from xnowcast.nn.probability_matching import matched
 from xnowcast.noise import Noise
@@ -155,10 +156,7 @@ class Lagrangian(nn.Module):
                 raise ValueError(f"{name} is {value}: it must be at least 0")
         if window <= 0:
             raise ValueError(f"window is {window}: it is a length in grid cells, above 0")
-        if not 0 <= cascade < 1:
-            raise ValueError(f"cascade is {cascade}: it is a share, at least 0 and below 1")
-        if cascade and input_frames < 3:
-            raise ValueError(f"input_frames is {input_frames}: a cascade needs at least 3 frames")
+        check_share(cascade, input_frames)
         further = dict(network_options or {})
         if not deblurred and not further.get("staged"):
             raise ValueError(

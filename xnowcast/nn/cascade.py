@@ -1,6 +1,7 @@
 """A field taken apart by scale, each scale carried on by its own autoregression: small rain is forgotten first."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -8,6 +9,26 @@ from torch import Tensor
 LEVELS = 6
 FLAT = 1e-6  # standard deviation of a level that holds nothing
 WIDTH = 0.5  # of a level's weight, standard deviation in units of the distance between levels
+
+
+def check_share(cascade: float, input_frames: int) -> None:
+    """Refuse a share of the cascade in a forecast that cannot be, or one of too few frames to fit it to.
+
+    Raises
+    ------
+    ValueError
+        If the share is not at least 0 and below 1, or is above 0 with fewer than three frames.
+
+    Examples
+    --------
+    >>> check_share(0.3, 2)
+    Traceback (most recent call last):
+    ValueError: input_frames is 2: a cascade needs at least 3 frames
+    """
+    if not isinstance(cascade, Real) or not 0 <= cascade < 1:
+        raise ValueError(f"cascade is {cascade!r}: it must be a share of 0 or more, below 1")
+    if cascade and input_frames < 3:
+        raise ValueError(f"input_frames is {input_frames}: a cascade needs at least 3 frames")
 
 
 def level_weights(shape: tuple[int, int], levels: int = LEVELS) -> Tensor:
@@ -30,8 +51,8 @@ def level_weights(shape: tuple[int, int], levels: int = LEVELS) -> Tensor:
 
     References
     ----------
-    Pulkkinen et al. (2019), pysteps: an open-source Python library for probabilistic precipitation nowcasting, section
-    3.2, doi:10.5194/gmd-12-4185-2019
+    Pulkkinen et al. (2019), pysteps: an open-source Python library for probabilistic precipitation nowcasting,
+    doi:10.5194/gmd-12-4185-2019
 
     Examples
     --------

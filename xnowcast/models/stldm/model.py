@@ -29,7 +29,7 @@ from xnowcast.models.base import Loss, Task, TrainingBatch
 from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
 from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
-from xnowcast.nn.cascade import continued
+from xnowcast.nn.cascade import check_share, continued
 from xnowcast.nn.moving_frame import motion_of, onto_ground, onto_newest
 from xnowcast.nn.probability_matching import matched
 from xnowcast.noise import Noise
@@ -356,14 +356,11 @@ class STLDM(nn.Module):
             raise ValueError(f"window is {window!r}: it is a length in grid cells, above 0")
         if inflation != 1 and not residual:
             raise ValueError(f"inflation is {inflation}: it is an option of residual=True")
-        if not isinstance(cascade, Real) or not 0 <= cascade < 1:
-            raise ValueError(f"cascade is {cascade!r}: it must be a share of 0 or more, below 1")
+        check_share(cascade, input_frames or form.input_frames)
         moving = {"motion_noise": motion_noise, "probability_matching": probability_matching, "cascade": cascade}
         for name, value in moving.items():
             if value and not moving_frame:
                 raise ValueError(f"{name} was given: it is an option of moving_frame=True")
-        if cascade and (input_frames or form.input_frames) < 3:
-            raise ValueError(f"input_frames is {input_frames}: a cascade needs at least 3 frames")
         if moving_frame and input_frames == 1:
             raise ValueError("input_frames is 1: motion needs at least 2 frames")
         if tile is not None and (tile % multiple or tile < 2 * multiple):
