@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xnowcast.whole import check_whole as check_whole
+
 NETCDF_ENDINGS = (".nc", ".nc4", ".netcdf", ".cdf")
 
 
@@ -124,6 +126,8 @@ def _is_netcdf(path: str) -> bool:
 
 
 def _open_netcdf(paths: list[str]) -> xr.Dataset:
+    for path in paths:
+        check_whole(path)
     if len(paths) > 1:
         return xr.open_mfdataset(paths, combine="by_coords", data_vars="minimal", coords="minimal", compat="override")
     try:
