@@ -446,6 +446,95 @@ def test_a_lock_gives_signs_of_life_and_knows_when_it_was_lost(tmp_path, monkeyp
     assert path.exists(), "the lock of the other is not ours to remove"
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b'{"host": "a', b"[]", b"null", b"\xff\xfe", b"{}", b'{"host": "here", "pid": "7", "token": "a"}']
+)
+def test_a_lock_that_names_nobody_is_taken_over(archive, tmp_path, caplog, monkeypatch, content):
+    """Power went while it was written, or the disk was full: nobody is there to be waited for."""
+    monkeypatch.setattr(lock, "MOMENT", 0.01)
+    path = tmp_path / "a.zarr.lock"
+    path.write_bytes(content)
+    assert_same_values(made(archive, tmp_path / "a.zarr", init_times_per_batch=20), expected(archive))
+    assert "took over the lock of a dead run: a run that is not known" in caplog.text
+    assert not path.exists()
+
+
+def test_a_lock_that_is_just_being_written_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "MOMENT", 0.2)
+    path = tmp_path / "a.zarr.lock"
+    path.touch()
+    threading.Timer(0.05, holder, [path], {"host": "node-17", "pid": 12}).start()
+    with pytest.raises(ValueError, match="process 12 of node-17"), lock.StoreLock(path):
+        pass
+
+
+def test_what_is_no_file_in_the_place_of_a_lock_is_told_or_cleared(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "MOMENT", 0.01)
+    path = tmp_path / "a.zarr.lock"
+    path.symlink_to(tmp_path / "nowhere")
+    with lock.StoreLock(path):
+        assert not path.is_symlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"the lock .* of a.zarr is a folder"), lock.StoreLock(path):
+        pass
+
+
+def test_a_lock_that_somebody_deleted_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.02)
+    path = tmp_path / "a.zarr.lock"
+    with lock.StoreLock(path) as held:
+        path.unlink()
+        until = time.monotonic() + 60
+        while not path.exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        held.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- what a run leaves in its process
+
+
+def test_a_run_leaves_dasks_scheduler_as_it_was(archive, tmp_path):
+    import dask
+
+    chosen = []
+    for scheduler in (None, "threads"):
+        with dask.config.set(scheduler=scheduler):
+            made(archive, tmp_path / f"{scheduler}.zarr", init_times_per_batch=1, workers=4)
+            chosen.append(dask.config.get("scheduler"))
+    assert chosen == [None, "threads"]
+
+
+def test_two_runs_at_once_have_a_log_each_and_leave_the_level_alone(archive, tmp_path):
+    shared = logging.getLogger("xnowcast.archive")
+    before = shared.level, list(shared.handlers)
+    together = threading.Barrier(2)
+
+    def one(name):
+        together.wait()
+        made(archive, tmp_path / name, Noisy(slow=0.01))
+
+    runs = [threading.Thread(target=one, args=(name,)) for name in ("a.zarr", "b.zarr")]
+    for run_ in runs:
+        run_.start()
+    for run_ in runs:
+        run_.join()
+    assert (shared.level, shared.handlers) == before
+    for own, other in (("a.zarr", "b.zarr"), ("b.zarr", "a.zarr")):
+        text = logged(tmp_path / own)
+        assert "began" in text and "39 forecast" in text and other not in text
+
+
+def test_the_log_of_a_run_goes_to_listeners_at_the_level_that_they_chose(archive, tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "xnowcast.archive")
+    made(archive, tmp_path / "a.zarr")
+    assert "began" in logged(tmp_path / "a.zarr") and not caplog.records
+    caplog.set_level(logging.INFO, "xnowcast.archive")
+    made(archive, tmp_path / "b.zarr")
+    assert "began" in caplog.text
+
+
 # ---------------------------------------------------------------- faults of disks and models
 
 

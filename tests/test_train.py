@@ -1016,6 +1016,51 @@ def test_a_run_is_not_resumed_with_another_model_settings_or_data(event, tmp_pat
     assert len((tmp_path / "run" / "checkpoint.safetensors").read_bytes()) == len(kept)
 
 
+def test_two_runs_do_not_write_one_folder(event, tmp_path, monkeypatch):
+    from xnowcast.archive import lock
+    from xnowcast.training.folder import LOCK
+
+    out = tmp_path / "run"
+    xnowcast.train("tiny", event, out=out, **SHORT)
+    with lock.StoreLock(out / LOCK):  # as another training of this folder holds it
+        refused("run is being written by process", event, out=out, resume=True)
+    write, planned = checkpoint.write, []
+
+    def meanwhile(path, state):
+        if not planned:
+            planned.append(path)
+            refused("run is being written by process", event, out=out, resume=True)
+        write(path, state)
+
+    monkeypatch.setattr(checkpoint, "write", meanwhile)
+    xnowcast.train("tiny", event, out=out, resume=True, **SHORT | {"steps": 14})
+    assert planned and not (out / LOCK).exists()
+
+
+def test_a_run_that_another_has_overtaken_while_it_was_planned_is_refused(event, tmp_path, monkeypatch):
+    from xnowcast.training import loop
+
+    out, run = tmp_path / "run", loop.run
+    options = SHORT | {"progress": False, "out": out}
+
+    def late(plan):
+        monkeypatch.setattr(loop, "run", run)
+        xnowcast.train("tiny", event, **options)
+        return run(plan)
+
+    monkeypatch.setattr(loop, "run", late)
+    with pytest.raises(ValueError, match=r"another run wrote to .*run while this one was planned"):
+        xnowcast.train("tiny", event, **options)
+
+
+def test_a_lock_alone_is_no_run(event, tmp_path):
+    from xnowcast.training.folder import LOCK
+
+    (tmp_path / LOCK).write_text("")  # the machine went down as the first run began
+    xnowcast.train("tiny", event, out=tmp_path, **SHORT)
+    assert not (tmp_path / LOCK).exists()
+
+
 def test_a_checkpoint_from_before_a_setting_was_there_had_its_default(event, tmp_path):
     xnowcast.train("tiny", event, out=tmp_path / "run", **SHORT)
     file = tmp_path / "run" / "checkpoint.safetensors"

@@ -268,7 +268,9 @@ progress = false
 @pytest.fixture(autouse=True)
 def _quiet():
     yield
-    logging.getLogger("xnowcast.archive").handlers = []
+    log = logging.getLogger("xnowcast.archive")
+    log.handlers = []
+    log.setLevel(logging.NOTSET)
 
 
 def test_hindcast_is_one_command(config, radar, tmp_path, capsys):

@@ -249,7 +249,9 @@ def _show_log() -> None:
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("xnowcast.archive").handlers = [handler]
+    log = logging.getLogger("xnowcast.archive")
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
 
 
 def _add_watch(commands: Any) -> None:

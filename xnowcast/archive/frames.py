@@ -90,9 +90,12 @@ class ReadFrames:
 
 
 def _read(variable: xr.Variable) -> np.ndarray:
-    """In this very thread: the engine that runs the batches has shared out the cores already."""
-    with dask.config.set(scheduler="synchronous"):
-        return np.asarray(variable.values)
+    """In this very thread: the engine that runs the batches has shared out the cores already.
+
+    The scheduler goes to the call: Dask's own setting is one for all threads, and would outlive this one.
+    """
+    data = variable.data
+    return np.asarray(data.compute(scheduler="synchronous") if dask.is_dask_collection(data) else data)
 
 
 def _coverage(rain: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The verb `hindcast`: forecasts of an archive into a Zarr store, in batches, going on where it was stopped."""
 
 import hashlib
-import logging
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -15,6 +14,7 @@ import xarray as xr
 from xnowcast import planning, windows
 from xnowcast.archive import store
 from xnowcast.archive.lock import StoreLock
+from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress, duration, rate
 from xnowcast.forecast import Prepared, prepare
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from xnowcast.archive.frames import Frames, ReadFrames
     from xnowcast.archive.run import Report
     from xnowcast.models.base import ForecastModel
-
-log = logging.getLogger("xnowcast.archive")
 
 
 def hindcast(
@@ -115,7 +113,7 @@ def hindcast(
     ({'init_time': 9, 'lead_time': 4, 'y': 32, 'x': 32}, 9)
     """
     from xnowcast.archive import engines
-    from xnowcast.archive.run import LogFile, interruptible
+    from xnowcast.archive.run import interruptible
 
     out = _checked_out(out, ds)
     engines.check(engine, workers)

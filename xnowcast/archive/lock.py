@@ -1,21 +1,23 @@
 """One run per store: a lock file with host, process and heartbeat, and what becomes of the lock of a dead run."""
 
 import json
-import logging
 import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from xnowcast.archive.logs import log
 
 HEARTBEAT = 15.0
 """Seconds between two signs of life."""
 STALE = 180.0
 """Seconds without a sign of life after which a run on another host is taken for dead."""
-
-log = logging.getLogger("xnowcast.archive")
+MOMENT = 1.0
+"""Seconds in which a lock that is just being written must be whole; one that is cut short for longer is nobody's."""
 
 
 class StoreLock:
@@ -60,8 +62,23 @@ class StoreLock:
         self._over.set()
         if self._pulse is not None:
             self._pulse.join()
-        if self._is_ours():
-            self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # the disk went away: the lock left there is a dead run's
+            if self._is_ours():
+                self.path.unlink(missing_ok=True)
+
+    def refuse_if_held(self) -> None:
+        """Refuse what a living run holds, before long work that could not be written.
+
+        Raises
+        ------
+        ValueError
+        """
+        holder = self._holder()
+        if holder is not None and self._lives(holder):
+            raise ValueError(
+                f"{self._store} is being written by {_who(holder)}: wait for it, or stop it. If that run is dead, "
+                f"delete {self.path}"
+            )
 
     def check(self) -> None:
         """Refuse to go on when another run has taken the store over, after this one was silent for too long."""
@@ -74,7 +91,8 @@ class StoreLock:
 
     @property
     def _store(self) -> str:
-        return self.path.name.removesuffix(".lock")
+        name = self.path.name.removesuffix(".lock")
+        return self.path.parent.name if name.startswith(".") else name  # of a folder the lock lies in it, hidden
 
     def _create(self) -> bool:
         """Write the whole lock under another name and link it into place, so that nobody reads half of one."""
@@ -99,14 +117,10 @@ class StoreLock:
 
     def _clear_if_dead(self) -> None:
         """Take the lock of a dead run away; two runs that both see it dead cannot both take it."""
+        self.refuse_if_held()
         holder = _read(self.path)
         if holder is None:
             return  # it was let go just now
-        if self._lives(holder):
-            raise ValueError(
-                f"{self._store} is being written by {_who(holder)}: wait for it, or stop it. If that run is dead, "
-                f"delete {self.path}"
-            )
         aside = self.path.with_name(f"{self.path.name}.{self._token}")
         try:
             self.path.rename(aside)
@@ -119,7 +133,23 @@ class StoreLock:
             log.warning("took over the lock of a dead run: %s", _who(holder))
         aside.unlink()
 
+    def _holder(self) -> dict[str, Any] | None:
+        """Who holds the lock; nobody that is known, ``{}``, where it is empty or cut short and stays so.
+
+        That is what a power cut leaves, for a lock is written whole under another name. A run that lives all the same
+        sees within a heartbeat that the lock is no longer its own, and stops.
+        """
+        if self.path.is_dir():
+            raise ValueError(f"the lock {self.path} of {self._store} is a folder: move it away")
+        holder = _read(self.path)
+        if holder == {}:
+            time.sleep(MOMENT)
+            holder = _read(self.path)
+        return holder
+
     def _lives(self, holder: dict[str, Any]) -> bool:
+        if not holder:
+            return False
         if holder.get("host") == socket.gethostname():
             born = _born(holder["pid"])
             return born is not None and born == holder.get("born")
@@ -141,32 +171,46 @@ class StoreLock:
         return holder is not None and holder.get("token") == self._token
 
     def _beat(self) -> None:
-        while not self._over.wait(HEARTBEAT):
-            if not self._is_ours():
-                self.lost = True
-                return
-            os.utime(self.path)
+        while not self._over.wait(HEARTBEAT) and not self.lost:
+            try:
+                if _read(self.path) is None:
+                    self._create()  # somebody tidied up
+                self.lost = not self._is_ours()
+                if not self.lost:
+                    os.utime(self.path)
+            except OSError as error:  # the disk is away for a while; the lock tells when it is back
+                log.warning("no sign of life could be given in %s: %s", self.path, error)
 
 
 def _create_directly(path: Path, content: str) -> bool:
     try:
-        with open(path, "x") as file:
-            file.write(content)
+        file = open(path, "x")  # noqa: SIM115 (a lock of another must not be removed below)
     except FileExistsError:
         return False
+    try:
+        with file:
+            file.write(content)
+    except OSError:  # no room: an empty lock would be in everybody's way
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """Who wrote a lock; ``{}`` where it does not say, None where there is none."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+        holder = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {} if path.is_symlink() else None  # a link to nowhere is in the way, too
+    except ValueError:  # no JSON, or no text at all
+        return {}
+    told = isinstance(holder, dict) and all(isinstance(holder.get(key), str) for key in ("host", "token"))
+    return holder if told and type(holder.get("pid")) is int else {}
 
 
 def _who(holder: dict[str, Any] | None) -> str:
-    if holder is None:
-        return "another run"
+    if not holder:
+        return "a run that is not known"
     return f"process {holder.get('pid')} of {holder.get('host')} since {holder.get('since')}"
 
 

@@ -1,14 +1,13 @@
 """How far a long run has come: one moving line for people, a line a minute for logs."""
 
-import logging
 import sys
 import time
 from typing import TextIO
 
+from xnowcast.archive.logs import log
+
 LINE_EVERY = 60.0
 """Seconds between two lines of a log."""
-
-log = logging.getLogger("xnowcast.archive")
 
 
 class Progress:

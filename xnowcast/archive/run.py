@@ -1,20 +1,17 @@
 """The loop over batches: a few in flight, each tried again where it fails, until all are done or somebody says stop."""
 
-import logging
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from xnowcast.archive.engines import Engine
+from xnowcast.archive.logs import log
 from xnowcast.archive.store import is_full
 from xnowcast.interruption import Interruption
-
-log = logging.getLogger("xnowcast.archive")
 
 NEVER_BEGAN = "the worker died; does the script lack `if __name__ == '__main__':` around its call?"
 """Why a batch is lost before any was finished; with engine="processes" the usual reason."""
@@ -222,26 +219,3 @@ class _Loop:
             return
         log.warning("workers died; new ones take over")
         self.engine.recover()
-
-
-class LogFile:
-    """Adds what `xnowcast.archive` logs to a file beside the store, for as long as a run lasts.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-    """
-
-    def __init__(self, path: Path):
-        self._handler = logging.FileHandler(path, delay=True)
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    def __enter__(self) -> None:
-        self._level = log.level
-        log.setLevel(min(log.level or logging.INFO, logging.INFO))
-        log.addHandler(self._handler)
-
-    def __exit__(self, *error: object) -> None:
-        log.removeHandler(self._handler)
-        log.setLevel(self._level)
-        self._handler.close()

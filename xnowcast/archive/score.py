@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from xnowcast.archive.hindcast import (
     without_data,
 )
 from xnowcast.archive.lock import StoreLock
+from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress
 from xnowcast.forecast import Prepared, prepare
 
@@ -37,8 +37,6 @@ SAVE_EVERY = 60.0
 STEP_BYTES = 128 * 2**20
 """Forecasts of all models that a worker holds at once, unless those of one init time are more."""
 BASELINES = ("persistence", "extrapolation")
-
-log = logging.getLogger("xnowcast.archive")
 
 
 def score_archive(
@@ -132,7 +130,7 @@ def score_archive(
     (('model', 'lead_time', 'threshold', 'scale'), ['persistence', 'extrapolation'])
     """
     from xnowcast.archive import engines
-    from xnowcast.archive.run import LogFile, interruptible
+    from xnowcast.archive.run import interruptible
 
     engines.check(engine, workers)
     shared = {"seed": seed, "variable": variable, "zr": zr, "on_mismatch": on_mismatch, "device": device}

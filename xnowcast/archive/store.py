@@ -6,7 +6,6 @@ when its chunk says so for every init time, so a run that goes on reads marks an
 
 import errno
 import json
-import logging
 import os
 import shutil
 import time
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from xnowcast.archive.logs import log
 
 STATUS = "init_status"
 PENDING, FORECAST, GAP, COVERAGE, UNREADABLE = range(5)
@@ -37,8 +38,6 @@ CHUNK_BYTES = 2**20
 SHARD_BYTES = 512 * 2**20
 WRITE_ATTEMPTS = 4
 FIRST_PAUSE = 0.2
-
-log = logging.getLogger("xnowcast.archive")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Real time: a forecast whenever a new frame has arrived, for days on end, whatever arrives late or broken."""
 
-import logging
 import os
 import time
 from collections.abc import Hashable
@@ -16,6 +15,7 @@ import xarray as xr
 
 from xnowcast import cf, planning, storage, windows
 from xnowcast.archive.lock import StoreLock
+from xnowcast.archive.logs import LogFile, log
 from xnowcast.forecast import forecast
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ ATTEMPTS = 5
 """How often a file that cannot be read is tried, once per poll: it may be half copied."""
 FRAMES_BESIDE = 8
 """Frames that are kept beside those that the model reads: they tell the step where one is missing."""
-
-log = logging.getLogger("xnowcast.archive")
 
 
 def watch(
@@ -95,7 +93,7 @@ def watch(
         logged, and the watch goes on.
     """
     from xnowcast import pretrained
-    from xnowcast.archive.run import LogFile, interruptible
+    from xnowcast.archive.run import interruptible
 
     settings = {"lead_time": lead_time, "steps": steps, "members": members, "seed": seed, "variable": variable}
     settings |= {"zr": zr, "on_mismatch": on_mismatch, "weights": weights, "device": device}

@@ -3,10 +3,16 @@
 import csv
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from xnowcast.archive.lock import StoreLock
+
 CHECKPOINT, BEST, MODEL = "checkpoint.safetensors", "best.safetensors", "model.safetensors"
+LOCK = ".train.lock"
+"""Beside a run that was killed it may lie on, and is in nobody's way."""
 
 
 class RunFolder:
@@ -25,7 +31,7 @@ class RunFolder:
     Raises
     ------
     ValueError
-        If the folder holds something already and ``resume`` is False, or it is a file.
+        If the folder holds something already and ``resume`` is False, it is a file, or another run is writing it.
 
     Examples
     --------
@@ -47,13 +53,38 @@ class RunFolder:
         self._columns: list[str] = []
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"the run folder {self.path} is a file")
-        found = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+        if self.path.is_dir():
+            StoreLock(self.path / LOCK).refuse_if_held()
+        found = self._content()
+        self._planned = found, self._newest_checkpoint()
         if found and not resume:
             some = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
             raise ValueError(
                 f"the run folder {self.path} is not empty ({some}): choose another, or go on with resume=True "
                 "(--resume)"
             )
+
+    def _content(self) -> list[str]:
+        names = (entry.name for entry in self.path.iterdir()) if self.path.is_dir() else ()
+        return sorted(name for name in names if not name.startswith(LOCK))
+
+    def _newest_checkpoint(self) -> int | None:
+        return self.checkpoint.stat().st_mtime_ns if self.checkpoint.is_file() else None
+
+    @contextmanager
+    def held(self) -> Iterator[StoreLock]:
+        """The folder, made where it is missing, for this run alone.
+
+        Raises
+        ------
+        ValueError
+            If another run is writing it, or has written it since this one was planned.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with StoreLock(self.path / LOCK) as lock:
+            if (self._content(), self._newest_checkpoint()) != self._planned:
+                raise ValueError(f"another run wrote to {self.path} while this one was planned: start it again")
+            yield lock
 
     def require_space(self, checkpoint_bytes: int, weights_bytes: int) -> None:
         """Refuse a disk on which the checkpoints and weights of the run have no place.
@@ -79,8 +110,7 @@ class RunFolder:
             )
 
     def open(self, step: int) -> None:
-        """Make the folder, and forget what a run that was stopped wrote after its checkpoint at ``step``."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Forget what a run that was stopped wrote after its checkpoint at ``step``."""
         if self._metrics.is_file() and step:
             with open(self._metrics, newline="") as file:
                 self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from xnowcast.archive.lock import StoreLock
 from xnowcast.interruption import Interruption
 from xnowcast.models.base import Loss, TrainingBatch
 from xnowcast.training import checkpoint
@@ -218,11 +219,14 @@ def run(plan: Run) -> dict[str, Any]:
         If a loss or a gradient is NaN or infinite; the samples of the batch are named.
     KeyboardInterrupt
         After Ctrl-C, when the step is done and the checkpoint written.
+    ValueError
+        If another run is writing the folder, or did so since this one was planned.
     """
     fabric = _fabric(plan)
     fabric.launch()
-    with own_randomness(plan.device, plan.settings.deterministic):
-        return _Training(plan, fabric).run()
+    held = plan.folder.held() if plan.folder is not None and fabric.is_global_zero else nullcontext()
+    with held as lock, own_randomness(plan.device, plan.settings.deterministic):
+        return _Training(plan, fabric, lock).run()
 
 
 def _fabric(plan: Run) -> Fabric:
@@ -245,8 +249,8 @@ def _fabric(plan: Run) -> Fabric:
 class _Training:
     """The state of a run and the steps that change it."""
 
-    def __init__(self, plan: Run, fabric: Fabric):
-        self.plan, self.settings, self.fabric = plan, plan.settings, fabric
+    def __init__(self, plan: Run, fabric: Fabric, lock: StoreLock | None):
+        self.plan, self.settings, self.fabric, self.lock = plan, plan.settings, fabric, lock
         self.main = fabric.is_global_zero
         self.folder = plan.folder if self.main else None
         self.model, self.adversary = plan.model, plan.adversary
@@ -484,6 +488,8 @@ class _Training:
 
     def _save(self) -> None:
         if self.folder is not None:
+            if self.lock is not None:
+                self.lock.check()
             checkpoint.write(self.folder.checkpoint, self._state())
 
     def _state(self) -> dict[str, Any]:
