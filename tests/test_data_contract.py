@@ -96,3 +96,22 @@ def _():
 def _():
     made = forecast(rain(), "persistence", steps=1, init_times="2024-06-01T14:05+02:00")
     assert made.init_time.values[0] == np.datetime64("2024-06-01T12:05")
+
+
+# ---------------------------------------------------------------- forecasts
+
+
+@row("members along `number`, `realization`, `ens`, ...")
+def _():
+    made = forecast(rain(frames=8), "persistence", steps=2, init_times=slice(None, "2024-06-01T12:20"))
+    members = xr.concat([made, 2 * made], "member", join="exact").assign_attrs(made.attrs)
+    for name in ("number", "realization", "ens"):
+        card = members.rename(member=name).nowcast.verify(rain(frames=8), thresholds=[0.5], scales=[1])
+        assert card.rmse.values.tolist() == [0.5, 0.5] and "crps" in card
+
+
+@row("init times in `time` beside lead times in `step`")
+def _():
+    made = forecast(rain(frames=8), "persistence", steps=2, init_times=slice(None, "2024-06-01T12:20"))
+    theirs = made.drop_vars("valid_time").rename(init_time="time", lead_time="step")
+    assert cf.in_forecast_layout(theirs).dims == made.dims

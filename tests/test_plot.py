@@ -57,6 +57,17 @@ def drawn(axes) -> np.ndarray:
     return np.ma.filled(mesh.get_array().astype(float), np.nan)
 
 
+def test_a_forecast_by_other_packages_names_is_drawn_alike():
+    radar = sequence()
+    forecast = forecast_of(radar, members=3)
+    theirs = forecast.drop_vars("valid_time").rename(member="number", init_time="time", lead_time="step")
+    pictures = [plots.plot(fc, radar, lead_times=["10min"], member=2) for fc in (forecast, theirs)]
+    shown = [[drawn(axes) for axes in maps(fig)] for fig in pictures]
+    np.testing.assert_array_equal(shown[0], shown[1])
+    for fig in pictures:
+        plt.close(fig)
+
+
 def test_forecast_is_drawn_below_what_was_observed_at_the_same_time():
     radar = sequence()
     fig = plots.plot(forecast_of(radar), radar)

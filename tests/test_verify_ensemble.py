@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xnowcast import verify
 from xnowcast.verify import ensemble, ranks
 from xnowcast.verify.kernels import compiled
 from xnowcast.verify.kernels import crps as kernel
@@ -499,3 +500,17 @@ def test_mistakes_are_refused(rain):
         ensemble.crps_ensemble(observed)
     with pytest.raises(TypeError, match="from spread_skill_sums alone"):
         ensemble.spread_skill(observed)
+
+
+@pytest.mark.parametrize("name", ["number", "realization", "ens", "sample"])
+def test_members_are_found_by_common_names(name):
+    o = xr.DataArray([1.0, 2.0], dims="x")
+    f = xr.DataArray([[0.5, 1.0], [1.5, 3.0], [4.0, 2.0]], dims=("member", "x"))
+    theirs = f.rename(member=name)
+    for score in (verify.crps_ensemble, verify.rank_histogram, verify.pit):
+        xr.testing.assert_identical(score(o, theirs), score(o, f))
+    assert verify.spread_skill(o, theirs).equals(verify.spread_skill(o, f))
+    assert verify.brier_score(o, theirs, thresholds=1.0) == verify.brier_score(o, f, thresholds=1.0)
+    assert verify.rmse(o, theirs, member_dim="member") == verify.rmse(o, f, member_dim="member")
+    with pytest.raises(ValueError, match="no 'member'"):
+        verify.crps_ensemble(o, f.rename(member="tile"))

@@ -86,6 +86,61 @@ def test_scores_equal_those_of_fields_aligned_by_hand():
         assert float(card["rmse"][k]) == pytest.approx(float(verify.rmse(same_time, mean)), rel=1e-6)
 
 
+THEIR_NAMES = [
+    {"member": "number", "init_time": "time", "lead_time": "step"},
+    {"member": "realization", "init_time": "forecast_reference_time", "lead_time": "forecast_period"},
+    {"member": "ens_number", "init_time": "init", "lead_time": "leadtime"},
+    {"member": "sample", "init_time": "reference_time", "lead_time": "prediction_timedelta"},
+    {"member": "Ensemble", "init_time": "analysis_time", "lead_time": "lead"},
+]
+
+
+@pytest.mark.parametrize("names", THEIR_NAMES, ids=lambda names: names["member"])
+@pytest.mark.parametrize("kind", ["array", "dataset", "lazy", "transposed"])
+def test_members_and_times_by_other_packages_names_are_scored_alike(names, kind):
+    observed = observations()
+    forecast = forecasts_from(observed, members=3).drop_vars("valid_time")
+    theirs = forecast.rename(names)
+    if kind == "transposed":
+        theirs = theirs.transpose("y", names["lead_time"], "x", ...)
+    theirs = theirs.chunk() if kind == "lazy" else theirs.to_dataset() if kind == "dataset" else theirs
+    expected = verify.scorecard(observed, forecast, thresholds=[1.0], scales=[1, 4], by=["init_time", "lead_time"])
+    found = verify.scorecard(
+        observed, theirs, thresholds=[1.0], scales=[1, 4], by=[names["init_time"], names["lead_time"]]
+    )
+    assert "crps" in found
+    xr.testing.assert_allclose(found, expected)
+
+
+def test_standard_names_come_before_the_names_of_dims():
+    observed = observations()
+    forecast = forecasts_from(observed, members=3)
+    told = forecast.rename(member="m").assign_coords(m=("m", range(3), {"standard_name": "realization"}))
+    beside = forecast.rename(member="m").assign_coords(which=("m", range(3), {"standard_name": "realization"}))
+    expected = verify.scorecard(observed, forecast)
+    for theirs in (told, beside.drop_vars("m")):
+        xr.testing.assert_allclose(verify.scorecard(observed, theirs), expected)
+
+
+def test_lead_times_in_numbers_with_units_are_read():
+    observed = observations()
+    forecast = forecasts_from(observed)
+    minutes = ("lead_time", [5.0, 10.0, 15.0], {"units": "minutes", "standard_name": "forecast_period"})
+    theirs = forecast.assign_coords(lead_time=minutes)
+    xr.testing.assert_allclose(verify.scorecard(observed, theirs), verify.scorecard(observed, forecast))
+    aligned = verify.align_observations(observed, theirs.rename(lead_time="lead"))
+    assert aligned.dims == ("init_time", "lead", "y", "x")
+    assert float(verify.rmse(aligned, theirs.rename(lead_time="lead"))) == 0
+
+
+def test_valid_times_after_one_start_are_lead_times():
+    observed = observations()
+    one = forecasts_from(observed, inits=(2,)).isel(init_time=0)
+    theirs = one.drop_vars("valid_time").rename(lead_time="time", init_time="forecast_reference_time")
+    theirs = theirs.assign_coords(time=one.valid_time.values)
+    xr.testing.assert_allclose(verify.scorecard(observed, theirs), verify.scorecard(observed, one))
+
+
 def test_units_are_converted_before_scoring():
     observed = observations()
     flux = (observed / 3600).assign_attrs(units="kg m-2 s-1").rename("precipitation_flux")

@@ -35,11 +35,17 @@ _AXIS_NAMES = {
     "time": ("time", "valid_time", "t"),
 }
 
-# The CF standard name first, then what forecast packages call them.
-_FORECAST_NAMES = {
-    "init_time": ("forecast_reference_time", "init_time", "reference_time", "init"),
-    "member": ("realization", "member", "ensemble_member", "ens_number", "number", "ensemble"),
-    "lead_time": ("forecast_period", "lead_time", "lead", "leadtime", "prediction_timedelta", "step"),
+# The one table of these names, for every verb and score: the CF standard name first, then what packages call them.
+FORECAST_NAMES = {
+    "init_time": (
+        *("forecast_reference_time", "init_time", "reference_time", "init", "inittime", "initial_time"),
+        *("initialization_time", "initialisation_time", "analysis_time", "base_time", "basetime", "run_time"),
+    ),
+    "member": (
+        *("realization", "member", "members", "ensemble_member", "ens_number", "number", "ensemble", "ens"),
+        *("ens_member", "member_id", "realisation", "sample"),
+    ),
+    "lead_time": ("forecast_period", "lead_time", "lead", "leadtime", "prediction_timedelta", "step", "forecast_time"),
 }
 
 _LATLON_NAMES = {"y": ("latitude", ("lat", "latitude", "xlat")), "x": ("longitude", ("lon", "longitude", "xlong"))}
@@ -137,7 +143,7 @@ def find_field(
     >>> field.name, field.time, field.y, field.x, field.quantity
     ('rr', 'time', 'lat', 'lon', 'rain_rate')
     """
-    array = _decode(_pick(obj, variable))
+    array = _decode(find_array(obj, variable))
     name = _name(array)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"variable {name!r} holds {array.dtype}, not real numbers")
@@ -160,7 +166,29 @@ def find_field(
     return Field(array, y, x, time, "rain_rate", conversion)
 
 
-def _pick(obj: xr.Dataset | xr.DataArray, variable: Hashable | None) -> xr.DataArray:
+def find_array(obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None) -> xr.DataArray:
+    """The variable of the precipitation field, without a look at its axes and units.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+    variable : hashable, optional
+        As in `find_field`.
+
+    Returns
+    -------
+    xarray.DataArray
+
+    Raises
+    ------
+    ValueError
+        If there is none, or more than one.
+
+    Examples
+    --------
+    >>> find_array(xr.Dataset({"rr": ("x", [1.0], {"standard_name": "rainfall_rate"}), "t2m": ("x", [280.0])})).name
+    'rr'
+    """
     if isinstance(obj, xr.DataArray):
         if variable is not None and variable != obj.name:
             raise ValueError(f"variable={variable!r} was asked for, but this DataArray is {obj.name!r}")
@@ -307,8 +335,8 @@ def _time_dim(array: xr.DataArray, horizontal: tuple[Hashable, Hashable]) -> Has
 
 def _is_reference_time(array: xr.DataArray, name: Hashable) -> bool:
     return (
-        name in _FORECAST_NAMES["init_time"]
-        or array[name].attrs.get("standard_name") == _FORECAST_NAMES["init_time"][0]
+        str(name).lower() in FORECAST_NAMES["init_time"]
+        or array[name].attrs.get("standard_name") == FORECAST_NAMES["init_time"][0]
     )
 
 
@@ -323,7 +351,7 @@ def forecast_dims(field: Field) -> dict[str, Hashable]:
     -------
     dict of str to hashable
         Of ``init_time``, ``member`` and ``lead_time`` those that are there: told by their CF standard names, else
-        by the names that other forecast packages use.
+        by the names that other forecast packages use (`FORECAST_NAMES`).
 
     Raises
     ------
@@ -337,19 +365,174 @@ def forecast_dims(field: Field) -> dict[str, Hashable]:
     >>> forecast_dims(find_field(fc))
     {'init_time': 'reference_time', 'lead_time': 'lead'}
     """
-    array, found = field.array, {}
-    candidates = [*field.extra, *(n for n, c in array.coords.items() if c.ndim == 0)]
-    for role, names in _FORECAST_NAMES.items():
-        told = [n for n in candidates if n in array.coords and array[n].attrs.get("standard_name") == names[0]]
-        named = [n for name in names for n in candidates if str(n).lower() == name]
-        if told or named:
-            found[role] = (told or named)[0]
+    array = field.array
+    found = {
+        role: name for role in FORECAST_NAMES if (name := forecast_coordinate(array, role, field.extra)) is not None
+    }
     if found.get("init_time") in array.dims and "lead_time" not in found and field.time is None:
         raise ValueError(
             f"variable {field.name!r} has init times along {found['init_time']!r}, but no lead times: name their dim "
             "'lead_time', or give its coordinate the standard_name 'forecast_period'"
         )
     return found
+
+
+def _roles(array: xr.DataArray, dims: Sequence[Hashable]) -> dict[str, Hashable]:
+    names = {role: forecast_coordinate(array, role, dims) for role in FORECAST_NAMES}
+    return {role: name for role, name in names.items() if name is not None}
+
+
+def forecast_coordinate(array: xr.DataArray, role: str, dims: Sequence[Hashable] | None = None) -> Hashable | None:
+    """The dim, or scalar coordinate, that is the init time, the member or the lead time of a forecast.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    role : {"init_time", "member", "lead_time"}
+    dims : sequence of hashable, optional
+        Dims that it can be; all of the array by default. Dims come before scalar coordinates.
+
+    Returns
+    -------
+    hashable or None
+
+    Examples
+    --------
+    >>> members = xr.DataArray(np.zeros((4, 3)), dims=("number", "x"))
+    >>> forecast_coordinate(members, "member")
+    'number'
+    """
+    dims = list(array.dims if dims is None else dims)
+    along = [n for n, c in array.coords.items() if c.ndim == 1 and c.dims[0] in dims and n not in dims]
+    found = _told(array, role, [*dims, *(n for n, c in array.coords.items() if c.ndim == 0), *along])
+    return array[found].dims[0] if found in along else found
+
+
+def _told(array: xr.DataArray, role: str, candidates: Sequence[Hashable]) -> Hashable | None:
+    """Which of the candidates, dims or coordinates, has the standard name, else a common name."""
+    standard, *common = FORECAST_NAMES[role]
+    told = [n for n in candidates if n in array.coords and array[n].attrs.get("standard_name") == standard]
+    named = [n for name in (standard, *common) for n in candidates if str(n).lower() == name]
+    return next(iter([*told, *named]), None)
+
+
+def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
+    """A forecast of any package with our names of its dims: init_time, member and lead_time.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+        What is no forecast comes back as it is.
+    variable : hashable, optional
+        The field of a Dataset whose dims are looked at; found by CF attributes where left out.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        Renamed; lead times as timedelta64 where they came as numbers with units of time. Where init times are called
+        ``time``, as GRIB readers do, they are told by the lead times beside them. A dim of valid times after a single
+        init time becomes lead times.
+
+    Raises
+    ------
+    ValueError
+        If another variable has the name already.
+
+    Examples
+    --------
+    >>> fc = xr.DataArray(np.ones((2, 3, 8, 8)), dims=("number", "step", "y", "x"), name="rr", coords={
+    ...     "step": ("step", [5, 10, 15], {"units": "minutes"})}, attrs={"units": "mm h-1"})
+    >>> in_forecast_layout(fc).dims, in_forecast_layout(fc).lead_time.values[0]
+    (('member', 'lead_time', 'y', 'x'), np.timedelta64(300000000000,'ns'))
+    """
+    array = find_array(obj, variable)
+    rest = [d for d in array.dims if d not in horizontal_dims(array)]
+    found = _roles(array, rest)
+    for role, dim in found.items():
+        told = _told(array, role, [dim, *(n for n, c in array.coords.items() if c.dims == (dim,) and n != dim)])
+        if dim in rest and told not in (dim, None):  # another coordinate along the dim tells it
+            obj, found[role] = obj.swap_dims({dim: told}), told
+    array = find_array(obj, variable)
+    rest = [d for d in array.dims if d not in horizontal_dims(array)]
+    obj, found = _with_times(obj, array, rest, found)
+    lead = found.get("lead_time")
+    if lead is not None and lead not in rest and not _may_be_lead(array[lead]):
+        del found["lead_time"]  # a number that nothing tells to be a lead time
+    obj = _renamed(obj, {name: role for role, name in found.items()})
+    if "lead_time" in obj.coords and obj["lead_time"].dtype.kind != "m" and _may_be_lead(obj["lead_time"]):
+        about = {k: v for k, v in obj["lead_time"].attrs.items() if k not in ("units", "calendar")}
+        obj = obj.assign_coords(lead_time=(obj["lead_time"].dims, durations(obj["lead_time"]), about))
+    return obj
+
+
+def _with_times(
+    obj: Any, array: xr.DataArray, rest: Sequence[Hashable], found: dict[str, Hashable]
+) -> tuple[Any, dict[str, Hashable]]:
+    """Init and lead times that follow from each other and from times beside them."""
+    init, lead = found.get("init_time"), found.get("lead_time")
+    dated = [d for d in rest if d not in (init, lead) and d in array.coords and array[d].dtype.kind == "M"]
+    if init is None and lead in rest:
+        time = array.coords.get("time")
+        valid = [n for n, c in array.coords.items() if c.dims == (lead,) and n != lead and c.dtype.kind == "M"]
+        if time is not None and time.dims in ((), ("time",)) and time.dtype.kind == "M":
+            return obj, found | {"init_time": "time"}  # what GRIB readers call it
+        if valid and lead in array.coords and _may_be_lead(array[lead]):
+            starts = array[valid[0]].values - durations(array[lead])
+            if (starts == starts[0]).all():
+                return obj.assign_coords(init_time=starts[0]), found
+    elif lead is None and init in array.coords and array[init].ndim == 0 and dated:
+        after = array[dated[0]] - array[init].values
+        obj = obj.assign_coords({dated[0]: after.variable, "valid_time": (dated[0], array[dated[0]].values)})
+        return obj, found | {"lead_time": dated[0]}
+    return obj, found
+
+
+def _may_be_lead(coordinate: xr.DataArray) -> bool:
+    return coordinate.dtype.kind == "m" or units.affine(coordinate.attrs.get("units"), "s") is not None
+
+
+def _renamed(obj: Any, names: dict[Hashable, str]) -> Any:
+    names = {old: new for old, new in names.items() if old != new}
+    known: set[Hashable] = {*obj.coords, *obj.dims, *(obj.data_vars if isinstance(obj, xr.Dataset) else ())}
+    for old, new in names.items():
+        if new in known and new not in names:
+            raise ValueError(
+                f"{old!r} is the {new} of the forecast, and there is another {new!r}: drop or rename one of the two"
+            )
+    return obj.rename(names) if names else obj
+
+
+def durations(coordinate: xr.DataArray) -> np.ndarray:
+    """Lead times as timedelta64[ns]; bare numbers only with units.
+
+    Parameters
+    ----------
+    coordinate : xarray.DataArray
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Raises
+    ------
+    ValueError
+        If they are numbers without units of time.
+
+    Examples
+    --------
+    >>> durations(xr.DataArray([1.0, 1.5], dims="step", attrs={"units": "hours"})).astype("m8[m]").astype(int).tolist()
+    [60, 90]
+    """
+    values = coordinate.values
+    if values.dtype.kind == "m":
+        return values.astype("m8[ns]")
+    scale = units.affine(coordinate.attrs.get("units"), "s")
+    if values.dtype.kind in "iuf" and scale is not None:
+        return np.round(values * scale[0] * 1e9).astype("i8").astype("m8[ns]")
+    raise ValueError(
+        f"coordinate {coordinate.name!r} holds {values.dtype} without units of time: give it timedelta64 values, or "
+        "the attribute units, such as 'hours'"
+    )
 
 
 def _amount_step(array: xr.DataArray, time: Hashable | None) -> np.timedelta64 | None:

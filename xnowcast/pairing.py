@@ -15,8 +15,6 @@ OBSERVED_RAIN = "observed_rain"
 
 Target = Literal["observations", "nwp"]
 
-_INIT_NAMES = ("forecast_reference_time", "init_time", "reference_time", "init", "analysis_time")
-_LEAD_NAMES = ("forecast_period", "lead_time", "lead", "leadtime", "prediction_timedelta", "step")
 _SINCE_START = ("since the start", "since start", "since initial", "since init", "accumulated total", "run total")
 
 # Packed accumulations are rounded: a fall by less than this is none.
@@ -249,7 +247,7 @@ def _standard_times(nwp: xr.Dataset) -> xr.Dataset:
 
 def _told_times(nwp: xr.Dataset) -> tuple[Hashable, Hashable, np.ndarray, np.ndarray]:
     """Names of the coordinates of init times and lead times, and what they hold."""
-    init, lead = _named(nwp, _INIT_NAMES, "M"), _named(nwp, _LEAD_NAMES, "m")
+    init, lead = _named(nwp, "init_time", "M"), _named(nwp, "lead_time", "m")
     valid = next((n for n in nwp.dims if n not in (init, lead) and _holds_times(nwp, n)), None)
     if init is None and lead is not None and valid is not None:  # GRIB readers call the init time "time"
         init, valid = valid, None
@@ -261,7 +259,7 @@ def _told_times(nwp: xr.Dataset) -> tuple[Hashable, Hashable, np.ndarray, np.nda
         )
     starts = utc_times(nwp[init])
     if lead is not None and (lead in nwp.dims or valid is None):
-        leads = _durations(nwp[lead])
+        leads = cf.durations(nwp[lead])
     elif valid is not None and starts.ndim == 0:
         lead, leads = valid, utc_times(nwp[valid]) - starts
     else:
@@ -330,8 +328,9 @@ def utc_times(coordinate: xr.DataArray) -> np.ndarray:
     return windows.real_times(coordinate).reshape(values.shape)
 
 
-def _named(nwp: xr.Dataset, names: Sequence[str], kind: str) -> Hashable | None:
+def _named(nwp: xr.Dataset, role: str, kind: str) -> Hashable | None:
     """A coordinate by its standard name, else by a common name."""
+    names = cf.FORECAST_NAMES[role]
     told = [n for n, c in nwp.coords.items() if c.attrs.get("standard_name") == names[0]]
     named = [n for name in names for n in nwp.coords if str(n).lower() == name]
     # a dim is what the data vary along; a standard name that stands on two coordinates is settled by that
@@ -351,24 +350,10 @@ def _tells_time(coordinate: xr.DataArray, init: Hashable, lead: Hashable) -> boo
     """Whether it is a further coordinate of times along those of the forecast, such as the valid time."""
     timelike = coordinate.dtype.kind in "mM" or coordinate.attrs.get("standard_name") in (
         "time",
-        *_INIT_NAMES,
-        *_LEAD_NAMES,
+        *cf.FORECAST_NAMES["init_time"],
+        *cf.FORECAST_NAMES["lead_time"],
     )
     return timelike and bool({init, lead} & {*coordinate.dims})
-
-
-def _durations(coordinate: xr.DataArray) -> np.ndarray:
-    """Lead times as timedelta64[ns]; bare numbers only with units."""
-    values = coordinate.values
-    if values.dtype.kind == "m":
-        return values.astype("m8[ns]")
-    scale = units.affine(coordinate.attrs.get("units"), "s")
-    if values.dtype.kind in "iuf" and scale is not None:
-        return np.round(values * scale[0] * 1e9).astype("i8").astype("m8[ns]")
-    raise ValueError(
-        f"coordinate {coordinate.name!r} holds {values.dtype} without units of time: give it timedelta64 values, or "
-        "the attribute units, such as 'hours'"
-    )
 
 
 def _step(forecast: xr.Dataset, step: Any) -> np.timedelta64:

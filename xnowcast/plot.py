@@ -77,7 +77,8 @@ def plot(
     Parameters
     ----------
     forecasts : xarray.Dataset or xarray.DataArray
-        In the forecast layout, dims (init_time, [member], lead_time, y, x), in any units that `cf.rain_rate` reads.
+        Dims (init_time, [member], lead_time, y, x), by these or other packages' names (`number`, `step`, ...), in any
+        units that `cf.rain_rate` reads.
         Only what is drawn is computed. A sequence of observations alone is drawn as by `plot_field`. Of what
         `xnowcast.postprocess` and `xnowcast.explain` give, ``variable`` may be ``"rain_category"``,
         ``"exceedance_probability"`` (of ``threshold``) or ``"class_activation"``.
@@ -126,6 +127,7 @@ def plot(
     >>> [axes.get_title() for axes in figure.axes[:2]]
     ['+5 min\\n12:05 UTC', '+15 min\\n12:15 UTC']
     """
+    forecasts = _in_forecast_layout(forecasts, variable)
     if "lead_time" not in forecasts.coords and observations is None and lead_times is None:
         return _plot_sequence(forecasts, variable, None, threshold, title, coastlines, path)
     shown = _forecast_maps(forecasts, variable, init_time, lead_times, member, threshold)
@@ -246,6 +248,7 @@ def animate(
 
     if not fps > 0:
         raise ValueError(f"fps is {fps!r}; give a number over 0.")
+    forecasts = _in_forecast_layout(forecasts, variable)
     if "lead_time" in forecasts.dims:
         shown = _forecast_maps(forecasts, variable, init_time, "all", member, threshold)
         columns = [(shown.what or "forecast", shown)]
@@ -689,6 +692,11 @@ class _Classes:
                 "the dataset, with variable='rain_category'"
             )
         return np.where(np.isnan(rain), np.float32(np.nan), np.digitize(rain, self.thresholds).astype("f4"))
+
+
+def _in_forecast_layout(forecasts: Any, variable: Hashable | None) -> Any:
+    """Init times, members and lead times by our names; what a post-processor made has them already."""
+    return forecasts if _post_processed(forecasts, variable) is not None else cf.in_forecast_layout(forecasts, variable)
 
 
 def _forecast_maps(

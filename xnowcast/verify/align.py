@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xnowcast import cf, units
+
 # Grids that were computed twice differ in the last digits; beyond this part of a cell they are two grids.
 GRID_TOLERANCE = 0.01
 
@@ -104,8 +106,8 @@ def align_observations(
     observations : xarray.DataArray
         With a time dim (datetime64) and the grid of the forecasts.
     forecasts : xarray.DataArray
-        With ``init_time`` (datetime64) and ``lead_time`` (timedelta64), as dims or as scalar coordinates; the
-        valid time is their sum.
+        With ``init_time`` (datetime64) and ``lead_time`` (timedelta64), or what other packages call them, as dims or
+        as scalar coordinates; the valid time is their sum.
     spatial_dims : (hashable, hashable), optional
         Names of the horizontal dims of both. By default y and x, or latitude and longitude.
 
@@ -130,6 +132,11 @@ def align_observations(
     array([[ 2.,  3.],
            [ 3., nan]])
     """
+    theirs = {role: cf.forecast_coordinate(forecasts, role) or role for role in ("init_time", "lead_time")}
+    if theirs != {role: role for role in theirs}:
+        ours = forecasts.rename({name: role for role, name in theirs.items() if name != role})
+        aligned = align_observations(observations, ours, spatial_dims=spatial_dims)
+        return aligned.rename({role: name for role, name in theirs.items() if role in aligned.dims})
     time = _time_dim(observations)
     places = find_spatial_dims(forecasts, spatial_dims)
     observations = _on_grid_of(forecasts, observations, places)
@@ -178,9 +185,12 @@ def _valid_time(forecasts: xr.DataArray) -> xr.DataArray:
             f"time is found by; they have {sorted(map(str, forecasts.coords))}"
         )
     init, lead = (forecasts[name].reset_coords(drop=True) for name in ("init_time", "lead_time"))
+    if lead.dtype.kind in "iuf" and units.affine(lead.attrs.get("units"), "s") is not None:
+        lead = lead.copy(data=cf.durations(lead))
     if init.dtype.kind != "M" or lead.dtype.kind != "m":
         raise ValueError(
-            f"init_time has dtype {init.dtype} and lead_time {lead.dtype}; they must be datetime64 and timedelta64"
+            f"init_time has dtype {init.dtype} and lead_time {lead.dtype}; they must be datetime64 and timedelta64, or "
+            "numbers with the attribute units, such as 'minutes'"
         )
     init = init if init.ndim else init.expand_dims("init_time")
     lead = lead if lead.ndim else lead.expand_dims("lead_time")

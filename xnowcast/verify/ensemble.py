@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.fields import XarrayObject, each_variable, matching_variables, require_member_dim, with_attrs
+from xnowcast.verify.fields import XarrayObject, each_variable, find_member_dim, matching_variables, with_attrs
 from xnowcast.verify.kernels import crps, spread
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
@@ -58,7 +58,7 @@ def sums_of_members(
     >>> sums_of_members(spread.spread_sums, o, f, dim=None, member_dim="member", new_sizes={"bin": 1, "sum": 4}).values
     array([[1.  , 4.5 , 6.75, 0.25]])
     """
-    require_member_dim(forecasts, member_dim)
+    member_dim = find_member_dim(forecasts, member_dim)
     if member_dim in observations.dims:
         raise ValueError(f"observations have the dim {member_dim!r} too: select one observation per ensemble")
     return sum_over_chunks(

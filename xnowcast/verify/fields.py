@@ -5,6 +5,8 @@ from typing import Any
 
 import xarray as xr
 
+from xnowcast import cf
+
 XarrayObject = Any  # a DataArray or a Dataset; what comes out is what went in
 
 
@@ -115,33 +117,45 @@ def ensemble_mean(forecasts: xr.DataArray, member_dim: Hashable | None, skipna: 
     """
     if member_dim is None:
         return forecasts
-    require_member_dim(forecasts, member_dim)
-    return forecasts.mean([member_dim], skipna=skipna)
+    return forecasts.mean([find_member_dim(forecasts, member_dim)], skipna=skipna)
 
 
-def require_member_dim(forecasts: xr.DataArray, member_dim: Hashable) -> None:
-    """Refuse forecasts without the dim of their members.
+def find_member_dim(forecasts: xr.DataArray, member_dim: Hashable) -> Hashable:
+    """The dim of the members of an ensemble.
 
     Parameters
     ----------
     forecasts : xarray.DataArray
     member_dim : hashable
+        A dim; "member" stands for the one that CF attributes or a common name tell, such as ``number``, where no dim
+        is called so.
+
+    Returns
+    -------
+    hashable
 
     Raises
     ------
     ValueError
+        If there is none.
 
     Examples
     --------
-    >>> require_member_dim(xr.DataArray([1.0], dims="x"), "member")
+    >>> find_member_dim(xr.DataArray([[1.0]], dims=("number", "x")), "member")
+    'number'
+    >>> find_member_dim(xr.DataArray([1.0], dims="x"), "member")
     Traceback (most recent call last):
     ...
     ValueError: forecasts have dims ('x',), no 'member': name the dim of the members with member_dim=
     """
-    if member_dim not in forecasts.dims:
+    if member_dim in forecasts.dims:
+        return member_dim
+    found = cf.forecast_coordinate(forecasts, "member") if member_dim == "member" else None
+    if found not in forecasts.dims:
         raise ValueError(
             f"forecasts have dims {forecasts.dims}, no {member_dim!r}: name the dim of the members with member_dim="
         )
+    return found
 
 
 def with_attrs(result: XarrayObject, source: xr.DataArray | None) -> XarrayObject:

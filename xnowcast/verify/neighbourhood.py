@@ -13,7 +13,7 @@ import xarray as xr
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.contingency import Scales, SpatialDims
-from xnowcast.verify.fields import XarrayObject, each_variable, matching_variables, require_member_dim, with_attrs
+from xnowcast.verify.fields import XarrayObject, each_variable, find_member_dim, matching_variables, with_attrs
 from xnowcast.verify.kernels.fractions import BOUNDARIES, fractions_sums
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
@@ -111,7 +111,7 @@ def fss_sums(
     places = find_spatial_dims(forecasts, spatial_dims)
     find_spatial_dims(observations, places)
     if member_dim is not None:
-        require_member_dim(forecasts, member_dim)
+        member_dim = find_member_dim(forecasts, member_dim)
         if member_dim in observations.dims:
             raise ValueError(f"observations have the dim {member_dim!r} too: select one observation per ensemble")
     members = [] if member_dim is None else [member_dim]

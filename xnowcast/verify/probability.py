@@ -12,7 +12,7 @@ import xarray as xr
 
 from xnowcast.verify.chunks import Dims
 from xnowcast.verify.ensemble import sums_of_members, table_by_variable
-from xnowcast.verify.fields import XarrayObject, each_variable, with_attrs
+from xnowcast.verify.fields import XarrayObject, each_variable, find_member_dim, with_attrs
 from xnowcast.verify.kernels.probability import probability_counts
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
@@ -76,7 +76,8 @@ def probability_table(
 
     def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.Dataset:
         threshold = threshold_coordinate(thresholds, obs, fcst)
-        n_members = fcst.sizes.get(member_dim, 0)
+        members = find_member_dim(fcst, member_dim)
+        n_members = fcst.sizes[members]
         counts = sums_of_members(
             probability_counts,
             obs,
@@ -90,7 +91,7 @@ def probability_table(
         if not skipna:
             sizes = {**obs.sizes, **fcst.sizes}
             kept = [d for d in sizes if d in counts.dims]
-            n_points = np.prod([n for d, n in sizes.items() if d not in (*kept, member_dim)], dtype=np.int64)
+            n_points = np.prod([n for d, n in sizes.items() if d not in (*kept, members)], dtype=np.int64)
             counts = counts.where(counts.sum(["members_with_event", "observed"]) == n_points)
         table = xr.Dataset({"events": counts.isel(observed=1), "non_events": counts.isel(observed=0)})
         if threshold.ndim == 0:

@@ -8,7 +8,7 @@ import xarray as xr
 
 from xnowcast.verify.chunks import Dims
 from xnowcast.verify.ensemble import sums_of_members
-from xnowcast.verify.fields import XarrayObject, each_variable, require_member_dim, with_attrs
+from xnowcast.verify.fields import XarrayObject, each_variable, find_member_dim, with_attrs
 from xnowcast.verify.kernels import ranks
 
 
@@ -78,8 +78,7 @@ def rank_histogram(
         raise ValueError(f"ties={ties!r} must be 'expected' or 'random'")
 
     def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        require_member_dim(fcst, member_dim)
-        n_ranks = fcst.sizes[member_dim] + 1
+        n_ranks = fcst.sizes[find_member_dim(fcst, member_dim)] + 1
         at_random = ties == "random"
         sums = sums_of_members(
             ranks.rank_sums,
@@ -206,7 +205,7 @@ def pit(
         part: Any = 0.5
         if ties == "random":
             part = xr.apply_ufunc(_uniform, _places(lowest), kwargs={"seed": seed}, dask="parallelized")
-        value = (lowest + part * (highest - lowest + 1)) / (fcst.sizes[member_dim] + 1)
+        value = (lowest + part * (highest - lowest + 1)) / (fcst.sizes[find_member_dim(fcst, member_dim)] + 1)
         return with_attrs(value.rename("pit"), obs if keep_attrs else None)
 
     return each_variable(of_one, observations, forecasts, keep_attrs)

@@ -157,7 +157,8 @@ def scorecard(
     observations : xarray.DataArray or xarray.Dataset
         A precipitation field with a time axis, in any units that xnowcast reads. NaN means not measured.
     forecasts : xarray.DataArray or xarray.Dataset
-        Dims ``(..., init_time, [member], lead_time, y, x)``, on the grid of the observations.
+        Dims ``(..., init_time, [member], lead_time, y, x)`` in any order, on the grid of the observations. Init times,
+        members and lead times of other packages are told by CF standard names or common names (`number`, `step`, ...).
     thresholds : float, sequence of float, or str
         In mm h-1 (kg m-2 for VIL), or the name of a set such as "hko7"; an event is ``value >= threshold``.
     scales : int or sequence of int
@@ -169,7 +170,8 @@ def scorecard(
         "histogram_overlap", "log_spectral_distance" and "crps_fair".
     by : str or sequence of hashable
         Dims that are kept: "lead_time", and "init_time" or dims such as "tile" if asked for. Counts and sums are
-        added up over all others before the scores are taken of them.
+        added up over all others before the scores are taken of them. Init and lead times go by these names in the
+        table, whatever the forecasts call them.
     variable : hashable, optional
         Name of the variable in the Datasets that have it. Found by CF attributes where left out.
     zr : (float, float), optional
@@ -204,6 +206,10 @@ def scorecard(
     >>> card["mean_error"].values
     array([-2., -2.])
     """
+    theirs = cf.find_array(forecasts, _own(forecasts, variable)).dims
+    forecasts = cf.in_forecast_layout(forecasts, _own(forecasts, variable))
+    ours = dict(zip(theirs, cf.find_array(forecasts, _own(forecasts, variable)).dims, strict=True))
+    by = [ours.get(dim, dim) for dim in ([by] if isinstance(by, str) else by)]
     observed, forecast = _rain_rates(observations, forecasts, variable, zr)
     ensemble = "member" in forecast.dims
     wanted = _wanted_scores(scores, ensemble)
@@ -229,6 +235,11 @@ def scorecard(
     if "threshold" in card.coords:
         card["threshold"].attrs |= chosen.attrs | {"units": unit}
     return card.transpose(*kept, ...)
+
+
+def _own(obj: xr.DataArray | xr.Dataset, variable: Hashable | None) -> Hashable | None:
+    """The variable, where this is a Dataset that has it."""
+    return variable if isinstance(obj, xr.Dataset) and variable in obj.data_vars else None
 
 
 def _checked_thresholds(thresholds: Thresholds, forecast: xr.DataArray) -> xr.DataArray:
@@ -263,7 +274,7 @@ def _rain_rates(
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Both fields in mm h-1, though they may have other names, units and kinds."""
     both = (observations, forecasts)
-    named = [isinstance(obj, xr.Dataset) and variable in obj.data_vars for obj in both]
+    named = [_own(obj, variable) is not None for obj in both]
     rates = []
     for obj, has_it in zip(both, named, strict=True):
         # A name that neither has is handed on, for the error that lists what there is.
