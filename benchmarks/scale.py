@@ -1,6 +1,6 @@
 """Archives: what the engine costs, how memory behaves, how fast scores are, and how soon a killed run is back.
 
-    python benchmarks/scale.py [plan overhead workers memory scoring recovery year] [--folder FOLDER]
+    python benchmarks/scale.py [plan small overhead workers memory scoring recovery year] [--folder FOLDER]
 
 Without names all but the year are run. Ratios come from one run with one torch thread; where it says CPU, processor
 time counts, which other load changes little. ``year`` hindcasts and scores a year of synthetic radar that is never on
@@ -49,6 +49,17 @@ def peak_mb():
 
 
 # ---------------------------------------------------------------- overhead
+
+
+def small(folder):
+    """Two steps of 16 x 16 cells in memory: nearly all of it is reading and writing metadata."""
+    data = radar(40, size=16, step="5min").load()
+    spent = []
+    for _ in range(20):
+        start = time.process_time()
+        xnowcast.forecast(data, "extrapolation", steps=2)
+        spent.append(time.process_time() - start)
+    print(f"a forecast of 16 x 16 cells in memory, two steps: {1000 * np.median(spent):.0f} ms CPU (median of 20)")
 
 
 def overhead(folder):
@@ -273,7 +284,7 @@ def year(folder, inits):
     assert (again.init_status == 1).all()
 
 
-PARTS = {f.__name__: f for f in (plan, overhead, workers, memory, scoring, recovery)}
+PARTS = {f.__name__: f for f in (plan, small, overhead, workers, memory, scoring, recovery)}
 
 
 def main():

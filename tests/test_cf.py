@@ -1,5 +1,7 @@
 """The field and its axes are found by CF, and a forecast is labelled in the user's own terms."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 import torch
@@ -370,3 +372,41 @@ def test_the_users_dataset_is_not_touched(rich):
     fc.rr.attrs["units"] = "changed"
     xr.testing.assert_identical(ds, before)
     assert ds.rr.encoding == before.rr.encoding and ds.y.encoding == before.y.encoding
+
+
+# ---------------------------------------------------------------- what looking it up costs
+
+
+def test_attributes_are_read_once_and_values_never_formatted(monkeypatch):
+    """A forecast asks some twenty times what its coordinates are; each answer of cf_xarray takes milliseconds."""
+    asked = []
+    answer = cf._cf_names.__wrapped__
+    monkeypatch.setattr(cf, "_cf_names", lru_cache(lambda *key: asked.append(key) or answer(*key)))
+    monkeypatch.setattr(np, "array2string", lambda *a, **k: pytest.fail("an array was formatted"))
+    persisted(radar(), init_times="all")
+    assert len(asked) <= 2, "once about the field, once about its frames at most"
+
+
+def test_coordinates_are_known_by_new_attributes_at_once():
+    field = bare(("time", "b", "a"), p=("b", np.arange(9.0)), q=("a", np.arange(10.0)))
+    with pytest.raises(ValueError, match="cannot tell the y axis"):
+        cf.horizontal_dims(field)
+    field.p.attrs["axis"], field.q.attrs["axis"] = "Y", "X"
+    assert cf.horizontal_dims(field) == ("b", "a")
+    field.p.attrs["axis"], field.q.attrs["axis"] = "X", "Y"
+    assert cf.horizontal_dims(field) == ("a", "b")
+
+
+def test_criteria_that_the_user_adds_to_cf_xarray_count():
+    import cf_xarray
+
+    field = bare(("time", "b", "a"), b=("b", np.arange(9.0)), a=("a", np.arange(10.0)))
+    with cf_xarray.set_options(custom_criteria=({"Y": {"name": "^b$"}, "X": {"name": "^a$"}},)):
+        assert cf.horizontal_dims(field) == ("b", "a")
+
+
+@pytest.mark.parametrize("attrs", [{"cell_measures": "x"}, {"grid_mapping": "gone"}, {"coordinates": 1}, {"axis": 3}])
+def test_attributes_of_coordinates_that_make_no_sense_do_no_harm(attrs):
+    field = radar()
+    field.y.attrs |= attrs
+    assert cf.horizontal_dims(field) == ("y", "x")

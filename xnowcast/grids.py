@@ -3,9 +3,10 @@
 from collections.abc import Hashable
 from typing import Any
 
-import cf_xarray  # noqa: F401
 import numpy as np
 import xarray as xr
+
+from xnowcast import cf
 
 
 def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> np.ndarray:
@@ -74,7 +75,7 @@ def cell_areas(array: xr.DataArray, y: Hashable, x: Hashable, measured: xr.DataA
     """
     if measured is not None:
         return measured
-    if y in array.cf.coordinates.get("latitude", []):
+    if y in cf.told_by_attributes(array, "latitude"):
         edges = np.clip(cell_edges(array[y]), -90.0, 90.0)
         return xr.DataArray(np.abs(np.diff(np.sin(np.deg2rad(edges)))), dims=[y])
     if latitude := _two_dimensional_latitude(array, y, x):
@@ -86,7 +87,7 @@ def _two_dimensional_latitude(array: xr.DataArray, y: Hashable, x: Hashable) -> 
     """Name of the latitudes of a grid that is told by nothing else."""
     if y in array.coords:
         return None
-    return next((n for n in array.cf.coordinates.get("latitude", []) if set(array[n].dims) == {y, x}), None)
+    return next((n for n in cf.told_by_attributes(array, "latitude") if set(array[n].dims) == {y, x}), None)
 
 
 def coarse_coordinate(variable: xr.Variable, factors: dict[Hashable, int]) -> xr.Variable:
