@@ -20,6 +20,7 @@ from archive_models import Noisy
 
 import xnowcast
 from xnowcast.archive import IncompleteRun, engines, hindcast, lock, open_archive, progress, run, store
+from xnowcast.cli import main
 
 FORECAST, GAP, COVERAGE, UNREADABLE = 1, 2, 3, 4
 
@@ -356,6 +357,64 @@ def test_the_input_is_never_replaced(archive, tmp_path):
     archive.to_zarr(tmp_path / "a.zarr")
     with pytest.raises(ValueError, match="also the input"):
         made(xr.open_zarr(tmp_path / "a.zarr"), tmp_path / "a.zarr", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda folder: xr.open_zarr(folder / "a.zarr").rain.to_dataset(),
+        lambda folder: xr.open_mfdataset([folder / "a.zarr"], engine="zarr"),
+        lambda folder: xr.open_zarr(folder / "link.zarr"),
+    ],
+    ids=["a variable", "open_mfdataset", "a link"],
+)
+def test_the_input_is_never_replaced_however_it_was_opened(archive, tmp_path, opened):
+    archive.to_zarr(tmp_path / "a.zarr")
+    (tmp_path / "link.zarr").symlink_to("a.zarr")
+    with pytest.raises(ValueError, match="also the input"):
+        made(opened(tmp_path), tmp_path / "a.zarr", "persistence", overwrite=True)
+    xr.testing.assert_equal(xr.open_zarr(tmp_path / "a.zarr").rain, archive.rain)
+
+
+@pytest.mark.parametrize("read", ["data", "weights", "config"])
+def test_nothing_that_a_configuration_names_is_replaced(archive, tmp_path, capsys, read):
+    archive.isel(time=slice(0, 18)).to_zarr(tmp_path / "a.zarr")
+    archive.isel(time=slice(18, 40)).to_zarr(tmp_path / "b.zarr")
+    (tmp_path / "out.zarr").mkdir()
+    path = tmp_path / "out.zarr" / "run.toml" if read == "config" else tmp_path / "run.toml"
+    out = {"data": "b.zarr", "weights": "w.zarr", "config": "out.zarr"}[read]
+    (tmp_path / "w.zarr").write_text("weights")
+    path.write_text(
+        f"data.path = ['{tmp_path}/a.zarr', '{tmp_path}/b.zarr']\nmodel.name = 'persistence'\n"
+        f"hindcast.out = '{tmp_path}/{out}'\nhindcast.steps = 1\n"
+        + (f"model.weights = '{tmp_path}/w.zarr'\n" if read == "weights" else "")
+    )
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["hindcast", str(path), "--overwrite"]) == 2
+    assert "input" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_no_store_is_never_replaced(archive, tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"holds thesis\.tex, and is not replaced"):
+        made(archive, tmp_path / "a.zarr", overwrite=True)
+    assert (tmp_path / "a.zarr" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_store_is_replaced_only_once_the_new_one_is_made(archive, tmp_path, monkeypatch):
+    stored = made(archive, tmp_path / "a.zarr").load()
+
+    def fail(*arguments, **options):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(xr.Dataset, "to_zarr", fail)
+    with pytest.raises(OSError, match="no space left"):
+        made(archive, tmp_path / "a.zarr", seed=8, overwrite=True)
+    xr.testing.assert_identical(open_archive(tmp_path / "a.zarr").load(), stored)
+    monkeypatch.undo()
+    assert made(archive, tmp_path / "a.zarr", seed=8, overwrite=True).attrs["nowcast_seed"] == 8
 
 
 def test_something_else_in_the_place_of_the_store_is_left_alone(archive, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "xnowcast"
 
 LAYERS = [
-    {"units", "transforms", "noise", "nn", "diffusion", "configuration", "interruption", "whole"},
+    {"units", "transforms", "noise", "nn", "diffusion", "configuration", "interruption", "drafts", "sources", "whole"},
     {"models"},
     {"grids", "cf", "channels", "regrid", "windows", "weights", "pretrained"},
     {"engine", "io", "synthetic", "synthetic_nwp"},

@@ -157,7 +157,7 @@ def _running(options: argparse.Namespace) -> dict[str, Any]:
 def _forecast(options: argparse.Namespace) -> None:
     from xnowcast import storage
 
-    output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
+    output = _output(options)
     forecast = xnowcast.forecast(
         storage.open_input(options.input),
         options.model,
@@ -168,6 +168,13 @@ def _forecast(options: argparse.Namespace) -> None:
         **_running(options),
     )
     _write(forecast, output, overwrite=options.overwrite)
+
+
+def _output(options: argparse.Namespace, *more_inputs: str | None) -> Any:
+    from xnowcast import storage
+
+    inputs = [options.input, options.model, options.weights, *more_inputs]
+    return storage.check_output(options.output, overwrite=options.overwrite, inputs=inputs)
 
 
 def _write(result: Any, output: Any, *, overwrite: bool) -> None:
@@ -308,7 +315,7 @@ def _add_deblur(commands: Any) -> None:
 def _deblur(options: argparse.Namespace) -> None:
     from xnowcast import storage
 
-    output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
+    output = _output(options)
     sharp = xnowcast.deblur(
         storage.open_input(options.input), options.model, diagnostics=options.diagnostics, **_running(options)
     )
@@ -335,7 +342,7 @@ def _add_downscale(commands: Any) -> None:
 def _downscale(options: argparse.Namespace) -> None:
     from xnowcast import storage
 
-    output = storage.check_output(options.output, overwrite=options.overwrite, inputs=[options.input])
+    output = _output(options, options.static)
     fine = xnowcast.downscale(
         storage.open_input(options.input),
         options.model,

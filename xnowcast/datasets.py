@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import io
+from xnowcast.drafts import draft
 from xnowcast.synthetic import synthetic_radar
 from xnowcast.synthetic_nwp import synthetic_nwp
 
@@ -446,12 +446,8 @@ def _decode(name: str, paths: list[Path], target: Path) -> None:
         "license": event.license,
     }
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        dataset.to_netcdf(partial, engine="netcdf4", encoding=_encoding(dataset))
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with draft(target) as new:
+        dataset.to_netcdf(new, engine="netcdf4", encoding=_encoding(dataset))
 
 
 def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:

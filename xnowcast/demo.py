@@ -47,6 +47,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     if model is None:
         model = radar.chunk().nowcast.forecast(lead_time=LEAD_TIME).attrs["nowcast_model"]
+    outputs = folder / f"forecast_{model}.zarr", folder / "scores.nc"
+    store, table = (storage.check_output(path, overwrite=True, inputs=[data, radar]) for path in outputs)
     starts = verifiable_init_times(radar, model)
     count = f"{len(starts)} forecast{'s' * (len(starts) > 1)}"
     print(f"{data}: {count} of {LEAD_TIME}, from {starts[0]:%Y-%m-%d %H:%M} to {starts[-1]:%H:%M} UTC\n")
@@ -62,12 +64,9 @@ def run(
     }
     print(verify.format_scorecard(scores, lead_times=shown_lead_times(rates[model])))
 
-    store = storage.write(forecasts[model], folder / f"forecast_{model}.zarr", overwrite=True)
-    table = storage.write(
-        xr.concat(list(scores.values()), xr.DataArray(names, dims="model", name="model")),
-        folder / "scores.nc",
-        overwrite=True,
-    )
+    store = storage.write(forecasts[model], store, overwrite=True)
+    cards = xr.concat(list(scores.values()), xr.DataArray(names, dims="model", name="model"))
+    table = storage.write(cards, table, overwrite=True)
     pictures = draw(radar, forecasts[model], rates, scores, folder)
     print("\nwritten:", *[f"  {path}" for path in (store, table, *pictures)], sep="\n")
     return folder

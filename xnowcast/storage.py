@@ -1,9 +1,11 @@
 """Open whatever a path holds, and write NetCDF or Zarr whole or not at all."""
 
+import json
 import os
-import shutil
+import threading
+import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xnowcast.drafts import draft
+from xnowcast.sources import paths_behind
 from xnowcast.whole import check_whole as check_whole
+from xnowcast.whole import is_netcdf
 
 NETCDF_ENDINGS = (".nc", ".nc4", ".netcdf", ".cdf")
+_STORE_MARKERS = ("zarr.json", ".zgroup", ".zmetadata")
+_STORE_FILES = (*_STORE_MARKERS, ".zattrs")
+_NETCDF_LOCK = threading.Lock()
+"""The libraries of NetCDF and HDF5 crash where two threads open or write files at once."""
 
 
 def open_input(path: str) -> xr.Dataset:
@@ -93,13 +102,16 @@ def _within(dataset: xr.Dataset, start: np.datetime64, end: np.datetime64, path:
 
 
 def _open_zarr(path: Path) -> xr.Dataset:
-    if not any((path / marker).exists() for marker in ("zarr.json", ".zgroup", ".zmetadata")):
+    if not is_store(path):
         raise ValueError(
             f"{path} is a folder and no Zarr store; give a store, a file or a pattern such as '{path}/*.h5'"
         )
     with warnings.catch_warnings():  # a store without consolidated metadata is a store all the same
         warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
-        return xr.open_zarr(path)
+        try:
+            return xr.open_zarr(path)
+        except Exception as error:  # broken metadata fail anywhere in Zarr, with any kind of exception
+            raise ValueError(f"{path} is no Zarr store that can be read: {_first_line(error)}") from error
 
 
 def _open_files(paths: list[str]) -> xr.Dataset:
@@ -151,7 +163,10 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def check_output(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str] = ()) -> Path:
+# ---------------------------------------------------------------- outputs
+
+
+def check_output(path: str | Path, *, overwrite: bool = False, inputs: Iterable[Any] = ()) -> Path:
     """Whether a result can be written there; asked before any work.
 
     Parameters
@@ -160,12 +175,13 @@ def check_output(path: str | Path, *, overwrite: bool = False, inputs: Iterable[
         Ends in ``.zarr``, or in ``.nc`` for NetCDF.
     overwrite : bool
         Whether what is there may be replaced.
-    inputs : iterable of str
-        Paths and patterns that are read; none of them is ever replaced.
+    inputs : iterable
+        What is read: datasets, and paths and patterns. None of the files and stores behind them is ever replaced.
 
     Returns
     -------
     pathlib.Path
+        Where a link leads, if it is one.
 
     Raises
     ------
@@ -178,30 +194,166 @@ def check_output(path: str | Path, *, overwrite: bool = False, inputs: Iterable[
     Traceback (most recent call last):
     ValueError: the output forecast.txt must end in .zarr or .nc, which tells the format
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".zarr", *NETCDF_ENDINGS):
-        raise ValueError(f"the output {path} must end in .zarr or .nc, which tells the format")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"the folder {path.absolute().parent} does not exist: create it first")
-    for name in inputs:
-        bare = name.rpartition("#")[0] or name  # without a period
-        if path.resolve() in (Path(found).resolve() for found in (name, bare, *glob(name), *glob(bare))):
-            raise ValueError(f"the output {path} is also an input, which would be lost: choose another name")
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists already: choose another name, or say --overwrite (overwrite=True)")
+    path = output_path(path)
+    if path.exists():
+        refuse_inputs(path, inputs)
+        if not overwrite:
+            raise ValueError(f"{path} exists already: choose another name, or say --overwrite (overwrite=True)")
+        refuse_strangers(path)
     return path
 
 
-def write(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
+def output_path(path: str | Path) -> Path:
+    """The place of an output, where its name will do.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Ends in ``.zarr``, or in ``.nc`` for NetCDF. A link is followed.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If it is no path, the ending is another, the folder is missing or is part of a Zarr store, or a link leads
+        nowhere.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"the output is {path!r}; give a path that ends in .zarr or .nc")
+    path = Path(path)
+    if path.suffix.lower() not in (".zarr", *NETCDF_ENDINGS):
+        raise ValueError(f"the output {path} must end in .zarr or .nc, which tells the format")
+    if path.is_symlink():
+        if not path.exists():
+            raise ValueError(f"the output {path} is a link to {os.readlink(path)}, where nothing is: remove the link")
+        path = path.resolve()
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"the folder {folder} does not exist: create it first")
+    around = next((above for above in (folder, *folder.parents) if is_store(above)), None)
+    if around is not None:
+        raise ValueError(f"the output {path} would lie in the Zarr store {around}: choose another folder")
+    return path
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a Zarr store.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+
+    Returns
+    -------
+    bool
+    """
+    return any((path / marker).is_file() for marker in _STORE_MARKERS)
+
+
+def refuse_inputs(path: Path, inputs: Iterable[Any], called: str = "an input") -> None:
+    """Refuse an output that would replace what is read.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the output, which exists.
+    inputs : iterable
+        As for `check_output`.
+    called : str
+        What one of them is, for messages.
+
+    Raises
+    ------
+    ValueError
+        If a file or store behind the inputs is the output, or lies in it.
+    """
+    place = path.resolve()
+    for read in paths_behind(*inputs):
+        if place in read.parents:
+            raise ValueError(f"{read} is an input in the output {path}, and would be lost: choose another name")
+        if read == place or os.path.samefile(read, place):
+            raise ValueError(f"the output {path} is also {called}, which would be lost: choose another name")
+
+
+def refuse_strangers(path: Path) -> None:
+    """Refuse to replace what this package did not write: whatever else it is, somebody may want it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of an output; nothing need be there.
+
+    Raises
+    ------
+    ValueError
+        If it is a folder and no Zarr store of ours or an empty one, or NetCDF data of somebody else's.
+    """
+    fix = "choose another name, or remove it yourself"
+    store = path.suffix.lower() == ".zarr"
+    if path.is_dir():
+        for _ in range(9):  # while another process puts its result there, there is nothing for a moment
+            inside = _entries(path)
+            strange = [entry.name for entry in inside if not _belongs_to_store(entry)]
+            if not inside or (store and not strange and _is_ours(path)):
+                return
+            time.sleep(0.01)
+        what = f"holds {strange[0]}" if strange else "was not written by xnowcast"
+        raise ValueError(f"the folder {path} {what}, and is not replaced: {fix}")
+    if path.exists() and store:
+        raise ValueError(f"{path} is a file, and a Zarr store is a folder: {fix}")
+    if path.exists() and is_netcdf(path) and not _is_ours(path):
+        raise ValueError(f"{path} was not written by xnowcast, and is not replaced: {fix}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _belongs_to_store(entry: Path) -> bool:
+    node = is_store(entry) or (entry / ".zarray").is_file()
+    return node or entry.name in _STORE_FILES or entry.name.endswith(".partial")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether attributes tell that this package wrote it."""
+    attributes = _attributes(path)
+    lines = str(attributes.get("history", "")).splitlines()
+    written = any("xnowcast" in line and "decoded by xnowcast.io" not in line for line in lines)
+    return written or any(str(name).startswith("nowcast_") for name in attributes)
+
+
+def _attributes(path: Path) -> Mapping[Any, Any]:
+    """Of a store or a NetCDF file as a whole; none where they cannot be read."""
+    try:
+        if path.is_dir():
+            third = path / "zarr.json"
+            found = json.loads((third if third.exists() else path / ".zattrs").read_text())
+            return found.get("attributes", {}) if third.exists() else found
+        with _NETCDF_LOCK, xr.open_dataset(path, decode_cf=False) as opened:
+            return opened.attrs
+    except (OSError, ValueError, RuntimeError, AttributeError):
+        return {}
+
+
+def write(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Any] = ()) -> Path:
     """Compute a dataset and write it as NetCDF or Zarr, whole or not at all.
 
     Parameters
     ----------
     dataset : xarray.Dataset
+        Of which no file or store that it is read from is replaced.
     path : str or pathlib.Path
         Ends in ``.zarr``, or in ``.nc`` for NetCDF.
     overwrite : bool
         Whether what is there may be replaced. It stays until the new result is complete.
+    inputs : iterable
+        What else is read; as for `check_output`.
 
     Returns
     -------
@@ -212,22 +364,25 @@ def write(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> 
     ValueError
         As `check_output`.
     """
-    path = check_output(path, overwrite=overwrite)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save: Callable[[Any], Any] = _save_zarr(dataset) if path.suffix.lower() == ".zarr" else _save_netcdf(dataset)
+    path = check_output(path, overwrite=overwrite, inputs=[dataset, *inputs])
+    save = _save_zarr if path.suffix.lower() == ".zarr" else _save_netcdf
     try:
-        save(part)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(part, path)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.unlink(missing_ok=True)
+        with draft(path, overwrite=overwrite) as new:
+            save(_marked(dataset), new)
+    except FileExistsError:
+        raise ValueError(f"{path} exists already: it was written while this result was computed") from None
     return path
 
 
-def _save_zarr(dataset: xr.Dataset) -> Callable[[Path], Any]:
+def _marked(dataset: xr.Dataset) -> xr.Dataset:
+    """A copy with an attribute by which it is known as ours."""
+    from xnowcast import __version__
+
+    known = any(str(name).startswith("nowcast_") for name in dataset.attrs)
+    return dataset.assign_attrs({} if known else {"nowcast_package": f"xnowcast {__version__}"})
+
+
+def _save_zarr(dataset: xr.Dataset, target: Path) -> None:
     # Dask chunks that differ in size along one dim are no Zarr chunks: the first size is taken for all.
     uneven = {
         dim: sizes[0] for dim, sizes in dataset.chunksizes.items() if len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]
@@ -235,14 +390,11 @@ def _save_zarr(dataset: xr.Dataset) -> Callable[[Path], Any]:
     even = dataset.chunk(uneven) if uneven else dataset
     for variable in even.variables.values():
         variable.encoding.pop("chunks", None)
-
-    def save(target: Path) -> None:
-        with warnings.catch_warnings():  # xarray opens consolidated stores without complaint, so we write one
-            warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
-            even.to_zarr(target, mode="w", consolidated=True)
-
-    return save
+    with warnings.catch_warnings():  # xarray opens consolidated stores without complaint, so we write one
+        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+        even.to_zarr(target, mode="w", consolidated=True)
 
 
-def _save_netcdf(dataset: xr.Dataset) -> Callable[[Path], Any]:
-    return lambda target: dataset.to_netcdf(target, engine="netcdf4")
+def _save_netcdf(dataset: xr.Dataset, target: Path) -> None:
+    with _NETCDF_LOCK:
+        dataset.to_netcdf(target, engine="netcdf4")

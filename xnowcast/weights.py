@@ -14,6 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xnowcast.drafts import draft
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -273,10 +275,9 @@ def save(
     models.declare(system, **dict(options or {}))
     tensors = _tensors(model, dtype)
     written = replace(describe(model, system=system, options=options, **about), sha256=_hash(tensors))
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={_KEY: json.dumps(asdict(written))})
-    share(part)
-    part.replace(path)
+    with draft(path) as new:
+        save_file(tensors, new, metadata={_KEY: json.dumps(asdict(written))})
+        share(new)
     return written
 
 

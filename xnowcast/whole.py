@@ -55,6 +55,21 @@ def check_whole(path: str | os.PathLike) -> None:
         )
 
 
+def is_netcdf(path: str | os.PathLike) -> bool:
+    """Whether a file begins as NetCDF or HDF5 does.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    bool
+    """
+    with open(path, "rb") as file:
+        return file.read(8).startswith((HDF5, *NETCDF3))
+
+
 @dataclass(frozen=True)
 class State:
     """What changes when somebody writes to a file or puts another in its place.

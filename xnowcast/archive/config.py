@@ -59,6 +59,7 @@ def run_hindcast(path: str | Path, changes: Iterable[str] = (), **arguments: Any
     if "out" not in own:
         raise ValueError(f"{path}: [hindcast] has no out; write for example out = 'hindcast.zarr'")
     own |= {"weights": model.pop("weights")} if "weights" in model else {}
+    _refuse_inputs(path, content, own)
     with _engine(content["engine"]) as engine:
         name = model.pop("name", None)
         return hindcast(_open(content["data"]), name, **_field(content["data"]), **own, **engine, **model)
@@ -88,6 +89,7 @@ def run_score(path: str | Path, changes: Iterable[str] = (), **arguments: Any) -
     """
     content = _read(path, changes, ("data", "models", "score", "engine"))
     own = _arguments("score", content["score"], score_archive) | arguments
+    _refuse_inputs(path, content, own)
     if isinstance(own.get("regions"), str):
         own["regions"] = xr.open_dataarray(own["regions"]).astype(bool)
     models = {
@@ -116,6 +118,15 @@ def _arguments(section: str, found: dict[str, Any], function: Callable[..., Any]
     if isinstance(found.get("init_times"), str):
         found["init_times"] = init_times(found["init_times"])
     return found
+
+
+def _refuse_inputs(path: str | Path, content: dict[str, dict[str, Any]], own: dict[str, Any]) -> None:
+    """Refuse to replace what the run reads: the configuration, data, models, weights and regions."""
+    if own.get("out") is not None and own.get("overwrite"):
+        read = [content.get(section) for section in ("data", "model", "models")]
+        out = storage.output_path(own["out"])
+        if out.exists():
+            storage.refuse_inputs(out, [path, read, own.get("weights"), own.get("regions")])
 
 
 def _field(data: dict[str, Any]) -> dict[str, Any]:

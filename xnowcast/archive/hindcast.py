@@ -5,13 +5,12 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from xnowcast import planning, windows
+from xnowcast import planning, storage, windows
 from xnowcast.archive import store
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
@@ -115,7 +114,7 @@ def hindcast(
     from xnowcast.archive import engines
     from xnowcast.archive.run import interruptible
 
-    out = _checked_out(out, ds)
+    out = _checked_out(out, overwrite, [ds, model, weights])
     engines.check(engine, workers)
     _check_share(min_coverage)
     planning.check_counts(seed=seed, batch_size=init_times_per_batch, members=None)
@@ -472,16 +471,16 @@ def run_windows(ready: Prepared, frames: np.ndarray, chosen: windows.Windows) ->
 # ---------------------------------------------------------------- the run
 
 
-def _checked_out(out: str | Path, ds: xr.Dataset | xr.DataArray) -> Path:
+def _checked_out(out: str | Path, overwrite: bool, inputs: list[Any]) -> Path:
     if "://" in str(out):
         raise ValueError(f"out is {out}: give a folder that all workers see; a lock needs a file system")
-    path = Path(out).absolute()
-    if path.suffix != ".zarr":
-        raise ValueError(f"the output {out} must end in .zarr: forecasts of an archive are written to a Zarr store")
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist: create it first")
-    if str(ds.encoding.get("source", "")).rstrip("/") == str(path):
-        raise ValueError(f"the output {out} is also the input, which would be lost: choose another name")
+    if not str(out).endswith(".zarr"):
+        raise ValueError(f"out is {out}; it must end in .zarr: forecasts of an archive are written to a Zarr store")
+    path = storage.output_path(out).absolute()
+    if path.exists() and overwrite:
+        storage.refuse_inputs(path, inputs, "the input")
+    if path.is_file() or overwrite:
+        storage.refuse_strangers(path)
     return path
 
 
@@ -496,13 +495,12 @@ def _open_or_create(plan: _Plan, ds: xr.Dataset | xr.DataArray, overwrite: bool)
     store.remove_leftovers(out)
     if out.exists() and overwrite:
         log.info("%s is replaced", out)
-        rmtree(out)
-    if out.exists():
+    elif out.exists():
         store.check_same_run(out, plan.fingerprint)
         status = store.read_status(out, layout)
         log.info("going on with %s: %d of %d init times are done", out, np.count_nonzero(status), status.size)
         return status
-    store.create(out, _template(plan, ds), plan.ready.field.name, layout, plan.fingerprint)
+    store.create(out, _template(plan, ds), plan.ready.field.name, layout, plan.fingerprint, overwrite=overwrite)
     log.info("began %s: %d init times in %d batches", out, plan.init_times.size, plan.batches)
     return np.zeros(plan.init_times.size, np.int8)
 

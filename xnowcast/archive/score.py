@@ -153,7 +153,10 @@ def score_archive(
     if out is None:
         with engines.performance_report(engine, performance_report), interruptible() as interruption:
             return _run(plan, None, None, engine, workers, device, interruption, progress)
-    path = storage.check_output(out, overwrite=True, inputs=filter(None, [ds.encoding.get("source")])).absolute()
+    path = storage.output_path(out).absolute()
+    if path.exists() and overwrite:
+        storage.refuse_inputs(path, [ds, models, regions])
+        storage.refuse_strangers(path)
     with (
         engines.performance_report(engine, performance_report),
         StoreLock(path.with_name(f"{path.name}.lock")) as lock,

@@ -7,7 +7,6 @@ when its chunk says so for every init time, so a run that goes on reads marks an
 import errno
 import json
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,7 +18,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xnowcast import drafts
 from xnowcast.archive.logs import log
+from xnowcast.drafts import draft
 
 STATUS = "init_status"
 PENDING, FORECAST, GAP, COVERAGE, UNREADABLE = range(5)
@@ -128,7 +129,15 @@ def _largest_divisor(number: int, most: int) -> int:
 # ---------------------------------------------------------------- making and opening
 
 
-def create(path: Path, template: xr.Dataset, name: str, layout: Layout, fingerprint: dict[str, Any]) -> None:
+def create(
+    path: Path,
+    template: xr.Dataset,
+    name: str,
+    layout: Layout,
+    fingerprint: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
     """Make a store whose labels are there and whose forecasts are not; all of it or nothing.
 
     Parameters
@@ -141,6 +150,8 @@ def create(path: Path, template: xr.Dataset, name: str, layout: Layout, fingerpr
     layout : Layout
     fingerprint : dict
         What the run was asked for; a run that goes on must be asked for the same.
+    overwrite : bool
+        Whether a store that is there is replaced; it stays until the new one is made.
     """
     from zarr.codecs import BloscCodec
 
@@ -157,15 +168,10 @@ def create(path: Path, template: xr.Dataset, name: str, layout: Layout, fingerpr
     template[name].encoding = {
         k: v for k, v in template[name].encoding.items() if k in ("grid_mapping", "coordinates")
     } | {"chunks": layout.chunk, "shards": layout.shard, "compressors": (blosc,), "_FillValue": np.float32(np.nan)}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with warnings.catch_warnings():  # xarray opens consolidated stores without complaint, so we write one
-            warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
-            template.to_zarr(part, mode="w", compute=False, zarr_format=3, consolidated=True, safe_chunks=False)
-        part.rename(path)
-    finally:
-        if part.exists():
-            shutil.rmtree(part)
+    with draft(path, overwrite=overwrite) as new, warnings.catch_warnings():
+        # xarray opens consolidated stores without complaint, so we write one
+        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+        template.to_zarr(new, mode="w", compute=False, zarr_format=3, consolidated=True, safe_chunks=False)
 
 
 def status_attributes() -> dict[str, Any]:
@@ -358,8 +364,6 @@ def is_full(error: BaseException) -> bool:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what a killed run has left half written beside whole files."""
-    for left in (*path.rglob("*.partial"), *path.parent.glob(f".{path.name}.*.part")):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+    drafts.remove_leftovers(path)
+    for left in path.rglob("*.partial"):
+        left.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xnowcast.drafts import draft
 from xnowcast.weights import share
 
 _KEY = "xnowcast-checkpoint"
@@ -42,12 +43,11 @@ def write(path: str | Path, state: dict[str, Any]) -> None:
     path = Path(path)
     tensors: dict[str, Tensor] = {}
     frame = json.dumps(_take_apart(state, "", tensors))
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={_KEY: frame})
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())  # or a power cut could leave the name without the content
-    share(part)
-    part.replace(path)
+    with draft(path) as new:
+        save_file(tensors, new, metadata={_KEY: frame})
+        with open(new, "rb+") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the name without the content
+        share(new)
 
 
 def read(path: str | Path) -> dict[str, Any]:

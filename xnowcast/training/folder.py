@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from xnowcast import storage
 from xnowcast.archive.lock import StoreLock
+from xnowcast.drafts import draft
 
 CHECKPOINT, BEST, MODEL = "checkpoint.safetensors", "best.safetensors", "model.safetensors"
 LOCK = ".train.lock"
@@ -53,6 +55,8 @@ class RunFolder:
         self._columns: list[str] = []
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"the run folder {self.path} is a file")
+        if storage.is_store(self.path):
+            raise ValueError(f"the run folder {self.path} is a Zarr store: choose another")
         if self.path.is_dir():
             StoreLock(self.path / LOCK).refuse_if_held()
         found = self._content()
@@ -129,12 +133,10 @@ class RunFolder:
             csv.DictWriter(file, self._columns).writerow(text)
 
     def _write_metrics(self) -> None:
-        part = self._metrics.with_name("metrics.csv.part")
-        with open(part, "w", newline="") as file:
+        with draft(self._metrics) as new, open(new, "w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(self._rows)
-        part.replace(self._metrics)
 
     def log(self, line: str) -> None:
         """Add a line to train.log with the time."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xnowcast.configuration import check_sections, read_toml, refuse_unknown
+from xnowcast.drafts import draft
 
 _SECTIONS = ("model", "data", "training", "about")
 
@@ -362,9 +363,8 @@ def write_config(config: Config, path: str | Path, about: Mapping[str, str]) -> 
         "training": ({"out": config.out} if config.out else {}) | asdict(config.training),
         "about": dict(about),
     }
-    part = Path(path).with_name(Path(path).name + ".part")
-    part.write_text("\n".join(_section(name, keys) for name, keys in content.items()))
-    part.replace(path)
+    with draft(path) as new:
+        new.write_text("\n".join(_section(name, keys) for name, keys in content.items()))
 
 
 def _section(name: str, keys: Mapping[str, Any]) -> str:
