@@ -5,17 +5,25 @@ import gzip
 import importlib
 import io
 import os
+import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from glob import glob
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import IO, TypeVar
 
 Decoded = TypeVar("Decoded")
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
 
 GZIP, BZIP2 = b"\x1f\x8b", b"BZh"
+MIB = 2**20
+# A packed file of a few bytes can unpack to any size. The largest pictures of weather services have 50 MB, the largest
+# members of their archives 4 MB, and a year of five-minute composites 200 GB.
+MOST_UNPACKED = 256 * MIB
+MOST_MEMBER = 16 * MIB
+MOST_ARCHIVE = 2**20 * MIB
+LONGEST_MESSAGE = 1000
 
 
 def extra(name: str) -> ModuleType:
@@ -101,18 +109,23 @@ def _existing(entry: str | os.PathLike) -> list[Path]:
     return found
 
 
-def raw_bytes(path: Path, most: int = -1) -> bytes:
+def raw_bytes(path: Path, most: int | None = None) -> bytes:
     """Content of a file, unpacked if it is gzip or bzip2 (seen by its first bytes, not by its name).
 
     Parameters
     ----------
     path : pathlib.Path
-    most : int
-        Only so many bytes from the start; all by default.
+    most : int, optional
+        Only so many bytes from the start. All by default, of a packed file at most ``MOST_UNPACKED``.
 
     Returns
     -------
     bytes
+
+    Raises
+    ------
+    ValueError
+        If a packed file unpacks to more than ``MOST_UNPACKED``.
 
     Examples
     --------
@@ -122,11 +135,35 @@ def raw_bytes(path: Path, most: int = -1) -> bytes:
     >>> raw_bytes(path), raw_bytes(path, 2)
     (b'rain', b'ra')
     """
-    with path.open("rb") as file:
-        start = file.read(3)
-    packed = gzip.open if start.startswith(GZIP) else bz2.open if start == BZIP2 else None
-    with packed(path, "rb") if packed else path.open("rb") as file:
-        return file.read(most)
+    with path.open("rb") as packed, unpacked(packed) as file:
+        if file is packed or most is not None:
+            return file.read(-1 if most is None else most)
+        return _no_more_than(file, MOST_UNPACKED)
+
+
+def unpacked(file: IO[bytes]) -> IO[bytes]:
+    """A file that reads unpacked what another one, at its start, holds as gzip or bzip2; else that one itself.
+
+    Parameters
+    ----------
+    file : binary file
+
+    Returns
+    -------
+    binary file
+    """
+    start = file.read(3)
+    file.seek(0)
+    if start.startswith(GZIP):
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+    return bz2.BZ2File(file) if start == BZIP2 else file  # type: ignore[return-value]
+
+
+def _no_more_than(file: IO[bytes], most: int) -> bytes:
+    content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it unpacks to more than {most // MIB} MiB, which no file of this kind does")
+    return content
 
 
 def is_packed(path: Path) -> bool:
@@ -175,43 +212,103 @@ def is_archive(content: bytes) -> bool:
     return content[257:262] == b"ustar"
 
 
-def archived(path: Path) -> list[tuple[str, bytes]]:
-    """Names and unpacked contents of the files in a tar archive, packed or not; of any other file, of it alone.
+def archived(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files in a tar archive, packed or not; the contents as they lie there, packed too.
 
     Parameters
     ----------
     path : pathlib.Path
 
-    Returns
-    -------
-    list of (str, bytes)
+    Yields
+    ------
+    (str, bytes)
 
     Raises
     ------
     ValueError
-        If the archive is damaged or holds no files.
+        If the archive is damaged, holds no files, or one of more than ``MOST_MEMBER``.
     """
-    content = raw_bytes(path)
-    if not is_archive(content):
-        return [(path.name, content)]
+    empty = True
     try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            members = [(member.name, archive.extractfile(member)) for member in archive if member.isfile()]
-            files = [(name, _unpacked(file.read())) for name, file in members if file is not None]
+        with (
+            path.open("rb") as packed,
+            unpacked(packed) as file,
+            tarfile.open(fileobj=_Bounded(file), mode="r:") as archive,  # type: ignore[call-overload]
+        ):
+            for member in archive:
+                if member.isfile() and (content := archive.extractfile(member)) is not None:
+                    _refuse_huge(member.size)
+                    empty = False
+                    yield printable(member.name), content.read()
     except tarfile.TarError as error:
         raise ValueError(f"the archive is damaged ({error})") from None
-    if not files:
+    if empty:
         raise ValueError("the archive holds no files")
-    return files
 
 
-def _unpacked(content: bytes) -> bytes:
-    if content.startswith(GZIP):
-        return gzip.decompress(content)
-    return bz2.decompress(content) if content.startswith(BZIP2) else content
+class _Bounded:
+    """A file of which nobody reads more than a member of an archive at once, nor without end."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.tell = file.tell
+
+    def seek(self, to: int, whence: int = 0) -> int:
+        if whence == 0 and to > MOST_ARCHIVE:
+            raise ValueError(f"the archive goes on behind {MOST_ARCHIVE // MIB} MiB, which none of this kind does")
+        return self._file.seek(to, whence)
+
+    def read(self, size: int) -> bytes:
+        _refuse_huge(size)
+        return self._file.read(size)
 
 
-def decode(path: Path, product: str, reader: Callable[[bytes], Decoded]) -> Decoded:
+def _refuse_huge(size: int) -> None:
+    if size > MOST_MEMBER:
+        raise ValueError(f"the archive holds a file of {size} bytes; no composite has more than {MOST_MEMBER}")
+
+
+def unpack(content: bytes, most: int) -> bytes:
+    """The first bytes of a packed content, or of one that is not packed.
+
+    Parameters
+    ----------
+    content : bytes
+    most : int
+        Only so many.
+
+    Returns
+    -------
+    bytes
+
+    Examples
+    --------
+    >>> unpack(bz2.compress(b"rain"), 2), unpack(b"rain", 2)
+    (b'ra', b'ra')
+    """
+    return unpacked(io.BytesIO(content)).read(most)
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal: what cannot be printed is escaped, as in a string of Python.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> printable("rain" + chr(27) + "[2J")
+    'rain\\\\x1b[2J'
+    """
+    return re.sub(r"[^ -~]", lambda letter: letter[0] if letter[0].isprintable() else repr(letter[0])[1:-1], text)
+
+
+def decode(path: Path, product: str, reader: Callable[[bytes], Decoded], most: int | None = None) -> Decoded:
     """What ``reader`` makes of the content of ``path``; any failure becomes one ValueError.
 
     Parameters
@@ -221,6 +318,8 @@ def decode(path: Path, product: str, reader: Callable[[bytes], Decoded]) -> Deco
         What the file should be, for the message.
     reader : callable
         Takes the unpacked bytes.
+    most : int, optional
+        Only so many bytes from the start; see `raw_bytes`.
 
     Returns
     -------
@@ -243,7 +342,7 @@ def decode(path: Path, product: str, reader: Callable[[bytes], Decoded]) -> Deco
     Traceback (most recent call last):
     ValueError: ...echo.txt cannot be read as number: invalid literal for int() with base 10: b'two'
     """
-    return blame(path, product, lambda: reader(raw_bytes(path)))
+    return blame(path, product, lambda: reader(raw_bytes(path, most)))
 
 
 def blame(path: Path, product: str, work: Callable[[], Decoded]) -> Decoded:
@@ -276,7 +375,9 @@ def blame(path: Path, product: str, work: Callable[[], Decoded]) -> Decoded:
     except Exception as error:
         # A damaged file fails anywhere inside zlib, Pillow or HDF5, with a dozen kinds of exception. To the
         # user all of them mean the same, and the traceback from the depths helps nobody.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
+        if len(reason) > LONGEST_MESSAGE:
+            reason = reason[:LONGEST_MESSAGE] + " ..."
         if isinstance(error, KeyError):
             reason = f"{reason} is missing in the file"
         raise ValueError(f"{path} cannot be read as {product}: {reason}") from None

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.io.files import Paths, decode, extra, path_list
-from xnowcast.io.grid import Frame, Grid, to_dataset
+from xnowcast.io.grid import Frame, Grid, refuse_huge, to_dataset
 
 PRODUCT = "FMI PGM composite"
 MISSING = 255
@@ -74,8 +74,10 @@ def open_fmi_pgm(paths: Paths) -> xr.Dataset:
 
 def _read(content: bytes) -> Frame:
     header, shape, pixels = _split(content)
-    if header.get("param", "CorrectedReflectivity") != "CorrectedReflectivity":
+    if header["param"] != "CorrectedReflectivity":
         raise ValueError(f"param is {header['param']!r}; CorrectedReflectivity is what this reader knows")
+    if not re.fullmatch(r"\d{12}", header["obstime"]):
+        raise ValueError(f"obstime is {header['obstime']!r}; YYYYMMDDHHMM is expected")
     counts = np.frombuffer(pixels, np.uint8).reshape(shape)
     dbz = np.where(counts == MISSING, np.float32(np.nan), (counts.astype(np.float32) - 64) / 2)
     return Frame(
@@ -116,6 +118,7 @@ def _split(content: bytes) -> tuple[dict[str, str], tuple[int, int], bytes]:
     shape, pixels = (int(rows), int(columns)), content[head.end() :]
     if int(brightest) != 255:
         raise ValueError(f"pixels go up to {int(brightest)}; 8-bit pixels (255) are what this reader knows")
+    refuse_huge(shape)
     if len(pixels) != shape[0] * shape[1]:
         raise ValueError(f"it has {len(pixels)} pixels where its header announces {shape[0]} x {shape[1]}")
     words = (line.strip("# ").partition(" ") for line in comments.decode("latin-1").splitlines())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xnowcast.io.files import extra
-from xnowcast.io.grid import LatLonGrid
+from xnowcast.io.grid import LatLonGrid, refuse_huge
 
 # ecCodes may be built without threads, and Dask reads in several.
 _ONE_AT_A_TIME = threading.Lock()
@@ -80,10 +80,11 @@ class Message:
         Raises
         ------
         ValueError
-            If it is another grid than one of regular latitudes and longitudes, stored row by row.
+            If it is another grid than one of regular latitudes and longitudes, stored row by row, or a huge one.
         """
         if self["gridType"] != "regular_ll" or self["jPointsAreConsecutive"] or self["alternativeRowScanning"]:
             raise ValueError(f"its grid is {self['gridType']!r}; regular_ll, row by row, is what this reader knows")
+        refuse_huge((self["Nj"], self["Ni"]))
         lat = self._axis("latitude", "j", "Nj", 1 if self["jScansPositively"] else -1)
         lon = self._axis("longitude", "i", "Ni", -1 if self["iScansNegatively"] else 1)
         if lon.min() >= 180:
@@ -96,6 +97,7 @@ class Message:
 
     def values(self) -> np.ndarray:
         """Values, float32 of shape (rows, columns); NaN where the message has none."""
+        refuse_huge((self["Nj"], self["Ni"]))  # a message of 100 bytes can announce any number of equal values
         self._eccodes.codes_set(self._handle, "missingValue", -1e30)
         values = self._eccodes.codes_get_values(self._handle).reshape(self["Nj"], self["Ni"])
         return np.where(values == -1e30, np.nan, values).astype(np.float32)

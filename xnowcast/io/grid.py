@@ -20,8 +20,28 @@ DATUM_NAMES = ("reference_ellipsoid_name", "prime_meridian_name", "horizontal_da
 
 _EQUAL_AREA = 'METHOD["Lambert Azimuthal Equal Area",ID["EPSG",9820]]'
 
+# Twice as many as the largest pictures of weather services have (MRMS: 24.5 million).
+MOST_CELLS = 50_000_000
+
 _LATITUDE = {"standard_name": "latitude", "units": "degrees_north"}
 _LONGITUDE = {"standard_name": "longitude", "units": "degrees_east"}
+
+
+def refuse_huge(shape: Sequence[int]) -> None:
+    """Refuse a picture of more cells than any radar picture has, before memory is asked for.
+
+    Parameters
+    ----------
+    shape : sequence of int
+
+    Raises
+    ------
+    ValueError
+        If there are more than ``MOST_CELLS``, or none.
+    """
+    if min(shape) <= 0 or math.prod(int(size) for size in shape) > MOST_CELLS:
+        cells = " x ".join(str(size) for size in shape)
+        raise ValueError(f"its grid has {cells} cells; from 1 to {MOST_CELLS:,} are expected")
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,11 @@ class Grid:
     def __post_init__(self):
         if not (self.dx > 0 and self.dy > 0 and self.nx > 0 and self.ny > 0):
             raise ValueError(f"pixels of {self.dx} x {self.dy} m on {self.ny} x {self.nx} points: all must be positive")
+        if not np.isfinite([self.dx, self.dy, self.left, self.top]).all():
+            raise ValueError(
+                f"its upper left corner is {self.left}, {self.top} m with pixels of {self.dx} x {self.dy} m"
+            )
+        refuse_huge(self.shape)
 
     @property
     def x(self) -> np.ndarray:
@@ -84,9 +109,10 @@ class Grid:
         Raises
         ------
         ValueError
-            If it is none, or no map plane in metres.
+            If it is none, no map plane in metres, or the grid's middle is not on the earth.
         """
         _grid_mapping(self.projection)
+        _refuse_off_the_earth(self)
 
     def coordinates(self) -> xr.Dataset:
         """``y``, ``x`` and 2-D ``lat``, ``lon`` as coordinates, and the variable ``crs``."""
@@ -122,10 +148,14 @@ class LatLonGrid:
     lon: tuple[float, ...]
 
     def __post_init__(self):
-        for name in ("lat", "lon"):
-            steps = np.diff(getattr(self, name))
+        refuse_huge(self.shape)
+        for name, most in (("lat", 90), ("lon", 540)):
+            values = np.array(getattr(self, name))
+            steps = np.diff(values)
             if len(steps) < 1 or not (np.all(steps > 0) or np.all(steps < 0)):
                 raise ValueError(f"its {name} are {len(steps) + 1} values that do not rise or fall throughout")
+            if not (np.abs(values[[0, -1]]) <= most).all():
+                raise ValueError(f"its {name} go from {values[0]:g} to {values[-1]:g} degrees")
 
     @property
     def dims(self) -> tuple[str, str]:
@@ -199,6 +229,7 @@ class LocalGrid:
         """
         if not min(self.dx, self.dy, self.nx, self.ny) > 0:
             raise ValueError(f"pixels of {self.dx} x {self.dy} m on {self.ny} x {self.nx} points: all must be positive")
+        refuse_huge(self.shape)
 
     def coordinates(self) -> xr.Dataset:
         """``y`` and ``x``, distances from the centre."""
@@ -212,6 +243,9 @@ class LocalGrid:
 
 
 AnyGrid = Grid | LatLonGrid | LocalGrid
+
+# Attributes that say how the numbers are to be read: one for all pictures of a variable.
+ALIKE = {"units": "the", "zr_a": "the Z-R relation", "zr_b": "the Z-R relation", "zerovalue": "the"}
 
 
 @dataclass(frozen=True)
@@ -237,6 +271,8 @@ class Frame:
         Of a forecast: when it was made.
     packing : mapping, optional
         ``dtype``, ``scale_factor``, ``_FillValue`` ... with which the values are stored without loss.
+    product : str
+        Which of the products that hold the same variable it is; pictures of two do not mix.
     """
 
     values: np.ndarray | Callable[[], np.ndarray]
@@ -248,6 +284,7 @@ class Frame:
     start: np.datetime64 | None = None
     init: np.datetime64 | None = None
     packing: Mapping[str, object] = field(default_factory=dict)
+    product: str = ""
 
     def __post_init__(self):
         self.grid.check()  # a projection that cannot be used is a fault of this very file
@@ -274,7 +311,8 @@ def to_dataset(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If the grids or variables differ, two frames have the same time, or a forecast lacks a lead time.
+        If the grids, variables, products, units, Z-R relations or lengths of accumulation differ, two frames have the
+        same time, or a forecast lacks a lead time.
 
     Examples
     --------
@@ -413,6 +451,21 @@ def _refuse_a_mixture(frames: Sequence[Frame], paths: Sequence[Path]) -> None:
             )
         if frame.name != frames[0].name:
             raise ValueError(f"{path} holds {frame.name} and {paths[0]} holds {frames[0].name}: open them on their own")
+        if frame.product != frames[0].product:
+            products = " and ".join(f"{p} is {f.product}" for f, p in ((frame, path), (frames[0], paths[0])))
+            raise ValueError(f"{products}: open them on their own")
+        for attribute, meaning in ALIKE.items():
+            found, first = frame.attrs.get(attribute), frames[0].attrs.get(attribute)
+            if found != first:
+                raise ValueError(
+                    f"{path} has {meaning} {attribute} = {_told(found)} and {paths[0]} has {_told(first)}: "
+                    "open them on their own"
+                )
+        if _length(frame) != _length(frames[0]):
+            raise ValueError(
+                f"{path} is an accumulation of {_length(frame):g} min and {paths[0]} one of {_length(frames[0]):g} "
+                "min: open them on their own"
+            )
         if (frame.init is None) != (frames[0].init is None):
             kinds = ["an observation" if f.init is None else "a forecast" for f in (frame, frames[0])]
             raise ValueError(f"{path} holds {kinds[0]} and {paths[0]} {kinds[1]}: open them on their own")
@@ -421,6 +474,15 @@ def _refuse_a_mixture(frames: Sequence[Frame], paths: Sequence[Path]) -> None:
         at = zip(frames, paths, strict=True)
         same = sorted({str(path) for frame, path in at if (frame.init, frame.time) == (init, time)})
         raise ValueError(f"{count} fields have the same time {time} ({', '.join(same)}): give each once")
+
+
+def _told(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def _length(frame: Frame) -> float:
+    """Of the accumulation, in minutes; 0 where there is none."""
+    return 0.0 if frame.start is None else (frame.time - frame.start) / np.timedelta64(1, "m")
 
 
 def _brief(grid: AnyGrid) -> str:
@@ -462,6 +524,14 @@ def _grid_mapping(projection: str) -> dict[str, object]:
     if "unknown" in (words.get(name) for name in DATUM_NAMES):
         words = {word: value for word, value in words.items() if word not in DATUM_NAMES}
     return {word: value for word, value in words.items() if value != "unknown"}
+
+
+@functools.lru_cache(maxsize=8)
+def _refuse_off_the_earth(grid: Grid) -> None:
+    to_wgs84 = extra("pyproj").Transformer.from_crs(grid.projection, "EPSG:4326", always_xy=True)
+    middle = to_wgs84.transform(grid.left + grid.nx * grid.dx / 2, grid.top - grid.ny * grid.dy / 2)
+    if not np.isfinite(middle).all():
+        raise ValueError(f"the middle of its grid is not on the earth in its projection {grid.projection!r}")
 
 
 @functools.lru_cache(maxsize=2)

@@ -143,7 +143,11 @@ def _values(path: Path, mask: Path | None) -> np.ndarray:
 
 def _pixels(content: bytes) -> np.ndarray:
     picture = extra("PIL.Image").open(io.BytesIO(content), formats=["PNG"])
-    pixels = np.asarray(picture)
+    if picture.size != (SIZE, SIZE):  # before anything is unpacked
+        kind = "uint8" if picture.mode == "L" else picture.mode
+        raise ValueError(f"it is a picture of {picture.size[::-1]} {kind}; {SIZE} x {SIZE} grey pixels are expected")
+    # numbers of a palette are no grey
+    pixels = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
     if pixels.ndim == 3 and (pixels[..., :3] == pixels[..., :1]).all():  # grey, stored as colours
         pixels = pixels[..., 0]
     if pixels.shape != (SIZE, SIZE) or pixels.dtype != np.uint8:
@@ -154,7 +158,8 @@ def _pixels(content: bytes) -> np.ndarray:
 def _valid(content: bytes) -> np.ndarray:
     if content.startswith(SIGNATURE):
         return _pixels(content) > 0
-    flags = np.frombuffer(zlib.decompress(content), np.uint8)
-    if flags.size != SIZE * SIZE:
+    unpacking = zlib.decompressobj()
+    flags = np.frombuffer(unpacking.decompress(content, SIZE * SIZE + 1), np.uint8)
+    if flags.size != SIZE * SIZE or not unpacking.eof:
         raise ValueError(f"it has {flags.size} flags; {SIZE} x {SIZE} are expected")
     return flags.reshape(SIZE, SIZE) > 0

@@ -12,6 +12,7 @@ from xnowcast.io.files import Paths, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, to_dataset
 
 PRODUCT = "MeteoSwiss GIF accumulation"
+SCALES = ("mmh2LASSEN8bit", "mmh2LASSEN8bitmm_mn")
 # The picture does not carry its grid: it is the Swiss national grid LV03, 710 km x 640 km.
 GRID = Grid("EPSG:21781", left=255_000.0, top=480_000.0, dx=1000.0, dy=1000.0, nx=710, ny=640)
 
@@ -64,12 +65,13 @@ def open_mch_gif(paths: Paths) -> xr.Dataset:
 
 def _read(content: bytes, file_name: str) -> Frame:
     picture = extra("PIL.Image").open(io.BytesIO(content), formats=["GIF"])
-    classes = np.asarray(picture)
-    if picture.mode not in ("P", "L") or classes.shape != (GRID.ny, GRID.nx):
+    shape = picture.size[::-1]  # before anything is unpacked
+    if picture.mode not in ("P", "L") or shape != GRID.shape:
         raise ValueError(
-            f"it is a picture of {classes.shape} pixels (rows, columns) in mode {picture.mode!r}; "
-            f"{(GRID.ny, GRID.nx)} 8-bit classes are expected"
+            f"it is a picture of {shape} pixels (rows, columns) in mode {picture.mode!r}; "
+            f"{GRID.shape} 8-bit classes are expected"
         )
+    classes = np.asarray(picture)
     comment = picture.info.get("comment", b"")
     note = comment.decode("latin-1") if isinstance(comment, bytes) else str(comment)
     end, minutes = _interval(note, file_name)
@@ -108,13 +110,16 @@ def _millimetres() -> np.ndarray:
 def _interval(note: str, file_name: str) -> tuple[datetime, int]:
     """End and length in minutes of the accumulation, from the picture's comment or else its file name."""
     scale = re.search(r"SCALE=(\S+)", note)
-    if scale and not scale[1].startswith("mmh2LASSEN8bit"):
-        raise ValueError(f"its scale is {scale[1]!r}; mmh2LASSEN8bit is what this reader knows")
-    stamp = re.search(r"PRDT=[A-Z]{3}(\d{9})", note) or re.match(r"[A-Z]{3}(\d{9})", file_name)
+    if scale and scale[1] not in SCALES:
+        raise ValueError(f"its scale is {scale[1]!r}; {' or '.join(SCALES)} is what this reader knows")
+    stamp = re.search(r"PRDT=([A-Z]{3})(\d{9})", note) or re.match(r"([A-Z]{3})(\d{9})", file_name)
     if not stamp:
         raise ValueError("neither its comment (PRDT=AQCyydddhhmm) nor its name (AQCyydddhhmm...) has a time")
+    if stamp[1] != "AQC":
+        raise ValueError(f"it is the product {stamp[1]}; the accumulations AQC are what this reader knows")
     length = re.search(r"ACCUm=(\d+)", note) or re.search(r"_(\d{5})\.", file_name)
-    minutes = int(length[1]) if length else 5
-    if minutes <= 0:
-        raise ValueError(f"it is an accumulation of {minutes} minutes; more than 0 is expected")
-    return datetime.strptime(stamp[1], "%y%j%H%M"), minutes
+    if length is None or int(length[1]) == 0:
+        raise ValueError(
+            "neither its comment (ACCUm=000005) nor its name (AQC..._00005.801.gif) has a length in minutes"
+        )
+    return datetime.strptime(stamp[2], "%y%j%H%M"), int(length[1])

@@ -1,27 +1,30 @@
 """MeteoNet of Météo-France: radar maps in NumPy archives, and forecasts of AROME and ARPEGE in GRIB."""
 
 import functools
-import io
 import itertools
-import pickle
+import math
 import re
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 import xarray as xr
 
-from xnowcast.io import grib
+from xnowcast.io import grib, pickled_dates
 from xnowcast.io.files import Paths, beside, blame, decode, path_list
-from xnowcast.io.grid import Frame, LatLonGrid, along_time, labelled, to_dataset
+from xnowcast.io.grid import Frame, LatLonGrid, along_time, labelled, refuse_huge, to_dataset
 from xnowcast.io.lazy import Stack, lazy
 
 PRODUCT = "MeteoNet radar archive"
 MODEL = "MeteoNet model forecast (GRIB)"
+RAIN_UNITS = "kg m**-2"  # as ecCodes writes it; other centres' tp is in m
 STEP = np.timedelta64(5, "m")
 MAPS_AT_ONCE = 144
+MOST_DATES = 2**24  # bytes; a date takes 31, and an archive has 3000
+MOST_COORDINATES = 2**28
 ABOUT = {
     "institution": "Météo-France",
     "license": "Etalab Open Licence 2.0, source: Meteonet, Météo-France (https://meteonet.umr-cnrm.fr)",
@@ -149,6 +152,7 @@ def open_meteonet(paths: Paths, *, coordinates: str | Path | None = None, quanti
             raise ValueError(
                 f"the maps of {archive.path} are {archive.shape}, the coordinates {grid.shape} (rows, columns)"
             )
+        blame(archive.path, PRODUCT, functools.partial(archive.check, meaning))
     return _dataset(archives, meaning, grid, files)
 
 
@@ -181,14 +185,23 @@ class _Archive:
             members = {"data.npy", "dates.npy", "miss_dates.npy"}
             if not members <= set(archive.namelist()):
                 raise ValueError(f"it holds {', '.join(archive.namelist())}; data, dates and miss_dates are expected")
-            self.times, self.missing = (_dates(archive.read(f"{name}.npy")) for name in ("dates", "miss_dates"))
-            with archive.open("data.npy") as data:
+            self.times, self.missing = (_dates(archive, f"{name}.npy") for name in ("dates", "miss_dates"))
+            with _opened(archive, "data.npy") as data:
                 shape, self._type = _array_header(data)
+                size = archive.getinfo("data.npy").file_size - data.tell()
         if len(shape) != 3 or self._type.kind not in "iu" or shape[0] != len(self.times) or shape[0] == 0:
             raise ValueError(f"its maps are {self._type} of shape {shape}, its dates {len(self.times)}")
+        refuse_huge(shape[1:])
+        if math.prod(shape) * self._type.itemsize != size:
+            raise ValueError(f"its maps have {size} bytes, where {self._type} of shape {shape} is announced")
         if not (np.diff(self.times) > np.timedelta64(0)).all():
             raise ValueError("its dates do not rise throughout")
         self.shape = shape[1:]
+
+    def check(self, meaning: Quantity) -> None:
+        """Refuse numbers that cannot hold what stands for a missing value: it would be taken for rain."""
+        if not np.iinfo(self._type).min <= meaning.missing <= np.iinfo(self._type).max:
+            raise ValueError(f"its maps are {self._type}, which cannot hold {meaning.missing}, the code for missing")
 
     def read(self, meaning: Quantity, places: np.ndarray) -> np.ndarray:
         stored = blame(self.path, PRODUCT, lambda: self._stored(places))
@@ -199,7 +212,7 @@ class _Archive:
     def _stored(self, places: np.ndarray) -> np.ndarray:
         size = self._type.itemsize * self.shape[0] * self.shape[1]
         maps = np.empty((len(places), *self.shape), self._type)
-        with zipfile.ZipFile(self.path) as archive, archive.open("data.npy") as data:
+        with zipfile.ZipFile(self.path) as archive, _opened(archive, "data.npy") as data:
             _array_header(data)
             start = data.tell()
             for place in np.argsort(places):  # rising, since going back means to unpack from the start
@@ -217,24 +230,27 @@ def _array_header(file) -> tuple[tuple[int, ...], np.dtype]:
     return shape, kind
 
 
-class _DatesAlone(pickle.Unpickler):
-    """Reads the one kind of pickle that these archives hold, arrays of datetime; anything else could run code."""
-
-    ALLOWED = {("datetime", "datetime"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return np.zeros(0, object).__reduce__()[0]
-        if (module, name) not in self.ALLOWED:
-            raise ValueError(f"its dates hold {module}.{name}; datetime objects are expected")
-        return super().find_class(module, name)
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> tuple[tuple[int, ...], np.dtype, bytes]:
+    """Shape, type and content of a small array in an archive."""
+    if (size := archive.getinfo(name).file_size) > most:
+        raise ValueError(f"its {name} has {size} bytes, more than the {most} that it can need")
+    with _opened(archive, name) as file:
+        return *_array_header(file), file.read(size)  # a number, for without one all would be unpacked at first
 
 
-def _dates(content: bytes) -> np.ndarray:
-    file = io.BytesIO(content)
-    shape, kind = _array_header(file)
-    values = _DatesAlone(file).load() if kind.hasobject else np.frombuffer(file.read(), kind)
-    return np.asarray(values).astype("M8[ns]").reshape(shape)
+def _opened(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"its {name} is packed in a way that NumPy does not write")
+    return archive.open(name)
+
+
+def _dates(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    shape, kind, content = _member(archive, name, MOST_DATES)
+    if kind.hasobject:
+        return pickled_dates.dates(content, shape)
+    if kind.kind != "M":
+        raise ValueError(f"its dates are {kind}; datetime objects are expected")
+    return np.frombuffer(content, kind).reshape(shape).astype("M8[ns]")
 
 
 def _quantity(path: Path) -> str:
@@ -267,11 +283,18 @@ def _coordinates(path: Path, given: str | Path | None) -> LatLonGrid:
 
 
 def _read_coordinates(path: Path) -> LatLonGrid:
-    with np.load(path) as file:
-        lat, lon = file["lats"], file["lons"]
+    with zipfile.ZipFile(path) as archive:
+        lat, lon = (_coordinate(archive, name) for name in ("lats", "lons"))
     if lat.ndim != 2 or lat.shape != lon.shape or np.ptp(lat, axis=1).any() or np.ptp(lon, axis=0).any():
         raise ValueError(f"lats {lat.shape} and lons {lon.shape} are no regular grid")
     return LatLonGrid(tuple(lat[:, 0].tolist()), tuple(lon[0].tolist()))
+
+
+def _coordinate(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    shape, kind, content = _member(archive, f"{name}.npy", MOST_COORDINATES)
+    if kind.kind != "f":
+        raise ValueError(f"its {name} are {kind}; numbers are expected")
+    return np.frombuffer(content, kind).reshape(shape)
 
 
 # ---------------------------------------------------------------- forecasts
@@ -326,7 +349,7 @@ def open_meteonet_model(paths: Paths, variable: str | None = None) -> xr.Dataset
 
 @dataclass(frozen=True)
 class _Field:
-    """What is known of a message without its values; ``lead`` in minutes."""
+    """What is known of a message without its values; ``lead``, and ``start`` of what is summed up, in minutes."""
 
     number: int
     name: str
@@ -334,6 +357,7 @@ class _Field:
     long_name: str
     standard_name: str
     init: np.datetime64
+    start: int
     lead: int
     summed: bool
     grid: LatLonGrid
@@ -341,13 +365,13 @@ class _Field:
 
 def _frames(path: Path, content: bytes) -> list[Frame]:
     fields = [_field(number, message) for number, message in enumerate(grib.split(content))]
-    fields.sort(key=lambda field: (field.name, field.init, field.lead))
+    fields.sort(key=lambda field: (field.name, field.init, field.start, field.lead))
     frames = []
     for before, field in zip([None, *fields], fields, strict=False):
-        same = before is not None and (before.name, before.init) == (field.name, field.init)
-        earlier = before if field.summed and same else None
-        if not field.summed or field.lead > 0:
-            frames.append(_frame(path, field, earlier))
+        if not field.summed:
+            frames.append(_frame(path, field, functools.partial(_values, path, field.number), _labels(field)))
+        elif field.lead > field.start:
+            frames.append(_sum(path, field, before))
     return frames
 
 
@@ -356,6 +380,8 @@ def _field(number: int, content: bytes) -> _Field:
         unit = {0: 1, 1: 60}.get(message["stepUnits"])
         if unit is None:
             raise ValueError(f"its steps have the unit {message['stepUnits']}; minutes (0) and hours (1) are known")
+        if message["shortName"] == "unknown":
+            raise ValueError(f"its message {number + 1} is of the parameter {message['paramId']}, which is not known")
         return _Field(
             number=number,
             name=message["cfVarName"] if message["cfVarName"] != "unknown" else message["shortName"],
@@ -363,27 +389,35 @@ def _field(number: int, content: bytes) -> _Field:
             long_name=message["name"],
             standard_name=message["cfName"],
             init=message.time(),
+            start=unit * message.number("startStep"),
             lead=unit * message.number("endStep"),
             summed=message["stepType"] == "accum",
             grid=message.grid(),
         )
 
 
-def _frame(path: Path, field: _Field, earlier: _Field | None) -> Frame:
-    rain = field.name == "tp" and field.summed
-    if field.summed and not rain:
-        raise ValueError(f"{field.name} is a sum since the start; of sums, tp is what this reader knows")
-    read = functools.partial(_values, path, field.number)
-    if rain:
-        hours = (field.lead - (earlier.lead if earlier else 0)) / 60
-        read = functools.partial(_rain, path, field.number, earlier.number if earlier else None, 1 / hours)
+def _sum(path: Path, field: _Field, before: _Field | None) -> Frame:
+    """Rate of a sum of precipitation: since the lead time before, where both are sums from the same start on."""
+    if field.name != "tp" or field.units != RAIN_UNITS:
+        raise ValueError(
+            f"{field.name} in {field.units!r} is a sum over time; of sums, tp in {RAIN_UNITS!r} is what this reader "
+            "knows"
+        )
+    same = before is not None and (before.name, before.init, before.start) == (field.name, field.init, field.start)
+    earlier = before if before is not None and same and before.start < before.lead < field.lead else None
+    hours = (field.lead - (earlier.lead if earlier else field.start)) / 60
+    read = functools.partial(_rain, path, field.number, earlier.number if earlier else None, 1 / hours)
+    return _frame(path, replace(field, name="precipitation_rate"), read, _rain_labels())
+
+
+def _frame(path: Path, field: _Field, read: Callable[[], np.ndarray], labels: dict[str, str]) -> Frame:
     return Frame(
         values=read,
         time=field.init + np.timedelta64(field.lead, "m"),
         init=field.init,
         grid=field.grid,
-        name="precipitation_rate" if rain else field.name,
-        attrs=_rain_labels() if rain else _labels(field),
+        name=field.name,
+        attrs=labels,
         about={"title": "MeteoNet model forecast", "source": "AROME or ARPEGE of Météo-France", **ABOUT},
     )
 

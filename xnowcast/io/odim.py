@@ -1,20 +1,26 @@
 """ODIM HDF5, the European exchange format: composites and images (OPERA, RMI and many weather services)."""
 
 import functools
-import io
+import math
 import re
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xnowcast.io.files import Paths, decode, extra, path_list
+from xnowcast.io.files import Paths, blame, extra, path_list
 from xnowcast.io.grid import Frame, Grid, LatLonGrid, to_dataset
-from xnowcast.io.hdf5 import number, text
+from xnowcast.io.hdf5 import check_array, moment, number, opened, picture, text
 
 PRODUCT = "ODIM HDF5 composite"
+# Words for what a picture shows (table 15). Other words in their place, such as a method's name, do not tell it.
+PRODUCTS = ("SCAN", "PPI", "CAPPI", "PCAPPI", "MAX", "SURF", "COMP", "RR")
+# So far may the nominal time of a file lie from its data. Farther off it is that of a forecast.
+NOMINAL_OFF = timedelta(minutes=15)
 UNMEASURED = "missing = outside radar coverage"
 # What each quantity becomes: variable name (and standard_name), CF attributes, and the value of "undetect".
 QUANTITIES: dict[str, tuple[str, dict[str, str], float]] = {
@@ -56,7 +62,7 @@ QUANTITIES: dict[str, tuple[str, dict[str, str], float]] = {
 }
 
 
-def open_odim(paths: Paths, quantity: str | None = None) -> xr.Dataset:
+def open_odim(paths: Paths, quantity: str | None = None, dataset: str | None = None) -> xr.Dataset:
     """Rain rate, accumulation or reflectivity from ODIM HDF5 composites (object COMP or IMAGE).
 
     Parameters
@@ -65,6 +71,9 @@ def open_odim(paths: Paths, quantity: str | None = None) -> xr.Dataset:
         Files of one grid, in any order. A file may hold several times.
     quantity : {"RATE", "ACRR", "DBZH", "TH"}, optional
         Which field to read; needed where a file holds more than one of these.
+    dataset : str, optional
+        Where in the file it is, such as ``"dataset2"`` or ``"dataset1/data2"``; needed where a file holds the quantity
+        more than once for one time.
 
     Returns
     -------
@@ -86,9 +95,10 @@ def open_odim(paths: Paths, quantity: str | None = None) -> xr.Dataset:
 
     Notes
     -----
-    ``what`` and ``where`` are read at root, dataset and data level, the deepest entry counts. ``time`` is the
+    ``what``, ``where`` and ``how`` are read at root, dataset and data level, the deepest entry counts. ``time`` is the
     nominal time of the file, except where it holds several times of the quantity: then it is the end of each
-    dataset.
+    dataset. Where "nodata" and "undetect" are one number, it is NaN: what may be dry is not known to be. The Z-R
+    relation (``zr_a``, ``zr_b``) comes from ``how`` and must be the same in all files.
 
     References
     ----------
@@ -114,26 +124,71 @@ def open_odim(paths: Paths, quantity: str | None = None) -> xr.Dataset:
     if quantity is not None and quantity not in QUANTITIES:
         raise ValueError(f"quantity {quantity!r} is not known; it is one of {', '.join(QUANTITIES)}")
     files = path_list(paths)
-    read = functools.partial(_read, quantity=quantity)
-    frames = [(frame, path) for path in files for frame in decode(path, PRODUCT, functools.partial(read, path=path))]
-    return to_dataset([frame for frame, _ in frames], [path for _, path in frames])
+    read = functools.partial(_read, quantity=quantity, dataset=dataset)
+    found = [(frame, path) for path in files for frame in blame(path, PRODUCT, functools.partial(read, path))]
+    return to_dataset([frame for frame, _ in found], [path for _, path in found])
 
 
-def _read(content: bytes, quantity: str | None, path: Path) -> list[Frame]:
-    with extra("h5py").File(io.BytesIO(content), "r") as file:
+@dataclass(frozen=True)
+class Field:
+    """An array of a file, with the attributes that hold for it: the deeper levels over the upper ones."""
+
+    name: str
+    array: Any
+    what: Mapping[str, Any]
+    where: Mapping[str, Any]
+    how: Mapping[str, Any]
+
+    @property
+    def quantity(self) -> str:
+        return text(self.what.get("quantity", ""))
+
+    @property
+    def product(self) -> str:
+        """What the picture shows, such as the height of a CAPPI; nothing where no standard word tells."""
+        product = text(self.what.get("product", ""))
+        if product not in PRODUCTS:
+            return ""
+        return f"{product} {text(self.what['prodpar'])}" if "prodpar" in self.what else product
+
+    def times(self) -> tuple[datetime, datetime] | None:
+        """Start and end of its data, where both are told."""
+        if not {"startdate", "starttime", "enddate", "endtime"} <= set(self.what):
+            return None
+        start, end = (moment(self.what[f"{edge}date"], self.what[f"{edge}time"]) for edge in ("start", "end"))
+        return start, end
+
+
+def _read(path: Path, quantity: str | None, dataset: str | None) -> list[Frame]:
+    with opened(path) as file:
         kind = text(_level(file, "what")["object"])
         if kind not in ("COMP", "IMAGE"):
             raise ValueError(f"its object is {kind!r}; composites (COMP, IMAGE) are what this reader knows")
-        fields = list(_fields(file))
-        wanted = quantity or _only_quantity([text(what["quantity"]) for _, what, _ in fields])
-        chosen = [field for field in fields if text(field[1]["quantity"]) == wanted]
-        if not chosen:
-            found = ", ".join(sorted({text(what["quantity"]) for _, what, _ in fields})) or "nothing"
-            raise ValueError(f"it holds {found}, not the quantity {wanted} that was asked for")
-        nominal = _moment(file["what"].attrs, "date", "time")
-        how = _level(file, "how")
-        only = nominal if len(chosen) == 1 else None
-        return [_frame(*field, how=how, nominal=only, path=path) for field in chosen]
+        chosen = _chosen(list(_fields(file)), quantity, dataset)
+        nominal = moment(file["what"].attrs["date"], file["what"].attrs["time"]) if len(chosen) == 1 else None
+        for field in chosen:
+            check_array(field.array, file)
+        return [_frame(field, nominal, path) for field in chosen]
+
+
+def _chosen(fields: list[Field], quantity: str | None, dataset: str | None) -> list[Field]:
+    """The field that is wanted; several where a file holds several times of it."""
+    if dataset is not None:
+        names = ", ".join(field.name for field in fields)
+        fields = [field for field in fields if f"{field.name}/".startswith(f"{dataset}/")]
+        if not fields:
+            raise ValueError(f"it holds {names or 'nothing'}, not the {dataset!r} that was asked for")
+    wanted = quantity or _only_quantity([field.quantity for field in fields])
+    chosen = [field for field in fields if field.quantity == wanted]
+    if not chosen:
+        found = ", ".join(sorted({field.quantity for field in fields})) or "nothing"
+        raise ValueError(f"it holds {found}, not the quantity {wanted} that was asked for")
+    products = {field.product for field in chosen}
+    ends = {text(field.what.get("enddate", "")) + text(field.what.get("endtime", "")) for field in chosen}
+    if len(products) > 1 or len(ends) < len(chosen):
+        names = ", ".join(f"{field.name} {field.product}".strip() for field in chosen)
+        raise ValueError(f"it holds {wanted} more than once ({names}): choose with dataset={chosen[0].name!r}")
+    return chosen
 
 
 def _only_quantity(found: list[str]) -> str:
@@ -145,19 +200,18 @@ def _only_quantity(found: list[str]) -> str:
     return known[0]
 
 
-def _level(group, name: str) -> dict[str, object]:
+def _level(group, name: str) -> dict[str, Any]:
     """Attributes of the subgroup ``name``, empty where there is none."""
     return dict(group[name].attrs) if name in group else {}
 
 
-def _fields(file) -> Iterator[tuple[object, dict, dict]]:
-    """Each HDF5 array with its ``what`` and ``where``, the deeper levels over the upper ones."""
+def _fields(file) -> Iterator[Field]:
     for dataset in _numbered(file, "dataset"):
         for data in _numbered(dataset, "data"):
-            what, where = (
-                _level(file, name) | _level(dataset, name) | _level(data, name) for name in ("what", "where")
+            levels = (
+                _level(file, name) | _level(dataset, name) | _level(data, name) for name in ("what", "where", "how")
             )
-            yield data["data"], what, where
+            yield Field(data.name.strip("/"), data["data"], *levels)
 
 
 def _numbered(group, prefix: str) -> list:
@@ -166,55 +220,88 @@ def _numbered(group, prefix: str) -> list:
     return [group[name] for name in sorted(names, key=lambda name: int(name.removeprefix(prefix)))]
 
 
-def _frame(array, what: dict, where: dict, *, how: dict, nominal: datetime | None, path: Path) -> Frame:
-    quantity = text(what["quantity"])
-    name, attrs, dry = QUANTITIES[quantity]
-    labels: dict[str, object] = {"standard_name": name, **attrs}
-    if quantity in ("DBZH", "TH") and "zr_a" in how and "zr_b" in how:
-        labels |= {"zr_a": number(how["zr_a"]), "zr_b": number(how["zr_b"])}
-    end = _moment(what, "enddate", "endtime") if nominal is None or quantity == "ACRR" else nominal
-    start = _moment(what, "startdate", "starttime") if quantity == "ACRR" else None
-    if start is not None and start >= end:
-        raise ValueError(f"it is an accumulation from {start} to {end}; the end must be later than the start")
-    owner = text(what.get("source", "unknown"))
+def _frame(field: Field, nominal: datetime | None, path: Path) -> Frame:
+    name, attrs, dry = QUANTITIES[field.quantity]
+    start, end = _interval(field, nominal)
+    _scale(field.what)
+    owner = text(field.what.get("source", "unknown"))
     return Frame(
-        values=functools.partial(decode, path, PRODUCT, functools.partial(_later, name=array.name, what=what, dry=dry)),
+        values=functools.partial(_later, path, field.array.name, field.what, dry),
         time=np.datetime64(end, "ns"),
         start=None if start is None else np.datetime64(start, "ns"),
-        grid=_grid(where, array.shape),
+        grid=_grid(field.where, field.array.shape),
         name=name,
-        attrs=labels,
+        attrs={"standard_name": name, **attrs, **(_zr(field.how) if field.quantity in ("DBZH", "TH") else {})},
         about={
-            "title": f"ODIM composite {text(what.get('product', ''))} {quantity}".replace("  ", " "),
+            "title": f"ODIM composite {text(field.what.get('product', ''))} {field.quantity}".replace("  ", " "),
             "institution": owner,
             "source": f"weather radar composite of {owner}",
             "license": "not stated in the file; the terms of the data owner apply",
         },
+        product=f"{field.quantity} {field.product}".strip(),
     )
 
 
-def _later(content: bytes, *, name: str, what: dict, dry: float) -> np.ndarray:
-    with extra("h5py").File(io.BytesIO(content), "r") as file:
-        return _values(file[name][()], what, dry)
+def _interval(field: Field, nominal: datetime | None) -> tuple[datetime | None, datetime]:
+    """Start, of accumulations alone, and time or end of a field."""
+    times = field.times()
+    if nominal is not None and times is not None:
+        start, end = times
+        if not start - NOMINAL_OFF <= nominal <= end + NOMINAL_OFF:
+            raise ValueError(f"its nominal time is {nominal} and its data are from {start} to {end}: no observation")
+    if field.quantity != "ACRR":
+        return None, nominal or moment(field.what["enddate"], field.what["endtime"])
+    if times is None:
+        raise ValueError("it is an accumulation without startdate, starttime, enddate and endtime")
+    start, end = times
+    if start >= end:
+        raise ValueError(f"it is an accumulation from {start} to {end}; the end must be later than the start")
+    return start, end
 
 
-def _values(stored: np.ndarray, what: dict, dry: float) -> np.ndarray:
+def _zr(how: Mapping[str, Any]) -> dict[str, float]:
+    """The Z-R relation, where the file has one."""
+    found = {name: number(how[name]) for name in ("zr_a", "zr_b") if name in how}
+    if len(found) == 1 or not all(0 < value < math.inf for value in found.values()):
+        raise ValueError(f"its Z-R relation is {found}; zr_a and zr_b above 0 are expected")
+    return found
+
+
+def _later(path: Path, name: str, what: Mapping[str, Any], dry: float) -> np.ndarray:
+    return blame(path, PRODUCT, lambda: _values(path, name, what, dry))
+
+
+def _values(path: Path, name: str, what: Mapping[str, Any], dry: float) -> np.ndarray:
     """Physical values, float32: gain and offset applied, "undetect" dry, "nodata" NaN."""
-    # Without gain and offset (the RMI leaves them out) the numbers are physical already.
-    gain, offset = number(what.get("gain", 1.0)), number(what.get("offset", 0.0))
-    values = (stored.astype(np.float64) * gain + offset).astype(np.float32)
-    if "undetect" in what:
-        values[stored == number(what["undetect"])] = dry
-    if "nodata" in what:
-        values[stored == number(what["nodata"])] = np.nan
+    with opened(path) as file:
+        check_array(file[name], file)
+        stored = picture(file[name])
+    gain, offset = _scale(what)
+    with np.errstate(over="ignore"):  # of what stands for no number
+        values = (stored.astype(np.float64) * gain + offset).astype(np.float32)
+    for code, value in (("undetect", dry), ("nodata", np.nan)):
+        if code in what:
+            values[_is(stored, number(what[code]))] = value
     return values
 
 
-def _moment(what, day: str, clock: str) -> datetime:
-    return datetime.strptime(text(what[day]) + text(what[clock])[:6], "%Y%m%d%H%M%S")
+def _scale(what: Mapping[str, Any]) -> tuple[float, float]:
+    """Gain and offset, 1 and 0 where they are left out (as by the RMI): then the numbers are physical already."""
+    gain, offset = number(what.get("gain", 1.0)), number(what.get("offset", 0.0))
+    if gain == 0 or not math.isfinite(gain) or not math.isfinite(offset):
+        raise ValueError(f"its gain is {gain:g} and its offset {offset:g}; no values can be made with them")
+    return gain, offset
 
 
-def _grid(where: dict, shape: tuple[int, ...]) -> Grid | LatLonGrid:
+def _is(stored: np.ndarray, code: float) -> np.ndarray:
+    """Where an array holds a code, which is told with more digits than its numbers may have."""
+    if stored.dtype.kind != "f":
+        return stored == code
+    with np.errstate(over="ignore"):
+        return stored == stored.dtype.type(code)
+
+
+def _grid(where: Mapping[str, Any], shape: tuple[int, ...]) -> Grid | LatLonGrid:
     ny, nx = int(number(where["ysize"])), int(number(where["xsize"]))
     if shape != (ny, nx):
         raise ValueError(f"its array has the shape {shape}, its header says {(ny, nx)}")
@@ -232,7 +319,7 @@ def _grid(where: dict, shape: tuple[int, ...]) -> Grid | LatLonGrid:
     return Grid(plane, round(left, 2), top, dx, dy, nx=nx, ny=ny)
 
 
-def _lat_lon_grid(where: dict, dx: float, dy: float, nx: int, ny: int) -> LatLonGrid:
+def _lat_lon_grid(where: Mapping[str, Any], dx: float, dy: float, nx: int, ny: int) -> LatLonGrid:
     """Of a composite whose pixels are measured in degrees."""
     left = number(where["LL_lon"] if "LL_lon" in where else where["UL_lon"])
     top = number(where["UL_lat"]) if "UL_lat" in where else number(where["LL_lat"]) + ny * dy

@@ -2,14 +2,15 @@
 
 import functools
 import re
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from xnowcast.io.files import Paths, archived, blame, decode, is_archive, is_packed, path_list, raw_bytes
+from xnowcast.io.files import Paths, archived, blame, decode, is_archive, is_packed, path_list, raw_bytes, unpack
 from xnowcast.io.grid import Frame, Grid, to_dataset
 
 PRODUCT = "DWD RADOLAN composite"
@@ -19,9 +20,64 @@ HEADER = re.compile(
     re.DOTALL,
 )
 LONGEST_HEADER = 4096
-# One byte a cell, reflectivity in steps of 0.5 dBZ; all others hold two bytes a cell, an amount of water.
-REFLECTIVITY = ("RX", "WX", "EX", "FX")
-NOWCASTS = ("RV", "RQ", "RE", "RS")
+DAY = 1440
+PRECISIONS = (1.0, 0.1, 0.01, 0.001)
+
+
+@dataclass(frozen=True)
+class Product:
+    """What the cells of a composite mean.
+
+    Parameters
+    ----------
+    meaning : str
+    minutes : int
+        Length of the interval, which the header must confirm.
+    reflectivity : bool
+        In units of half a dBZ above -32.5 dBZ; else amounts of water in mm.
+    cell : str
+        Type of a cell. In one byte are codes from 0 to 250; in two are twelve bits of number and four of flags.
+    header_unit : int
+        Minutes that the header's ``INT`` counts where it has no ``U``.
+    """
+
+    meaning: str
+    minutes: int
+    reflectivity: bool = False
+    cell: str = "<u2"
+    header_unit: int = 1
+
+
+PRODUCTS: dict[str, Product] = {
+    "RX": Product("reflectivity", 5, reflectivity=True, cell="u1"),
+    "WX": Product("reflectivity, extended grid", 5, reflectivity=True, cell="u1"),
+    "EX": Product("reflectivity, central Europe", 5, reflectivity=True, cell="u1"),
+    "WN": Product("reflectivity, analysis and nowcast", 5, reflectivity=True),
+    "FX": Product("reflectivity, nowcast", 5, reflectivity=True),
+    "RZ": Product("rain after correction of shading", 5),
+    "RY": Product("rain after quality control", 5),
+    "YW": Product("rain of the radar climatology, adjusted to gauges", 5),
+    "RV": Product("rain, analysis and nowcast", 5),
+    "EZ": Product("rain, central Europe", 5),
+    "EY": Product("rain after quality control, central Europe", 5),
+    "RH": Product("hourly sum", 60),
+    "RB": Product("hourly sum, adjusted beforehand", 60),
+    "RW": Product("hourly sum, adjusted to gauges", 60),
+    "RL": Product("hourly sum, merged with gauges", 60),
+    "RU": Product("hourly sum, adjusted to or merged with gauges", 60),
+    "RQ": Product("hourly sum, analysis and nowcast", 60),
+    "RS": Product("hourly sum, analysis and nowcast every 5 min", 60),
+    "EH": Product("hourly sum, central Europe", 60),
+    "EB": Product("hourly sum, adjusted beforehand, central Europe", 60),
+    "EW": Product("hourly sum, adjusted to gauges, central Europe", 60),
+    "SQ": Product("sum of 6 h", 360),
+    "SH": Product("sum of 12 h", 720),
+    "SF": Product("sum of 24 h", DAY),
+    "W1": Product("sum of 7 days", 7 * DAY, header_unit=10),
+    "W2": Product("sum of 14 days", 14 * DAY, header_unit=10),
+    "W3": Product("sum of 21 days", 21 * DAY, header_unit=10),
+    "W4": Product("sum of 30 days", 30 * DAY, header_unit=10),
+}
 CLUTTER, NEGATIVE, NOT_MEASURED = 0x8000, 0x4000, 0x2000
 
 # Versions up to 4 of the format use a sphere, later ones WGS 84. False easting and northing put the origin into the
@@ -39,7 +95,7 @@ ORIGINS = {
 
 
 def open_radolan(paths: Paths, *, keep_clutter: bool = False) -> xr.Dataset:
-    """Rain rate or reflectivity from composites of Deutscher Wetterdienst (RW, RY, YW, RV, RX, WX and their kin).
+    """Rain rate or reflectivity from composites of Deutscher Wetterdienst (RW, RY, YW, RV, RX, WN and their kin).
 
     Parameters
     ----------
@@ -53,14 +109,16 @@ def open_radolan(paths: Paths, *, keep_clutter: bool = False) -> xr.Dataset:
     -------
     xarray.Dataset
         Dims (time, y, x), float32, on the 900 x 900, 1100 x 900, 1200 x 1100 (DE1200) or 1500 x 1400 km grid. Amounts
-        become ``rainfall_rate`` in mm h-1 with ``time_bnds``, and ``time`` is the end of the interval; RX and its kin
-        become ``equivalent_reflectivity_factor`` in dBZ, -32.5 dBZ where there is no echo. The nowcasts RV, RQ, RE and
-        RS have the dims (init_time, lead_time, y, x). NaN is "not measured".
+        become ``rainfall_rate`` in mm h-1 with ``time_bnds``, and ``time`` is the end of the interval; RX, WN and their
+        kin become ``equivalent_reflectivity_factor`` in dBZ, -32.5 dBZ where there is no echo. Nowcasts have the dims
+        (init_time, lead_time, y, x); where no lead time but 0 is there, it is taken as an observation. NaN is "not
+        measured".
 
     Raises
     ------
     ValueError
-        If a file is truncated or no such composite, its grid is unknown, or the files do not fit together.
+        If a file is truncated or no such composite, its product, interval, precision or grid is none of those known, or
+        the files do not fit together.
     FileNotFoundError
         If a file does not exist.
     ImportError
@@ -68,9 +126,11 @@ def open_radolan(paths: Paths, *, keep_clutter: bool = False) -> xr.Dataset:
 
     Notes
     -----
-    The twelve lower bits of a cell count units of 10^(precision) mm in the interval of the header; bit 13 marks what
-    was not measured, bit 14 negative numbers and bit 15 clutter. A byte v of RX is v / 2 - 32.5 dBZ, 250 is not
-    measured and 249 is clutter. The Z-R relation Z = 256 R^1.42 is the one that DWD uses.
+    ``PRODUCTS`` lists what is known; its letters and the header together say what a cell means, and what either does
+    not tell is refused. The twelve lower bits of a cell of two bytes count units of 10^(precision), in mm in the
+    interval, or in half a dBZ above -32.5 dBZ; bit 13 marks what was not measured, bit 14 negative numbers and bit 15
+    clutter. A byte v of RX is v / 2 - 32.5 dBZ, 250 is not measured and 249 is clutter. The Z-R relation
+    Z = 256 R^1.42 is the one that DWD uses.
 
     References
     ----------
@@ -90,12 +150,16 @@ def open_radolan(paths: Paths, *, keep_clutter: bool = False) -> xr.Dataset:
     """
     files = path_list(paths)
     found = [(frame, path) for path in files for frame in _frames(path, keep_clutter)]
-    return to_dataset([frame for frame, _ in found], [path for _, path in found])
+    frames = [frame for frame, _ in found]
+    if all(frame.init == frame.time for frame in frames):
+        frames = [_observed(frame) for frame in frames]
+    return to_dataset(frames, [path for _, path in found])
 
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in front of the cells; lengths in bytes, ``minutes`` is the interval, ``lead`` is in minutes."""
+    """What stands in front of the cells; lengths in bytes, ``lead`` in minutes, and the interval in minutes and in
+    the header's words."""
 
     product: str
     time: datetime
@@ -104,24 +168,41 @@ class Header:
     version: int
     precision: float
     minutes: int
+    interval: str
     rows: int
     columns: int
     lead: int | None
 
     @property
+    def meaning(self) -> Product:
+        return PRODUCTS[self.product]
+
+    @property
     def cell_type(self) -> np.dtype:
-        return np.dtype(np.uint8 if self.product in REFLECTIVITY else "<u2")
+        return np.dtype(self.meaning.cell)
+
+    @property
+    def scale(self) -> float:
+        """Of one count of a cell: dBZ of reflectivity, else mm h-1."""
+        if not self.meaning.reflectivity:
+            return self.precision * 60 / self.minutes
+        return 0.5 if self.meaning.cell == "u1" else 0.5 * self.precision
 
     def check(self, available: int | None) -> None:
-        """Refuse a header that does not fit to its own grid, or to the number of bytes that are there."""
+        """Refuse a header that does not fit to its own product and grid, or to the number of bytes that are there."""
         wanted = self.length + self.rows * self.columns * self.cell_type.itemsize
         if self.total != wanted or (available is not None and available != wanted):
             raise ValueError(
                 f"it has {available if available is not None else self.total} bytes, and {self.rows} x {self.columns} "
                 f"cells of {self.product} with their header need {wanted}"
             )
-        if self.minutes <= 0 and self.product not in REFLECTIVITY:
-            raise ValueError(f"it is an amount of {self.minutes} minutes; more than 0 is expected")
+        if self.minutes != self.meaning.minutes and not self.meaning.reflectivity:
+            raise ValueError(
+                f"it is an amount of {self.minutes} minutes ({self.interval}); {self.product} is one of "
+                f"{self.meaning.minutes}"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"its precision is {self.precision:g}; from 1 to 0.001 are what this reader knows")
 
 
 def read_header(content: bytes) -> Header:
@@ -144,65 +225,98 @@ def read_header(content: bytes) -> Header:
     found = HEADER.match(content)
     if found is None:
         raise ValueError(f"it does not start with the header of a composite, but with {content[:24]!r}")
-    product, clock, month, total, version, precision, minutes, unit, rows, columns, lead = found.groups()
-    if unit not in (None, b"0"):
-        raise ValueError(f"its interval is in the unit U{unit.decode()}; minutes (U0) are what this reader knows")
+    letters, clock, month, total, version, precision, interval, unit, rows, columns, lead = found.groups()
+    product = letters.decode()
+    if product not in PRODUCTS:
+        raise ValueError(f"it is the product {product}; {', '.join(PRODUCTS)} are what this reader knows")
     return Header(
-        product=product.decode(),
+        product=product,
         time=datetime.strptime((clock + month).decode(), "%d%H%M%m%y"),
         length=found.end(),
         total=int(total),
         version=int(version),
         precision=float(f"1{precision.decode().replace(' ', '')}"),
-        minutes=int(minutes),
+        minutes=_minutes(PRODUCTS[product], int(interval), unit),
+        interval=f"INT {int(interval)}" + (f", unit U{unit.decode()}" if unit else ""),
         rows=int(rows),
         columns=int(columns),
         lead=None if lead is None else int(lead),
     )
 
 
-def _frames(path: Path, keep_clutter: bool) -> list[Frame]:
+def _minutes(product: Product, interval: int, unit: bytes | None) -> int:
+    """Length of the interval: ``U`` tells what ``INT`` counts, minutes (0) or days (1)."""
+    if unit is None:
+        # some writers of the long sums give their minutes all the same
+        return interval if interval == product.minutes else interval * product.header_unit
+    if unit not in (b"0", b"1"):
+        raise ValueError(f"its interval is in the unit U{unit.decode()}; minutes (U0) and days (U1) are known")
+    return interval * (DAY if unit == b"1" else 1)
+
+
+def _frames(path: Path, keep_clutter: bool) -> Iterator[Frame]:
     """One frame of a file, several of an archive."""
     start = blame(path, PRODUCT, lambda: raw_bytes(path, LONGEST_HEADER))
     cells = functools.partial(_cells, keep_clutter=keep_clutter)
-    if is_archive(start):
-        members = blame(path, PRODUCT, lambda: archived(path))
-        return [_member(path, name, content, cells) for name, content in members]
-    size = None if is_packed(path) else path.stat().st_size
-    return [blame(path, PRODUCT, lambda: _frame(start, size, functools.partial(decode, path, PRODUCT, cells)))]
+    if not is_archive(start):
+        size = None if is_packed(path) else path.stat().st_size
+        yield blame(path, PRODUCT, lambda: _frame(start, size, functools.partial(_of_file, path, cells)))
+        return
+    members = archived(path)
+    while (member := blame(path, PRODUCT, lambda: next(members, None))) is not None:
+        name, content = member
+        start = blame(path / name, PRODUCT, functools.partial(unpack, content, LONGEST_HEADER))
+        # what is packed stays so until it is looked at
+        size = None if start != content[: len(start)] else len(content)
+        later = functools.partial(_of_member, path / name, content, cells)
+        yield blame(path / name, PRODUCT, functools.partial(_frame, start, size, later))
 
 
-def _member(path: Path, name: str, content: bytes, cells) -> Frame:
-    return blame(path / name, PRODUCT, lambda: _frame(content, len(content), functools.partial(cells, content)))
+Cells = Callable[[bytes], np.ndarray]
 
 
-def _frame(start: bytes, size: int | None, values) -> Frame:
+def _of_file(path: Path, cells: Cells, most: int) -> np.ndarray:
+    return decode(path, PRODUCT, cells, most)
+
+
+def _of_member(path: Path, content: bytes, cells: Cells, most: int) -> np.ndarray:
+    return blame(path, PRODUCT, lambda: cells(unpack(content, most)))
+
+
+def _observed(frame: Frame) -> Frame:
+    """An analysis, which is a nowcast of lead time 0."""
+    return replace(frame, init=None)
+
+
+def _frame(start: bytes, size: int | None, values: Callable[[int], np.ndarray]) -> Frame:
+    """A frame whose cells are read later, by a function of the number of bytes that they can have with their header."""
     header = read_header(start)
     header.check(size)
     grid = _grid(header)
-    reflectivity = header.product in REFLECTIVITY
-    nowcast = header.lead is not None and (header.product in NOWCASTS or header.lead > 0)
+    reflectivity = header.meaning.reflectivity
     init = np.datetime64(header.time, "ns")
+    time = init + np.timedelta64(header.lead or 0, "m")
     return Frame(
-        values=values,
-        time=init + np.timedelta64(header.lead if nowcast else 0, "m"),
-        init=init if nowcast else None,
-        start=None if nowcast or reflectivity else np.datetime64(header.time - timedelta(minutes=header.minutes), "ns"),
+        values=functools.partial(values, header.total + 1),
+        time=time,
+        init=None if header.lead is None else init,
+        start=None if reflectivity else time - np.timedelta64(header.minutes, "m"),
         grid=grid,
         name="equivalent_reflectivity_factor" if reflectivity else "rainfall_rate",
         attrs=_reflectivity_labels() if reflectivity else _rain_labels(header),
         about={
-            "title": f"DWD composite {header.product}" + (" (nowcast)" if nowcast else ""),
+            "title": f"DWD composite {header.product}" + (" (nowcast)" if header.lead else ""),
             "institution": "Deutscher Wetterdienst (DWD)",
             "source": f"RADOLAN/RADVOR radar composite {header.product}",
             "license": "open data of Deutscher Wetterdienst, to be named as the source: https://www.dwd.de/copyright",
         },
         packing={
             "dtype": "int16",
-            "scale_factor": np.float32(0.5 if reflectivity else _per_count(header)),
+            "scale_factor": np.float32(header.scale),
             "add_offset": np.float32(-32.5 if reflectivity else 0),
             "_FillValue": np.int16(-32768),
         },
+        product=header.product,
     )
 
 
@@ -242,19 +356,16 @@ def _grid(header: Header) -> Grid:
     return Grid(plane, left=-500.0, top=500.0, dx=1000.0, dy=1000.0, nx=header.columns, ny=header.rows)
 
 
-def _per_count(header: Header) -> float:
-    """Rain rate in mm h-1 of one count."""
-    return header.precision * 60 / header.minutes
-
-
 def _cells(content: bytes, *, keep_clutter: bool) -> np.ndarray:
     """Physical values of a whole file, first row in the north."""
     header = read_header(content)
     header.check(len(content))
     stored = np.frombuffer(content, header.cell_type, offset=header.length).reshape(header.rows, header.columns)[::-1]
-    if header.product in REFLECTIVITY:
-        return np.where(stored < 249, stored.astype(np.float32) / 2 - np.float32(32.5), np.float32(np.nan))
-    rain = (stored & 0x0FFF).astype(np.float32) * np.float32(_per_count(header))
-    rain[(stored & NEGATIVE) > 0] *= -1
-    rain[(stored & (NOT_MEASURED if keep_clutter else NOT_MEASURED | CLUTTER)) > 0] = np.nan
-    return rain
+    offset = np.float32(-32.5 if header.meaning.reflectivity else 0)
+    if header.meaning.cell == "u1":
+        return np.where(stored < 249, stored.astype(np.float32) * np.float32(header.scale) + offset, np.float32(np.nan))
+    values = (stored & 0x0FFF).astype(np.float32) * np.float32(header.scale)
+    values[(stored & NEGATIVE) > 0] *= -1
+    values += offset
+    values[(stored & (NOT_MEASURED if keep_clutter else NOT_MEASURED | CLUTTER)) > 0] = np.nan
+    return values

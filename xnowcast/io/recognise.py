@@ -1,14 +1,11 @@
 """What a file is, by its content and not by its name."""
 
-import bz2
-import gzip
-import io
-import tarfile
 import zipfile
 from pathlib import Path
 
 from xnowcast.io import radolan
-from xnowcast.io.files import BZIP2, GZIP, blame, extra, is_archive, is_packed, raw_bytes
+from xnowcast.io.files import archived, blame, is_archive, raw_bytes, unpack
+from xnowcast.io.hdf5 import opened
 
 START = 4096
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -69,8 +66,7 @@ def _product(path: Path) -> str:
 
 
 def _of_hdf5(path: Path) -> str:
-    source = io.BytesIO(raw_bytes(path)) if is_packed(path) else path
-    with extra("h5py").File(source, "r") as file:
+    with opened(path) as file:
         if "what" in file and "object" in file["what"].attrs:
             return "ODIM HDF5 composite"
         if "geographic" in file and "image1" in file:
@@ -95,12 +91,4 @@ def _of_zip(path: Path) -> str:
 
 def _first_member(path: Path) -> bytes:
     """Start of the first file in an archive, unpacked too."""
-    with tarfile.open(path) as archive:
-        for member in archive:
-            file = archive.extractfile(member) if member.isfile() else None
-            if file is not None:
-                start = file.read(3)
-                file.seek(0)
-                packed = gzip.open if start.startswith(GZIP) else bz2.open if start == BZIP2 else None
-                return packed(file, "rb").read(START) if packed else file.read(START)
-    return b""
+    return next((unpack(content, START) for _, content in archived(path)), b"")

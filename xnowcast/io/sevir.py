@@ -10,7 +10,7 @@ import xarray as xr
 
 from xnowcast.io.files import Paths, beside, blame, extra, path_list
 from xnowcast.io.grid import Grid, LocalGrid, along_time, labelled
-from xnowcast.io.hdf5 import text
+from xnowcast.io.hdf5 import check_array, picture, text
 from xnowcast.io.lazy import Stack, lazy
 
 PRODUCT = "SEVIR VIL file"
@@ -93,7 +93,7 @@ def open_sevir(
     rows = pd.concat([blame(path, PRODUCT, functools.partial(_rows, path, known)) for path in files])
     rows = _chosen(rows.sort_values(["time", "id"], kind="stable"), event, period)
     if event is not None:
-        return _one(rows.iloc[0])
+        return blame(rows.iloc[0].path, PRODUCT, functools.partial(_one, rows.iloc[0]))
     return _several(rows)
 
 
@@ -141,7 +141,13 @@ def _rows(path: Path, known: pd.DataFrame) -> pd.DataFrame:
     with extra("h5py").File(path, "r") as file:
         if "vil" not in file or "id" not in file or file["vil"].ndim != 4:
             raise ValueError(f"it holds {', '.join(file) or 'nothing'}; id and vil (event, y, x, time) are expected")
-        ids, (_, *size, frames) = [text(name) for name in file["id"][()]], file["vil"].shape
+        check_array(file["vil"], file, dims=4)
+        events, *size, frames = file["vil"].shape
+        if file["vil"].dtype != np.uint8 or file["id"].shape != (events,):
+            raise ValueError(
+                f"vil is {file['vil'].dtype} and id {file['id'].shape}; uint8 and an id an event are expected"
+            )
+        ids = [text(name) for name in file["id"][()]]
     rows = known[known["file"] == path.name].assign(path=path)
     if rows.empty:
         raise ValueError("the catalogue does not know it: its name must be that of the column file_name")
@@ -246,5 +252,6 @@ def _frames_of_one(path: Path, index: int, places: np.ndarray) -> np.ndarray:
 
 def _decoded(path: Path, index: int, frames: slice) -> np.ndarray:
     with extra("h5py").File(path, "r") as file:
-        pixels = file["vil"][index, :, :, frames]
+        check_array(file["vil"], file, dims=4)
+        pixels = picture(file["vil"], (index, slice(None), slice(None), frames))
     return vil_of_pixel()[np.moveaxis(pixels, -1, 0)[:, ::-1]]
