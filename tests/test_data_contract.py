@@ -4,6 +4,7 @@ To add a row: write it into the table of ``docs/data_contract.md``, and here a f
 asserts what the row says.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,35 @@ def _():
 def _():
     with pytest.raises(ValueError, match="becomes a rate only with"):
         rate(amount().isel(time=[0]))
+
+
+# ---------------------------------------------------------------- files
+
+
+@row("a product or quantity of a file that its reader does not know")
+def _():
+    from xnowcast.io.radolan import read_header
+
+    header = b"%s102050100000814BY1620134VS 3SW   2.13.1PR E-01INT  60GP 900x 900MS 10<boo,ros> \x03"
+    assert read_header(header % b"RW").minutes == 60
+    with pytest.raises(ValueError, match="it is the product RE"):
+        read_header(header % b"RE")
+
+
+@row("files of two products, Z-R relations or lengths of sums")
+def _():
+    from xnowcast.io.grid import Frame, LocalGrid, to_dataset
+
+    noon, minute = np.datetime64("2024-06-01T12:00", "ns"), np.timedelta64(1, "m")
+    grid = LocalGrid(1000.0, 1000.0, 2, 2)
+    zr = {"units": "dBZ", "zr_a": 200.0, "zr_b": 1.6}
+    first = Frame(np.zeros((2, 2), "f4"), noon, grid, "echo", zr, {}, start=noon - 5 * minute, product="DBZH")
+    other = dataclasses.replace(first, time=noon + 5 * minute, start=noon)
+    paths = [Path("a.h5"), Path("b.h5")]
+    assert to_dataset([first, other], paths).sizes["time"] == 2
+    for change in ({"product": "TH"}, {"attrs": zr | {"zr_a": 300.0}}, {"start": noon - 55 * minute}):
+        with pytest.raises(ValueError, match=r"b\.h5 .*a\.h5 .*open them on their own"):
+            to_dataset([first, dataclasses.replace(other, **change)], paths)
 
 
 # ---------------------------------------------------------------- times

@@ -22,12 +22,14 @@ NAN = np.nan
 # ---- tiny files, written here -------------------------------------------------------------------------------------
 
 
-def write_pgm(path: Path, pixels, *, obstime="201609281445", type_="stereographic", mpp=1000.0) -> Path:
+def write_pgm(
+    path: Path, pixels, *, obstime="201609281445", type_="stereographic", mpp=1000.0, param="CorrectedReflectivity"
+) -> Path:
     """A PGM whose lower left corner is the pole, the origin of its plane; y grows away from longitude 25."""
     pixels = np.asarray(pixels, np.uint8)
     header = f"""P5
 # obstime {obstime}
-# param CorrectedReflectivity
+# param {param}
 # metersperpixel_x {mpp}
 # metersperpixel_y {mpp}
 # type {type_}
@@ -43,43 +45,67 @@ def write_pgm(path: Path, pixels, *, obstime="201609281445", type_="stereographi
     return path
 
 
-def write_gif(path: Path, classes, *, stamp="151351545", scale="mmh2LASSEN8bitmm_mn") -> Path:
+def write_gif(
+    path: Path, classes, *, stamp="151351545", scale="mmh2LASSEN8bitmm_mn", product="AQC", length="ACCUm=000005"
+) -> Path:
     picture = np.zeros((640, 710), np.uint8)
     picture[0, : len(classes)] = classes
-    note = f"PRDT=AQC{stamp} SCALE={scale} ACCUm=000005" if stamp else "no words"
+    note = f"PRDT={product}{stamp} SCALE={scale} {length}" if stamp else "no words"
     Image.fromarray(picture).save(path, format="GIF", comment=note, optimize=False)
     return path
 
 
-def write_knmi(path: Path, counts, *, end="26-AUG-2010;00:00:00.000", parameter="ACCUMULATED_PRECIPITATION_[MM]"):
+STEREO = "+proj=stere +lat_0=90 +lon_0=0.0 +lat_ts=60.0 +a=6378.137 +b=6356.752"
+
+
+def write_knmi(
+    path: Path,
+    *images,
+    end="26-AUG-2010;00:00:00.000",
+    parameters=("ACCUMULATED_PRECIPITATION_[MM]",),
+    plane=STEREO,
+    valid=(),
+    calibration=None,
+    **geographic,
+):
+    """Each image is stored counts; the last of the parameters is that of all further images."""
     with h5py.File(path, "w") as file:
         file.create_group("overview").attrs.update(
             product_datetime_start="25-AUG-2010;23:55:00.000", product_datetime_end=np.bytes_(end)
         )
-        file.create_group("geographic/map_projection").attrs.update(
-            projection_proj4_params="+proj=stere +lat_0=90 +lon_0=0.0 +lat_ts=60.0 +a=6378.137 +b=6356.752"
-        )
+        file.create_group("geographic/map_projection").attrs.update(projection_proj4_params=plane)
         file["geographic"].attrs.update(
-            geo_column_offset=[10.0],
-            geo_row_offset=[3650.0],
-            geo_pixel_size_x=[2.0],
-            geo_pixel_size_y=[-1.0],
-            geo_dim_pixel=b"KM,KM",
+            {
+                "geo_column_offset": [10.0],
+                "geo_row_offset": [3650.0],
+                "geo_pixel_size_x": [2.0],
+                "geo_pixel_size_y": [-1.0],
+                "geo_dim_pixel": b"KM,KM",
+            }
+            | geographic
         )
-        file.create_group("image1/calibration").attrs.update(
-            calibration_formulas=b"GEO=0.01*PV+0.0",
-            calibration_missing_data=[65535],
-            calibration_out_of_image=[65535],
-        )
-        file["image1"].attrs.update(image_geo_parameter=parameter)
-        file["image1/image_data"] = np.array(counts, np.uint16)
+        for number, counts in enumerate(images):
+            image = file.create_group(f"image{number + 1}")
+            image.create_group("calibration").attrs.update(
+                {
+                    "calibration_formulas": b"GEO=0.01*PV+0.0",
+                    "calibration_missing_data": [65535],
+                    "calibration_out_of_image": [65535],
+                }
+                if calibration is None
+                else calibration
+            )
+            image.attrs.update(image_geo_parameter=parameters[min(number, len(parameters) - 1)])
+            if valid:
+                image.attrs.update(image_datetime_valid=valid[number])
+            image["image_data"] = np.array(counts, np.uint16)
     return path
 
 
-def write_odim(path: Path, *datasets, time="155000", kind="COMP", where=None, how=None) -> Path:
-    """Each dataset is (stored values, what attributes)."""
+def write_odim(path: Path, *datasets, date="20210704", time="155000", kind="COMP", where=None, how=None) -> Path:
+    """Each dataset is (stored values, what attributes) and may have attributes of how and of its data's how."""
     with h5py.File(path, "w") as file:
-        file.create_group("what").attrs.update(object=kind, date="20210704", time=time, source="ORG:247")
+        file.create_group("what").attrs.update(object=kind, date=date, time=time, source="ORG:247")
         shape = np.shape(datasets[0][0])
         file.create_group("where").attrs.update(
             {"projdef": PLANE, "xscale": 2000.0, "yscale": 1000.0, "xsize": shape[1], "ysize": shape[0]}
@@ -87,9 +113,11 @@ def write_odim(path: Path, *datasets, time="155000", kind="COMP", where=None, ho
         )
         if how:
             file.create_group("how").attrs.update(how)
-        for number, (stored, what) in enumerate(datasets, start=1):
+        for number, (stored, what, *hows) in enumerate(datasets, start=1):
             file[f"dataset{number}/data1/data"] = np.asarray(stored)
             file.create_group(f"dataset{number}/what").attrs.update(what)
+            for level, attributes in zip(("", "data1/"), hows, strict=False):
+                file.create_group(f"dataset{number}/{level}how").attrs.update(attributes)
     return path
 
 
@@ -203,6 +231,301 @@ def test_odim_quantity_is_chosen_or_asked_for(tmp_path):
         io.open_odim(path, quantity="ACRR")
     with pytest.raises(ValueError, match="quantity 'VRAD' is not known"):
         io.open_odim(path, quantity="VRAD")
+
+
+@pytest.mark.parametrize(
+    ("clock", "expected"),
+    [
+        ("123540", "12:35:40"),
+        ("1235", "12:35:00"),
+        (np.bytes_("1235"), "12:35:00"),
+        (np.array([b"1235"]), "12:35:00"),
+        ("1200Z", "12:00:00"),
+        ("123500.000", "12:35:00"),
+        ("12:35", "12:35:00"),
+        (123540, "12:35:40"),
+        (123540.0, "12:35:40"),
+        (93500, "09:35:00"),  # a number has lost its zeros in front
+        (3500, "00:35:00"),
+        (0, "00:00:00"),
+    ],
+)
+def test_odim_times_of_day_are_read_as_they_are_written(tmp_path, clock, expected):
+    path = write_odim(tmp_path / "a.h5", (np.array([[2]], np.uint8), RATE), time=clock)
+    assert io.open_odim(path).time.values == np.datetime64(f"2021-07-04T{expected}")
+
+
+@pytest.mark.parametrize("clock", ["12355", "123", "240000", "126000", "", "noon", "123500+02", 1235, 59, np.nan])
+def test_odim_times_of_day_that_are_none_or_could_be_two_are_refused(tmp_path, clock):
+    path = write_odim(tmp_path / "a.h5", (np.array([[2]], np.uint8), RATE), time=clock)
+    with pytest.raises(ValueError, match=r"a\.h5 cannot be read as .*its time '20210704', .* (could be two|is none)"):
+        io.open_odim(path)
+
+
+DBZH = {"quantity": "DBZH", "gain": 0.5, "offset": -32.0, "nodata": 255.0, "undetect": 0.0}
+OTHER_ZR = {"zr_a": 300.0, "zr_b": 1.4}
+
+
+@pytest.mark.parametrize(
+    ("root", "dataset", "data", "expected"),
+    [
+        (OTHER_ZR, {}, {}, (300, 1.4)),
+        ({}, OTHER_ZR, {}, (300, 1.4)),
+        ({}, {}, OTHER_ZR, (300, 1.4)),
+        ({"zr_a": 200.0, "zr_b": 1.6}, OTHER_ZR, {}, (300, 1.4)),
+        (OTHER_ZR, {"zr_a": 1.0, "zr_b": 1.0}, {"zr_a": 256.0, "zr_b": 1.42}, (256, 1.42)),
+        ({"zr_a": 256.0}, {"zr_b": 1.42}, {}, (256, 1.42)),
+        ({}, {}, {}, (None, None)),
+    ],
+)
+def test_odim_z_r_relation_is_that_of_the_nearest_level(tmp_path, root, dataset, data, expected):
+    path = write_odim(tmp_path / "a.h5", (np.array([[2]], np.uint8), DBZH, dataset, data), how=root)
+    attrs = io.open_odim(path).equivalent_reflectivity_factor.attrs
+    assert (attrs.get("zr_a"), attrs.get("zr_b")) == expected
+
+
+@pytest.mark.parametrize("how", [{"zr_a": 200.0}, {"zr_a": 0.0, "zr_b": 1.6}, {"zr_a": 200.0, "zr_b": np.nan}])
+def test_odim_z_r_relation_that_is_none_is_refused(tmp_path, how):
+    path = write_odim(tmp_path / "a.h5", (np.array([[2]], np.uint8), DBZH), how=how)
+    with pytest.raises(ValueError, match="its Z-R relation is"):
+        io.open_odim(path)
+
+
+@pytest.mark.parametrize("how", [{"zr_a": 256.0, "zr_b": 1.42}, None])
+def test_files_of_two_z_r_relations_do_not_mix(tmp_path, how):
+    one = np.array([[2]], np.uint8)
+    first = write_odim(tmp_path / "a.h5", (one, DBZH), how=OTHER_ZR)
+    second = write_odim(tmp_path / "b.h5", (one, DBZH), time="155500", how=how)
+    with pytest.raises(ValueError, match=r"b\.h5 has the Z-R relation zr_a = .* and .*a\.h5 has 300"):
+        io.open_odim([first, second])
+
+
+def accumulation(start: str, end: str, **attrs) -> dict:
+    day = {"startdate": "20210704", "enddate": "20210704"}
+    return {"quantity": "ACRR", "starttime": start, "endtime": end} | day | attrs
+
+
+def test_sums_of_two_lengths_do_not_mix(tmp_path):
+    hour = write_odim(tmp_path / "a.h5", (np.ones((1, 1)), accumulation("150000", "160000")), time="160000")
+    short = write_odim(tmp_path / "b.h5", (np.ones((1, 1)), accumulation("160000", "160500")), time="160500")
+    with pytest.raises(ValueError, match=r"b\.h5 is an accumulation of 5 min and .*a\.h5 one of 60 min"):
+        io.open_odim([hour, short])
+
+
+def test_odim_quantities_and_products_of_one_variable_do_not_mix(tmp_path):
+    one = np.array([[2]], np.uint8)
+    first = write_odim(tmp_path / "a.h5", (one, DBZH | {"product": "CAPPI", "prodpar": 1000.0}))
+    for other in ({"quantity": "TH"}, {"product": "MAX"}, {"prodpar": 2000.0}):
+        what = DBZH | {"product": "CAPPI", "prodpar": 1000.0} | other
+        second = write_odim(tmp_path / "b.h5", (one, what), time="155500")
+        with pytest.raises(ValueError, match=r"b\.h5 is .* and .*a\.h5 is DBZH CAPPI 1000\.0"):
+            io.open_odim([first, second])
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {},
+        {"product": "MAX"},
+        {"product": "MAX", "endtime": "155100"},
+        {"product": "CAPPI", "prodpar": 2000.0, "endtime": "155100"},
+    ],
+)
+def test_odim_quantity_that_is_there_twice_is_asked_for(tmp_path, second):
+    first = RATE | {"product": "CAPPI", "prodpar": 1000.0, "enddate": "20210704", "endtime": "155000"}
+    datasets = [(np.array([[value]], np.uint8), what) for value, what in ((2, first), (4, first | second))]
+    path = write_odim(tmp_path / "a.h5", *datasets)
+    with pytest.raises(
+        ValueError, match=r"RATE more than once \(dataset1/data1 .*: choose with dataset='dataset1/data1'"
+    ):
+        io.open_odim(path)
+    for dataset, rate in (("dataset1", 2), ("dataset2", 3), ("dataset2/data1", 3)):
+        assert io.open_odim(path, dataset=dataset).rainfall_rate.item() == rate
+        assert io.open_radar(path, dataset=dataset).rainfall_rate.item() == rate
+    with pytest.raises(ValueError, match=r"it holds dataset1/data1, dataset2/data1, not the 'dataset'"):
+        io.open_odim(path, dataset="dataset")
+
+
+def test_odim_nominal_time_far_from_the_data_is_no_observation(tmp_path):
+    what = RATE | {"startdate": "20210704", "starttime": "165500", "enddate": "20210704", "endtime": "170000"}
+    path = write_odim(tmp_path / "a.h5", (np.array([[2]], np.uint8), what))
+    with pytest.raises(
+        ValueError, match=r"nominal time is 2021-07-04 15:50:00 and its data are from .*: no observation"
+    ):
+        io.open_odim(path)
+    near = write_odim(tmp_path / "b.h5", (np.array([[2]], np.uint8), what), time="170100")
+    assert io.open_odim(near).time.values == np.datetime64("2021-07-04T17:01")
+
+
+@pytest.mark.parametrize("scale", [{"gain": 0.0}, {"gain": np.nan}, {"gain": np.inf}, {"offset": np.nan}])
+def test_odim_scale_that_makes_no_values_is_refused(tmp_path, scale):
+    with pytest.raises(ValueError, match="no values can be made with them"):
+        io.open_odim(write_odim(tmp_path / "a.h5", (np.array([[2]], np.uint8), RATE | scale)))
+
+
+@pytest.mark.parametrize(
+    ("stored", "codes", "expected"),
+    [
+        # float32 has fewer digits than the attribute
+        (np.array([[-9999.9, -8888.8, 2.0]], "f4"), {"nodata": -9999.9, "undetect": -8888.8}, [NAN, 0, 2]),
+        (np.array([[9.969209968386869e36, 1.0, 2.0]], "f4"), {"nodata": 9.969209968386869e36}, [NAN, 1, 2]),
+        # dry or missing: nobody knows
+        (np.array([[255, 1, 2]], np.uint8), {"nodata": 255.0, "undetect": 255.0}, [NAN, 1, 2]),
+        # codes that the type cannot hold are nowhere
+        (np.array([[255, 1, 2]], np.uint8), {"nodata": -1.0, "undetect": 511.0}, [255, 1, 2]),
+        (np.array([[2, 1, 2]], "f4"), {"nodata": 1e300, "undetect": np.nan}, [2, 1, 2]),
+    ],
+)
+def test_odim_codes_are_found_in_any_type(tmp_path, stored, codes, expected):
+    radar = io.open_odim(write_odim(tmp_path / "a.h5", (stored, {"quantity": "RATE"} | codes)))
+    np.testing.assert_array_equal(radar.rainfall_rate.values[0, 0], expected)
+
+
+@pytest.mark.parametrize("quantity", ["VRAD", "DBZ", "RR", "rate", "ACRR2", "QIND", "VIL", "HGHT", "SNR"])
+def test_odim_quantity_that_is_not_known_is_refused_by_name(tmp_path, quantity):
+    path = write_odim(tmp_path / "a.h5", (np.array([[2]], np.uint8), RATE | {"quantity": quantity}))
+    with pytest.raises(ValueError, match=rf"it holds {quantity}; RATE or ACRR or DBZH or TH is needed"):
+        io.open_odim(path)
+
+
+NEW_STEREO = "+proj=stere +lat_0=90 +lon_0=0 +lat_ts=60 +a=6378137 +b=6356752 +x_0=0 +y_0=0 +units=km"
+
+
+@pytest.mark.parametrize("plane", [STEREO, STEREO + " +x_0=0 +y_0=0", NEW_STEREO, STEREO + " +units=km"])
+@pytest.mark.parametrize("parameter", ["ACCUMULATED_PRECIPITATION_[MM]", "PRECIP_[MM]"])
+def test_knmi_files_old_and_new_lie_in_one_place(tmp_path, plane, parameter):
+    path = write_knmi(tmp_path / "a.h5", [[25, 65535]], plane=plane, parameters=[parameter])
+    radar = io.open_radar(path)
+    np.testing.assert_allclose(radar.rainfall_rate.values, [[[3.0, NAN]]], rtol=1e-6)
+    assert radar.x.values.tolist() == [21_000.0, 23_000.0] and radar.y.values.tolist() == [-3_650_500.0]
+    assert radar.crs.attrs["semi_major_axis"] == 6378137.0 and radar.crs.attrs["semi_minor_axis"] == 6356752.0
+    assert radar.lat.values[0, 0] == pytest.approx(55.97, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"plane": NEW_STEREO.replace("units=km", "units=us-ft")}, r"\+units=km, or none"),
+        ({"parameters": ["ACCUMULATED_PRECIPITATION_[INCH]"]}, r"ACCUMULATED_PRECIPITATION_\[INCH\]"),
+        ({"parameters": ["PRECIP_[MM/H]"]}, r"PRECIP_\[MM/H\]"),
+        ({"geo_pixel_def": "CC"}, "its geo_pixel_def is 'CC'; LU"),
+        ({"end": "26-AUG-2010;24:00:00.000"}, "hour must be in"),
+        ({"end": "26-AUG-10;00:00:00.000"}, "DD-MON-YYYY"),
+        ({"calibration": {"calibration_formulas": "GEO=0.01*PV"}}, "calibration has no calibration_missing_data"),
+        ({"calibration": {"calibration_missing_data": 65535}}, "calibration_formulas.* is missing"),
+    ],
+)
+def test_knmi_file_that_tells_something_unknown_is_refused(tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        io.open_knmi_hdf5(write_knmi(tmp_path / "a.h5", [[0]], **change))
+
+
+@pytest.mark.parametrize(
+    ("formula", "millimetres"),
+    [
+        ("GEO=0.01*PV+0.0", 0.25),
+        ("GEO = 0.010000 * PV + 0.000000", 0.25),
+        ("GEO=1.0e-2*PV", 0.25),
+        ("GEO=PV*0.01", 0.25),
+        ("GEO=PV/100", 0.25),
+        ("GEO=PV", 25),
+        ("GEO=0.5*PV + -2.5", 10),
+        ("GEO=.5*PV-2.5", 10),
+    ],
+)
+def test_knmi_calibration_is_a_line_in_any_spelling(tmp_path, formula, millimetres):
+    calibration = {"calibration_formulas": formula, "calibration_missing_data": 65535}
+    radar = io.open_knmi_hdf5(write_knmi(tmp_path / "a.h5", [[25]], calibration=calibration))
+    assert radar.rainfall_rate.item() == pytest.approx(12 * millimetres, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "GEO=0*PV+1",
+        "GEO=-0.01*PV",
+        "GEO=PV/0",
+        "GEO=1e999*PV",
+        "GEO=10^(0.1*PV)",
+        "GEO=0.01*PV*PV",
+        "PV",
+        "",
+        "GEO=1.0.1*PV",
+    ],
+)
+def test_knmi_calibration_of_another_form_is_refused(tmp_path, formula):
+    calibration = {"calibration_formulas": formula, "calibration_missing_data": 65535}
+    with pytest.raises(ValueError, match="its calibration is"):
+        io.open_knmi_hdf5(write_knmi(tmp_path / "a.h5", [[25]], calibration=calibration))
+
+
+VALID = [f"{day}-AUG-2010;{clock}:00.000" for day, clock in ((25, "23:55"), (26, "00:00"), (26, "00:05"))]
+
+
+def test_knmi_nowcast_has_an_image_for_each_lead_time(tmp_path):
+    images = [[[10]], [[20]], [[30]]]
+    path = write_knmi(tmp_path / "RAD_NL25_RAC_FM_201008252355.h5", *images, valid=VALID, parameters=["PRECIP_[MM]"])
+    forecast = io.open_radar(path)
+    assert forecast.rainfall_rate.dims == ("init_time", "lead_time", "y", "x")
+    np.testing.assert_allclose(forecast.rainfall_rate.values.ravel(), [1.2, 2.4, 3.6], rtol=1e-6)
+    assert forecast.init_time.values == np.datetime64("2010-08-25T23:55")
+    assert forecast.lead_time.values.astype("m8[m]").astype(int).tolist() == [0, 5, 10]
+    write_knmi(path, *images, valid=[VALID[0], VALID[1], "26-AUG-2010;00:10:00.000"])
+    with pytest.raises(ValueError, match="it is a nowcast of 2010-08-25 23:55:00 for"):
+        io.open_knmi_hdf5(path)
+
+
+def test_knmi_images_of_rain_are_not_lost(tmp_path):
+    path = write_knmi(tmp_path / "a.h5", [[10]], [[20]], [[30]], valid=VALID)
+    with pytest.raises(ValueError, match="it holds 3 images of rain; one, or a nowcast"):
+        io.open_knmi_hdf5(path)
+
+
+def test_knmi_images_of_quality_beside_the_rain_are_left_out(tmp_path):
+    path = write_knmi(tmp_path / "a.h5", [[10]], [[20]], parameters=["PRECIP_[MM]", "QUALITY_[-]"])
+    assert io.open_knmi_hdf5(path).rainfall_rate.item() == pytest.approx(1.2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"product": "CZC"}, "it is the product CZC; the accumulations AQC"),
+        ({"product": "RZC"}, "it is the product RZC"),
+        ({"scale": "mmh2LASSEN8bitdBZ"}, "its scale is 'mmh2LASSEN8bitdBZ'"),
+        ({"length": ""}, "has a length in minutes"),
+        ({"length": "ACCUm=000000"}, "has a length in minutes"),
+    ],
+)
+def test_gif_of_another_product_scale_or_length_is_refused(tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        io.open_mch_gif(write_gif(tmp_path / "a.gif", [0], **change))
+    (tmp_path / "CPC161932350V_00005.801.gif").write_bytes(write_gif(tmp_path / "b.gif", [0], stamp=None).read_bytes())
+    with pytest.raises(ValueError, match="it is the product CPC"):
+        io.open_mch_gif(tmp_path / "CPC161932350V_00005.801.gif")
+
+
+def test_gif_sums_of_two_lengths_do_not_mix(tmp_path):
+    short = write_gif(tmp_path / "a.gif", [121])
+    hour = write_gif(tmp_path / "b.gif", [121], stamp="151351600", length="ACCUm=000060")
+    assert io.open_mch_gif(hour).rainfall_rate.values[0, 0, 0] == pytest.approx(11.554 / 12, abs=1e-3)
+    with pytest.raises(ValueError, match=r"b\.gif is an accumulation of 60 min and .*a\.gif one of 5 min"):
+        io.open_mch_gif([short, hour])
+
+
+@pytest.mark.parametrize("param", ["RainRate", "Velocity", "correctedreflectivity"])
+def test_pgm_of_another_parameter_is_refused(tmp_path, param):
+    with pytest.raises(ValueError, match=f"param is '{param}'; CorrectedReflectivity"):
+        io.open_fmi_pgm(write_pgm(tmp_path / "a.pgm", [[0]], mpp=1e9, param=param))
+
+
+def test_pgm_that_does_not_tell_its_parameter_or_its_time_is_refused(tmp_path):
+    path = write_pgm(tmp_path / "a.pgm", [[0]], mpp=1e9)
+    path.write_bytes(path.read_bytes().replace(b"# param CorrectedReflectivity\n", b""))
+    with pytest.raises(ValueError, match="'param' is missing in the file"):
+        io.open_fmi_pgm(path)
+    for stamp in ("2016092814", "20160928144500", "2016-09-28"):
+        with pytest.raises(ValueError, match=f"obstime is '{stamp}'"):
+            io.open_fmi_pgm(write_pgm(tmp_path / "a.pgm", [[0]], mpp=1e9, obstime=stamp))
 
 
 def test_labels_are_those_of_cf(tmp_path):
@@ -327,7 +650,7 @@ def test_content_that_a_reader_does_not_know_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"neither its comment .* has a time"):
         io.open_mch_gif(write_gif(tmp_path / "a.gif", [0], stamp=None))
     with pytest.raises(ValueError, match=r"REFLECTIVITY_\[DBZ\]"):
-        io.open_knmi_hdf5(write_knmi(tmp_path / "a.h5", [[0]], parameter="REFLECTIVITY_[DBZ]"))
+        io.open_knmi_hdf5(write_knmi(tmp_path / "a.h5", [[0]], parameters=["REFLECTIVITY_[DBZ]"]))
     with pytest.raises(ValueError, match="the end must be later"):
         io.open_knmi_hdf5(write_knmi(tmp_path / "a.h5", [[0]], end="25-AUG-2010;23:00:00.000"))
     with pytest.raises(ValueError, match="its object is 'PVOL'; composites"):

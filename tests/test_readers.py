@@ -10,7 +10,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import pytest
 import xarray as xr
 
 from xnowcast import cf, io, storage, windows
-from xnowcast.io import radolan
+from xnowcast.io import pickled_dates, radolan
 from xnowcast.io.backend import XnowcastBackendEntrypoint
 from xnowcast.io.lazy import Stack, in_chunks, lazy
 from xnowcast.io.sevir import vil_of_pixel
@@ -92,13 +92,15 @@ def test_only_what_is_looked_at_is_read():
 # ---- DWD RADOLAN --------------------------------------------------------------------------------------------------
 
 
-def radolan_bytes(cells, *, product="RW", stamp="102050100000814", version=3, precision=-1, minutes=60, extra=""):
+def radolan_bytes(
+    cells, *, product="RW", stamp="102050100000814", version=3, precision=-1, minutes=60, unit="", extra=""
+):
     """A composite of the given cells, first row in the south, as DWD describes it."""
     cells = np.ascontiguousarray(cells)
     rows, columns = cells.shape
 
     def header(total):
-        text = f"{product}{stamp}BY{total:7d}VS{version:2d}SW   2.13.1PR E{precision:+03d}INT{minutes:4d}"
+        text = f"{product}{stamp}BY{total:7d}VS{version:2d}SW   2.13.1PR E{precision:+03d}INT{minutes:4d}{unit}"
         return f"{text}GP{rows:4d}x{columns:4d}{extra}MS 10<boo,ros> \x03".encode()
 
     return header(len(header(0)) + cells.nbytes) + cells.tobytes()
@@ -170,6 +172,96 @@ def test_radolan_grids_have_the_corners_that_dwd_publishes(tmp_path, version, sh
         if published is not None:
             lon, lat = to_degrees.transform(*edges[edge])
             np.testing.assert_allclose((lat, lon), published, atol=6e-5 if corner == "sphere" else 1e-7)
+
+
+@pytest.mark.parametrize(("product", "stamp"), [("WN", "180700100001022"), ("FX", "180700100000922")])
+def test_radolan_reflectivity_of_two_bytes_is_in_tenths_of_half_a_dbz(tmp_path, product, stamp):
+    cells = np.zeros((900, 900), "<u2")
+    cells[899, :6] = [0, 650, 1350, 0x2000 | 2500, 0x8000 | 2490, 1]
+    content = radolan_bytes(cells, product=product, stamp=stamp, minutes=5, extra="VV 000MF 00000008")
+    (tmp_path / "a").write_bytes(content)
+    radar = io.open_radar(tmp_path / "a")
+    field = radar.equivalent_reflectivity_factor
+    assert field.dims == ("time", "y", "x") and field.attrs["units"] == "dBZ"  # lead time 0 alone is an observation
+    np.testing.assert_allclose(field.values[0, 0, :6], [-32.5, 0, 35, NAN, NAN, -32.45], atol=1e-5)
+    assert io.open_radolan(tmp_path / "a", keep_clutter=True).equivalent_reflectivity_factor[0, 0, 4] == 92
+
+
+@pytest.mark.parametrize("product", ["RE", "W5", "PG", "HG", "QY", "RD", "ZZ"])
+def test_radolan_product_that_is_not_known_is_refused_by_name(tmp_path, product):
+    (tmp_path / "a").write_bytes(radolan_bytes(np.zeros((900, 900), "<u2"), product=product))
+    for reader in (io.open_radolan, io.open_radar):
+        with pytest.raises(ValueError, match=rf"it is the product {product}; RX, WX, .* are what this reader knows"):
+            reader(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("product", "interval", "unit", "days"),
+    [
+        ("SF", 1440, "", 1),
+        ("SF", 1440, "U0", 1),
+        ("SF", 1, "U1", 1),
+        ("W1", 1008, "", 7),  # tens of minutes
+        ("W2", 2016, "", 14),
+        ("W3", 3024, "", 21),
+        ("W4", 4320, "", 30),
+        ("W4", 30, "U1", 30),
+        ("W1", 10080, "", 7),
+        ("SQ", 360, "", 0.25),
+    ],
+)
+def test_radolan_sums_have_the_interval_that_their_header_tells(tmp_path, product, interval, unit, days):
+    cells = np.full((900, 900), 48, "<u2")
+    (tmp_path / "a").write_bytes(radolan_bytes(cells, product=product, precision=0, minutes=interval, unit=unit))
+    radar = io.open_radolan(tmp_path / "a")
+    assert (radar.time_bnds[0, 1] - radar.time_bnds[0, 0]).values == np.timedelta64(int(24 * days), "h")
+    assert radar.rainfall_rate[0, 0, 0].item() == pytest.approx(2 / days, rel=1e-6)  # 48 mm
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"product": "W1", "minutes": 1440}, r"amount of 14400 minutes \(INT 1440\); W1 is one of 10080"),
+        ({"product": "W1", "minutes": 1008, "unit": "U1"}, r"amount of 1451520 minutes \(INT 1008, unit U1\)"),
+        ({"product": "SF", "minutes": 24}, "amount of 24 minutes .* SF is one of 1440"),
+        ({"product": "RY", "minutes": 60}, "amount of 60 minutes .* RY is one of 5"),
+        ({"unit": "U2"}, "in the unit U2; minutes"),
+        ({"precision": 3}, "precision is 1000; from 1 to 0.001"),
+        ({"precision": -9}, "precision is 1e-09"),
+    ],
+)
+def test_radolan_header_that_contradicts_its_product_is_refused(tmp_path, changes, words):
+    (tmp_path / "a").write_bytes(radolan_bytes(np.zeros((900, 900), "<u2"), **changes))
+    with pytest.raises(ValueError, match=words):
+        io.open_radolan(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"product": "YW"}, r"b is YW and .*a is RY"),
+        ({"product": "RW", "minutes": 60}, r"b is RW and .*a is RY"),
+    ],
+)
+def test_radolan_products_do_not_mix(tmp_path, other, words):
+    for name, changes in (("a", {}), ("b", {"stamp": "102055100000814"} | other)):
+        content = radolan_bytes(np.zeros((900, 900), "<u2"), **({"product": "RY", "minutes": 5} | changes))
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        io.open_radolan([tmp_path / "a", tmp_path / "b"])
+
+
+def test_the_page_on_datasets_lists_the_composites_that_are_known():
+    page = (Path(__file__).resolve().parents[1] / "docs/datasets.md").read_text()
+    groups: dict[tuple, list[str]] = {}
+    for letters, product in radolan.PRODUCTS.items():
+        groups.setdefault((product.reflectivity, product.cell, product.minutes), []).append(letters)
+    for (reflectivity, cell, minutes), letters in groups.items():
+        length = (
+            f"{minutes // 1440} days" if minutes > 1440 else f"{minutes // 60} h" if minutes >= 60 else f"{minutes} min"
+        )
+        holds = f"reflectivity, {'one byte' if cell == 'u1' else 'two bytes'}" if reflectivity else "rain"
+        assert f"| {', '.join(letters)} | {holds} | {length} |" in page
 
 
 def nowcast(lead: int, value: int = 0, stamp="180700100001022") -> bytes:
@@ -350,6 +442,19 @@ def test_mrms_file_of_something_else_is_named(tmp_path):
         io.open_mrms(other)
 
 
+@pytest.mark.parametrize("keys", [{"discipline": 0}, {"parameterNumber": 2}, {"parameterCategory": 9}])
+def test_mrms_other_parameters_are_refused_by_number(tmp_path, keys):
+    eccodes = pytest.importorskip("eccodes")
+    path = write_mrms(tmp_path / "a.grib2", np.zeros((2, 2)))
+    message = eccodes.codes_new_from_message(path.read_bytes())
+    for key, value in keys.items():
+        eccodes.codes_set(message, key, value)
+    path.write_bytes(eccodes.codes_get_message(message))
+    eccodes.codes_release(message)
+    with pytest.raises(ValueError, match=r"holds the parameter .* 209\.6\.1, PrecipRate, is what this reader knows"):
+        io.open_mrms(path)
+
+
 def test_mrms_without_eccodes_says_what_to_install(tmp_path, monkeypatch):
     path = write_mrms(tmp_path / "a.grib2", np.zeros((2, 2)))
     monkeypatch.setitem(sys.modules, "eccodes", None)
@@ -450,13 +555,114 @@ class _Trap:
         return (print, ("this would have been run",))
 
 
+class _Stated:
+    """Anything that an unpickler may call, with a state given to it afterwards."""
+
+    def __init__(self, function, arguments, state):
+        self.reduced = function, arguments, state
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def write_dates(path: Path, pickled: bytes, length: int = 1) -> Path:
+    """An archive of one map, with dates of any bytes."""
+    write_coordinates(path.parent)
+
+    def array(header, body):
+        file = bytes_io.BytesIO()
+        np.lib.format.write_array_header_1_0(file, {"fortran_order": False} | header)
+        return file.getvalue() + body
+
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.npy", array({"shape": (1, 2, 3), "descr": "<i2"}, bytes(12)))
+        for name in ("dates", "miss_dates"):
+            archive.writestr(f"{name}.npy", array({"shape": (length,), "descr": "|O"}, pickled))
+    return path
+
+
+NOON = datetime(2016, 8, 21, 12)
+
+
 def test_meteonet_dates_cannot_run_code(tmp_path, capsys):
-    write_coordinates(tmp_path)
     trap = np.array([_Trap(), None], object)[:1]
-    np.savez(tmp_path / "rainfall_SE_2016_08.3.npz", data=np.zeros((1, 2, 3), np.int16), dates=trap, miss_dates=trap)
+    path = write_dates(tmp_path / "rainfall_SE_2016_08.3.npz", pickle.dumps(trap))
     with pytest.raises(ValueError, match=r"its dates hold builtins\.print; datetime objects are expected"):
-        io.open_meteonet(tmp_path / "rainfall_SE_2016_08.3.npz")
+        io.open_meteonet(path)
     assert capsys.readouterr().out == ""
+
+
+def _crafted() -> dict[str, bytes]:
+    """Pickles of the names alone that dates need, which are no dates."""
+    rebuild = np.zeros(0, object).__reduce__()[0]
+    fields = _Stated(np.dtype, ("V8",), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0))
+    raw = _Stated(np.dtype, ("O8", False, True), (3, "|", None, None, None, 8, 1, 0))
+    arguments = (np.ndarray, (0,), b"b")
+    zone = np.array([datetime(2016, 8, 21, tzinfo=UTC), None], object)[:1]
+    plain = pickle.dumps(np.array([NOON, None], object)[:1])
+    return {
+        "fields of a type": pickle.dumps(_Stated(rebuild, arguments, (1, (1,), fields, False, bytes(8)))),
+        "raw memory": pickle.dumps(_Stated(rebuild, arguments, (1, (1,), raw, False, bytes(8)))),
+        "a plain date": pickle.dumps(NOON),
+        "a zone": pickle.dumps(zone),
+        "nothing": pickle.dumps(np.array([None], object)),
+        "an array in an array": pickle.dumps(np.array([np.array([NOON]), None], object)[:1]),
+        "too few": pickle.dumps(np.array([NOON] * 2)[:0]),
+        "protocol 5": pickle.dumps(np.array([NOON]), protocol=5),
+        "cut off": plain[:-9],
+        "no end": plain[:-1],
+        "year 1": pickle.dumps(np.array([datetime(1, 1, 1)])),
+        "month 13": plain.replace(b"\x07\xe0\x08", b"\x07\xe0\x0d"),
+        "empty": b"",
+        "no pickle": b"2016-08-21",
+    }
+
+
+@pytest.mark.parametrize("name", _crafted())
+def test_meteonet_dates_that_are_none_are_refused_without_unpickling(tmp_path, monkeypatch, name):
+    path = write_dates(tmp_path / "rainfall_SE_2016_08.3.npz", _crafted()[name])
+    monkeypatch.setattr(pickle, "Unpickler", None)
+    monkeypatch.setattr(pickle, "loads", None)
+    monkeypatch.setattr(pickle, "load", None)
+    with pytest.raises(ValueError, match=r"08\.3\.npz cannot be read as MeteoNet radar archive"):
+        io.open_meteonet(path)
+
+
+def _by_python_2(*days: int) -> bytes:
+    """What Python 2 wrote: text where later versions write bytes. The class is remembered (q) and recalled (h)."""
+    entries = [b"U\n\x07\xe0\x08%c\x0c\x00\x00\x00\x00\x00\x85R" % day for day in days]
+    return (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x00cnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K%c\x85"
+        % len(days)
+        + b"cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89]("
+        + b"cdatetime\ndatetime\nq\x01"
+        + b"h\x01".join(entries)
+        + b"etb."
+    )
+
+
+def test_meteonet_dates_that_python_2_wrote_are_read(tmp_path):
+    path = write_dates(tmp_path / "rainfall_SE_2016_08.3.npz", _by_python_2(21))
+    assert io.open_meteonet(path).time.values == np.datetime64("2016-08-21T12:00")
+    expected = np.array(["2016-08-21T12", "2016-08-23T12"], "M8[ns]")
+    np.testing.assert_array_equal(pickled_dates.dates(_by_python_2(21, 23), (2,)), expected)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_meteonet_dates_of_any_pickle_protocol_are_read(protocol, count):
+    days = np.array([datetime(2016, 8, 21 + day, 12, 5, 30, 250000) for day in range(count)] + [None], object)[:-1]
+    expected = np.array([f"2016-08-{21 + day}T12:05:30.250" for day in range(count)], "M8[ns]")
+    np.testing.assert_array_equal(pickled_dates.dates(pickle.dumps(days, protocol=protocol), (count,)), expected)
+
+
+def test_meteonet_maps_that_cannot_hold_their_missing_value_are_refused(tmp_path):
+    write_coordinates(tmp_path)
+    dates = np.array([NOON, None], object)[:1]
+    path = tmp_path / "rainfall_SE_2016_08.3.npz"
+    np.savez(path, data=np.full((1, 2, 3), 65535, np.uint16), dates=dates, miss_dates=dates[:0])
+    with pytest.raises(ValueError, match=r"08\.3\.npz .*its maps are uint16, which cannot hold -1"):
+        io.open_meteonet(path)
 
 
 def test_meteonet_archive_that_cannot_be_read_is_named(tmp_path):
