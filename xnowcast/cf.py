@@ -11,7 +11,7 @@ import cf_xarray
 import numpy as np
 import xarray as xr
 
-from xnowcast import units, windows
+from xnowcast import intervals, units, windows
 
 T_Xarray = TypeVar("T_Xarray", xr.Dataset, xr.DataArray)
 
@@ -80,6 +80,8 @@ class Field:
         What is computed: rain rate in mm h-1, or vertically integrated liquid in kg m-2.
     conversion : xnowcast.units.Conversion
         From the stored values to that and back.
+    interval : xnowcast.intervals.Interval or None
+        The time that each value is the amount or the mean of; None where nothing tells.
     """
 
     array: xr.DataArray
@@ -88,6 +90,7 @@ class Field:
     time: Hashable | None
     quantity: Literal["rain_rate", "vil"]
     conversion: units.Conversion
+    interval: intervals.Interval | None = None
 
     @property
     def name(self) -> str:
@@ -144,7 +147,7 @@ def find_field(
     >>> field.name, field.time, field.y, field.x, field.quantity
     ('rr', 'time', 'lat', 'lon', 'rain_rate')
     """
-    array = _decode(find_array(obj, variable))
+    array = windows.with_real_times(_decode(find_array(obj, variable)))
     name = _name(array)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"variable {name!r} holds {array.dtype}, not real numbers")
@@ -161,10 +164,12 @@ def find_field(
             )
         return Field(array, y, x, time, "vil", units.Linear(1.0))
     if units.is_reflectivity(array.attrs.get("units")):
-        return Field(array, y, x, time, "rain_rate", _reflectivity_conversion(array, zr))
-    step = _amount_step(array, time) if units.is_amount(array.attrs.get("units")) else None
+        moment = intervals.of_rate(array, obj if isinstance(obj, xr.Dataset) else None, dims=(time,))
+        return Field(array, y, x, time, "rain_rate", _reflectivity_conversion(array, zr), moment)
+    interval = _interval(array, obj if isinstance(obj, xr.Dataset) else None, (y, x), time)
+    step = None if interval is None else interval.length
     conversion = units.rain_rate_conversion(array.attrs.get("units"), name=name, step=step)
-    return Field(array, y, x, time, "rain_rate", conversion)
+    return Field(array, y, x, time, "rain_rate", conversion, interval)
 
 
 def find_array(obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None) -> xr.DataArray:
@@ -402,9 +407,7 @@ def forecast_dims(field: Field) -> dict[str, Hashable]:
     {'init_time': 'reference_time', 'lead_time': 'lead'}
     """
     array = field.array
-    found = {
-        role: name for role in FORECAST_NAMES if (name := forecast_coordinate(array, role, field.extra)) is not None
-    }
+    found = _roles(array, field.extra)
     if found.get("init_time") in array.dims and "lead_time" not in found and field.time is None:
         raise ValueError(
             f"variable {field.name!r} has init times along {found['init_time']!r}, but no lead times: name their dim "
@@ -481,6 +484,7 @@ def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
     >>> in_forecast_layout(fc).dims, in_forecast_layout(fc).lead_time.values[0]
     (('member', 'lead_time', 'y', 'x'), np.timedelta64(300000000000,'ns'))
     """
+    obj = windows.with_real_times(obj)
     array = find_array(obj, variable)
     rest = [d for d in array.dims if d not in horizontal_dims(array)]
     found = _roles(array, rest)
@@ -559,43 +563,23 @@ def durations(coordinate: xr.DataArray) -> np.ndarray:
     >>> durations(xr.DataArray([1.0, 1.5], dims="step", attrs={"units": "hours"})).astype("m8[m]").astype(int).tolist()
     [60, 90]
     """
-    values = coordinate.values
-    if values.dtype.kind == "m":
-        return values.astype("m8[ns]")
-    scale = units.affine(coordinate.attrs.get("units"), "s")
-    if values.dtype.kind in "iuf" and scale is not None:
-        return np.round(values * scale[0] * 1e9).astype("i8").astype("m8[ns]")
+    found = windows.durations(coordinate)
+    if found is not None:
+        return found
     raise ValueError(
-        f"coordinate {coordinate.name!r} holds {values.dtype} without units of time: give it timedelta64 values, or "
-        "the attribute units, such as 'hours'"
+        f"coordinate {coordinate.name!r} holds {coordinate.dtype} without units of time: give it timedelta64 values, "
+        "or the attribute units, such as 'hours'"
     )
 
 
-def _amount_step(array: xr.DataArray, time: Hashable | None) -> np.timedelta64 | None:
-    """How long an amount was collected: the step of its times, or the attribute ``accutime`` in minutes.
-
-    Lead times may have been picked out of a forecast, so ``accutime``, which every forecast of an amount carries,
-    comes before their distances.
-    """
-    told = array.attrs.get("accutime")
-    told = None if told is None else np.timedelta64(round(float(told) * 60e9), "ns")
-    axis = time if time is not None else "lead_time"
-    if axis not in array.coords or array.sizes.get(axis, 0) < 2 or (axis == "lead_time" and told is not None):
-        return told
-    if axis == "lead_time":
-        times = np.concatenate([[0], array[axis].values.astype("m8[ns]").astype("i8")])
-    else:
-        times = windows.real_times(array[axis]).astype("i8")
-    differences = np.diff(times)
-    if not (differences > 0).any():
-        return told
-    step = np.timedelta64(windows.common_step(differences[differences > 0]), "ns")
-    if told is not None and told != step:
-        raise ValueError(
-            f"variable {_name(array)!r} is an amount of {told / np.timedelta64(60, 's'):g} min by its attribute "
-            f"accutime, but its times are {step / np.timedelta64(60, 's'):g} min apart: correct or delete the attribute"
-        )
-    return step
+def _interval(
+    array: xr.DataArray, dataset: xr.Dataset | None, horizontal: tuple[Hashable, Hashable], time: Hashable | None
+) -> intervals.Interval | None:
+    """The time that each value stands for."""
+    lead = forecast_coordinate(array, "lead_time", [d for d in array.dims if d not in (time, *horizontal)])
+    if units.is_amount(array.attrs.get("units")):
+        return intervals.of_amount(array, dataset, time=time, lead_time=lead)
+    return intervals.of_rate(array, dataset, dims=(time, lead))
 
 
 # ---------------------------------------------------------------- reading
@@ -659,6 +643,10 @@ def converted(field: Field) -> xr.DataArray:
     )
     if field.quantity == "rain_rate":
         kept = {k: v for k, v in field.array.attrs.items() if k not in ("zerovalue", "threshold", "transform")}
+        if field.interval is not None:
+            is_amount = units.is_amount(field.array.attrs.get("units"))
+            kept = intervals.mean_rate_attributes(kept) if is_amount else kept
+            kept |= _accutime(field)
         result.attrs = kept | {"units": "mm h-1"}
         if isinstance(field.conversion, units.ZR):
             result = result.rename("rainfall_rate")
@@ -854,8 +842,7 @@ def label_forecast(
     result: xr.DataArray = xr.DataArray(values, dims=dims, coords=coords).rename(array.name)  # Dask's name is no name
     # Packing fits the observations' range; a forecast is stored as the float32 that it is.
     result.attrs = {k: v for k, v in array.attrs.items() if k not in _OF_OBSERVATIONS}
-    if units.is_amount(array.attrs.get("units")):
-        result.attrs["accutime"] = float(lead_times[0] / np.timedelta64(60, "s"))  # minutes, as pysteps has it
+    result.attrs |= _accutime(field)
     if isinstance(field.conversion, units.ZR):
         result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
     result.encoding = _forecast_encoding(array, result.shape)
@@ -932,6 +919,7 @@ def label_frames(
     result = xr.DataArray(values, dims=dims).rename(array.name).transpose(*order)
     result = result.assign_coords({n: v for n, v in coords.items() if set(v.dims) <= set(dims)})
     result.attrs = {k: v for k, v in array.attrs.items() if k not in _OF_OBSERVATIONS}
+    result.attrs |= _accutime(field)
     if grid is not None:
         result.attrs.pop("cell_measures", None)
     if isinstance(field.conversion, units.ZR):
@@ -941,6 +929,11 @@ def label_frames(
     signed = _signed(result, replace(field, time=None), source, attrs, history, made)  # frames keep their times
     bounds = {n: v for n, v in coords.items() if n not in result.coords}
     return signed.assign(bounds) if isinstance(signed, xr.Dataset) else signed
+
+
+def _accutime(field: Field) -> dict[str, float]:
+    """The interval of the values in minutes, as pysteps has it: it holds for a single frame, too."""
+    return {} if field.interval is None else {"accutime": field.interval.minutes}
 
 
 def _without(source: T_Xarray, dims: Sequence[Hashable]) -> T_Xarray:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, units
+from xnowcast import cf, intervals, units
 
 STANDARD_GRAVITY = 9.80665
 """m s-2, between geopotential and geopotential height."""
@@ -314,15 +314,16 @@ def _locate(data: xr.Dataset, name: str, variable: Hashable | None, exclude: Con
     if variable is not None:
         if variable not in data:
             raise ValueError(f"there is no variable {variable!r}")
-        return _channel(name, standard, _at_level(data[variable], level, told=True))
+        return _channel(name, standard, _at_level(data[variable], level, told=True), data)
     if level is not None and name in data.data_vars and name not in exclude:  # renamed to what it is
-        return _channel(name, standard, _at_level(data[name], None))
+        return _channel(name, standard, _at_level(data[name], None), data)
     for spelling in (standard, *_STORED_AS.get(standard, ())):
         candidates = [v for v in data.data_vars if v not in exclude and _is(data[v], spelling)]
         if candidates:
-            return _channel(name, standard, _chosen(data, candidates, level))
+            return _channel(name, standard, _chosen(data, candidates, level), data)
     if standard in data.data_vars and standard not in exclude:  # a variable's own name; its attribute tells what it is
-        return _channel(name, data[standard].attrs.get("standard_name", standard), _at_level(data[standard], level))
+        told = data[standard].attrs.get("standard_name", standard)
+        return _channel(name, told, _at_level(data[standard], level), data)
     raise ValueError("no variable has this standard_name")
 
 
@@ -398,12 +399,13 @@ def _offered(data: xr.Dataset, exclude: Container[Hashable]) -> str:
 # ---------------------------------------------------------------- units
 
 
-def _channel(name: str, standard: str, array: xr.DataArray) -> Channel:
+def _channel(name: str, standard: str, array: xr.DataArray, data: xr.Dataset) -> Channel:
     if array.dtype.kind not in "fiu":
         raise ValueError(f"variable {array.name!r} holds {array.dtype}, not real numbers")
     stored = array.attrs.get("standard_name", standard)
     if any(word in text for word in _RAIN_WORDS for text in (standard, stored)):
-        return Channel(name, array, cf.find_field(array).conversion, "mm h-1")
+        field = cf.find_field(intervals.with_bounds(array, data), array.name)
+        return Channel(name, array, field.conversion, "mm h-1")
     conversion, unit = canonical_units(array, standard)
     return Channel(name, array, conversion, unit)
 

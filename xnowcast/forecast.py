@@ -1,5 +1,6 @@
 """The verb `forecast`, on one page: field -> windows -> engine -> CF dataset."""
 
+import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -170,6 +171,7 @@ class Prepared:
     def label(self, values: Any, obj: T_Xarray, init_times: np.ndarray, attrs: dict[str, Any]) -> T_Xarray:
         """Such forecasts as the CF object that the user gets; ``obj`` is what the user gave."""
         seed = self.plan.seed if self.task.stochastic else None
+        attrs = attrs | _overlap(self.field, self.axis)
         return cf.label_forecast(
             values,
             self.field,
@@ -284,6 +286,20 @@ def _frames(field: Field, chosen: windows.Windows) -> tuple[Any, windows.Windows
     used = replace(field, array=field.array.isel({field.time: slice(first, last + 1)}))
     data = planning.frames_north_up(used, **{str(field.time): 24})
     return data, replace(chosen, before=chosen.before - first, after=chosen.after - first)
+
+
+def _overlap(field: Field, axis: windows.TimeAxis) -> dict[str, str]:
+    """What a forecast is whose frames overlap in time, such as sums of an hour that come every quarter of one."""
+    if field.interval is None or field.interval.length <= axis.step:
+        return {}
+    minutes, step = field.interval.minutes, axis.step / np.timedelta64(60, "s")
+    what = f"each value is of the {minutes:g} min up to its time, and the next one {step:g} min later overlaps with it"
+    warnings.warn(
+        f"variable {field.name!r} is forecast from values of {minutes:g} min every {step:g} min, and so is what comes "
+        f"out: {what}. Models are made for frames that do not overlap",
+        stacklevel=4,
+    )
+    return {"nowcast_overlap": what}
 
 
 def _skipped(chosen: windows.Windows) -> dict[str, str]:

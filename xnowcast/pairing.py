@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, units, windows
+from xnowcast import cf, intervals, units, windows
 from xnowcast import regrid as remapping
+from xnowcast.intervals import is_accumulated
 
 OBSERVED_RAIN = "observed_rain"
 """Name of the observed rain in a pair."""
 
 Target = Literal["observations", "nwp"]
 
-_SINCE_START = ("since the start", "since start", "since initial", "since init", "accumulated total", "run total")
 
 # Packed accumulations are rounded: a fall by less than this is none.
 _ROUNDING_MM = 0.05
@@ -89,7 +89,7 @@ def pair(
     if not isinstance(nwp, xr.Dataset):
         raise TypeError(f"the forecast is a {type(nwp).__name__}; give a Dataset")
     forecast = _standard_times(nwp)
-    length = _step(forecast, step)
+    length = _step(forecast, step, _stated(nwp, rain, accumulated, step))
     forecast = rain_per_step(forecast, rain, accumulated=accumulated, step=length)
     observed = _observed_means(observations, forecast, length, variable, zr, min_coverage)
     forecast = forecast.sel(init_time=observed.init_time, lead_time=observed.lead_time)
@@ -146,13 +146,14 @@ def rain_per_step(
     if "lead_time" not in nwp.dims:
         nwp = _standard_times(nwp)
     array = nwp[found]
-    told = accumulated if accumulated is not None else is_accumulated(array)
+    stated = intervals.of_rate(array, nwp)
+    told = accumulated if accumulated is not None else False if stated is not None else is_accumulated(array)
     if told is None:
         raise ValueError(
             f"variable {found!r} is an amount ({array.attrs['units']}), and nothing tells of what: give accumulated="
             "True where it is the amount since the start of the run, accumulated=False where it is that of each step"
         )
-    length = _step(nwp, step)
+    length = _step(nwp, step, None if told else stated)
     per_step = _differences(nwp, found, length) if told else nwp
     mm = units.rain_rate_conversion(array.attrs["units"], name=str(found), step=length)
     rate = per_step[found] * mm.factor
@@ -161,33 +162,6 @@ def rain_per_step(
     }
     rate.attrs |= {"standard_name": "rainfall_rate", "units": "mm h-1", "cell_methods": "time: mean"}
     return per_step.assign({found: rate.astype("f4", keep_attrs=True)})
-
-
-def is_accumulated(array: xr.DataArray) -> bool | None:
-    """Whether an amount's attributes say that it is counted from the start of the run.
-
-    Parameters
-    ----------
-    array : xarray.DataArray
-
-    Returns
-    -------
-    bool or None
-        None where they do not tell.
-
-    Examples
-    --------
-    >>> is_accumulated(xr.DataArray(0.0, attrs={"description": "ACCUMULATED TOTAL GRID SCALE PRECIPITATION"}))
-    True
-    """
-    if array.attrs.get("accutime") is not None:
-        return False
-    words = " ".join(
-        str(array.attrs.get(k, "")) for k in ("long_name", "description", "comment", "cell_methods")
-    ).lower()
-    if any(word in words for word in _SINCE_START) or array.attrs.get("GRIB_stepType") == "accum":
-        return True
-    return False if "per step" in words or "interval:" in words else None
 
 
 def _may_be_rain(name: Hashable, array: xr.DataArray) -> bool:
@@ -216,6 +190,8 @@ def refuse_accumulated(nwp: xr.Dataset, names: Sequence[str], mapping: Mapping[s
         wanted |= {n for n, v in nwp.data_vars.items() if v.attrs.get("standard_name") in cf.STANDARD_NAMES}
     for name in wanted & set(nwp.data_vars):
         if not units.is_amount(nwp[name].attrs.get("units")) or (told := is_accumulated(nwp[name])) is False:
+            continue
+        if intervals.of_rate(nwp[name], nwp) is not None:
             continue
         what = "accumulated since the start of the run" if told else "an amount, and nothing tells of what"
         how = f"{name!r}" if told else f"{name!r}, accumulated=True or False"
@@ -321,11 +297,7 @@ def utc_times(coordinate: xr.DataArray) -> np.ndarray:
             f"coordinate {coordinate.name!r} is in the time zone {told!r}; times are read in UTC: subtract its offset, "
             f"ds.assign_coords({coordinate.name}=ds.{coordinate.name} - np.timedelta64(9, 'h')), and drop the attribute"
         )
-    values = coordinate.values
-    if values.dtype == object and values.size and isinstance(values.flat[0], pd.Timestamp):
-        index = pd.DatetimeIndex(pd.to_datetime(values.ravel(), utc=True)).tz_convert(None)
-        return index.as_unit("ns").to_numpy().reshape(values.shape)
-    return windows.real_times(coordinate).reshape(values.shape)
+    return windows.real_times(coordinate)
 
 
 def _named(nwp: xr.Dataset, role: str, kind: str) -> Hashable | None:
@@ -356,9 +328,18 @@ def _tells_time(coordinate: xr.DataArray, init: Hashable, lead: Hashable) -> boo
     return timelike and bool({init, lead} & {*coordinate.dims})
 
 
-def _step(forecast: xr.Dataset, step: Any) -> np.timedelta64:
+def _step(forecast: xr.Dataset, step: Any, stated: intervals.Interval | None = None) -> np.timedelta64:
+    """The time that a lead time stands for: as the user says, as the rain's bounds or attributes do, or their step."""
     if step is not None:
-        return windows.to_timedelta(step, "step")
+        asked = windows.to_timedelta(step, "step")
+        if stated is not None and stated.length != asked:
+            raise ValueError(
+                f"step is {step}, and by its time bounds or attributes the rain of the forecast is that of "
+                f"{stated.minutes:g} min: leave step out, or correct them"
+            )
+        return asked
+    if stated is not None:
+        return stated.length
     leads = forecast["lead_time"].values.astype("m8[ns]").astype("i8")
     if leads.size < 2:
         raise ValueError("there is one lead time, and it does not tell how long a step is: give step=, such as '1h'")
@@ -424,6 +405,16 @@ def _checked_rise(rise: np.ndarray, mm: float, name: str) -> np.ndarray:
     return np.maximum(rise, 0)
 
 
+def _stated(nwp: xr.Dataset, rain: Hashable | None, accumulated: bool | None, step: Any) -> intervals.Interval | None:
+    """The interval of the forecast's rain by its bounds or attributes, unless it is counted from the start of the run.
+
+    A rate may be paired with means over any other step that the user asks for.
+    """
+    name = _rain_name(nwp, rain)
+    bare = name is None or accumulated or (step is not None and not units.is_amount(nwp[name].attrs.get("units")))
+    return None if bare else intervals.of_rate(nwp[name], nwp)
+
+
 # ---------------------------------------------------------------- what was observed
 
 
@@ -442,9 +433,10 @@ def _observed_means(
     if field.time is None:
         raise ValueError(f"variable {field.name!r} has no time axis: nothing tells which forecast it belongs to")
     times = windows.real_times(field.array[field.time])
-    frames = _frames_per_step(times, step)
+    frames, apart = _frames_per_step(times, step, field.interval)
     valid = forecast.init_time.values[:, None] + forecast.lead_time.values[None, :]
-    rows = [[_frames_of(times, v, step, frames) for v in of_run] for of_run in valid]
+    ends = times if field.interval is None or field.interval.end is None else times + field.interval.end
+    rows = [[_frames_of(ends, v, step, frames, apart) for v in of_run] for of_run in valid]
     there = np.array([[len(found) >= max(1, min_coverage * frames) for found in of_run] for of_run in rows])
     if not there.any():
         raise ValueError(
@@ -470,29 +462,43 @@ def _without_zone(coordinate: xr.DataArray) -> dict[str, Any]:
     return {k: v for k, v in coordinate.attrs.items() if str(k).lower() not in ("timezone", "time_zone", "tz")}
 
 
-def _frames_per_step(times: np.ndarray, step: np.timedelta64) -> int:
-    """How many observations make a step of the forecast."""
+def _frames_per_step(
+    times: np.ndarray, step: np.timedelta64, interval: intervals.Interval | None
+) -> tuple[int, np.timedelta64 | None]:
+    """How many observations make a step of the forecast, and, of those that overlap, how far these lie apart."""
+    if interval is not None and interval.length > step:
+        raise ValueError(
+            f"the observations are of {interval.minutes:g} min each, and a step of the forecast is "
+            f"{step / np.timedelta64(1, 'm'):g} min: select lead times of a longer step, or give step="
+        )
     if times.size < 2:
-        return 1
+        return 1, None
     differences = np.diff(np.sort(times)).astype("i8")
     if (differences == 0).any():
         raise ValueError("times of the observations repeat: drop some with obs.drop_duplicates('time')")
-    own = windows.common_step(differences)
-    frames, rest = divmod(int(step.astype("m8[ns]").astype("i8")), own)
+    own = np.timedelta64(windows.common_step(differences), "ns")
+    # those that overlap are taken one after another; where there are gaps between them, each stands for its step
+    apart = own if interval is None else max(own, interval.length)
+    frames, rest = divmod(step.astype("m8[ns]").astype("i8"), apart.astype("m8[ns]").astype("i8"))
     if frames < 1 or rest:
         raise ValueError(
-            f"the observations are {own / 6e10:g} min apart, and a step of the forecast is "
+            f"the observations are {apart / np.timedelta64(1, 'm'):g} min apart, and a step of the forecast is "
             f"{step / np.timedelta64(1, 'm'):g} min, which is no multiple of it: select lead times of a longer step, "
             "or give step="
         )
-    return frames
+    return int(frames), apart if apart > own else None
 
 
-def _frames_of(times: np.ndarray, valid: np.datetime64, step: np.timedelta64, frames: int) -> list[int]:
-    """Positions of the observations after ``valid - step`` and up to ``valid``."""
+def _frames_of(
+    times: np.ndarray, valid: np.datetime64, step: np.timedelta64, frames: int, apart: np.timedelta64 | None
+) -> list[int]:
+    """Positions of the observations after ``valid - step`` and up to ``valid``, one after another."""
     if frames == 1:
         return np.flatnonzero(times == valid).tolist()
-    return np.flatnonzero((times > valid - step) & (times <= valid)).tolist()
+    within = np.flatnonzero((times > valid - step) & (times <= valid))
+    if apart is not None:
+        within = within[(valid - times[within]) % apart == np.timedelta64(0)]
+    return within.tolist()
 
 
 def _means(rain: xr.DataArray, rows: Sequence[Sequence[Sequence[int]]]) -> xr.DataArray:
@@ -577,7 +583,7 @@ def _fitting_method(source: remapping.Grid, target: remapping.Grid) -> remapping
 def _labelled(pairs: xr.Dataset, nwp: xr.Dataset, step: np.timedelta64) -> xr.Dataset:
     valid = pairs.init_time.values[:, None] + pairs.lead_time.values[None, :]
     minutes = step / np.timedelta64(1, "m")
-    pairs[OBSERVED_RAIN].attrs["cell_methods"] = f"time: mean (over the {minutes:g} min before time)"
+    pairs[OBSERVED_RAIN].attrs["cell_methods"] = f"time: mean (interval: {minutes:g} minutes)"
     pairs = pairs.assign_coords(
         time=(("init_time", "lead_time"), valid, {"standard_name": "time", "long_name": "valid time"})
     )

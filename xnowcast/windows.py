@@ -1,15 +1,35 @@
-"""Input windows out of a time axis, gap-aware: which frames each forecast reads."""
+"""Times: read once, without the rounding of their storage, and cut into the windows that forecasts read, gap-aware."""
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import date
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from xnowcast import units
+
 OnGap = Literal["raise", "skip", "fill"]
 InitTimes = Any  # "latest", "all", a time, a list of times or a slice of times
+T_Xarray = TypeVar("T_Xarray", xr.Dataset, xr.DataArray)
+
+TIME_TOLERANCE = 0.01
+"""Part of a step by which a time may miss the regular axis of the others and still be on it, as places may."""
+
+# Doubles of days since the year 1 are true to 10 us, and milliseconds are cut off by some writers; no radar is as fast.
+_SECOND, _ROUNDING = 10**9, 50 * 10**6  # ns
+
+_COMMON_MINUTES = (1, 2, 2.5, 3, 4, 5, 6, 7.5, 10, 12, 15, 20, 30, 60, 120, 180, 360, 720, 1440)
+"""Steps of data that people make."""
+
+_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+_UNIT_SECONDS = {"d": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0}  # by how their names begin
+
+# A clock or a date, and the zone after it.
+_ZONED = re.compile(r"(?P<clock>\d{4}-\d\d-\d\d(?:[T ].*?)?)\s?(?P<zone>Z|UTC|[+-]\d\d:?\d\d|(?<=[T: ]\d\d)[+-]\d\d)")
 
 
 @dataclass(frozen=True)
@@ -101,6 +121,7 @@ def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
             f"the times fall after {_clock(times[:-1][differences < 0][0])}: sort them with ds.sortby({time!r})"
         )
     step = common_step(differences)
+    _refuse_coarse(array[time], differences, step)
     if (differences % step).any():
         odd = np.flatnonzero(differences % step)[0]
         raise ValueError(
@@ -113,11 +134,12 @@ def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
 
 
 def real_times(coordinate: xr.DataArray) -> np.ndarray:
-    """The times of a coordinate as datetime64[ns]; cftime dates of the real calendar are converted.
+    """The times of a coordinate as datetime64[ns] in UTC, `rounded`; cftime dates of the real calendar are converted.
 
     Parameters
     ----------
     coordinate : xarray.DataArray
+        datetime64, cftime, or timestamps with a zone.
 
     Returns
     -------
@@ -130,32 +152,322 @@ def real_times(coordinate: xr.DataArray) -> np.ndarray:
 
     Examples
     --------
-    >>> real_times(xr.DataArray(np.array(["2024-06-01"], "M8[s]"), dims="time"))
-    array(['2024-06-01T00:00:00.000000000'], dtype='datetime64[ns]')
+    >>> real_times(xr.DataArray(np.array(["2024-06-01T12:04:59.999999"], "M8[us]"), dims="time"))
+    array(['2024-06-01T12:05:00.000000000'], dtype='datetime64[ns]')
     """
-    if coordinate.dtype == object and coordinate.size and hasattr(coordinate.values.flat[0], "calendar"):
-        return _from_cftime(coordinate.values)
     if coordinate.dtype.kind == "M":
         times = coordinate.values.astype("M8[ns]")
-        if np.isnat(times).any():
-            raise ValueError(
-                f"coordinate {coordinate.name!r} holds {np.isnat(times).sum()} missing times (NaT): drop them"
-            )
-        return times
-    raise ValueError(
-        f"coordinate {coordinate.name!r} holds {coordinate.dtype}, not times: decode it with xr.decode_cf(ds), or "
-        "assign datetime64 values"
-    )
-
-
-def _from_cftime(dates: np.ndarray) -> np.ndarray:
-    calendar = dates.flat[0].calendar
-    if calendar not in ("standard", "gregorian", "proleptic_gregorian"):
+    elif _holds_dates(coordinate):
+        times = np.array([utc_time(date).to_datetime64() for date in coordinate.values.flat], dtype="M8[ns]")
+        times = times.reshape(coordinate.shape)
+    else:
         raise ValueError(
-            f"the times are cftime dates of the calendar {calendar!r}, which is no calendar that radars keep; if the "
-            "dates are right, convert them with ds.convert_calendar('standard', use_cftime=False)"
+            f"coordinate {coordinate.name!r} holds {coordinate.dtype}, not times: decode it with xr.decode_cf(ds), or "
+            "assign datetime64 values"
         )
-    return np.array([date.isoformat() for date in dates.flat], dtype="M8[ns]")
+    if np.isnat(times).any():
+        raise ValueError(f"coordinate {coordinate.name!r} holds {np.isnat(times).sum()} missing times (NaT): drop them")
+    return rounded(times, stored_blur(coordinate))
+
+
+def with_real_times(obj: T_Xarray) -> T_Xarray:
+    """Data whose times are datetime64 in UTC and, like their lead times, `rounded`: what every verb reads.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        The very same where there is nothing to do. Coordinates that are lazy, miss times or are in the calendar of a
+        climate model stay as they are.
+
+    Examples
+    --------
+    >>> minutes = np.array([0, 5, 10]) / 1440  # as doubles of days
+    >>> days = (minutes * 86400e9).astype("m8[ns]") + np.datetime64("2024-06-01") - np.timedelta64(3, "ns")
+    >>> with_real_times(xr.DataArray(np.zeros(3), {"time": days}, "time")).time.values[1]
+    np.datetime64('2024-06-01T00:05:00.000000000')
+    """
+    found = {}
+    for name, coordinate in obj.coords.items():
+        values = _real_values(coordinate)
+        if values is not None:
+            found[name] = xr.Variable(coordinate.dims, values, coordinate.attrs, coordinate.encoding)
+    return obj.assign_coords(found) if found else obj
+
+
+def _real_values(coordinate: xr.DataArray) -> np.ndarray | None:
+    """Times or durations as they should be; None where they are so, or are none."""
+    if coordinate.chunks is not None or not coordinate.size:
+        return None
+    if coordinate.dtype.kind in "mM":
+        stored = coordinate.values
+        if np.isnat(stored).any():
+            return None
+        values = rounded(stored.astype(f"{stored.dtype.kind}8[ns]"), stored_blur(coordinate))
+        return None if (values == stored).all() else values
+    zones = {str(v) for k, v in coordinate.attrs.items() if str(k).lower() in ("timezone", "time_zone", "tz")}
+    known = _holds_dates(coordinate) and not zones  # a zone that an attribute names is for `pairing.utc_times`
+    calendar = getattr(coordinate.values.flat[0], "calendar", _CALENDARS[0]) if known else None
+    return real_times(coordinate) if calendar in _CALENDARS else None
+
+
+def _holds_dates(coordinate: xr.DataArray) -> bool:
+    """Whether it holds objects that are dates: of cftime, datetime or pandas."""
+    return coordinate.dtype == object and coordinate.size > 0 and hasattr(coordinate.values.flat[0], "isoformat")
+
+
+def rounded(times: np.ndarray, blur: int = 0) -> np.ndarray:
+    """Times or durations without the rounding of the numbers that they were stored as.
+
+    Parameters
+    ----------
+    times : numpy.ndarray
+        datetime64[ns] or timedelta64[ns].
+    blur : int
+        Nanoseconds by which they may be off, where the numbers are known to have been coarse.
+
+    Returns
+    -------
+    numpy.ndarray
+        What lies within 50 ms of a whole second is that second. Times along one dim that all lie close to a regular
+        axis of whole seconds are on it: within 1 % of its step, or within what the coarse numbers explain, if that is
+        less than a third of the step and no other common step would do as well.
+
+    Examples
+    --------
+    >>> jitter = np.array([1, 300, 598, 902], "m8[s]").astype("m8[ns]")
+    >>> rounded(np.datetime64("2024-06-01", "ns") + jitter).astype("M8[s]").astype(str)[1:3].tolist()
+    ['2024-06-01T00:05:00', '2024-06-01T00:10:00']
+    """
+    stored = times.astype("i8")
+    whole = (stored + _SECOND // 2) // _SECOND * _SECOND
+    near = (np.abs(stored - whole) <= _ROUNDING) & ~np.isnat(times)
+    result = np.where(near, whole, stored)
+    if times.ndim == 1 and times.size > 1 and times.dtype.kind == "M" and not np.isnat(times).any():
+        result = _on_a_regular_axis(result, blur)
+    return result.astype(times.dtype)
+
+
+def _on_a_regular_axis(times: np.ndarray, blur: int) -> np.ndarray:
+    differences = np.diff(times)
+    if (differences <= 0).any():
+        return times
+    step = common_step(differences)
+    if not (differences % step).any() and step % _SECOND == 0 and blur <= TIME_TOLERANCE * step:
+        return times
+    unit = int(np.gcd.reduce((differences + 500) // 1000)) * 1000  # decoding is off by some nanoseconds
+    # Differences of a few units that are binary fractions of a day or an hour: last digits of single-precision numbers.
+    if unit % _SECOND and unit < 0.7 * np.median(differences):
+        blur = max(blur, unit // 2)
+    near = differences[differences <= 1.5 * np.median(differences)]
+    mean, reach = near.mean() / _SECOND, 2 * blur / _SECOND / near.size
+    known = [60 * m for m in _COMMON_MINUTES if abs(60 * m - mean) <= reach + TIME_TOLERANCE * mean]
+    # of coarse numbers the step has to be one that people use, and no other such may do as well
+    wanted = known if blur > TIME_TOLERANCE * mean * _SECOND else [*known[:1], 60 * round(mean / 60), round(mean)]
+    if any(blur > s * _SECOND / 3 for s in wanted) or (len(wanted) > 1 and wanted is known):
+        return times
+    fits = (_fitted(times, round(s) * _SECOND, blur) for s in wanted if s)
+    return next((fit for fit in fits if fit is not None), times)
+
+
+def _fitted(times: np.ndarray, step: int, blur: int) -> np.ndarray | None:
+    """The times on an axis of this step, which begins at a whole step, else minute, else second; None if some miss it.
+
+    Every beginning is tried that the coarseness of the times allows, and the one that they miss least is taken.
+    """
+    allowed = max(round(TIME_TOLERANCE * step), blur + _ROUNDING)
+    for unit in (step, 60 * _SECOND, _SECOND):
+        reach = min(allowed // unit + 1, 60) if unit < step else 0
+        starts = unit * (times[0] % step // unit + np.arange(-reach, reach + 2)) if reach else np.zeros(1, "i8")
+        fits = [start + (times - start + step // 2) // step * step for start in starts]
+        off = [np.abs(times - fit).max() for fit in fits]
+        best = int(np.argmin(off))
+        if off[best] <= allowed and (np.diff(fits[best]) > 0).all():
+            return fits[best]
+    return None
+
+
+def stored_blur(coordinate: xr.DataArray) -> int:
+    """By how much times may be off that were stored as numbers since an epoch: half the distance of such numbers.
+
+    Parameters
+    ----------
+    coordinate : xarray.DataArray
+        Its encoding tells what it was stored as.
+
+    Returns
+    -------
+    int
+        Nanoseconds; 0 of whole numbers, and where nothing tells.
+    """
+    dtype, told = coordinate.encoding.get("dtype"), str(coordinate.encoding.get("units", ""))
+    unit, _, epoch = told.strip().partition(" since ")
+    seconds = next((s for word, s in _UNIT_SECONDS.items() if unit.lower().startswith(word)), None)
+    if dtype is None or np.dtype(dtype).kind != "f" or not epoch or seconds is None:
+        return 0
+    try:
+        span = np.abs(coordinate.values.astype("M8[ns]") - utc_time(epoch).to_datetime64())
+    except (TypeError, ValueError):  # a year before those of datetime64[ns]
+        return 0
+    largest = span.astype("i8").max() / _SECOND / seconds
+    return int(float(np.spacing(np.dtype(dtype).type(largest))) / 2 * seconds * _SECOND)
+
+
+def durations(coordinate: xr.DataArray) -> np.ndarray | None:
+    """Lead times as timedelta64[ns], `rounded`.
+
+    Parameters
+    ----------
+    coordinate : xarray.DataArray
+        Durations, or numbers with units of time.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        None of bare numbers.
+
+    Examples
+    --------
+    >>> durations(xr.DataArray([0.25, 0.5], attrs={"units": "hours"})).astype("m8[m]").astype(int).tolist()
+    [15, 30]
+    """
+    values = coordinate.values
+    if values.dtype.kind == "m":
+        return rounded(values.astype("m8[ns]"))
+    scale = units.affine(coordinate.attrs.get("units"), "s") if values.dtype.kind in "iuf" else None
+    return None if scale is None else rounded(np.round(values * scale[0] * 1e9).astype("i8").astype("m8[ns]"))
+
+
+def _refuse_coarse(coordinate: xr.DataArray, differences: np.ndarray, step: int) -> None:
+    """Times that were stored so coarsely that they do not tell their step."""
+    blur = stored_blur(coordinate)
+    several = differences.size > 1 and not (differences % step).any() and step / 60 / _SECOND in _COMMON_MINUTES
+    fits = blur <= TIME_TOLERANCE * step + _ROUNDING or (several and blur <= step / 3)
+    if not fits or step % _SECOND:
+        known = f"true to {blur / _SECOND:.3g} s" if blur else "of broken seconds"
+        dtype = np.dtype(coordinate.encoding.get("dtype", "f8")).name
+        raise ValueError(
+            f"the times are {_minutes(step)} apart, and as they were stored (as {dtype}) they are {known}, which "
+            f"leaves the step open: assign the right times, ds.assign_coords({coordinate.name}=...), or store them as "
+            "integers"
+        )
+
+
+def utc_time(value: Any) -> pd.Timestamp:
+    """A time in UTC, to the second where it lies within 50 ms of one.
+
+    Parameters
+    ----------
+    value : str, datetime.datetime, datetime.date, numpy.datetime64, pandas.Timestamp or cftime date
+        With a zone it is converted; without one it is UTC.
+
+    Returns
+    -------
+    pandas.Timestamp
+        Without a zone.
+
+    Raises
+    ------
+    ValueError
+        If it is no time, or one of a climate model's calendar.
+
+    Examples
+    --------
+    >>> utc_time("2024-06-01T02:40+02:00"), utc_time("2024-06-01Z")
+    (Timestamp('2024-06-01 00:40:00'), Timestamp('2024-06-01 00:00:00'))
+    """
+    calendar = getattr(value, "calendar", None)
+    if calendar is not None:
+        if calendar not in _CALENDARS:
+            raise ValueError(
+                f"the times are cftime dates of the calendar {calendar!r}, which is no calendar that radars keep; if "
+                "the dates are right, convert them with ds.convert_calendar('standard', use_cftime=False)"
+            )
+        value = value.isoformat()
+    value = value.values if isinstance(value, xr.DataArray) else value
+    value = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    if not isinstance(value, str | date | np.datetime64):  # a bare number is no time; datetimes are dates
+        raise ValueError(f"{value!r} is no time; write it as '2024-06-01T12:00'")
+    clock, zone = _without_zone(value)
+    try:
+        time = pd.Timestamp(clock).tz_localize(zone) if zone is not None else pd.Timestamp(clock)
+    except (TypeError, ValueError):
+        time = pd.NaT
+    if time is pd.NaT:
+        raise ValueError(f"{value!r} is no time; write it as '2024-06-01T12:00'")
+    naive = time.as_unit("ns").tz_convert(None) if time.tz is not None else time.as_unit("ns")
+    return pd.Timestamp(rounded(np.atleast_1d(naive.to_datetime64()))[0])
+
+
+def _without_zone(value: Any) -> tuple[Any, str | None]:
+    """A time as text without its zone, and the zone; pandas knows a zone after a clock, not after a date."""
+    found = _ZONED.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        return value, None
+    zone = found["zone"]
+    return found["clock"], "UTC" if zone in ("Z", "UTC") else f"{zone[:3]}:{zone[-2:] if len(zone) > 3 else '00'}"
+
+
+def utc_slice(asked: slice) -> slice:
+    """A slice of times whose ends are in UTC; texts without a zone stay labels, whose last hour or day is all included.
+
+    Parameters
+    ----------
+    asked : slice
+
+    Returns
+    -------
+    slice
+
+    Examples
+    --------
+    >>> utc_slice(slice("2024-06-01T02+02:00", "2024-06-01T03+02:00"))
+    slice(Timestamp('2024-06-01 00:00:00'), Timestamp('2024-06-01 01:59:59.999999'), None)
+    """
+    start, stop = (_utc_label(end) for end in (asked.start, asked.stop))
+    if isinstance(asked.stop, str) and isinstance(stop, pd.Timestamp):
+        clock, _ = _without_zone(asked.stop)
+        stop += pd.Period(clock).end_time - pd.Timestamp(clock)
+    return slice(start, stop, asked.step)
+
+
+def _utc_label(end: Any) -> Any:
+    plain = end is None or isinstance(end, int | float | np.number)
+    if plain or (isinstance(end, str) and _without_zone(end)[1] is None):
+        return end
+    return utc_time(end)
+
+
+def period(text: str) -> tuple[np.datetime64, np.datetime64]:
+    """First time of a period START/END, and the one before which it ends; either may be left out.
+
+    Parameters
+    ----------
+    text : str
+        Times with a zone are converted.
+
+    Returns
+    -------
+    (numpy.datetime64, numpy.datetime64)
+
+    Raises
+    ------
+    ValueError
+        If it is no period.
+
+    Examples
+    --------
+    >>> period("2017/2018-06-01T02:00+02:00")[1]
+    np.datetime64('2018-06-01T00:00:00.000000000')
+    """
+    first, slash, last = text.partition("/")
+    if not slash or not (first or last):
+        raise ValueError(f"{text!r} is no period; write it as start/end, such as 2017-01-01/2019-01-01")
+    start, end = (utc_time(end or default) for end, default in ((first, "1678-01-01"), (last, "2262-01-01")))
+    return start.to_datetime64(), end.to_datetime64()
 
 
 def common_step(differences: np.ndarray) -> int:
@@ -269,7 +581,7 @@ def _choose(axis: TimeAxis, init_times: InitTimes, input_frames: int) -> np.ndar
         raise ValueError("init_times is empty: give at least one time, 'latest' or 'all'")
     if not wanted.is_unique:
         raise ValueError(f"init time {_clock(wanted[wanted.duplicated()][0])} is asked for twice")
-    found = index.get_indexer(wanted)
+    found = index.get_indexer(wanted, method="nearest", tolerance=TIME_TOLERANCE * pd.Timedelta(axis.step))
     if (found < 0).any():
         absent = wanted[found < 0][0]
         nearest = axis.times[np.abs(axis.times - absent.to_datetime64()).argmin()]
@@ -282,6 +594,7 @@ def _choose(axis: TimeAxis, init_times: InitTimes, input_frames: int) -> np.ndar
 
 def _choose_slice(axis: TimeAxis, index: pd.DatetimeIndex, chosen: slice, input_frames: int) -> np.ndarray:
     try:
+        chosen = utc_slice(chosen)
         span = index.slice_indexer(chosen.start, chosen.stop)
     except (TypeError, ValueError) as error:
         raise ValueError(f"init_times={chosen} is no slice of times: {error}") from None
@@ -325,17 +638,15 @@ def _as_times(init_times: Any) -> pd.DatetimeIndex:
         init_times = init_times.values
     several = np.ndim(init_times) > 0
     try:
-        times = pd.DatetimeIndex([pd.Timestamp(time) for time in (init_times if several else [init_times])]).as_unit(
-            "ns"
-        )
-    except (TypeError, ValueError):
-        times = pd.DatetimeIndex([pd.NaT])
-    if times.hasnans or (times.size and np.asarray(init_times).dtype.kind in "iuf"):  # bare numbers are no times
+        times = [utc_time(time) for time in (init_times if several else [init_times])]
+    except (TypeError, ValueError) as error:
+        if "cftime" in str(error):
+            raise
         raise ValueError(
             f"init_times is {init_times!r}; it can be 'latest', 'all', a time such as '2024-06-01T12:00', a list of "
             "times or a slice of times"
-        )
-    return times.tz_convert(None) if times.tz is not None else times  # the data's times are UTC by CF
+        ) from None
+    return pd.DatetimeIndex(times, dtype="M8[ns]")
 
 
 def to_timedelta(value: Any, what: str) -> np.timedelta64:

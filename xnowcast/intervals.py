@@ -1,0 +1,398 @@
+"""How long the values of a field were collected: by time bounds, else by attributes, else by the step of the times."""
+
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+
+from xnowcast import units, windows
+
+# name: [name: ...] method [over ...] [(what else is known)]
+_CELL_METHOD = re.compile(r"((?:[\w.-]+\s*:\s*)+)(\w+)((?:\s+(?:within|over|where|in)\s+\w+)*)\s*(?:\(([^)]*)\))?")
+_SPACING = re.compile(r"interval:\s*([\d.]+)\s*([A-Za-z]+)")
+
+_SINCE_START = ("since the start", "since start", "since initial", "since init", "accumulated total", "run total")
+_NOTHING = np.timedelta64(0, "ns")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The time that each value of a field stands for.
+
+    Attributes
+    ----------
+    length : numpy.timedelta64
+    end : numpy.timedelta64 or None
+        From the time of a value to the end of its interval; None where nothing tells. It is then taken for its end.
+    """
+
+    length: np.timedelta64
+    end: np.timedelta64 | None = None
+
+    @property
+    def minutes(self) -> float:
+        """Its length, as the attribute ``accutime`` has it."""
+        return float(self.length / np.timedelta64(60, "s"))
+
+
+def of_amount(
+    array: xr.DataArray, dataset: xr.Dataset | None, *, time: Hashable | None, lead_time: Hashable | None
+) -> Interval | None:
+    """How long an amount was collected.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    dataset : xarray.Dataset or None
+        Where it comes from, which may hold time bounds.
+    time, lead_time : hashable or None
+        Coordinates of the times and of the lead times. Where there are lead times, the times are those of the runs.
+
+    Returns
+    -------
+    Interval or None
+        By CF time bounds; else by the attribute ``accutime`` (minutes) or ``cell_methods`` ("time: sum (interval: 1
+        hour)"); else the distance of the lead times or times. None where nothing tells.
+
+    Raises
+    ------
+    ValueError
+        If these contradict each other, time bounds differ in length or are named and absent, or the amount is counted
+        from the start of a run.
+
+    Examples
+    --------
+    >>> quarters = np.datetime64("2024-06-01", "ns") + np.arange(3) * np.timedelta64(15, "m")
+    >>> rain = xr.DataArray(np.ones(3), {"time": quarters}, "time", attrs={"accutime": 60})
+    >>> of_amount(rain, None, time="time", lead_time=None).minutes
+    60.0
+    """
+    name = _name(array)
+    stated = _stated(array, dataset, (time, lead_time))
+    if len({round(found.minutes, 3) for found in stated.values()}) > 1:
+        what = ", and of ".join(f"{_words(found.length)} by its {where}" for where, found in stated.items())
+        raise ValueError(f"variable {name!r} is an amount of {what}: correct or delete what is wrong")
+    step = _step(array, time, lead_time)
+    if stated:
+        where, found = next(iter(stated.items()))
+        if where != _BOUNDS and lead_time is None and step is not None and found.length < step:
+            raise ValueError(
+                f"variable {name!r} is an amount of {_words(found.length)} by its {where}, but its times are "
+                f"{_words(step)} apart: correct or delete the attribute, or say it with time bounds"
+            )
+        return found
+    _refuse_lost_bounds(array, (time, lead_time))
+    if is_accumulated(array):
+        return _since_start(array, lead_time) or (None if step is None else Interval(step))
+    return None if step is None else Interval(step)
+
+
+def of_rate(
+    array: xr.DataArray, dataset: xr.Dataset | None = None, *, dims: Iterable[Hashable | None] = ()
+) -> Interval | None:
+    """How long the time is of which a rate is the mean, where bounds or attributes tell.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    dataset : xarray.Dataset, optional
+        Where it comes from, which may hold time bounds.
+    dims : iterable of hashable, optional
+        Coordinates of times and lead times.
+
+    Returns
+    -------
+    Interval or None
+        None where nothing tells, where it is that of a moment, and where it differs from frame to frame: a rate is read
+        rightly all the same.
+
+    Examples
+    --------
+    >>> of_rate(xr.DataArray(1.0, attrs={"cell_methods": "time: mean (interval: 5 minutes)"})).minutes
+    5.0
+    """
+    try:
+        stated = _stated(array, dataset, dims)
+    except ValueError:
+        return None
+    return next(iter(stated.values()), None)
+
+
+def is_accumulated(array: xr.DataArray) -> bool | None:
+    """Whether an amount's attributes say that it is counted from the start of the run.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+
+    Returns
+    -------
+    bool or None
+        None where they do not tell.
+
+    Examples
+    --------
+    >>> is_accumulated(xr.DataArray(0.0, attrs={"description": "ACCUMULATED TOTAL GRID SCALE PRECIPITATION"}))
+    True
+    """
+    if array.attrs.get("accutime") is not None:
+        return False
+    words = " ".join(
+        str(array.attrs.get(k, "")) for k in ("long_name", "description", "comment", "cell_methods")
+    ).lower()
+    if any(word in words for word in _SINCE_START) or array.attrs.get("GRIB_stepType") == "accum":
+        return True
+    return False if "per step" in words or "interval:" in words else None
+
+
+def parts(whole: np.timedelta64, spacing: np.timedelta64, own: np.timedelta64 | None) -> tuple[int, int]:
+    """How many values make up a longer interval, and how many frames they lie apart.
+
+    Parameters
+    ----------
+    whole : numpy.timedelta64
+        Length of the longer interval.
+    spacing : numpy.timedelta64
+        Time between frames.
+    own : numpy.timedelta64 or None
+        Length of the interval of each value; None for values of a moment.
+
+    Returns
+    -------
+    (int, int)
+
+    Raises
+    ------
+    ValueError
+        If they do not cover it completely and once.
+
+    Examples
+    --------
+    >>> parts(np.timedelta64(60, "m"), np.timedelta64(15, "m"), np.timedelta64(30, "m"))
+    (2, 2)
+    """
+    length = spacing if own is None else own
+    count, rest = divmod(_ns(whole), _ns(length))
+    stride, odd = divmod(_ns(length), _ns(spacing))
+    if rest or odd or not count or not stride:
+        of = "" if own is None else f" of {_words(own)} each"
+        raise ValueError(f"values{of} {_words(spacing)} apart do not make up {_words(whole)}")
+    return count, stride
+
+
+def mean_rate_attributes(attrs: dict[Any, Any]) -> dict[Any, Any]:
+    """Attributes of an amount, made those of the mean rate over its interval.
+
+    Parameters
+    ----------
+    attrs : dict
+
+    Returns
+    -------
+    dict
+
+    Examples
+    --------
+    >>> mean_rate_attributes({"cell_methods": "time: sum"})["cell_methods"]
+    'time: mean'
+    """
+    methods = re.sub(r"\bsum\b", "mean", str(attrs.get("cell_methods", "time: mean")))
+    return attrs | {"standard_name": "rainfall_rate", "cell_methods": methods}
+
+
+def with_bounds(array: xr.DataArray, dataset: xr.Dataset) -> xr.Dataset:
+    """A variable of a dataset, or part of it, with the time bounds that the dataset has, which tell its interval.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    dataset : xarray.Dataset
+
+    Returns
+    -------
+    xarray.Dataset
+    """
+    bounds = {found: dataset.variables[found] for _, found in _bounds_of(array, dataset, ())}
+    return array.to_dataset(name=_name(array)).assign(bounds)
+
+
+# ---------------------------------------------------------------- what is stated
+
+_BOUNDS, _ACCUTIME, _METHODS = "time bounds", "attribute accutime", "cell_methods"
+
+
+def _stated(array: xr.DataArray, dataset: xr.Dataset | None, dims: Iterable[Hashable | None]) -> dict[str, Interval]:
+    """The interval by each of those that tell one, the most trustworthy first."""
+    found = {
+        _BOUNDS: _by_bounds(array, dataset, dims),
+        _ACCUTIME: _by_accutime(array),
+        _METHODS: _by_cell_methods(array, dims),
+    }
+    return {where: interval for where, interval in found.items() if interval is not None}
+
+
+def _time_names(array: xr.DataArray, dims: Iterable[Hashable | None]) -> list[Hashable]:
+    """Coordinates that may have time bounds."""
+    told = [n for n, c in array.coords.items() if c.attrs.get("standard_name") in ("time", "forecast_period")]
+    named = [*dims, "time", "valid_time", "lead_time", *told]
+    return [n for n in dict.fromkeys(named) if n is not None and n in array.coords]
+
+
+def _bounds_name(array: xr.DataArray, name: Hashable) -> Any:
+    return array[name].attrs.get("bounds", array[name].encoding.get("bounds"))
+
+
+def _bounds_of(
+    array: xr.DataArray, dataset: xr.Dataset | None, dims: Iterable[Hashable | None]
+) -> Iterator[tuple[Hashable, Hashable]]:
+    """Coordinates of times, and the variables of their bounds that are there: named, or with a name that tells it."""
+    for name in _time_names(array, dims) if dataset is not None else ():
+        named = (_bounds_name(array, name), f"{name}_bnds", f"{name}_bounds")
+        found = next((b for b in named if b in dataset.variables and b not in array.coords), None)
+        if found is not None:
+            yield name, found
+
+
+def _by_bounds(array: xr.DataArray, dataset: xr.Dataset | None, dims: Iterable[Hashable | None]) -> Interval | None:
+    found = (_length_of_bounds(array, name, dataset[bounds]) for name, bounds in _bounds_of(array, dataset, dims))
+    return next((interval for interval in found if interval is not None), None)
+
+
+def _length_of_bounds(array: xr.DataArray, name: Hashable, bounds: xr.DataArray) -> Interval | None:
+    """Their one length; None where they are those of moments."""
+    coordinate, variable = array[name], _name(array)
+    ends = [d for d in bounds.dims if d not in coordinate.dims]
+    if len(ends) != 1 or bounds.sizes[ends[0]] != 2 or set(bounds.dims) - set(coordinate.dims) != set(ends):
+        raise ValueError(
+            f"time bounds {bounds.name!r} have dims {bounds.dims}; those of {name!r} need {(*coordinate.dims, 'bnds')}"
+        )
+    values = _values(bounds.transpose(*coordinate.dims, ends[0]), coordinate)
+    start, end = values.min(axis=-1), values.max(axis=-1)
+    lengths = (end - start).ravel().astype("i8")
+    if (lengths == 0).all() or not lengths.size:
+        return None
+    common = Counter(lengths.tolist()).most_common(1)[0][0]
+    off = np.abs(lengths - common) > max(windows.TIME_TOLERANCE * common, 2 * windows.stored_blur(bounds))
+    if off.any() or common == 0:
+        at = int(np.argmax(off))
+        when = np.broadcast_to(coordinate.values, coordinate.shape).ravel()[at]
+        raise ValueError(
+            f"the time bounds of variable {variable!r} differ in length: {_words(lengths[at])} at {when:.19}, "
+            f"{_words(common)} at most others ({off.sum()} of {off.size} differ): choose those of one length"
+        )
+    length = windows.rounded(np.array([common], "m8[ns]"))[0]
+    late = (end - _values(coordinate, coordinate)).ravel().astype("i8")
+    shift = windows.rounded(np.array([late[0]], "m8[ns]"))[0] if (np.abs(late - late[0]) <= 10**9).all() else None
+    return Interval(length, shift)
+
+
+def _values(times: xr.DataArray, coordinate: xr.DataArray) -> np.ndarray:
+    """Times or durations in nanoseconds; bounds that nobody decoded have the units of their coordinate."""
+    with dask.config.set(scheduler="synchronous"):  # a few numbers, and no matter for the engine
+        times = times.load() if times.chunks is None else times.compute()
+    if times.dtype.kind in "iuf":
+        about = {k: v for k, v in coordinate.encoding.items() if k in ("units", "calendar")} | times.attrs
+        times = xr.decode_cf(xr.Dataset({"bounds": (times.dims, times.values, about)})).bounds
+    if times.dtype.kind == "m":
+        return windows.rounded(times.values.astype("m8[ns]"))
+    return windows.real_times(times)
+
+
+def _by_accutime(array: xr.DataArray) -> Interval | None:
+    told = array.attrs.get("accutime")
+    if told is None:
+        return None
+    try:
+        minutes = float(np.asarray(told).item() if not isinstance(told, str) else told)
+    except (TypeError, ValueError):
+        minutes = np.nan
+    if not 0 < minutes < np.inf:
+        raise ValueError(
+            f"variable {_name(array)!r} has the attribute accutime={told!r}; it is the length of an amount's interval "
+            "in minutes, a number above 0"
+        )
+    return Interval(np.timedelta64(round(minutes * 60e9), "ns"))
+
+
+def _by_cell_methods(array: xr.DataArray, dims: Iterable[Hashable | None]) -> Interval | None:
+    names = {"time", "valid_time", "lead_time", "forecast_period", *map(str, dims)}
+    for of, method, _, further in _CELL_METHOD.findall(str(array.attrs.get("cell_methods", ""))):
+        spacing = _SPACING.search(further)
+        if not names & {word.strip() for word in of.split(":")} or method == "point" or spacing is None:
+            continue
+        seconds = units.affine(spacing[2], "s")
+        if seconds is not None and float(spacing[1]) > 0:
+            return Interval(np.timedelta64(round(float(spacing[1]) * seconds[0] * 1e9), "ns"))
+    return None
+
+
+def _refuse_lost_bounds(array: xr.DataArray, dims: Iterable[Hashable | None]) -> None:
+    """Bounds that are named and not there: the step of the times may be something else than what they told."""
+    for name in _time_names(array, dims):
+        bounds = _bounds_name(array, name)
+        if bounds is not None:
+            raise ValueError(
+                f"variable {_name(array)!r} is an amount ({array.attrs.get('units')}) whose interval the time bounds "
+                f"{bounds!r} tell, and these are not here (a DataArray cannot hold them): give the whole dataset, or "
+                "the attribute accutime, in minutes"
+            )
+
+
+# ---------------------------------------------------------------- the distance of times
+
+
+def _step(array: xr.DataArray, time: Hashable | None, lead_time: Hashable | None) -> np.timedelta64 | None:
+    """Distance of the lead times, else of the times."""
+    if lead_time is not None and lead_time in array.coords:
+        leads = windows.durations(array[lead_time])
+        if leads is None:
+            return None
+        if leads.ndim and leads.size > 1:
+            return _step_of_leads(array, np.sort(leads.ravel()))
+        if leads.ravel()[0] > _NOTHING:
+            return None
+    if time is None or time not in array.coords or array.sizes.get(time, 0) < 2:
+        return None
+    differences = np.diff(windows.real_times(array[time]).astype("i8"))
+    rising = differences[differences > 0]
+    return np.timedelta64(windows.common_step(rising), "ns") if rising.size else None
+
+
+def _step_of_leads(array: xr.DataArray, leads: np.ndarray) -> np.timedelta64:
+    differences = np.diff(leads)
+    if (differences != differences[0]).any():
+        apart = ", ".join(_words(d) for d in np.unique(differences)[:4])
+        raise ValueError(
+            f"variable {_name(array)!r} is an amount, and its lead times are {apart} apart, which leaves open what it "
+            "is an amount of: give the attribute accutime, in minutes, or lead times of one step"
+        )
+    return differences[0]
+
+
+def _since_start(array: xr.DataArray, lead_time: Hashable | None) -> Interval | None:
+    """The lead time, where there is one; None at the start itself."""
+    leads = windows.durations(array[lead_time]) if lead_time is not None and lead_time in array.coords else None
+    if leads is None or leads.size != 1:
+        raise ValueError(
+            f"variable {_name(array)!r} is accumulated since the start of the run, so that its step is no interval of "
+            f"it: make it a rate first with xnowcast.pairing.rain_per_step(ds, {_name(array)!r})"
+        )
+    lead = leads.ravel()[0]
+    return Interval(lead, _NOTHING) if lead > _NOTHING else None
+
+
+def _ns(duration: np.timedelta64) -> int:
+    return int(duration.astype("m8[ns]").astype("i8"))
+
+
+def _name(array: xr.DataArray) -> str:
+    return str(array.name) if array.name is not None else "precipitation"
+
+
+def _words(length: Any) -> str:
+    return f"{int(np.int64(length.astype('m8[ns]') if isinstance(length, np.timedelta64) else length)) / 6e10:g} min"
