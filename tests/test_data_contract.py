@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import cf, forecast
+from xnowcast import cf, forecast, windows
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data_contract.md"
 ROW = re.compile(r"^\| (?P<found>.+?) \| (?P<read>.+?) \|$", re.MULTILINE)
@@ -74,20 +74,79 @@ def test_the_table_of_what_is_read_how_is_true(found):
 # ---------------------------------------------------------------- intervals
 
 
-@row("an amount with times one step apart")
+def bounded(length, **how) -> xr.Dataset:
+    """Amounts with time bounds."""
+    ds = amount(**how).to_dataset()
+    ends = ds.time.values
+    starts = ends - np.asarray(length) * np.timedelta64(1, "m")
+    ds.time.attrs["bounds"] = "time_bnds"
+    return ds.assign(time_bnds=(("time", "bnds"), np.stack([starts, ends], 1)))
+
+
+@row("an amount with CF time bounds")
 def _():
-    assert rate(amount(minutes=10)) == 6.0
+    assert rate(bounded(60, minutes=15)) == 1.0
+    assert rate(bounded(5, minutes=15)) == 12.0
 
 
 @row("an amount with `accutime`")
 def _():
     assert rate(amount(accutime=5.0).isel(time=0)) == 12.0
+    assert rate(amount(accutime=60.0)) == 1.0
+
+
+@row('an amount with `cell_methods = "time: sum (interval: 1 hour)"`')
+def _():
+    assert rate(amount(cell_methods="time: sum (interval: 1 hour)")) == 1.0
+
+
+@row("an amount with times one step apart")
+def _():
+    assert rate(amount(minutes=10)) == 6.0
+
+
+@row("an amount along init times and lead times")
+def _():
+    leads = np.array([5, 10, 15]) * np.timedelta64(1, "m").astype("m8[ns]")
+    assert rate(amount(minutes=360).expand_dims(step=leads)) == 12.0
 
 
 @row("an amount of one time without any interval")
 def _():
     with pytest.raises(ValueError, match="becomes a rate only with"):
         rate(amount().isel(time=[0]))
+
+
+@row("an amount whose bounds, `accutime` and `cell_methods` contradict each other")
+def _():
+    with pytest.raises(ValueError, match="60 min by its time bounds, and of 5 min by its attribute accutime"):
+        rate(bounded(60, accutime=5))
+
+
+@row("an amount whose bounds differ in length from time to time")
+def _():
+    with pytest.raises(ValueError, match="15 min at 2024-06-01T12:10:00, 60 min at most others"):
+        rate(bounded([60, 60, 15, 60]))
+
+
+@row("a variable whose time bounds stayed in its dataset")
+def _():
+    with pytest.raises(ValueError, match="give the whole dataset, or the attribute accutime"):
+        rate(bounded(60)["rain"])
+    assert rate(bounded(60, accutime=60)["rain"]) == 1.0
+
+
+@row("an amount since the start of a run")
+def _():
+    with pytest.raises(ValueError, match="rain_per_step"):
+        rate(amount(GRIB_stepType="accum"))
+
+
+@row("hourly sums every 15 minutes")
+def _():
+    with pytest.warns(UserWarning, match="values of 60 min every 15 min"):
+        made = forecast(bounded(60, minutes=15), "persistence", steps=1)
+    assert rate(made) == 1.0 and made.rain.attrs["accutime"] == 60
 
 
 # ---------------------------------------------------------------- files
@@ -122,10 +181,62 @@ def _():
 # ---------------------------------------------------------------- times
 
 
+def beside(*seconds: float) -> xr.DataArray:
+    """Frames 5 min apart but for so many seconds."""
+    off = np.round(np.array(seconds) * 1e9).astype("m8[ns]")
+    frames = rain(frames=len(seconds))
+    return frames.assign_coords(time=frames.time.values + off)
+
+
+def minutes_read(data) -> list[float]:
+    times = cf.find_field(data).array.time.values
+    return ((times - np.datetime64("2024-06-01T12:00")) / np.timedelta64(1, "m")).tolist()
+
+
+@row("times less than 50 ms beside a whole second")
+def _():
+    assert minutes_read(beside(0, 1e-9, -0.02)) == [0, 5, 10]
+
+
+@row("times up to 1 % of a step beside a regular axis")
+def _():
+    assert minutes_read(beside(0, 2, -1, 3)) == [0, 5, 10, 15]
+
+
+@row("times stored in single precision")
+def _():
+    def stored(frames: int) -> xr.Dataset:
+        days = (rain(frames=frames).time.values - np.datetime64("1970-01-01")) / np.timedelta64(1, "D")
+        about = {"units": "days since 1970-01-01"}
+        return xr.decode_cf(rain(frames=frames).assign_coords(time=("time", days.astype("f4"), about)).to_dataset())
+
+    assert minutes_read(stored(6)) == [0, 5, 10, 15, 20, 25]
+    with pytest.raises(ValueError, match="true to 84"):
+        forecast(stored(2), "persistence", steps=1)
+
+
+@row("cftime dates of the real calendar")
+def _():
+    dates = xr.date_range("2024-06-01T12:00", periods=3, freq="5min", use_cftime=True)
+    assert minutes_read(rain(frames=3).assign_coords(time=dates)) == [0, 5, 10]
+
+
 @row("a time with a zone")
 def _():
     made = forecast(rain(), "persistence", steps=1, init_times="2024-06-01T14:05+02:00")
     assert made.init_time.values[0] == np.datetime64("2024-06-01T12:05")
+
+
+@row("a slice of times with zones")
+def _():
+    made = forecast(rain(), "persistence", steps=1, init_times=slice("2024-06-01T14:05+02:00", "2024-06-01T12:10Z"))
+    assert made.init_time.values.tolist() == rain().time.values[1:3].tolist()
+
+
+@row("a period `#START/END` with zones")
+def _():
+    start, end = windows.period("2024-06-01T14:05+02:00/2024-06-02")
+    assert start == np.datetime64("2024-06-01T12:05") and end == np.datetime64("2024-06-02")
 
 
 # ---------------------------------------------------------------- forecasts

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "xnowcast"
 LAYERS = [
     {"units", "transforms", "noise", "nn", "diffusion", "configuration", "interruption", "drafts", "sources", "whole"},
     {"models"},
-    {"grids", "cf", "channels", "regrid", "windows", "weights", "pretrained"},
+    {"grids", "cf", "channels", "regrid", "windows", "intervals", "weights", "pretrained"},
     {"engine", "io", "synthetic", "synthetic_nwp"},
     {"planning"},
     {"forecast", "coarsen", "deblur", "downscale", "pairing", "postprocess", "datasets"},

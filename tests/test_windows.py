@@ -2,6 +2,7 @@
 
 import datetime
 
+import cftime
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ import torch
 import xarray as xr
 
 import xnowcast  # noqa: F401  (registers the accessor)
-from xnowcast import windows
+from xnowcast import cf, windows
 from xnowcast.models.base import Task
 from xnowcast.transforms import Identity
 
@@ -152,6 +153,79 @@ def test_cftime_dates_of_a_climate_models_calendar_are_refused_and_the_remedy_wo
     assert converted.nowcast.forecast("persistence", variable="rr", steps=1).rr[0, 0, 0, 0] == 10
 
 
+# ---------------------------------------------------------------- rounding
+
+
+def stored(units, dtype, minutes=range(0, 60, 5)) -> xr.Dataset:
+    """As a file gives it back whose times are such numbers."""
+    times = xr.Variable("time", clock(*minutes), encoding={"units": units, "dtype": dtype, "calendar": "standard"})
+    numbers = xr.conventions.encode_cf_variable(times)
+    rain = radar(*minutes).drop_vars("time").assign_attrs(standard_name="rainfall_rate")
+    return xr.decode_cf(rain.assign_coords(time=numbers).to_dataset())
+
+
+@pytest.mark.parametrize("epoch", ["1970-01-01", "1900-01-01", "2024-01-01", "1858-11-17"])
+@pytest.mark.parametrize("unit", ["days", "hours", "seconds"])
+def test_times_stored_as_doubles_are_those_that_were_meant(unit, epoch):
+    ds = stored(f"{unit} since {epoch}", "f8")
+    fc = ds.nowcast.forecast("persistence", steps=1, init_times=slice("2024-06-01T12:10", "2024-06-01T12:20"))
+    assert (fc.init_time.values == clock(10, 15, 20)).all() and (fc.valid_time.values[:, 0] == clock(15, 20, 25)).all()
+    assert minutes_of(ds.nowcast.forecast("persistence", steps=1, init_times=ds.time.values[3]).init_time) == [15]
+
+
+@pytest.mark.parametrize(
+    ("units", "kept"),
+    [
+        ("days since 1970-01-01", True),
+        ("days since 1970-01-01", False),
+        ("days since 2024-01-01", False),
+        ("hours since 1970-01-01", True),
+        ("seconds since 1970-01-01", True),
+        ("minutes since 2024-06-01", False),
+    ],
+)
+@pytest.mark.parametrize("minutes", [range(0, 60, 5), (0, 5, 10, 15, 30, 35, 40, 45, 50, 55)])
+def test_times_stored_in_single_precision_are_put_on_the_only_axis_that_they_can_mean(units, kept, minutes):
+    """The file's encoding tells how coarse they are, else their own distances do."""
+    ds = stored(units, "f4", minutes)
+    if not kept:
+        ds.time.encoding.clear()
+    assert minutes_of(windows.time_axis(cf.find_field(ds).array, "time").times) == list(minutes)
+
+
+@pytest.mark.parametrize("units", ["days since 1900-01-01", "hours since 1900-01-01", "days since 1970-01-01"])
+def test_times_too_coarse_to_tell_their_step_are_refused(units):
+    ds = stored(units, "f4", (0, 5, 10) if "1970" in units else (0, 10, 20, 30))
+    with pytest.raises(ValueError, match=r"as they were stored \(as float32\) they are true to"):
+        windows.time_axis(ds.rr, "time")
+
+
+def test_a_time_a_second_or_two_beside_the_others_is_on_their_axis():
+    late = radar(0, 5, 10, 15, 20)
+    late = late.assign_coords(time=late.time.values + np.array([0, 1, -2, 0, 2]) * np.timedelta64(1, "s"))
+    assert minutes_of(windows.time_axis(late, "time").times) == [0, 5, 10, 15, 20]
+    regular = radar(0, 5, 10).assign_coords(time=clock(0, 5, 10) + np.timedelta64(7, "s"))
+    assert (windows.time_axis(regular, "time").times == regular.time.values).all()
+
+
+@pytest.mark.parametrize("verb", ["deblur", "downscale", "rain_rate"])
+def test_every_verb_gives_times_without_the_rounding_of_their_storage(verb, toy_models):
+    ds = stored("days since 1900-01-01", "f8")
+    assert (ds.time.values != clock(*range(0, 60, 5))).any()
+    made = {
+        "deblur": lambda: ds.nowcast.deblur("noisy-sharpener"),
+        "downscale": lambda: ds.nowcast.downscale("nearest", factor=2),
+        "rain_rate": lambda: cf.rain_rate(ds),
+    }[verb]()
+    assert (made.time.values == clock(*range(0, 60, 5))).all()
+
+
+def test_lead_times_in_floating_point_hours_are_whole_seconds():
+    ds = xr.Dataset(coords={"lead_time": ("lead_time", np.arange(1, 4) / 12, {"units": "hours"})})
+    found = windows.durations(ds.lead_time)
+    assert found.tolist() == [300 * 10**9, 600 * 10**9, 900 * 10**9]
+
+
 # ---------------------------------------------------------------- init times
 
 
@@ -180,6 +254,17 @@ ANY = axis(0, 5, 10, 15, 20, 25, 30)
         (slice("2024-06-01T12:10", None, "10min"), [10, 20, 30]),
         (slice("2024-06-01T12:10", None, 3), [10, 25]),
         (slice(None, "2024-06-01T12:20", "10min"), [10, 20]),
+        (slice("2024-06-01T12:15Z", None), [15, 20, 25, 30]),
+        (slice("2024-06-01T14:15+02:00", "2024-06-01T12:20Z"), [15, 20]),
+        (slice("2024-06-01T14:15+02", "2024-06-01T14:20 +0200"), [15, 20]),
+        (slice(None, "2024-06-01T14+02:00", "10min"), [10, 20, 30]),
+        (slice(pd.Timestamp("2024-06-01T14:15", tz="Europe/Berlin"), None, "10min"), [15, 25]),
+        (slice(datetime.datetime(2024, 6, 1, 12, 25, tzinfo=datetime.UTC), None), [25, 30]),
+        (slice(np.datetime64("2024-06-01T12:20"), np.datetime64("2024-06-01T12:25")), [20, 25]),
+        (slice(cftime.DatetimeGregorian(2024, 6, 1, 12, 20), None), [20, 25, 30]),
+        (cftime.DatetimeGregorian(2024, 6, 1, 12, 20), [20]),
+        (["2024-06-01T14:25+02:00", np.datetime64("2024-06-01T12:15")], [25, 15]),
+        (clock(10)[0] + np.timedelta64(3, "ns"), [10]),
     ],
 )
 def test_init_times_may_be_asked_for_in_many_ways(asked, given):

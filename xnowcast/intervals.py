@@ -248,10 +248,10 @@ def _bounds_name(array: xr.DataArray, name: Hashable) -> Any:
 
 
 def _bounds_of(
-    array: xr.DataArray, dataset: xr.Dataset | None, dims: Iterable[Hashable | None]
+    array: xr.DataArray, dataset: xr.Dataset, dims: Iterable[Hashable | None]
 ) -> Iterator[tuple[Hashable, Hashable]]:
     """Coordinates of times, and the variables of their bounds that are there: named, or with a name that tells it."""
-    for name in _time_names(array, dims) if dataset is not None else ():
+    for name in _time_names(array, dims):
         named = (_bounds_name(array, name), f"{name}_bnds", f"{name}_bounds")
         found = next((b for b in named if b in dataset.variables and b not in array.coords), None)
         if found is not None:
@@ -259,6 +259,8 @@ def _bounds_of(
 
 
 def _by_bounds(array: xr.DataArray, dataset: xr.Dataset | None, dims: Iterable[Hashable | None]) -> Interval | None:
+    if dataset is None:
+        return None
     found = (_length_of_bounds(array, name, dataset[bounds]) for name, bounds in _bounds_of(array, dataset, dims))
     return next((interval for interval in found if interval is not None), None)
 
@@ -277,7 +279,8 @@ def _length_of_bounds(array: xr.DataArray, name: Hashable, bounds: xr.DataArray)
     if (lengths == 0).all() or not lengths.size:
         return None
     common = Counter(lengths.tolist()).most_common(1)[0][0]
-    off = np.abs(lengths - common) > max(windows.TIME_TOLERANCE * common, 2 * windows.stored_blur(bounds))
+    blur = 2 * max(windows.stored_blur(bounds), windows.stored_blur(coordinate))
+    off = np.abs(lengths - common) > max(windows.TIME_TOLERANCE * common, blur)
     if off.any() or common == 0:
         at = int(np.argmax(off))
         when = np.broadcast_to(coordinate.values, coordinate.shape).ravel()[at]
@@ -286,9 +289,22 @@ def _length_of_bounds(array: xr.DataArray, name: Hashable, bounds: xr.DataArray)
             f"{_words(common)} at most others ({off.sum()} of {off.size} differ): choose those of one length"
         )
     length = windows.rounded(np.array([common], "m8[ns]"))[0]
+    if blur > windows.TIME_TOLERANCE * common:
+        length = _length_of_coarse(lengths.mean(), blur, bounds, variable)
     late = (end - _values(coordinate, coordinate)).ravel().astype("i8")
     shift = windows.rounded(np.array([late[0]], "m8[ns]"))[0] if (np.abs(late - late[0]) <= 10**9).all() else None
     return Interval(length, shift)
+
+
+def _length_of_coarse(mean: float, blur: int, bounds: xr.DataArray, variable: str) -> np.timedelta64:
+    """The one common length that time bounds which were stored as coarse numbers may have."""
+    known = [m for m in windows.COMMON_MINUTES if abs(60e9 * m - mean) <= blur]
+    if len(known) != 1:
+        raise ValueError(
+            f"the time bounds {bounds.name!r} of variable {variable!r} are stored too coarsely to tell their length, "
+            f"{mean / 6e10:.3g} min to {blur / 1e9:.3g} s: assign the right ones, or set the attribute accutime"
+        )
+    return np.timedelta64(round(60e9 * known[0]), "ns")
 
 
 def _values(times: xr.DataArray, coordinate: xr.DataArray) -> np.ndarray:

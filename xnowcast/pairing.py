@@ -497,7 +497,8 @@ def _frames_of(
         return np.flatnonzero(times == valid).tolist()
     within = np.flatnonzero((times > valid - step) & (times <= valid))
     if apart is not None:
-        within = within[(valid - times[within]) % apart == np.timedelta64(0)]
+        before = (valid - times[within]).astype("i8")
+        within = within[before % apart.astype("m8[ns]").astype("i8") == 0]
     return within.tolist()
 
 

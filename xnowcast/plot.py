@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf
+from xnowcast import cf, windows
 from xnowcast.units import Linear
 from xnowcast.verify.spectra import power_spectrum
 
@@ -849,7 +849,7 @@ def _observed_maps(
         index = pd.DatetimeIndex(array[field.time].values)
         positions = _spread(len(index), 4, first=True) if times is None else np.arange(len(index))
         if times is not None and not (isinstance(times, str) and times == "all"):
-            positions = index.get_indexer(pd.DatetimeIndex([pd.Timestamp(time) for time in times]))
+            positions = index.get_indexer(pd.DatetimeIndex([windows.utc_time(time) for time in times]))
             if (positions < 0).any():
                 absent = list(times)[int(np.argmin(positions))]
                 raise ValueError(f"time {absent} is not in the sequence; it goes from {index[0]} to {index[-1]}.")
@@ -904,7 +904,7 @@ def _select(array: xr.DataArray, dim: str, wanted: Any) -> xr.DataArray:
         if not -size <= wanted < size:
             raise ValueError(f"{dim} is {wanted}, but the forecast has {size}.")
         return array.isel({dim: wanted})
-    position = pd.DatetimeIndex(array[dim].values).get_indexer(pd.DatetimeIndex([pd.Timestamp(wanted)]))[0]
+    position = pd.DatetimeIndex(array[dim].values).get_indexer(pd.DatetimeIndex([windows.utc_time(wanted)]))[0]
     if position < 0:
         known = [str(pd.Timestamp(t)) for t in array[dim].values]
         raise ValueError(f"{dim} {wanted} is not in the forecast; it has {_few(known)}.")

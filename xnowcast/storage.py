@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xnowcast import windows
 from xnowcast.drafts import draft
 from xnowcast.sources import paths_behind
 from xnowcast.whole import check_whole as check_whole
@@ -33,7 +34,8 @@ def open_input(path: str) -> xr.Dataset:
     path : str
         A NetCDF file, a Zarr store, files of a product that `xnowcast.io` reads (a glob pattern for several, ``**`` for
         any folders), or the name of a tutorial dataset. A period may follow: ``radar.zarr#2017-01-01/2019-01-01`` is
-        from the first time on and before the second; either may be left out. Of SEVIR, whole events are chosen.
+        from the first time on and before the second; either may be left out. Times without a zone
+        are UTC. Of SEVIR, whole events are chosen.
 
     Returns
     -------
@@ -70,11 +72,8 @@ def _open(path: str) -> xr.Dataset:
 
 def _edges(path: str, period: str) -> tuple[np.datetime64, np.datetime64]:
     """First time of a period, and the one after its last."""
-    first, slash, last = period.partition("/")
     try:
-        if not slash or not (first or last):
-            raise ValueError
-        start, end = np.datetime64(first or "1678-01-01", "ns"), np.datetime64(last or "2262-01-01", "ns")
+        start, end = windows.period(period)
     except ValueError:
         raise ValueError(
             f"{period!r} in {path} is no period; write it after # as start/end, such as #2017-01-01/2019-01-01"
@@ -87,12 +86,12 @@ def _edges(path: str, period: str) -> tuple[np.datetime64, np.datetime64]:
 def _within(dataset: xr.Dataset, start: np.datetime64, end: np.datetime64, path: str) -> xr.Dataset:
     """What lies from ``start`` on and before ``end``: whole events by their true times, else times or init times."""
     if "event_time" in dataset.variables:
-        dim, times = "event", dataset["event_time"].values
+        dim, times = "event", windows.real_times(dataset["event_time"])
     else:
         dim = next((name for name in ("time", "init_time") if name in dataset.indexes), "")
         if not dim:
             raise ValueError(f"{path} asks for a period, but the data have no time axis named time or init_time")
-        times = dataset[dim].values
+        times = windows.real_times(dataset[dim])
     chosen = np.flatnonzero((times >= start) & (times < end))
     if not len(chosen):
         raise ValueError(f"{path} holds nothing: the data go from {str(times.min())[:16]} to {str(times.max())[:16]}")

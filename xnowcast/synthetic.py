@@ -19,6 +19,8 @@ import xarray as xr
 from scipy.ndimage import map_coordinates
 from scipy.special import ndtr, ndtri
 
+from xnowcast import windows
+
 EARTH_RADIUS_M = 6_371_000.0
 CENTRE_LAT, CENTRE_LON = 45.0, -30.0  # open ocean: nobody can take it for a real radar
 DRY_DBZ = -32.0
@@ -578,12 +580,9 @@ def _positive(value: float, name: str) -> float:
 
 def _checked_start(start: Any) -> pd.Timestamp:
     try:
-        time = pd.Timestamp(start)
-    except (ValueError, TypeError):
-        time = pd.NaT
-    if pd.isna(time) or time.tzinfo is not None:
-        raise ValueError(f"start is {start!r}; give a time in UTC without a zone, such as '2024-06-01T12:00'.")
-    return time
+        return windows.utc_time(start)
+    except ValueError:
+        raise ValueError(f"start is {start!r}; give a time, such as '2024-06-01T12:00' (UTC).") from None
 
 
 def _checked_seed(seed: int) -> int:

@@ -16,6 +16,7 @@ import scipy.fft
 import xarray as xr
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from xnowcast import windows
 from xnowcast.cf import CONVENTIONS
 
 CORIOLIS = 1.0e-4  # s-1, about 43 degrees north
@@ -127,7 +128,7 @@ def synthetic_nwp(
         drizzle=_in_range(drizzle, "drizzle", 0.0, 5.0),
         local_rain=_in_range(local_rain, "local_rain", 0.0, 2.0),
     )
-    times = pd.Timestamp(start).tz_localize(None) + pd.to_timedelta(6 * np.arange(_whole(runs, "runs", 1, 10**6)), "h")
+    times = windows.utc_time(start) + pd.to_timedelta(6 * np.arange(_whole(runs, "runs", 1, 10**6)), "h")
     init = times.as_unit("ns").to_numpy()
     lead = (climate.first_lead + np.arange(climate.leads)).astype("m8[h]").astype("m8[ns]")
     planes = _lazy_runs(climate, len(init))

@@ -22,7 +22,7 @@ TIME_TOLERANCE = 0.01
 # Doubles of days since the year 1 are true to 10 us, and milliseconds are cut off by some writers; no radar is as fast.
 _SECOND, _ROUNDING = 10**9, 50 * 10**6  # ns
 
-_COMMON_MINUTES = (1, 2, 2.5, 3, 4, 5, 6, 7.5, 10, 12, 15, 20, 30, 60, 120, 180, 360, 720, 1440)
+COMMON_MINUTES = (1, 2, 2.5, 3, 4, 5, 6, 7.5, 10, 12, 15, 20, 30, 60, 120, 180, 360, 720, 1440)
 """Steps of data that people make."""
 
 _CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
@@ -264,7 +264,7 @@ def _on_a_regular_axis(times: np.ndarray, blur: int) -> np.ndarray:
         blur = max(blur, unit // 2)
     near = differences[differences <= 1.5 * np.median(differences)]
     mean, reach = near.mean() / _SECOND, 2 * blur / _SECOND / near.size
-    known = [60 * m for m in _COMMON_MINUTES if abs(60 * m - mean) <= reach + TIME_TOLERANCE * mean]
+    known = [60 * m for m in COMMON_MINUTES if abs(60 * m - mean) <= reach + TIME_TOLERANCE * mean]
     # of coarse numbers the step has to be one that people use, and no other such may do as well
     wanted = known if blur > TIME_TOLERANCE * mean * _SECOND else [*known[:1], 60 * round(mean / 60), round(mean)]
     if any(blur > s * _SECOND / 3 for s in wanted) or (len(wanted) > 1 and wanted is known):
@@ -344,7 +344,7 @@ def durations(coordinate: xr.DataArray) -> np.ndarray | None:
 def _refuse_coarse(coordinate: xr.DataArray, differences: np.ndarray, step: int) -> None:
     """Times that were stored so coarsely that they do not tell their step."""
     blur = stored_blur(coordinate)
-    several = differences.size > 1 and not (differences % step).any() and step / 60 / _SECOND in _COMMON_MINUTES
+    several = differences.size > 1 and not (differences % step).any() and step / 60 / _SECOND in COMMON_MINUTES
     fits = blur <= TIME_TOLERANCE * step + _ROUNDING or (several and blur <= step / 3)
     if not fits or step % _SECOND:
         known = f"true to {blur / _SECOND:.3g} s" if blur else "of broken seconds"

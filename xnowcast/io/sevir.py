@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from xnowcast import windows
 from xnowcast.io.files import Paths, beside, blame, extra, path_list
 from xnowcast.io.grid import Grid, LocalGrid, along_time, labelled
 from xnowcast.io.hdf5 import check_array, picture, text
@@ -169,7 +170,7 @@ def _offsets(row) -> np.ndarray:
 
 def _chosen(rows: pd.DataFrame, event: str | None, period: tuple[str, str] | None) -> pd.DataFrame:
     if period is not None:
-        first, last = (pd.Timestamp(edge) for edge in period)
+        first, last = (windows.utc_time(edge) for edge in period)
         rows = rows[(rows["time"] >= first) & (rows["time"] < last)]
     if event is not None:
         rows = rows[rows["id"] == event]
