@@ -333,19 +333,17 @@ def to_dataset(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:
         dataset = along_time(first.name, _stacked(frames, ("time",), (len(frames),)), _times(frames), starts)
     else:
         dataset = _along_lead_time(frames, paths)
-    dataset[first.name].attrs = dict(first.attrs) | _accutime(frames)
+    dataset[first.name].attrs = dict(first.attrs) | _accutime(first)
     if all(frame.packing == first.packing for frame in frames):
         dataset[first.name].encoding |= dict(first.packing)
     return labelled(dataset, first.name, first.grid, first.about, paths)
 
 
-def _accutime(frames: Sequence[Frame]) -> dict[str, float]:
-    """Minutes of an amount's interval, for where the variable goes without its bounds; nothing where they differ."""
-    first = frames[0]
-    lengths = {frame.time - frame.start for frame in frames if frame.start is not None}
-    if len(lengths) != 1 or not is_amount(first.attrs.get("units")):
+def _accutime(frame: Frame) -> dict[str, float]:
+    """Minutes of an amount's interval, which tell it where the variable goes without its bounds."""
+    if frame.start is None or not is_amount(frame.attrs.get("units")):
         return {}
-    return {"accutime": float(lengths.pop() / np.timedelta64(60, "s"))}
+    return {"accutime": float((frame.time - frame.start) / np.timedelta64(60, "s"))}
 
 
 def along_time(name: str, values: xr.Variable, times: np.ndarray, starts: np.ndarray | None = None) -> xr.Dataset:
