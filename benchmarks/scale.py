@@ -1,6 +1,6 @@
-"""Archives: what the engine costs, how memory behaves, how fast scores are, and how soon a killed run is back.
+"""Archives: what starting and the engine cost, how memory behaves, how fast scores are, how soon a killed run is back.
 
-    python benchmarks/scale.py [plan small overhead workers memory scoring recovery year] [--folder FOLDER]
+    python benchmarks/scale.py [startup plan small overhead workers memory scoring recovery year] [--folder FOLDER]
 
 Without names all but the year are run. Ratios come from one run with one torch thread; where it says CPU, processor
 time counts, which other load changes little. ``year`` hindcasts and scores a year of synthetic radar that is never on
@@ -154,6 +154,25 @@ def _memory(folder, inits):
 # ---------------------------------------------------------------- planning
 
 
+def startup(folder):
+    """What everybody waits for: the import after xarray's own, the graph of a year, and the default synthetic radar."""
+    code = (
+        "import time, xarray, cf_xarray, pandas; start = time.process_time(); import xnowcast; "
+        "print(time.process_time() - start)"
+    )
+    words = [sys.executable, "-c", code]
+    seconds = min(float(subprocess.run(words, capture_output=True, check=True).stdout) for _ in range(3))
+    print(f"importing the package after xarray: {seconds:.2f} s CPU")
+    year = radar(105_120, step="5min", chunk=288)
+    year.nowcast.forecast("persistence")  # imports
+    start = time.process_time()
+    year.nowcast.forecast("persistence", init_times="all")
+    print(f"the graph of a year of 5-minute data: {time.process_time() - start:.2f} s CPU")
+    start = time.process_time()
+    xnowcast.datasets.synthetic_radar().compute()
+    print(f"36 frames of 256 x 256 cells of synthetic radar: {time.process_time() - start:.2f} s CPU")
+
+
 def plan(folder):
     """A year of five-minute data: how long planning takes, and what goes to a worker."""
     frames = 105_120
@@ -284,7 +303,7 @@ def year(folder, inits):
     assert (again.init_status == 1).all()
 
 
-PARTS = {f.__name__: f for f in (plan, small, overhead, workers, memory, scoring, recovery)}
+PARTS = {f.__name__: f for f in (startup, plan, small, overhead, workers, memory, scoring, recovery)}
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Models that do to a long run what happens at night: they die, fail, interrupt and are counted."""
+"""Models that do to a long run what happens at night: they die, fail, wait, interrupt and are counted."""
 
 import os
 import signal
@@ -7,6 +7,12 @@ from pathlib import Path
 
 from xnowcast.models.base import Task
 from xnowcast.transforms import Identity
+
+
+def wait_until(condition):
+    """However long it takes on a busy machine; the suite's timeout ends what never comes."""
+    while not condition():
+        time.sleep(0.01)
 
 
 class Noisy:
@@ -18,7 +24,7 @@ class Noisy:
         self.folder, self.when, self.what, self.slow = folder, tuple(when), what, slow
 
     @classmethod
-    def declare(cls):
+    def declare(cls, folder="", when=(), what="nothing", slow=0.0):
         return Task("forecast", input_frames=2, stochastic=True)
 
     def forecast(self, frames, observed, steps, noise=None):
@@ -39,6 +45,8 @@ class Noisy:
             os.kill(os.getpid(), signal.SIGINT)
         if self.what == "terminate":
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.what == "wait":
+            wait_until(Path(self.folder, "go").exists)
         if self.what == "fail":
             raise RuntimeError(f"call {number} fails")
 

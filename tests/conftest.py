@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -111,3 +112,58 @@ class _Guard:
 def nothing_may_run():
     """Context manager under which computing anything with Dask fails the test."""
     return _Guard()
+
+
+class _Calls:
+    def __enter__(self):
+        self.count, self._before = 0, sys.getprofile()
+        sys.setprofile(self._see)
+        return self
+
+    def _see(self, frame, event, argument):
+        self.count += event in ("call", "c_call")
+
+    def __exit__(self, *error):
+        sys.setprofile(self._before)
+
+
+@pytest.fixture
+def calls_made():
+    """Context manager that counts the functions called in it: what makes code slow, and the same on every machine."""
+    return _Calls()
+
+
+# ---------------------------------------------------------------- what the suite costs
+
+
+def _processor_seconds():
+    """Of this process and of those that it started and that have ended; what other processes do changes little."""
+    return sum(os.times()[:4])
+
+
+_spent = _processor_seconds()
+
+
+def pytest_collection_finish():
+    global _spent
+    _spent = _processor_seconds()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    global _spent
+    report, before = (yield), _spent
+    _spent = _processor_seconds()
+    report.cost = _spent - before  # of setup, call or teardown; it reaches the terminal from processes of xdist, too
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The cost in processor seconds, and the ten dearest tests of a run of many: those to make smaller first."""
+    costs = {}
+    for report in (r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "cost")):
+        costs[report.nodeid] = costs.get(report.nodeid, 0.0) + report.cost
+    if len(costs) >= 1000:
+        for name in sorted(costs, key=costs.get, reverse=True)[:10]:
+            terminalreporter.write_line(f"{costs[name]:6.1f} s CPU  {name}")
+    terminalreporter.write_line(f"{sum(costs.values()):6.1f} s CPU in {len(costs)} tests")

@@ -47,7 +47,7 @@ def test_a_tutorial_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     for cell in content.cells:
         if cell.cell_type == "code" and "xnowcast.train(" in cell.source:
             cell.source = STEPS.sub(lambda steps: str(int(steps[0]) // 5), cell.source)
-    nbclient.NotebookClient(content, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(content, timeout=None, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
 def test_the_documentation_builds_without_a_warning(tmp_path):

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from archive_models import Noisy
+from archive_models import Noisy, wait_until
 
 import xnowcast
 from xnowcast.archive import IncompleteRun, engines, hindcast, lock, open_archive, progress, run, store
@@ -136,7 +137,8 @@ def test_batches_chunks_and_files_have_a_reasonable_size(shape, shard, chunk):
     assert all(s % c == 0 for s, c in zip(shard, chunk, strict=True)), "Zarr wants whole chunks in a shard"
 
 
-def test_a_year_of_five_minute_data_is_planned_in_two_seconds(tmp_path):
+def test_a_year_of_five_minute_data_is_planned_in_few_steps(tmp_path, calls_made):
+    """`benchmarks/scale.py plan` measures how long it takes."""
     from xnowcast.archive.hindcast import _plan
     from xnowcast.forecast import prepare
 
@@ -144,25 +146,25 @@ def test_a_year_of_five_minute_data_is_planned_in_two_seconds(tmp_path):
     data = da.zeros((frames, 64, 64), chunks=(288, 64, 64), dtype="f4")
     times = np.datetime64("2023-01-01", "ns") + np.arange(frames) * np.timedelta64(5, "m")
     year = xr.DataArray(data, dims=("time", "y", "x"), coords={"time": times}, attrs={"units": "mm h-1"}, name="rr")
-    start = time.process_time()
-    ready = prepare(
-        year,
-        Noisy(),
-        lead_time="60min",
-        steps=None,
-        members=10,
-        seed=0,
-        variable=None,
-        zr=None,
-        on_mismatch="raise",
-        weights=None,
-        device="cpu",
-        batch_size=None,
-        options={},
-    )
-    plan = _plan(ready, "all", "skip", 0.0, tmp_path / "a.zarr", None)
-    first = next(plan.cut(list(range(plan.batches))))
-    assert time.process_time() - start < 2.0
+    with calls_made as calls:
+        ready = prepare(
+            year,
+            Noisy(),
+            lead_time="60min",
+            steps=None,
+            members=10,
+            seed=0,
+            variable=None,
+            zr=None,
+            on_mismatch="raise",
+            weights=None,
+            device="cpu",
+            batch_size=None,
+            options={},
+        )
+        plan = _plan(ready, "all", "skip", 0.0, tmp_path / "a.zarr", None)
+        first = next(plan.cut(list(range(plan.batches))))
+    assert calls.count < 15 * frames
     assert plan.init_times.size == frames - 1
     assert plan.batches < frames / 20, "no task per frame and member"
     assert len(dict(first.frames.variable.data.__dask_graph__())) < 10, "a worker gets the frames of its batch alone"
@@ -452,14 +454,17 @@ def test_a_wrong_call_is_refused_before_anything_is_written(archive, tmp_path, m
 
 
 def test_two_runs_on_one_store_refuse_each_other(archive, tmp_path):
-    out = tmp_path / "a.zarr"
-    slow = threading.Thread(target=made, args=(archive, out, Noisy(slow=0.1)))
-    slow.start()
-    while not (tmp_path / "a.zarr.lock").exists():
-        time.sleep(0.01)
-    with pytest.raises(ValueError, match=f"a.zarr is being written by process {os.getpid()} of"):
-        made(archive, out)
-    slow.join()
+    out, calls = tmp_path / "a.zarr", tmp_path / "calls"
+    calls.mkdir()
+    first = threading.Thread(target=made, args=(archive, out, Noisy(str(calls), [0], "wait")))
+    first.start()
+    try:
+        wait_until((calls / "call-0").exists)
+        with pytest.raises(ValueError, match=f"a.zarr is being written by process {os.getpid()} of"):
+            made(archive, out)
+    finally:
+        (calls / "go").touch()
+        first.join()
     assert_same_values(made(archive, out), expected(archive))
     assert not (tmp_path / "a.zarr.lock").exists()
 
@@ -495,11 +500,10 @@ def test_a_lock_gives_signs_of_life_and_knows_when_it_was_lost(tmp_path, monkeyp
     path = tmp_path / "a.zarr.lock"
     with lock.StoreLock(path) as held:
         os.utime(path, (0, 0))
-        time.sleep(0.2)
-        assert path.stat().st_mtime > 0
+        wait_until(lambda: path.stat().st_mtime > 0)
         held.check()
         holder(path, pid=99)
-        time.sleep(0.2)
+        wait_until(lambda: held.lost)
         with pytest.raises(IncompleteRun, match="taken over by process 99"):
             held.check()
     assert path.exists(), "the lock of the other is not ours to remove"
@@ -727,10 +731,8 @@ def test_a_dask_cluster_survives_a_killed_worker_and_a_restart_of_all(archive, t
     distributed = pytest.importorskip("distributed")
     (tmp_path / "calls").mkdir()
     model = Noisy(str(tmp_path / "calls"), [3], "kill", slow=0.1)
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with _closing(cluster), distributed.Client(cluster) as client:
         client.run(_find_models, str(Path(__file__).parent))
         client.register_plugin(_FindsModels(str(Path(__file__).parent)))
         report = tmp_path / "report.html"
@@ -738,12 +740,52 @@ def test_a_dask_cluster_survives_a_killed_worker_and_a_restart_of_all(archive, t
         assert_same_values(stored, expected(archive))
         assert "<html" in report.read_text()[:500].lower()
 
-        restart = threading.Timer(1.0, client.restart)
+        (tmp_path / "more").mkdir()
+        model = Noisy(str(tmp_path / "more"), [2], "wait")  # the third call ends with its worker
+        restart = threading.Thread(target=_restart_at, args=(client, tmp_path / "more" / "call-2"))
         restart.start()
-        stored = made(archive, tmp_path / "b.zarr", Noisy(slow=0.3), engine=client, init_times_per_batch=3)
+        stored = made(archive, tmp_path / "b.zarr", model, engine=client, init_times_per_batch=3)
         restart.join()
         assert_same_values(stored, expected(archive))
     assert "workers died" in logged(tmp_path / "b.zarr")
+
+
+@contextmanager
+def _closing(cluster):
+    """A local cluster at times stumbles, in its end, over the address of a worker that was restarted."""
+    try:
+        yield
+    finally:
+        with suppress(KeyError):
+            cluster.close()
+
+
+def test_a_task_that_a_restart_took_away_counts_as_lost():
+    """Dask cancels what it has forgotten, and the result of a task that had ended cannot be fetched any more."""
+    distributed = pytest.importorskip("distributed")
+
+    class Forgotten:
+        def add_done_callback(self, function):
+            function(self)
+
+        def result(self):
+            raise distributed.client.FutureCancelledError("a task", "scheduler-restart")
+
+    class Client:
+        def wait_for_workers(self, *arguments, **options): ...
+
+        def scatter(self, *arguments, **options): ...
+
+        def submit(self, *arguments, **options):
+            return Forgotten()
+
+    engine = engines.DaskEngine(None, None, Client())
+    assert engine.is_lost_worker(engine.submit("batch").exception())
+
+
+def _restart_at(client, call):
+    wait_until(call.exists)
+    client.restart(timeout=200)
 
 
 def _find_models(folder):
@@ -795,5 +837,5 @@ def test_a_script_without_a_main_guard_is_told(tmp_path):
         "radar = xnowcast.datasets.synthetic_radar(frames=12, shape=(32, 32))\n"
         "xnowcast.hindcast(radar, 'persistence', out='a.zarr', lead_time='5min', engine='processes', workers=1)\n"
     )
-    run = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    run = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 1 and "__main__" in run.stderr.strip().splitlines()[-1]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -295,12 +296,14 @@ class DaskEngine:
         return f"a Dask cluster of {len(threads)} workers with {sum(threads.values())} threads"
 
     def submit(self, batch: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
         try:
-            return self._client.get_executor(pure=False).submit(_run_scattered, self._scattered, _Pickled(batch))
+            task = self._client.submit(_run_scattered, self._scattered, _Pickled(batch), pure=False)
         except CancelledError as error:
-            future: Future[Any] = Future()
             future.set_exception(error)
-            return future
+        else:
+            task.add_done_callback(partial(_settle, future))
+        return future
 
     def cancel(self, future: "Future[Any]") -> bool:
         """Never: a thread that runs it would go on all the same, and write when nobody expects it any more."""
@@ -327,6 +330,14 @@ class DaskEngine:
 
     def close(self, *, at_once: bool = False) -> None:
         self._scattered = None
+
+
+def _settle(future: "Future[Any]", task: Any) -> None:
+    """Pass on what came of a task. Dask's own executor never does where a restart falls between end and result."""
+    try:
+        future.set_result(task.result())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 class _Pickled:
