@@ -518,6 +518,14 @@ def test_pgm_of_another_parameter_is_refused(tmp_path, param):
         io.open_fmi_pgm(write_pgm(tmp_path / "a.pgm", [[0]], mpp=1e9, param=param))
 
 
+def test_pgm_products_do_not_mix(tmp_path):
+    paths = [write_pgm(tmp_path / f"{n}.pgm", [[0]], mpp=1e9, obstime=f"2016092814{n}5") for n in (1, 2)]
+    for path, product in zip(paths, ("LOWEST", "ECHO_TOP"), strict=True):
+        path.write_bytes(path.read_bytes().replace(b"# param", b"# productname %s\n# param" % product.encode()))
+    with pytest.raises(ValueError, match=r"2\.pgm is ECHO_TOP and .*1\.pgm is LOWEST"):
+        io.open_fmi_pgm(paths)
+
+
 def test_pgm_that_does_not_tell_its_parameter_or_its_time_is_refused(tmp_path):
     path = write_pgm(tmp_path / "a.pgm", [[0]], mpp=1e9)
     path.write_bytes(path.read_bytes().replace(b"# param CorrectedReflectivity\n", b""))

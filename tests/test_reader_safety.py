@@ -380,3 +380,14 @@ def test_meteonet_sums_that_do_not_begin_with_the_run_are_rates_of_their_own(tmp
 def test_meteonet_parameter_in_other_units_or_unknown_is_refused(tmp_path, keys, words):
     with pytest.raises(ValueError, match=words):
         io.open_meteonet_model(write_sums(tmp_path / "a.grib", ("0-1", 2.0), **keys))
+
+
+def test_sevir_file_that_announces_any_number_of_events_is_refused(tmp_path):
+    from xnowcast.io.sevir import COLUMNS
+
+    (tmp_path / "CATALOG.csv").write_text(",".join(COLUMNS) + "\n")
+    with h5py.File(tmp_path / "SEVIR_VIL.h5", "w") as file:
+        file.create_dataset("vil", (10**9, 8, 8, 5), "u1", chunks=(1, 8, 8, 5))
+        file.create_dataset("id", (10**9,), "S10", chunks=(100,))
+    with at_most(16), pytest.raises(ValueError, match=r"SEVIR_VIL\.h5 cannot be read as .*of 1000000000 events"):
+        io.open_sevir(tmp_path / "SEVIR_VIL.h5")

@@ -202,6 +202,7 @@ def test_radolan_product_that_is_not_known_is_refused_by_name(tmp_path, product)
         ("SF", 1440, "U0", 1),
         ("SF", 1, "U1", 1),
         ("W1", 1008, "", 7),  # tens of minutes
+        ("W1", 1008, "U0", 7),
         ("W2", 2016, "", 14),
         ("W3", 3024, "", 21),
         ("W4", 4320, "", 30),
@@ -886,6 +887,11 @@ def test_sevir_file_that_does_not_fit_its_catalogue_is_named(tmp_path):
         file["vis"] = np.zeros((2, 2))
     with pytest.raises(ValueError, match=r"0630\.h5 cannot be read as SEVIR VIL file: it holds vis; id and vil"):
         io.open_sevir(path)
+    for kind, events in ((np.float32, 2), (np.int16, 2), (np.uint8, 3)):
+        with h5py.File(path, "w") as file:
+            file["id"], file["vil"] = np.array([b"S1", b"S2"]), np.zeros((events, 8, 8, 5), kind)
+        with pytest.raises(ValueError, match=r"0630\.h5 cannot be read as .*uint8 and an id for each are expected"):
+            io.open_sevir(path)
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(ValueError, match=r"0630\.h5 cannot be read as SEVIR VIL file"):
         io.open_sevir(path)

@@ -380,4 +380,4 @@ def blame(path: Path, product: str, work: Callable[[], Decoded]) -> Decoded:
             reason = reason[:LONGEST_MESSAGE] + " ..."
         if isinstance(error, KeyError):
             reason = f"{reason} is missing in the file"
-        raise ValueError(f"{path} cannot be read as {product}: {reason}") from None
+        raise ValueError(f"{printable(str(path))} cannot be read as {product}: {reason}") from None

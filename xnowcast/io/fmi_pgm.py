@@ -106,6 +106,7 @@ def _read(content: bytes) -> Frame:
             "add_offset": np.float32(-32),
             "_FillValue": np.int16(MISSING),
         },
+        product=f"{header.get('producttype', '')} {header.get('productname', '')}".strip(),
     )
 
 
@@ -129,10 +130,8 @@ def _grid(header: dict[str, str], shape: tuple[int, int]) -> Grid:
     if header["type"] != "stereographic":
         raise ValueError(f"projection type is {header['type']!r}; stereographic is what this reader knows")
     dx, dy = float(header["metersperpixel_x"]), float(header["metersperpixel_y"])
-    plane = (
-        f"+proj=stere +lat_0={header['centrallatitude']} +lat_ts={header['truelatitude']} "
-        f"+lon_0={header['centrallongitude']} +R={EARTH_RADIUS} +units=m +no_defs"
-    )
+    pole, true, middle = (float(header[word]) for word in ("centrallatitude", "truelatitude", "centrallongitude"))
+    plane = f"+proj=stere +lat_0={pole:g} +lat_ts={true:g} +lon_0={middle:g} +R={EARTH_RADIUS} +units=m +no_defs"
     x0, y0 = FALSE_ORIGINS.get(header.get("projection_name", ""), (0.0, 0.0))
     plane += f" +x_0={x0} +y_0={y0}"
     project = extra("pyproj").Proj(plane)

@@ -143,8 +143,15 @@ def check_array(array, file, dims: int = 2) -> None:
     if array.file != file or array.is_virtual or array.external:
         raise ValueError(f"{array.name} lies in another file; it must be in the file itself")
     refuse_huge(array.shape if dims == 2 else array.shape[1:])
-    if array.chunks is not None and math.prod(array.chunks) * array.dtype.itemsize > MOST_UNPACKED:
+    _piece(array)
+
+
+def _piece(array) -> int:
+    """Bytes of a piece that the array is stored in; 0 where it is stored whole."""
+    size = math.prod(array.chunks or (0,)) * array.dtype.itemsize
+    if size > MOST_UNPACKED:
         raise ValueError(f"{array.name} is stored in pieces of {array.chunks}, which no file of this kind is")
+    return size
 
 
 def picture(array, key: tuple = ()) -> np.ndarray:
@@ -165,19 +172,18 @@ def picture(array, key: tuple = ()) -> np.ndarray:
     ValueError
         If a piece of it unpacks to more than its size: HDF5 unpacks a piece whole before it looks at it.
     """
-    if array.chunks is not None:
-        _check_pieces(array, key[0] if key else None)
+    if size := _piece(array):
+        _check_pieces(array, size, key[0] if key else None)
     return array[key]
 
 
-def _check_pieces(array, first: int | None) -> None:
+def _check_pieces(array, size: int, first: int | None) -> None:
     settings = array.id.get_create_plist()
     filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
     if len(set(filters)) < len(filters):
         raise ValueError(f"{array.name} is packed more than once")
     if DEFLATE not in filters or array.id.get_storage_size() * MOST_DEFLATED <= MOST_UNPACKED:
         return
-    size = math.prod(array.chunks) * array.dtype.itemsize
     starts = [range(0, length, step) for length, step in zip(array.shape, array.chunks, strict=True)]
     if first is not None:
         starts[0] = starts[0][first // array.chunks[0] :][:1]

@@ -20,7 +20,7 @@ PRODUCT = "KNMI HDF5 accumulation"
 PARAMETERS = ("ACCUMULATED_PRECIPITATION_[MM]", "PRECIP_[MM]")
 CODES = ("calibration_missing_data", "calibration_out_of_image")
 # Part of the name of nowcasts, whose images are lead times.
-NOWCAST = "_FM"
+NOWCAST = "RAC_FM"
 # An earth axis or radius above this is in metres, below in kilometres.
 LARGEST_KILOMETRES = 10_000
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")

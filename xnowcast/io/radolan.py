@@ -38,7 +38,7 @@ class Product:
     cell : str
         Type of a cell. In one byte are codes from 0 to 250; in two are twelve bits of number and four of flags.
     header_unit : int
-        Minutes that the header's ``INT`` counts where it has no ``U``.
+        Minutes that the header's ``INT`` counts where its ``U`` says no days.
     """
 
     meaning: str
@@ -246,12 +246,12 @@ def read_header(content: bytes) -> Header:
 
 def _minutes(product: Product, interval: int, unit: bytes | None) -> int:
     """Length of the interval: ``U`` tells what ``INT`` counts, minutes (0) or days (1)."""
-    if unit is None:
-        # some writers of the long sums give their minutes all the same
-        return interval if interval == product.minutes else interval * product.header_unit
-    if unit not in (b"0", b"1"):
+    if unit not in (None, b"0", b"1"):
         raise ValueError(f"its interval is in the unit U{unit.decode()}; minutes (U0) and days (U1) are known")
-    return interval * (DAY if unit == b"1" else 1)
+    if unit == b"1":
+        return interval * DAY
+    # some writers of the long sums give their minutes all the same
+    return interval if interval == product.minutes else interval * product.header_unit
 
 
 def _frames(path: Path, keep_clutter: bool) -> Iterator[Frame]:

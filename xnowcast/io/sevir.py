@@ -16,6 +16,7 @@ from xnowcast.io.lazy import Stack, lazy
 
 PRODUCT = "SEVIR VIL file"
 MISSING = 255
+MOST_EVENTS = 1_000_000  # the whole of SEVIR has 20 000
 COLUMNS = (
     *("id", "file_name", "file_index", "img_type", "time_utc", "minute_offsets"),
     *("llcrnrlat", "llcrnrlon", "proj", "size_x", "size_y", "height_m", "width_m"),
@@ -144,11 +145,12 @@ def _rows(path: Path, known: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(f"it holds {', '.join(file) or 'nothing'}; id and vil (event, y, x, time) are expected")
         check_array(file["vil"], file, dims=4)
         events, *size, frames = file["vil"].shape
-        if file["vil"].dtype != np.uint8 or file["id"].shape != (events,):
+        if file["vil"].dtype != np.uint8 or file["id"].shape != (events,) or events > MOST_EVENTS:
             raise ValueError(
-                f"vil is {file['vil'].dtype} and id {file['id'].shape}; uint8 and an id an event are expected"
+                f"vil is {file['vil'].dtype} of {events} events, id {file['id'].shape}; uint8 and an id for each are "
+                "expected"
             )
-        ids = [text(name) for name in file["id"][()]]
+        ids = [text(name) for name in picture(file["id"])]
     rows = known[known["file"] == path.name].assign(path=path)
     if rows.empty:
         raise ValueError("the catalogue does not know it: its name must be that of the column file_name")
