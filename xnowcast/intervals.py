@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import numpy as np
 import xarray as xr
 
@@ -309,6 +308,8 @@ def _length_of_coarse(mean: float, blur: int, bounds: xr.DataArray, variable: st
 
 def _values(times: xr.DataArray, coordinate: xr.DataArray) -> np.ndarray:
     """Times or durations in nanoseconds; bounds that nobody decoded have the units of their coordinate."""
+    import dask
+
     with dask.config.set(scheduler="synchronous"):  # a few numbers, and no matter for the engine
         times = times.load() if times.chunks is None else times.compute()
     if times.dtype.kind in "iuf":
