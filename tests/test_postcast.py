@@ -550,7 +550,7 @@ def test_what_cannot_be_is_refused():
         ("gradient", "y"): "gradient is 'y': choose one of 'x0', 'xt'",
         ("edges", "wrap"): "edges is 'wrap': choose one of 'reflect', 'zeros'",
         ("rho", -1.0): "rho is -1.0; it must be a number of 0 or more",
-        ("rho_max", math.inf): "rho_max is inf; it must be a number of 0 or more",
+        ("rho_max", math.inf): "rho_max is inf; it must be a finite number",
         ("cut_off", -0.1): "cut_off is -0.1 mm h-1; it must be a number of 0 or more",
         ("normalise", False): "a softmax sums to 1 by itself: normalise=False goes with kernel_update='paper'",
         ("smoothness", 3.0): "smoothness is 3.0 cells; it must be from 0 to 2.25, a quarter of the kernel_size",

@@ -196,7 +196,7 @@ def test_a_short_training_of_the_translator_finds_that_rain_decays():
     ("options", "message"),
     [
         ({"window": 0.0}, "window is 0.0: it is a length in grid cells, above 0"),
-        ({"moving_frame": "yes"}, "moving_frame is 'yes': choose one of False, True"),
+        ({"moving_frame": "yes"}, "moving_frame is 'yes'; it must be True or False"),
         ({"residual": 2}, "residual is 2"),
         ({"inflation": -1.0, "residual": True}, "inflation is -1.0: it must be a number of 0 or more"),
         ({"inflation": 2.0}, "an option of residual=True"),

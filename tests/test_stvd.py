@@ -282,7 +282,7 @@ def test_all_options_are_declared_with_the_same_defaults():
         ({"highest": 1e-9}, "0 < eps < highest"),
         ({"tile": 100}, "multiple of 64"),
         ({"tile": 64}, "at least 128"),
-        ({"channels": "wind"}, "give a list of different standard names"),
+        ({"channels": "wind"}, "it must be a list of words"),
         ({"static": ["height", "height"]}, "give a list of different standard names"),
     ],
 )

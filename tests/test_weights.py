@@ -3,7 +3,7 @@
 import json
 import struct
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import xnowcast
-from xnowcast import models, weights
+from xnowcast import models, pretrained, weights
 from xnowcast.models.base import Task
+from xnowcast.models.cards import fields_of
 from xnowcast.transforms import Decibel
 
 
@@ -382,6 +385,221 @@ def test_a_card_that_is_none_is_refused(saved, card):
     altered(path, change)
     with pytest.raises(ValueError, match="card that cannot be read"):
         weights.read_card(path)
+
+
+WRONG = [
+    None,
+    True,
+    -1,
+    0,
+    2.5,
+    10**8,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "x",
+    "\x1b[31m",
+    "\ud800",
+    [],
+    [1, 2, 3],
+    {},
+]
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def with_card(path, text):
+    def change(header, data):
+        header["__metadata__"]["xnowcast"] = text
+        return header, data
+
+    altered(path, change)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(("card", f) for f in weights.ModelCard.__dataclass_fields__),
+        *(("contract", f) for f in ("step", "spacing", "crop", "unknown")),
+        *(("options", f) for f in ("width", "kernels", "unknown")),
+        ("scores", "csi"),
+    ],
+    ids=".".join,
+)
+@pytest.mark.parametrize("value", WRONG, ids=lambda v: ascii(v)[:12])
+def test_whatever_a_card_says_is_refused_or_makes_the_same_forecast(saved, radar, place, value):
+    """A card is text that anybody may have written: no field of it may raise anything else, hang or take all memory."""
+    model, path = saved
+    before = radar.nowcast.forecast(model, steps=2).rr
+    section, name = place
+    card = asdict(weights.read_card(path))
+    (card if section == "card" else card[section])[name] = value
+    with_card(path, json.dumps(card))
+    try:
+        about = weights.card(path)
+        text = f"{about}{about._repr_html_()}"
+        after = radar.nowcast.forecast(path, steps=2, on_mismatch="warn").rr
+    except ValueError as error:
+        text = str(error)
+    else:
+        xr.testing.assert_equal(after.drop_attrs(), before.drop_attrs())
+    assert text.replace("\n", "").isprintable(), "nothing reaches a terminal that steers it"
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+@pytest.mark.parametrize("value", WRONG, ids=lambda v: ascii(v)[:12])
+def test_whatever_the_options_of_what_ships_say_is_refused_or_fits(name, value):
+    about = weights.card(name)
+    for option in models.options(about.system):
+        changed = json.dumps(asdict(about) | {"options": about.options | {option: value}})
+        try:
+            read = weights.ModelCard(**fields_of(changed))
+            assert weights._in_words_of_this_version(read).system == about.system
+        except ValueError as error:
+            assert option in str(error) or "no model" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DEEP, "nested too deeply|characters"),
+        ('{"system": ' + '{"a":' * 5000 + "1" + "}" * 5001, "nested too deeply|name of a system"),
+        ('{"system": "blur", "parameters": ' + "9" * 5000 + "}", "cannot be read"),
+        ('{"system": "blur", "description": "' + "x" * 2**21 + '"}', "characters"),
+        ('{"system": "\x00"}', "cannot be read"),
+        ("", "cannot be read"),
+        ("null", "it is a NoneType"),
+        ("{}", "no field 'system'"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_card_of_any_form_is_refused_in_words(saved, text, message):
+    _, path = saved
+    with_card(path, text)
+    with pytest.raises(ValueError, match=message):
+        weights.read_card(path)
+
+
+def test_what_others_wrote_is_shown_and_not_obeyed(saved, capsys):
+    from xnowcast.cli import main
+
+    _, path = saved
+    alter_card(path, description="rain\x1b]0;title\x07\u202e", training_data="a\nsha256 none", licence="\x9b31m")
+    for shown in (str(weights.card(path)), weights.card(path)._repr_html_()):
+        assert "\\x1b]0;title\\x07\\u202e" in shown and "a sha256 none" in shown and "\\x9b31m" in shown
+    main(["models", str(path)])
+    assert "\x1b" not in capsys.readouterr().out
+    alter_card(path, system="\x1b[2J")
+    with pytest.raises(ValueError, match=r"no model '\\x1b\[2J'"):
+        weights.load(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 7,
+        b"\xff" * 8,
+        struct.pack("<Q", 2**40) + b"{}",
+        struct.pack("<Q", 90_000_000) + b" " * 100,
+        struct.pack("<Q", 10) + b"\xff" * 10,
+        struct.pack("<Q", 4) + b"[[[[",
+        struct.pack("<Q", 2) + b"{}",
+    ],
+)
+def test_a_header_that_is_none_is_refused(tmp_path, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"no whole safetensors file|without an xnowcast card"):
+        weights.read_card(path)
+
+
+def test_names_of_tensors_are_shown_and_not_obeyed(saved):
+    model, path = saved
+    tensors = {f"\x1b[31m{name}": t for name, t in model.state_dict().items()}
+    card = asdict(weights.read_card(path)) | {"sha256": weights._hash(tensors)}
+    save_file(tensors, path, metadata={"xnowcast": json.dumps(card)})
+    with pytest.raises(ValueError, match="does not fit 'blur'") as error:
+        weights.load(path)
+    assert "\x1b" not in str(error.value)
+
+
+def with_tensors(path, change):
+    """The same file with other tensors, whose hash the card has."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: change(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    card = asdict(weights.read_card(path)) | {"sha256": weights._hash(tensors)}
+    save_file(tensors, path, metadata={"xnowcast": json.dumps(card)})
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.uint8, torch.complex64], ids=str)
+def test_numbers_of_another_kind_are_refused(saved, dtype):
+    _, path = saved
+    with_tensors(path, lambda name, tensor: tensor.to(dtype) if name == "out.weight" else tensor)
+    with pytest.raises(ValueError, match=rf"'out.weight' holds {str(dtype)[6:]} where float32 belongs"):
+        weights.load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_floats_of_any_width_are_read(saved, dtype):
+    model, path = saved
+    with_tensors(path, lambda name, tensor: tensor.to(dtype))
+    for name, tensor in weights.load(path).state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["hidden.bias", "scale"])
+def test_numbers_that_are_none_are_refused(saved, radar, name, value):
+    _, path = saved
+    with_tensors(path, lambda n, tensor: torch.full_like(tensor, value) if n == name else tensor)
+    with pytest.raises(ValueError, match=f"'{name}' holds NaN or infinite numbers"):
+        radar.nowcast.forecast(path, steps=1)
+
+
+def test_numbers_that_the_network_cannot_hold_are_refused(saved):
+    _, path = saved
+    with_tensors(
+        path, lambda n, tensor: torch.full_like(tensor, 1e300, dtype=torch.float64) if n == "scale" else tensor
+    )
+    with pytest.raises(ValueError, match="'scale' holds NaN or infinite numbers"):
+        weights.load(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_model_is_not_saved(saved, value):
+    model, path = saved
+    before = path.read_bytes()
+    with torch.no_grad():
+        model.out.bias.fill_(value)
+    for dtype in (None, "bfloat16"):
+        with pytest.raises(ValueError, match=r"NaN or infinite numbers in 'out\.bias'"):
+            weights.save(path, model, system="blur", options=OPTIONS, dtype=dtype)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [{"kernels": [9_999, 3]}, {"kernels": [99_999, 3]}], ids=str)
+def test_a_network_larger_than_its_file_is_not_built(saved, options, monkeypatch):
+    """Options of a file may ask for any size; memory is not asked for it."""
+    _, path = saved
+    alter_card(path, options=OPTIONS | options)
+    monkeypatch.setattr(nn.Conv2d, "reset_parameters", lambda self: pytest.fail("it was built"), raising=True)
+    with pytest.raises(ValueError, match="larger than the tensors of the file"):
+        weights.load(path)
+
+
+def test_loading_draws_nothing_from_torchs_generator(saved, radar):
+    _, path = saved
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    weights.load(path)
+    radar.nowcast.forecast(path, steps=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\x00b.safetensors", "x" * 5000 + ".safetensors", ""])
+def test_names_that_no_file_can_have_are_refused(radar, name):
+    with pytest.raises(ValueError, match=r"there is no (model|weights file)"):
+        radar.nowcast.forecast(name)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def _recipe(
         return model, model.task
     if weights is None and not looks_like_weights(source):
         _refuse_misspelt(verb, options, models.find(source))
+        options = models.checked_options(source, options)
         task = models.declare(source, **options)
         if task.trained:
             raise ValueError(
@@ -93,6 +94,7 @@ def _recipe(
     if weights is not None and card.system != model:
         raise ValueError(f"{source} holds weights of {card.system!r}, not of {model!r}")
     _refuse_misspelt(verb, options, models.find(card.system))
+    options = models.checked_options(card.system, options)
     card = with_options(card, options)
     given = model if weights is None else weights
     kept = given if given in pretrained.names() else source  # what ships is found by its name wherever a worker has it
@@ -375,8 +377,7 @@ def model_name(model: Any) -> str:
     """
     from xnowcast import models
 
-    card = getattr(model, "card", None)
-    return card.system if card is not None else getattr(model, "name", None) or models.name_of(type(model))
+    return models.called(model)
 
 
 def provenance(
@@ -407,6 +408,8 @@ def provenance(
     ('extrapolation + bicubic', "inflow='nan'")
     """
     from xnowcast import __version__
+    from xnowcast.models.kinds import plain
+    from xnowcast.weights import sha256_of
 
     told = {str(k): v for k, v in (before or {}).items() if str(k).startswith("nowcast_")}
     earlier = told.pop("nowcast_model", None)
@@ -420,11 +423,10 @@ def provenance(
         },
     }
     if options:
-        attrs["nowcast_options"] = ", ".join(f"{k}={v!r}" for k, v in sorted(options.items()))
+        attrs["nowcast_options"] = ", ".join(f"{k}={plain(v)!r}" for k, v in sorted(options.items()))
     if seed is not None:
         attrs["nowcast_seed"] = seed
-    sha256 = getattr(getattr(model, "card", model), "sha256", None)
-    if sha256:
+    if sha256 := sha256_of(model):
         attrs["nowcast_weights_sha256"] = sha256
     return attrs
 

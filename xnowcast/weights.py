@@ -8,13 +8,16 @@ import hashlib
 import html
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnowcast.drafts import draft
+from xnowcast.models.cards import fields_of, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from xnowcast.models.base import Task
 
 _KEY = "xnowcast"
+
+LONGEST_HEADER = 2**24
+"""Bytes of a weights file that name its tensors; a network of a hundred thousand has fewer."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,10 @@ class ModelCard:
             "scores": ", ".join(f"{k} {v:.3g}" for k, v in self.scores.items()),
             "sha256": self.sha256,
         }
-        return [(name, value) for name, value in pairs.items() if value]
+        return [(name, printable(value)) for name, value in pairs.items() if value]
 
     def __str__(self) -> str:
-        lines = [f"{self.system}: {self.description}" if self.description else self.system]
+        lines = [printable(f"{self.system}: {self.description}" if self.description else self.system)]
         return "\n".join(lines + [f"  {name:<11} {value}" for name, value in self._rows()])
 
     def _repr_html_(self) -> str:
@@ -106,7 +112,7 @@ class ModelCard:
             for name, value in self._rows()
         )
         return (
-            f"<div><strong>{html.escape(self.system)}</strong><p>{html.escape(self.description)}</p>"
+            f"<div><strong>{html.escape(printable(self.system))}</strong><p>{html.escape(printable(self.description))}</p>"
             f"<table>{rows}</table></div>"
         )
 
@@ -223,7 +229,7 @@ def weights_path(name: Any) -> Any:
     if not isinstance(path, str) or path in models.REGISTRY:
         return path
     inside = Path(path) / "model.safetensors"
-    return str(inside) if inside.is_file() else path
+    return str(inside) if is_file(inside) else path
 
 
 def save(
@@ -261,7 +267,8 @@ def save(
     Raises
     ------
     ValueError
-        If the path has another ending, there is no such system, option or dtype, or a parameter is too large for it.
+        If the path has another ending, there is no such system, option or dtype, a parameter is too large for it, or
+        one is NaN or infinite.
     TypeError
         If an option is nothing that JSON can hold.
     """
@@ -323,8 +330,12 @@ def _tensors(model: Any, dtype: str | None) -> "dict[str, Tensor]":
     """What is written: a model's parameters in a dtype, its buffers as they are."""
     import torch
 
+    from xnowcast.models import called
+    from xnowcast.models.contents import refuse_broken
+
     if dtype not in (None, "float32", "float16", "bfloat16"):
         raise ValueError(f"dtype is {dtype!r}; it can be 'float16', 'bfloat16' or 'float32'")
+    refuse_broken(model, called(model))
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     if dtype in (None, "float32"):
         return tensors
@@ -335,6 +346,28 @@ def _tensors(model: Any, dtype: str | None) -> "dict[str, Tensor]":
             if not torch.isfinite(tensors[name]).all():
                 raise ValueError(f"parameter {name!r} holds values that {dtype} cannot: use bfloat16 or float32")
     return tensors
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a path is a file; a name that the system cannot even look for is none.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_file("x" * 5000)
+    False
+    """
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def share(path: Path) -> None:
@@ -405,29 +438,41 @@ def read_card(path: str | Path) -> ModelCard:
     """
     with _open(path) as file:
         metadata = file.metadata() or {}
+    name = printable(str(path))
     if _KEY not in metadata and Path(path).name.startswith("checkpoint"):
         raise ValueError(
-            f"{path} is the checkpoint of a run, which only a resumed training reads: the weights are "
+            f"{name} is the checkpoint of a run, which only a resumed training reads: the weights are "
             "model.safetensors or best.safetensors beside it"
         )
     if _KEY not in metadata:
         raise ValueError(
-            f"{path} is a safetensors file without an xnowcast card: write weights with xnowcast.weights.save"
+            f"{name} is a safetensors file without an xnowcast card: write weights with xnowcast.weights.save"
         )
-    known = {f.name for f in fields(ModelCard)}
     try:
-        content = json.loads(metadata[_KEY])
-        about = ModelCard(**{k: v for k, v in content.items() if k in known})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} has a card that cannot be read: {error}") from None
-    return _in_words_of_this_version(about)
+        about = ModelCard(**fields_of(metadata[_KEY]))
+        return _in_words_of_this_version(about)
+    except ValueError as error:
+        raise ValueError(f"{name} has a card that cannot be read: {printable(str(error))}") from None
 
 
 def _in_words_of_this_version(about: ModelCard) -> ModelCard:
     """What the model reads follows from its task, and a file may have it in words of an earlier version."""
     from xnowcast import models
 
-    return replace(about, reads=_in_words(about.task)) if about.system in models.REGISTRY else about
+    if about.system not in models.REGISTRY:
+        return about
+    with _options_explained(about.system):
+        return replace(about, reads=_in_words(about.task))
+
+
+@contextmanager
+def _options_explained(system: str) -> Iterator[None]:
+    """Options come from a file that anybody may have written: whatever they break says so in one way."""
+    try:
+        yield
+    except (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"its options are none that {system!r} can be built with ({what})") from None
 
 
 def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any:
@@ -460,6 +505,7 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
     'persistence'
     """
     from xnowcast import models, pretrained
+    from xnowcast.models.contents import digest
 
     model = weights_path(model)
     if not looks_like_weights(str(model)):
@@ -470,21 +516,86 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
         built.card = card(str(model))
         return built
     about = with_options(read_card(model), options)
-    with _open(model) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the handle is no dict)
+    tensors = _tensors_of(model)
     found = _hash(tensors)
     if found != about.sha256 or (sha256 is not None and found != sha256):
         raise ValueError(
             f"{model} was altered: its tensors have the hash {found[:12]}, expected {(sha256 or about.sha256)[:12]}"
         )
-    built = models.build(about.system, **about.options)
+    try:
+        built = _filled(about, tensors)
+    except ValueError as error:
+        what = textwrap.shorten(printable(str(error)), 500)
+        raise ValueError(f"{model} does not fit {about.system!r} as it is built here: {what}") from None
+    built.card, built.task, built.as_loaded = about, about.task, digest(built.state_dict())
+    return built.eval()
+
+
+def _tensors_of(path: str | Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+
+    try:
+        with _open(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the handle is no dict)
+    except (SafetensorError, AttributeError, TypeError, RuntimeError, OSError) as error:
+        raise ValueError(f"{path} holds tensors that cannot be read: {error}") from None
+
+
+def _filled(about: ModelCard, tensors: "dict[str, Tensor]") -> Any:
+    """The network of a card with tensors of a file, in the dtypes of the network.
+
+    Raises
+    ------
+    ValueError
+        If there are others than the network has, or they hold other kinds of numbers, or some that are none.
+    """
+    from xnowcast import models
+    from xnowcast.models.contents import is_finite
+    from xnowcast.models.filling import to_be_filled
+
+    with _options_explained(about.system), to_be_filled(tensors):
+        built = models.build(about.system, **about.options)
     try:
         built.load_state_dict(tensors)
     except (RuntimeError, AttributeError) as error:  # other tensors, or a system without any
-        raise ValueError(f"{model} does not fit {about.system!r} as it is built here: {error}") from None
-    built.card = about
-    built.task = about.task
-    return built.eval()
+        raise ValueError(str(error)) from None
+    for name, tensor in built.state_dict().items():
+        if not _may_stand_for(stored := tensors[name].dtype, tensor.dtype):
+            raise ValueError(f"{name!r} holds {_short(stored)} where {_short(tensor.dtype)} belongs")
+        if not is_finite(tensor):
+            raise ValueError(f"{name!r} holds NaN or infinite numbers, as after a training that diverged")
+    return built
+
+
+def _may_stand_for(stored: Any, wanted: Any) -> bool:
+    """Whether numbers of one dtype may stand in a file for those of another: floats of any width for floats."""
+    return stored == wanted or (stored.is_floating_point and wanted.is_floating_point)
+
+
+def _short(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def sha256_of(model: Any) -> str | None:
+    """Hash of the weights of a recipe or of a model in memory, as they are: it may have been trained on since.
+
+    Parameters
+    ----------
+    model : ModelRecipe or object
+
+    Returns
+    -------
+    str or None
+        That of the file where they are still those of a file; None where there are none.
+    """
+    about = getattr(model, "card", None)
+    if not isinstance(about, ModelCard) or not about.sha256:
+        return getattr(model, "sha256", None)
+    from xnowcast.models.contents import digest
+
+    # a file may hold its numbers in half the bytes, whose hash cannot be had back
+    as_loaded = digest(model.state_dict()) == getattr(model, "as_loaded", None)
+    return about.sha256 if as_loaded else describe(model, system=about.system).sha256
 
 
 def with_options(about: ModelCard, options: Mapping[str, Any]) -> ModelCard:
@@ -511,8 +622,7 @@ def with_options(about: ModelCard, options: Mapping[str, Any]) -> ModelCard:
     """
     from xnowcast import models
 
-    if options:
-        models.check_options(about.system, options)
+    options = models.checked_options(about.system, options) if options else {}
     free = getattr(models.find(about.system), "RUNTIME_OPTIONS", ()) if options else ()
     fixed = [name for name in options if name not in free]
     if fixed:
@@ -528,12 +638,16 @@ def with_options(about: ModelCard, options: Mapping[str, Any]) -> ModelCard:
 def _open(path: str | Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
-        raise ValueError(f"there is no weights file {path}")
+    if not is_file(path):
+        raise ValueError(f"there is no weights file {printable(str(path))}")
     try:
+        with Path(path).open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > LONGEST_HEADER:
+            raise SafetensorError(f"its header has {header} bytes, and no model needs more than {LONGEST_HEADER}")
         return safe_open(str(path), framework="pt")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file: {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{printable(str(path))} is no whole safetensors file: {printable(str(error))}") from None
 
 
 def _hash(tensors: "Mapping[str, Tensor]") -> str:
@@ -543,5 +657,5 @@ def _hash(tensors: "Mapping[str, Tensor]") -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -16,10 +16,12 @@ from xnowcast.engine.workers import (
     ModelNode,
     ModelRecipe,
     choose_device,
+    failure_explained,
     memory_explained,
-    one_at_a_time,
-    worker_model,
+    node_of,
+    running,
 )
+from xnowcast.models.base import NotFinite
 from xnowcast.nn.labels import expected_class_to_rain
 
 if TYPE_CHECKING:
@@ -80,9 +82,10 @@ def postprocess_array(
     per_task = batch_size or max(1, min(32, CELLS_PER_BATCH // (channels * ny * nx)))
     leading = chunks_of_frames(data.shape[:-3], per_task)
     data = data.rechunk((*leading, (channels,), (ny,), (nx,)))
-    token = tokenize(data.name, model if isinstance(model, ModelRecipe) else id(model), plan, leading)
+    node = node_of(model)
+    token = tokenize(data.name, node.token, plan, leading)
     name, model_key = f"postprocess-{token}", f"postprocess-model-{token}"
-    graph: dict[Any, Any] = {model_key: ModelNode(model)}
+    graph: dict[Any, Any] = {model_key: node}
     for position in np.ndindex(*(len(chunks) for chunks in leading)):
         graph[(name, *position, 0, 0, 0)] = (run_fields, model_key, plan, (data.name, *position, 0, 0, 0))
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[data])  # type: ignore[list-item]
@@ -111,8 +114,8 @@ def run_fields(node: ModelNode, plan: FieldPlan, values: np.ndarray) -> np.ndarr
     seen = np.flatnonzero(observed.reshape(len(fields), -1).any(axis=1))
     if seen.size:
         device = choose_device(plan.device)
-        with one_at_a_time(device):
-            result[seen] = _answers(worker_model(node.model, device), fields[seen], observed[seen], plan, device)
+        with running(node, device) as model, failure_explained(model, [f"field {i + 1} of a batch" for i in seen]):
+            result[seen] = _answers(model, fields[seen], observed[seen], plan, device)
     np.copyto(result, np.nan, where=~observed[:, None])
     return result.reshape(*values.shape[:-3], *result.shape[1:])
 
@@ -127,7 +130,11 @@ def _answers(
     with memory_explained(model, len(fields), fields.shape):
         ask = _probabilities if plan.category is None else _activation
         answer = ask(model, padded, mask, plan)
-    return answer[..., :ny, :nx].float().cpu().numpy()
+    result = answer[..., :ny, :nx].float().cpu().numpy()
+    whole = np.isfinite(fields).all(axis=1, keepdims=True)  # what a model makes of missing channels is its own affair
+    if (broken := ~np.isfinite(result) & (whole | np.isinf(result))).any():
+        raise NotFinite(broken.any((1, 2, 3)).tolist())
+    return result
 
 
 @torch.no_grad()

@@ -20,13 +20,15 @@ from xnowcast.engine.workers import (
     ModelNode,
     ModelRecipe,
     choose_device,
+    failure_explained,
     memory_explained,
+    node_of,
     numbered_slices,
-    one_at_a_time,
+    running,
     split,
-    worker_model,
+    time_in_words,
 )
-from xnowcast.models.base import DeblurModel
+from xnowcast.models.base import DeblurModel, NotFinite
 from xnowcast.noise import Noise, member_generator
 from xnowcast.units import Conversion
 
@@ -123,11 +125,10 @@ def deblur_arrays(
     member_chunks = split(len(members), min(per_task, len(members))) if members is not None else ()
     leading = chunks_of_frames(data.shape[:-2], max(1, per_task // max(member_chunks, default=1)))
     data = data.rechunk((*leading, (ny,), (nx,)))
-    token = tokenize(
-        data.name, model if isinstance(model, ModelRecipe) else id(model), plan, labels, members, leading, member_chunks
-    )
+    node = node_of(model)
+    token = tokenize(data.name, node.token, plan, labels, members, leading, member_chunks)
     name, model_key = f"deblur-{token}", f"deblur-model-{token}"
-    graph: dict[Any, Any] = {model_key: ModelNode(model)}
+    graph: dict[Any, Any] = {model_key: node}
     slices = [list(numbered_slices(chunks)) for chunks in leading]
     for position in np.ndindex(*(len(chunks) for chunks in leading)):
         block = _Block(plan, labels.block([slices[d][i][1] for d, i in enumerate(position)]), None)
@@ -186,8 +187,8 @@ def run_deblur(node: ModelNode, block: _Block, values: np.ndarray) -> dict[str, 
     plan, shape = block.plan, values.shape
     rain = plan.conversion(np.asarray(values).reshape(-1, *shape[-2:]))
     device = choose_device(plan.device)
-    with one_at_a_time(device):
-        result = _deblur(worker_model(node.model, device), rain, block, device)
+    with running(node, device) as model:
+        result = _deblur(model, rain, block, device)
     for part in ("frames", "reblurred"):
         result[part] = plan.conversion.inverse(result[part])
     members = () if block.members is None else (len(block.members),)
@@ -209,13 +210,22 @@ def _deblur(model: DeblurModel, rain: np.ndarray, block: _Block, device: torch.d
     }
     if wet.size:
         noise = _noise(block, wet, device, common=getattr(model, "common_noise", False))
-        for part, answer in _run_model(model, filled[wet], observed[wet], noise, device).items():
+        frames = [_frame_name(labels) for row, labels in enumerate(block.labels.each()) if row in set(wet.tolist())]
+        with failure_explained(model, frames):
+            answers = _run_model(model, filled[wet], observed[wet], noise, device)
+        for part, answer in answers.items():
             result[part][wet] = answer.reshape(wet.size, len(numbers), *answer.shape[1:])
     given_back = np.isnan(result["distance"])[..., None, None]  # the model's scale cuts off drizzle: rather the input
     for part in ("frames", "reblurred"):
         np.copyto(result[part], filled[:, None], where=given_back)
         np.copyto(result[part], np.nan, where=~observed[:, None])
     return {part: array.reshape(-1, *array.shape[2:]) for part, array in result.items()}
+
+
+def _frame_name(labels: dict[str, Any]) -> str:
+    """What a frame is called where its model fails."""
+    known = {role: value for role, value in labels.items() if role != "others" and value}
+    return ", ".join(f"{role} {time_in_words(value)}" for role, value in known.items()) or "a frame"
 
 
 def _noise(block: _Block, wet: np.ndarray, device: torch.device, *, common: bool) -> Noise:
@@ -244,8 +254,12 @@ def _run_model(
 
     with memory_explained(model, len(noise), rain.shape):
         answer = model.deblur(model.transform(prepared(rain)), prepared(observed), noise)
+    frames = _as_rain(model, answer.frames, ny, nx)
+    seen = observed.repeat(copies, axis=0) & np.isfinite(answer.distance.cpu().numpy())[:, None, None]
+    if (broken := ~np.isfinite(frames) & (seen | np.isinf(frames))).any():
+        raise NotFinite(broken.any((1, 2)).tolist())
     return {
-        "frames": _as_rain(model, answer.frames, ny, nx),
+        "frames": frames,
         "kernel": answer.kernel.float().cpu().numpy(),
         "reblurred": _as_rain(model, answer.reblurred, ny, nx),
         "distance": answer.distance.float().cpu().numpy(),

@@ -19,13 +19,14 @@ from xnowcast.engine.workers import (
     ModelNode,
     ModelRecipe,
     choose_device,
+    failure_explained,
     memory_explained,
+    node_of,
     numbered_slices,
-    one_at_a_time,
+    running,
     split,
-    worker_model,
 )
-from xnowcast.models.base import DownscaleModel, Task
+from xnowcast.models.base import DownscaleModel, NotFinite, Task
 from xnowcast.noise import Noise, member_generator
 from xnowcast.units import Conversion
 
@@ -114,11 +115,11 @@ def refine_array(
     longest = max(stop - start for start, stop in stretches)
     per_task = batch_size or max(1, FINE_CELLS_PER_TASK // (longest * ny * nx))
     member_chunks = split(len(members), min(per_task, len(members))) if members is not None else (1,)
-    recipe = model if isinstance(model, ModelRecipe) else id(model)
-    token = tokenize(data.name, recipe, plan, fine_grid, members, times, member_chunks, extra_labels)
+    node = node_of(model)
+    token = tokenize(data.name, node.token, plan, fine_grid, members, times, member_chunks, extra_labels)
     name, whole = f"downscale-{token}", f"downscale-stretch-{token}"
     model_key, grid_key = f"downscale-model-{token}", f"downscale-grid-{token}"
-    graph: dict[Any, Any] = {model_key: ModelNode(model), grid_key: fine_grid}
+    graph: dict[Any, Any] = {model_key: node, grid_key: fine_grid}
     block_starts = np.concatenate([[0], np.cumsum(data.chunks[extra])])
     ends = [*(start for start, _ in stretches[1:]), data.shape[extra]]
     for position in np.ndindex(*data.numblocks[:extra]):
@@ -222,8 +223,8 @@ def run_stretch(node: ModelNode, grid: FineGrid, stretch: _Stretch, blocks: Sequ
     values = np.concatenate([np.asarray(b).reshape(-1, *shape) for b in blocks])[stretch.frames]
     rain, others = plan.conversion(values[:, 0]), values[:, 1:].astype(np.float32)
     device = choose_device(plan.device)
-    with one_at_a_time(device):
-        fine = _refine(worker_model(node.model, device), rain, others, grid.static, stretch, device)
+    with running(node, device) as model, failure_explained(model, [stretch.times[0]]):
+        fine = _refine(model, rain, others, grid.static, stretch, device)
     if plan.conserve:
         fine = conserved(fine, rain, grid.areas, plan.factor)
     np.copyto(fine, np.nan, where=~_repeated(np.isfinite(rain), plan.factor))
@@ -261,8 +262,10 @@ def _refine(
         noise = _noise(stretch, device) if stretch.members is not None else None
         with memory_explained(model, copies, (ny * plan.factor, nx * plan.factor)):
             answer = model.downscale(frames, padded(observed[None, :, None]), plan.factor, fixed, noise)
-        fine = model.transform.inverse(answer.float())[:, :, 0, : ny * plan.factor, : nx * plan.factor]
-        return fine.clamp_min(0).cpu().numpy()
+        fine = model.transform.inverse(answer.float())[:, :, 0, : ny * plan.factor, : nx * plan.factor].cpu().numpy()
+    if (broken := ~np.isfinite(fine) & (_repeated(observed, plan.factor) | np.isinf(fine))).any():
+        raise NotFinite(broken.any((1, 2, 3)).tolist())
+    return np.maximum(fine, 0, out=fine)
 
 
 def _noise(stretch: _Stretch, device: torch.device) -> Noise:

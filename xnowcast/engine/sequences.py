@@ -4,7 +4,8 @@ Each task takes the time blocks of the field that hold its frames, converts them
 converts back. The model itself is one more node of the graph, a recipe of a few bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,13 +21,14 @@ from xnowcast.engine.workers import (
     ModelNode,
     ModelRecipe,
     choose_device,
+    failure_explained,
     memory_explained,
+    node_of,
     numbered_slices,
-    one_at_a_time,
+    running,
     split,
-    worker_model,
 )
-from xnowcast.models.base import ForecastModel, Task
+from xnowcast.models.base import ForecastModel, NotFinite, Task
 from xnowcast.noise import Noise, member_generator
 from xnowcast.units import Conversion
 from xnowcast.windows import Windows
@@ -91,10 +93,10 @@ def forecast_array(
         (nx,),
     )
 
-    recipe_token = model if isinstance(model, ModelRecipe) else id(model)
-    token = tokenize(data.name, recipe_token, plan, windows, members, chunks)
+    node = node_of(model)
+    token = tokenize(data.name, node.token, plan, windows, members, chunks)
     name, model_key = f"nowcast-{token}", f"nowcast-model-{token}"
-    graph: dict[Any, Any] = {model_key: ModelNode(model)}
+    graph: dict[Any, Any] = {model_key: node}
     block_starts = np.concatenate([[0], np.cumsum(data.chunks[extra])])
     frames = np.stack([windows.before, windows.after], axis=-1)
     block_of = np.searchsorted(block_starts, frames, side="right") - 1
@@ -166,7 +168,7 @@ def run_forecast(node: ModelNode, batch: _Batch, blocks: Sequence[np.ndarray]) -
     used, place = np.unique(batch.frames, return_inverse=True)
     series = np.concatenate([np.asarray(b).reshape(-1, *shape) for b in blocks])[used]
     windows = _fill_gaps(plan.conversion(series), place.reshape(batch.frames.shape), batch.weight)
-    result = predict_on_device(node.model, windows, batch)
+    result = predict_on_device(node, windows, batch)
     result = plan.conversion.inverse(result)
     members = () if batch.members is None else (len(batch.members),)
     return result.reshape(*extra, len(windows), *members, plan.steps, *shape)
@@ -180,12 +182,12 @@ def _fill_gaps(rain: np.ndarray, place: np.ndarray, weight: np.ndarray) -> np.nd
     return windows
 
 
-def predict_on_device(model: Any, windows: np.ndarray, batch: _Batch) -> np.ndarray:
+def predict_on_device(node: ModelNode, windows: np.ndarray, batch: _Batch) -> np.ndarray:
     """Run the model on its device, one batch at a time per device.
 
     Parameters
     ----------
-    model : ModelRecipe or ForecastModel
+    node : ModelNode
     windows : numpy.ndarray
         ``(init_time, frame, y, x)`` in mm h-1, NaN where not measured.
     batch : _Batch
@@ -197,10 +199,9 @@ def predict_on_device(model: Any, windows: np.ndarray, batch: _Batch) -> np.ndar
     """
     plan = batch.plan
     device = choose_device(plan.device)
-    with one_at_a_time(device):
-        ready = worker_model(model, device)
+    with running(node, device) as model, failure_explained(model, batch.init_times):
         noise = _noise_source(batch, device) if batch.members is not None else None
-        return predict(ready, windows, plan.steps, members=batch.members, noise=noise, device=device)
+        return predict(model, windows, plan.steps, members=batch.members, noise=noise, device=device)
 
 
 def _noise_source(batch: _Batch, device: torch.device) -> Callable[[np.ndarray], Noise]:
@@ -248,6 +249,11 @@ def predict(
     numpy.ndarray
         ``(b * m, steps, y, x)`` in mm h-1, the member varying fastest. NaN where no frame measured anything,
         and where the model says so. A window without any rain gives none, and the model is not asked.
+
+    Raises
+    ------
+    NotFinite
+        If the model gives infinite values, or NaN where it should know.
     """
     copies = 1 if members is None else len(members)
     observed = np.isfinite(windows)
@@ -257,11 +263,22 @@ def predict(
     if wet.size:
         frames = torch.from_numpy(filled[wet])[:, :, None].to(device)
         seen = torch.from_numpy(observed[wet])[:, :, None].to(device)
-        with memory_explained(model, wet.size * copies, filled.shape):
+        with memory_explained(model, wet.size * copies, filled.shape), _counted_in(wet, len(windows)):
             answer = _run_model(model, frames, seen, steps, noise(wet) if noise is not None else None)
         result[wet] = answer[:, :, 0].reshape(wet.size, copies, *answer.shape[1:2], *answer.shape[-2:]).cpu().numpy()
     np.copyto(result, np.nan, where=~observed.any(axis=1)[:, None, None])
     return result.reshape(-1, *result.shape[2:])
+
+
+@contextmanager
+def _counted_in(wet: np.ndarray, windows: int) -> Iterator[None]:
+    """Count the samples that failed in all windows, the dry ones too that the model was not asked about."""
+    try:
+        yield
+    except NotFinite as error:
+        failed = np.zeros(windows, dtype=bool)
+        failed[wet[np.flatnonzero(error.failed) * wet.size // len(error.failed)]] = True
+        raise NotFinite(failed.tolist()) from error
 
 
 @torch.inference_mode()
@@ -269,7 +286,31 @@ def _run_model(model: ForecastModel, frames: Tensor, observed: Tensor, steps: in
     multiple = model.task.grid_multiple
     ny, nx = frames.shape[-2:]
     below, right = -ny % multiple, -nx % multiple
-    padded = torch.nn.functional.pad(frames, (0, right, 0, below))
+    padded = model.transform(torch.nn.functional.pad(frames, (0, right, 0, below)))
     padded_observed = torch.nn.functional.pad(observed, (0, right, 0, below))
-    answer = model.forecast(model.transform(padded), padded_observed, steps, noise)
-    return model.transform.inverse(answer.float())[..., :ny, :nx].clamp_min(0)
+    answer = model.forecast(padded, padded_observed, steps, noise)[..., :ny, :nx]
+    rain = model.transform.inverse(answer.float())
+    failed = _broken(rain, observed, model.task)
+    if padded.isfinite().all():  # a scale that has no dry at all may give minus infinity, which is no rain
+        failed |= answer.isinf().flatten(1).any(1)
+    if failed.any():
+        raise NotFinite(failed.tolist())
+    return rain.clamp_min(0)
+
+
+def _broken(rain: Tensor, observed: Tensor, task: Task) -> Tensor:
+    """Which forecasts hold values that no working model gives: infinite ones, or NaN where the air was measured.
+
+    Where a model moves the rain, NaN is the air that comes from outside: then a forecast is broken that has nothing
+    else, though all of its newest frame was measured.
+    """
+    if rain.isfinite().all():
+        return rain.new_zeros(len(rain), dtype=torch.bool)
+    lost = rain.isnan()
+    copies = len(rain) // len(observed)
+    if task.coverage == "observed":
+        known = observed.any(dim=1, keepdim=True).repeat_interleave(copies, dim=0)
+        missing = (lost & known).flatten(1).any(1)
+    else:
+        missing = lost.flatten(1).all(1) & observed[:, -1].flatten(1).all(1).repeat_interleave(copies)
+    return missing | rain.isinf().flatten(1).any(1)

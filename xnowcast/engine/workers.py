@@ -1,19 +1,25 @@
 """Torch on a worker: which device, one model per process and device, one batch at a time, how many threads."""
 
+import copy
 import multiprocessing
 import re
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from dask.base import tokenize
 from dask.diagnostics import ProgressBar
 
 from xnowcast import models
+from xnowcast.models import contents
+from xnowcast.models.base import NotFinite
 
 CELLS_PER_BATCH = 2**21
 """Cells of the samples of one batch where no batch size is asked for: 8 of 512 x 512, 32 of 256 x 256 or less."""
@@ -38,15 +44,61 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class ModelNode:
-    """Wraps the model so that Dask takes it as data: a model is callable, and a bare callable would be run."""
+    """A model as a node of the graph, wrapped so that Dask takes it as data: a bare callable would be run.
+
+    Attributes
+    ----------
+    model : ModelRecipe or object
+    token : str
+        By which graphs and workers know it: of its content, for a model in memory may change and stay the same object.
+    parameters : str
+        Digest of the parameters that a ``torch.nn.Module`` had when the forecast was planned; "" for anything else.
+    """
 
     model: Any
+    token: str
+    parameters: str = ""
 
+
+def node_of(model: Any) -> ModelNode:
+    """The node of a model in a graph.
+
+    Parameters
+    ----------
+    model : ModelRecipe or object
+
+    Returns
+    -------
+    ModelNode
+
+    Raises
+    ------
+    ValueError
+        If a parameter of a model in memory is NaN or infinite.
+    """
+    if not isinstance(model, torch.nn.Module):
+        return ModelNode(model, tokenize(model))
+    contents.refuse_broken(model, models.called(model))
+    parts = [
+        (name, type(part), {k: v for k, v in vars(part).items() if k not in _TORCH_KEEPS})
+        for name, part in model.named_modules()
+    ]
+    parameters = contents.digest(dict(model.named_parameters()))
+    return ModelNode(model, tokenize(parts, parameters, contents.digest(dict(model.named_buffers()))), parameters)
+
+
+_TORCH_KEEPS = ("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+"""What a part of a network has besides its own attributes: whether it is being trained, which changes no forecast, and
+tensors and parts, which are looked at one by one."""
 
 torch_threads: int | None = None
 """Torch threads of this process, set by whoever shares out the cores; None leaves it to the kind of process."""
 
-_MODELS: dict[tuple[Any, torch.device], Any] = {}
+MODELS_KEPT = 8
+"""Models that a process keeps ready, the last used: an archive compares a handful, which must not load one another out
+of memory, and who tries one option after another needs none of the earlier ones."""
+
+_MODELS: OrderedDict[tuple[str, torch.device], Any] = OrderedDict()
 _MODELS_LOCK = threading.Lock()
 _DEVICE_LOCKS: dict[torch.device, threading.Lock] = {}
 
@@ -73,39 +125,97 @@ def choose_device(device: str) -> torch.device:
     >>> choose_device("cpu")
     device(type='cpu')
     """
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if not isinstance(device, str | torch.device):  # torch takes a bare number for a GPU
+            raise RuntimeError
         chosen = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device is {device!r}; it can be 'auto', 'cpu', 'cuda' or 'cuda:1'") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, and torch sees no GPU here: use device='auto' or 'cpu'")
+    if not _is_here(chosen):
+        raise ValueError(f"device is {device!r}, and there is no such device here: use device='auto' or 'cpu'")
     return chosen
 
 
-def worker_model(model: Any, device: torch.device) -> Any:
+def _is_here(device: torch.device) -> bool:
+    """Whether numbers can be put on a device and read back."""
+    if device.type == "cpu":
+        return device.index in (None, 0)
+    if device.type == "cuda":
+        return device.index is None or device.index < torch.cuda.device_count()
+    try:
+        return device.type != "meta" and torch.ones(1, device=device).item() == 1
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError):
+        return False
+
+
+@contextmanager
+def running(node: ModelNode, device: torch.device) -> Iterator[Any]:
+    """The model on a device of this process, in evaluation mode and with no other batch on the device.
+
+    Parameters
+    ----------
+    node : ModelNode
+    device : torch.device
+
+    Yields
+    ------
+    ForecastModel
+        Made the first time it is asked for. A model in memory is itself, and is left as it was.
+    """
+    with one_at_a_time(device):
+        model = worker_model(node, device)
+        parts = model.modules() if isinstance(model, torch.nn.Module) else ()
+        in_training = [part for part in parts if part.training]
+        for part in in_training:
+            part.training = False
+        try:
+            yield model
+        finally:
+            for part in in_training:
+                part.training = True
+
+
+def worker_model(node: ModelNode, device: torch.device) -> Any:
     """The model on a device of this process, made the first time it is asked for.
 
     Parameters
     ----------
-    model : ModelRecipe or ForecastModel
+    node : ModelNode
     device : torch.device
 
     Returns
     -------
     ForecastModel
     """
-    key = (model if isinstance(model, ModelRecipe) else id(model), device)
+    model = node.model
+    if node.parameters and contents.digest(dict(model.named_parameters())) != node.parameters:
+        raise ValueError(
+            f"the model {models.called(model)!r} was changed after its forecast was planned, by training it or "
+            "otherwise: plan the forecast again"
+        )
+    if not isinstance(model, ModelRecipe) and _lives_on(model, device):
+        return model  # it lives in the graph; a cache would only keep it alive
+    key = (node.token, device)
     with _MODELS_LOCK:
         if key not in _MODELS:
-            made = model.make() if isinstance(model, ModelRecipe) else model
-            if isinstance(made, torch.nn.Module):
-                made = made.to(device).eval()
-            if not isinstance(model, ModelRecipe):
-                return made  # it lives in the graph; a cache would only keep it alive
-            _MODELS[key] = made
+            made = model.make() if isinstance(model, ModelRecipe) else copy.deepcopy(model)
+            _MODELS[key] = made.to(device).eval() if isinstance(made, torch.nn.Module) else made
+        _MODELS.move_to_end(key)
+        while len(_MODELS) > MODELS_KEPT:
+            _MODELS.popitem(last=False)
         return _MODELS[key]
+
+
+def _lives_on(model: Any, device: torch.device) -> bool:
+    """Whether a model is where it is wanted; so is what has no tensors."""
+    if not isinstance(model, torch.nn.Module):
+        return True
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return tensor is None or tensor.device == torch.empty(0, device=device).device  # "cuda" is one of its GPUs
 
 
 @contextmanager
@@ -147,6 +257,38 @@ def memory_explained(model: Any, samples: int, shape: tuple[int, ...]) -> Iterat
         raise MemoryError(
             f"a batch of {samples} samples of {size} cells does not fit into memory: try {advice}"
         ) from error
+
+
+@contextmanager
+def failure_explained(model: Any, names: Sequence[Any] | np.ndarray) -> Iterator[None]:
+    """Say which model failed on what, where its answer is no number: NaN in a file would read as not measured.
+
+    Parameters
+    ----------
+    model : object
+    names : sequence
+        Of the samples of the batch, or of so many members each: times in nanoseconds, or anything else.
+
+    Raises
+    ------
+    ValueError
+    """
+    try:
+        yield
+    except NotFinite as error:
+        failed = [names[row * len(names) // len(error.failed)] for row, one in enumerate(error.failed) if one]
+        first, *others = dict.fromkeys(map(time_in_words, failed))
+        more = f" and {len(others)} more" if others else ""
+        raise ValueError(
+            f"{models.called(model)!r} gave NaN or infinite values for {first}{more}, which would read as not "
+            "measured: its weights are broken, as after a training that diverged, or it overflows in its precision"
+        ) from error
+
+
+def time_in_words(name: Any) -> str:
+    """A time in nanoseconds as a time; anything else as it is."""
+    is_time = isinstance(name, int | np.integer) and abs(int(name)) > 10**15
+    return str(np.datetime64(int(name), "ns").astype("M8[s]")) if is_time else str(name)
 
 
 def _smaller_tile(model: Any, shape: tuple[int, ...]) -> str:

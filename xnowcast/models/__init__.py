@@ -1,10 +1,12 @@
 """The registry: one line a system, nothing imported until a model is asked for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
+
+from xnowcast.models.kinds import in_kind
 
 if TYPE_CHECKING:
     from xnowcast.models.base import Task
@@ -130,6 +132,26 @@ def name_of(model_class: type) -> str:
     return same[0] if len(same) == 1 else model_class.__name__
 
 
+def called(model: Any) -> str:
+    """What a recipe or a model in memory is called; one that was trained or loaded has a card.
+
+    Parameters
+    ----------
+    model : object
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> called(build("persistence"))
+    'persistence'
+    """
+    card = getattr(model, "card", None)
+    return card.system if card is not None else getattr(model, "name", None) or name_of(type(model))
+
+
 def options(name: str) -> dict[str, Any]:
     """The options that a user of a system may choose, with their defaults.
 
@@ -236,6 +258,35 @@ def check_options(name: str, given: Iterable[str]) -> None:
         raise ValueError(f"{name!r} has no option {names}{hint} options are: {', '.join(known) or 'none'}")
 
 
+def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a system in Python's own types, each known to it and of its kind.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    given : mapping of str
+
+    Returns
+    -------
+    dict of str
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown, or of another kind than the system's ``declare`` says.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> checked_options("extrapolation", {"input_frames": np.int16(3)})
+    {'input_frames': 3}
+    """
+    check_options(name, given)
+    takes = signature(find(name).declare).parameters
+    return {option: in_kind(option, value, takes[option]) for option, value in given.items()}
+
+
 def _entry(name: str) -> tuple[str, dict[str, Any]]:
     """Target and fixed options of a system in the registry."""
     entry = REGISTRY[name]
@@ -243,6 +294,5 @@ def _entry(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _call(function: Any, name: str, options: dict[str, Any]) -> Any:
-    """``function(**options)``, with unknown options named as such rather than as a TypeError from inside."""
-    check_options(name, options)
-    return function(**_entry(name)[1], **options)
+    """``function(**options)``, with options that will not do named as such rather than as an error from inside."""
+    return function(**_entry(name)[1], **checked_options(name, options))

@@ -4,6 +4,7 @@ A model is any object with a `task`, a `transform` and the method of its verb. T
 counts, units, NaN, padding, seeds, dims and CF, so a model only turns tensors into tensors.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -79,6 +80,36 @@ class Task:
         """
         wanted = getattr(self, name)
         return wanted if wanted is None or isinstance(wanted, tuple) else (wanted, wanted)
+
+
+class NotFinite(ValueError):
+    """A model's answer is infinite, or NaN where it should know: its weights are broken, or its precision overflows.
+
+    Parameters
+    ----------
+    failed : iterable of bool
+        For each sample of the batch, members counted, whether it failed.
+    """
+
+    def __init__(self, failed: Iterable[bool]) -> None:
+        self.failed = [bool(one) for one in failed]
+        super().__init__(f"the model gave NaN or infinite values for {sum(self.failed)} of {len(self.failed)} samples")
+
+    def __reduce__(self) -> tuple[type, tuple[list[bool]]]:
+        return type(self), (self.failed,)
+
+
+def require_finite(answer: Tensor) -> Tensor:
+    """The answer ``(samples, ...)`` of a network as it is; for models that afterwards clip it or put NaN of their own.
+
+    Raises
+    ------
+    NotFinite
+        If any of it is NaN or infinite.
+    """
+    if not answer.isfinite().all():
+        raise NotFinite((~answer.isfinite()).flatten(1).any(1).tolist())
+    return answer
 
 
 class Transform(Protocol):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.nn.losses import pixel_loss
 from xnowcast.nn.recurrent import CELLS, Cell
 from xnowcast.noise import Noise
@@ -149,7 +149,7 @@ class RecurrentForecaster(nn.Module):
             raise ValueError(f"steps is {steps}: ask for at least one")
         advance = self.advance if deblurred else self.advance_blurred
         predictions = self.rollout(frames[:, -known:], known + steps - 1, known=known, advance=advance)
-        return predictions[-1][:, -steps:].clamp(0.0, 1.0)
+        return require_finite(predictions[-1][:, -steps:]).clamp(0.0, 1.0)
 
     def begin_from(self, other: "RecurrentForecaster") -> None:
         """Take over the weights of another model of the same kind and size."""

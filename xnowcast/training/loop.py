@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from xnowcast.archive.lock import StoreLock
 from xnowcast.interruption import Interruption
 from xnowcast.models.base import Loss, TrainingBatch
+from xnowcast.models.contents import is_finite
 from xnowcast.training import checkpoint
 from xnowcast.training.crops import Sample, read_ahead
 from xnowcast.training.folder import RunFolder
@@ -381,6 +382,15 @@ class _Training:
                 "A smaller learning_rate, a warmup or clip may help"
             )
 
+    def _require_finite_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """The last step may leave weights that no loss has been computed with."""
+        broken = [name for name, _ in self.model.named_parameters() if not is_finite(weights[name])]
+        if broken:
+            raise FloatingPointError(
+                f"after step {self.step} the weights hold NaN or infinite numbers, in {broken[0]!r} first, and are not "
+                "kept. A smaller learning_rate, a warmup or clip may help"
+            )
+
     @torch.no_grad()
     def _move_average(self) -> None:
         if self.average is not None:
@@ -524,7 +534,8 @@ class _Training:
 
     def _finish(self, screen: "_Screen") -> dict[str, Any]:
         keep_best = self.settings.keep == "best" and self.best_weights is not None
-        weights = self.best_weights if keep_best else copy.deepcopy(self.result.state_dict())
+        weights: Any = self.best_weights if keep_best else copy.deepcopy(self.result.state_dict())
+        self._require_finite_weights(weights)
         self.model.load_state_dict(weights)
         self.model.cpu().eval()
         kept = self.best if keep_best else {"score": math.nan, "step": self.step}

@@ -25,7 +25,7 @@ from xnowcast.diffusion import (
 )
 from xnowcast.diffusion.guidance import check_guidance
 from xnowcast.diffusion.tiling import blend_weights, tile_windows
-from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
 from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
@@ -449,7 +449,7 @@ class STLDM(nn.Module):
 
     def _shown(self, latent: Tensor, newest: Tensor, latent_newest: Tensor) -> Tensor:
         """The decoded frames between 0 and 1."""
-        return self._decoded(latent, newest, latent_newest).clamp(0.0, 1.0)
+        return require_finite(self._decoded(latent, newest, latent_newest)).clamp(0.0, 1.0)
 
     def _decoded(self, latent: Tensor, newest: Tensor, latent_newest: Tensor) -> Tensor:
         """The decoded frames; a residual model adds what the autoencoder loses of the newest, fading as it learnt."""

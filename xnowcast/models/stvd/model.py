@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xnowcast.diffusion import PARAMETERIZATIONS, SAMPLERS, Denoise, evenly_spaced_steps, sigmoid_schedule
-from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.models.stvd.pieces import Piece, blended, cut
 from xnowcast.models.stvd.unet import Condition, Denoiser, Downscaler, Shape
 from xnowcast.nn.blocks import with_fixed_filters
@@ -281,7 +281,7 @@ class STVD(nn.Module):
                 own = noise.generators[number * per_sequence : (number + 1) * per_sequence]
                 sources = Noise(own, noise.device)
             fine.append(self._refined(networks, one, pieces, sources))
-        return torch.cat(fine).clamp(-1, 1)
+        return require_finite(torch.cat(fine)).clamp(-1, 1)
 
     def _refined(
         self, networks: tuple[Downscaler, Denoiser], x: Tensor, pieces: list[Piece], noise: Noise | None
@@ -323,7 +323,8 @@ class STVD(nn.Module):
                 # a piece knows the residual to its own estimate: a shift of the signal, and none of the noise
                 noisy = piece(members) + signal * (piece(estimate) - own)
                 velocity = self._velocity(denoiser, noisy, step, condition)
-                fine.append((own + VELOCITY.to_x0(velocity, noisy, signal, noise_level)).clamp(-1, 1))
+                refined = require_finite(own + VELOCITY.to_x0(velocity, noisy, signal, noise_level))
+                fine.append(refined.clamp(-1, 1))
             return (blended(fine, pieces, members) - estimate).flatten(0, 1)
 
         return denoise
