@@ -106,17 +106,12 @@ KINDS: dict[str, Kind] = {
         ("correlation",),
     ),
     "neighbourhoods": Kind(
-        FSS_SUMS[:3], ("threshold", "scale"), _of_mean(verify.fss_sums), lambda _, s: _fss(s), ("fss",)
+        FSS_SUMS[:3], ("threshold", "scale"), _of_mean(verify.fss_sums), lambda _, sums: verify.fss(sums), ("fss",)
     ),
     "crps": Kind(CRPS_SUMS, (), _crps(fair=False), lambda _, s: verify.crps_ensemble(s), ("crps",)),
     "crps_fair": Kind(CRPS_SUMS, (), _crps(fair=True), lambda _, s: verify.crps_ensemble(s), ("crps_fair",)),
 }
 """By the name that stands before their sums in a table, as in ``events_hits``."""
-
-
-def _fss(sums: xr.Dataset) -> xr.DataArray:
-    """The last two sums are of no use to the score."""
-    return verify.fss(sums.assign(dict.fromkeys(FSS_SUMS[3:], sums[FSS_SUMS[0]])))
 
 
 def kind_of(score: str) -> str:

@@ -1,13 +1,14 @@
 """Scores of precipitation forecasts, in xskillscore's style: lazy, aware of NaN, summed first and divided last.
 
 Every score takes ``(observations, forecasts)``, then keywords: ``dim=`` to average over, ``member_dim=`` of an
-ensemble, ``skipna=``, ``keep_attrs=``. Both arguments are DataArrays or Datasets with exactly the same coordinates.
-Scores whose name ends in ``_sums``, tables and histograms are additive: those of files, workers or months can be
-added up, and the scores taken of the sum. `scorecard` aligns a forecast with observations by valid time and returns
-many scores at once.
+ensemble, ``weights=``, ``skipna=``, ``keep_attrs=``. Both arguments are DataArrays or Datasets with exactly the same
+coordinates. Functions whose name ends in ``_sums``, tables and histograms are additive: those of files, workers or
+months can be added up (`merge`), and the scores taken of the sum. `scorecard` aligns a forecast with observations by
+valid time and returns many scores at once.
 """
 
 from xnowcast.verify.align import align_observations
+from xnowcast.verify.areas import area_weights
 from xnowcast.verify.contingency import (
     accuracy,
     contingency_table,
@@ -76,6 +77,7 @@ from xnowcast.verify.spectra import (
     spectral_ratio,
     spectrum_sums,
 )
+from xnowcast.verify.sums import merge
 from xnowcast.verify.thresholds import THRESHOLD_SETS, ThresholdSet, threshold_coordinate
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "accuracy",
     "align_observations",
     "amount_to_rain_rate",
+    "area_weights",
     "balanced_mae",
     "balanced_mse",
     "balanced_sums",
@@ -121,6 +124,7 @@ __all__ = [
     "log_spectral_distance",
     "mae",
     "mean_error",
+    "merge",
     "mse",
     "object_free_fraction",
     "percentile_error",

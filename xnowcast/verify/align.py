@@ -1,6 +1,7 @@
 """Observations and forecasts on the same coordinates: checked exactly, or aligned by valid time."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,59 @@ def check_same_coordinates(observations: xr.DataArray, forecasts: xr.DataArray) 
         labelled = dim in observations.indexes and dim in forecasts.indexes
         if labelled and not observations.indexes[dim].equals(forecasts.indexes[dim]):
             raise ValueError(_difference(dim, observations, forecasts))
+    _check_same_places(observations, forecasts)
+
+
+def check_weights(
+    weights: xr.DataArray, observations: xr.DataArray, forecasts: xr.DataArray, *, never: Iterable[Hashable] = ()
+) -> None:
+    """Refuse weights that do not lie on the fields, or along dims that have none.
+
+    Parameters
+    ----------
+    weights : xarray.DataArray
+    observations, forecasts : xarray.DataArray
+    never : iterable of hashable
+        Dims whose cells have no weight of their own.
+
+    Raises
+    ------
+    TypeError, ValueError
+
+    Examples
+    --------
+    >>> rain = xr.DataArray([1.0, 2.0], dims="lat")
+    >>> check_weights(xr.DataArray([1.0, 0.5], dims="lon"), rain, rain)
+    Traceback (most recent call last):
+    ...
+    ValueError: weights have the dim 'lon', which neither field has: observations have ('lat',), forecasts ('lat',)
+    """
+    if not isinstance(weights, xr.DataArray):
+        raise TypeError(f"weights are a {type(weights).__name__}; give a DataArray with some of the dims of the fields")
+    if weights.dtype.kind not in "biuf":
+        raise ValueError(f"weights hold {weights.dtype}; they must be numbers")
+    for dim in weights.dims:
+        if dim in set(never):
+            raise ValueError(
+                f"weights vary along {dim!r}, whose cells have no weight of their own in this score, which looks at "
+                "several of them together (windows, whole fields, members): give weights along other dims, and "
+                "scales=1 for events of single cells"
+            )
+        fields = [array for array in (forecasts, observations) if dim in array.dims]
+        if not fields:
+            raise ValueError(
+                f"weights have the dim {dim!r}, which neither field has: observations have {observations.dims}, "
+                f"forecasts {forecasts.dims}"
+            )
+        theirs, ours = fields[0], weights
+        alike = theirs.sizes[dim] == ours.sizes[dim]
+        if alike and dim in theirs.indexes and dim in ours.indexes:
+            places = [array.indexes[dim] for array in (ours, theirs)]
+            alike = places[0].equals(places[1]) or (
+                all(p.dtype.kind in "fiu" for p in places) and _close(places[0].values, places[1].values)
+            )
+        if not alike:
+            raise ValueError(_difference(dim, ours, theirs).replace("observations have", "weights have"))
 
 
 def _difference(dim: Hashable, observations: xr.DataArray, forecasts: xr.DataArray) -> str:
@@ -221,7 +275,54 @@ def _on_grid_of(forecasts: xr.DataArray, observations: xr.DataArray, places: tup
         if not same_size or not _close(observations.indexes[dim].values, forecasts.indexes[dim].values):
             raise ValueError(f"the grids are not the same: {_difference(dim, observations, forecasts)}")
         observations = observations.assign_coords({dim: forecasts[dim].variable})
+    _check_same_places(observations, forecasts)
     return observations
+
+
+def _check_same_places(observations: xr.DataArray, forecasts: xr.DataArray) -> None:
+    """Refuse grids whose latitudes or longitudes, which are not coordinates of dims, differ by more than rounding."""
+    both = (observations, forecasts)
+    beside = [_places_beside_dims(array) for array in both]
+    if not all(beside):
+        return
+    for axis, what in (("y", "latitudes"), ("x", "longitudes")):
+        told = [[n for n in cf.latlon_names(a, axis) if n in names] for a, names in zip(both, beside, strict=True)]
+        for ours, theirs in product(*told):
+            one, other = observations.coords[ours].variable, forecasts.coords[theirs].variable
+            if set(one.dims) != set(other.dims) or any(one.sizes[d] != other.sizes[d] for d in one.dims):
+                continue
+            apart = _cells_apart(one.transpose(*other.dims).values, other.values, turns=axis == "x")
+            if apart > GRID_TOLERANCE:
+                raise ValueError(
+                    f"the grids are not the same: {what} of observations ({ours!r}) and forecasts ({theirs!r}) are up "
+                    f"to {apart:.3g} cells apart. Scores pair values of the same places: bring both to one grid first"
+                )
+
+
+def _places_beside_dims(array: xr.DataArray) -> list[Hashable]:
+    """Coordinates that may be places along dims that have others, or none, of their own."""
+    return [
+        name
+        for name, v in array.coords.variables.items()
+        if v.ndim in (1, 2) and v.dtype.kind == "f" and v.dims != (name,)
+    ]
+
+
+def _cells_apart(ours: np.ndarray, theirs: np.ndarray, *, turns: bool) -> float:
+    """Largest distance of two grids in cells, where both have places; longitudes come round again."""
+    if ours is theirs:
+        return 0.0
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    widths = [np.abs(_turned(np.diff(theirs, axis=a), turns)) for a in range(theirs.ndim) if theirs.shape[a] > 1]
+    widths = [width[np.isfinite(width)] for width in widths]
+    cell = max((float(np.median(width)) for width in widths if width.size), default=1.0)
+    apart = np.abs(_turned(ours - theirs, turns))
+    apart = apart[np.isfinite(apart)]
+    return float(apart.max(initial=0.0)) / (cell or 1.0)
+
+
+def _turned(degrees: np.ndarray, turns: bool) -> np.ndarray:
+    return (degrees + 180.0) % 360.0 - 180.0 if turns else degrees
 
 
 def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:

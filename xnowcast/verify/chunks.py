@@ -1,17 +1,22 @@
 """A kernel on every chunk, and the sum of what comes out: the only file of the scores that knows Dask."""
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xnowcast.verify.align import check_same_coordinates
+from xnowcast.verify.align import check_same_coordinates, check_weights
 
 # Sums of so many chunks along a dim are added up by one task.
 CHUNKS_TOGETHER = 4
 
-Dims = str | Iterable[Hashable] | None
+# Sums that are kept at once, of parts with different weights.
+SUMS_AT_ONCE = 1 << 22
+
+Dims = str | Iterable[Hashable] | EllipsisType | None
 
 
 def reduced_dims(
@@ -21,7 +26,7 @@ def reduced_dims(
 
     Parameters
     ----------
-    dim : str, iterable of hashable or None
+    dim : str, iterable of hashable, ... or None
     observations, forecasts : xarray.DataArray
     never : iterable of hashable
         Dims that are dealt with elsewhere, such as the members of an ensemble.
@@ -42,7 +47,7 @@ def reduced_dims(
     (['time', 'x'], ['x'], [])
     """
     present = list(dict.fromkeys([*forecasts.dims, *observations.dims]))
-    named = present if dim is None else [dim] if isinstance(dim, str) else list(dim)
+    named = present if dim is None or dim is ... else [dim] if isinstance(dim, str) else list(dim)
     unknown = [d for d in named if d not in present]
     if unknown:
         raise ValueError(
@@ -62,6 +67,7 @@ def sum_over_chunks(
     whole: Iterable[Hashable] = (),
     last: Iterable[Hashable] = (),
     member_dim: Hashable | None = None,
+    cell_weights: xr.DataArray | None = None,
     **options: Any,
 ) -> xr.DataArray:
     """Sums over dims that a kernel of `xnowcast.verify.kernels` takes within each chunk, added up over the chunks.
@@ -84,6 +90,9 @@ def sum_over_chunks(
         Dims that the kernel needs as its last axes.
     member_dim : hashable, optional
         Dim of the forecasts that the kernel removes (it gets ``member_axis``); needs to be in ``whole``.
+    cell_weights : xarray.DataArray, optional
+        Of the sums, along some of the dims of the fields: the kernel is asked for the sums of all parts that have one
+        weight, which are multiplied by it and added up. So every kernel drops what is NaN with its weight.
     **options
         Handed to the kernel.
 
@@ -96,7 +105,7 @@ def sum_over_chunks(
     Raises
     ------
     ValueError
-        If coordinates differ.
+        If coordinates differ, or weights do not fit.
 
     Examples
     --------
@@ -110,9 +119,11 @@ def sum_over_chunks(
     taken = [d for d in (*observations.dims, *forecasts.dims) if d in new_sizes]
     if taken:
         raise ValueError(f"dim {taken[0]!r} is one that the score makes itself; rename it first")
+    if not observations.dims and not forecasts.dims:  # kernels have an axis to sum over
+        observations, forecasts, reduce = observations.expand_dims("point"), forecasts.expand_dims("point"), ["point"]
     dims = _kernel_order(observations, forecasts, list(last))
     reduce = [d for d in dims if d in set(reduce)]
-    on_block = _OnBlock(
+    on_block: Any = _OnBlock(
         kernel,
         tuple(observations.dims),
         tuple(forecasts.dims),
@@ -123,18 +134,73 @@ def sum_over_chunks(
             **({} if member_dim is None else {"member_axis": dims.index(member_dim)}),
         },
     )
+    arrays = [observations, forecasts]
+    if cell_weights is not None:
+        never = [*last, *([] if member_dim is None else [member_dim])]
+        check_weights(cell_weights, observations, forecasts, never=never)
+        on_block, dtype = _Weighted(on_block, tuple(cell_weights.dims), math.prod(new_sizes.values())), np.float64
+        arrays.append(cell_weights)
     gone = [*reduce, *([] if member_dim is None else [member_dim])]
     gone_axes = tuple(dims.index(d) for d in gone)
-    if observations.chunks is None and forecasts.chunks is None:
-        data = on_block(observations.values, forecasts.values).squeeze(gone_axes)
+    if all(array.chunks is None for array in arrays):
+        data = on_block(*(array.values for array in arrays)).squeeze(gone_axes)
     else:
         # Variables, not DataArrays: chunks of coordinates, such as 2-D latitudes, do not matter here.
-        both = _like_chunks(observations.variable, forecasts.variable, list(whole))
-        data = _added_up(_sums_per_chunk(on_block, *both, dims, gone, new_sizes, dtype), gone_axes)
+        chunked = _like_chunks([array.variable for array in arrays], list(whole))
+        data = _added_up(_sums_per_chunk(on_block, chunked, dims, gone, new_sizes, dtype), gone_axes)
     kept = [d for d in dims if d not in gone]
     result = xr.DataArray(data, dims=[*kept, *new_sizes], coords=_kept_coords(observations, forecasts, kept))
     in_order = [d for d in (*forecasts.dims, *observations.dims) if d in kept]
     return result.transpose(*dict.fromkeys(in_order), *new_sizes)
+
+
+def total_weight(
+    weights: xr.DataArray | None, sizes: Mapping[Hashable, int], reduce: Iterable[Hashable]
+) -> xr.DataArray:
+    """What the weights of all points add up to over some dims, if nothing is missing.
+
+    Parameters
+    ----------
+    weights : xarray.DataArray or None
+    sizes : mapping
+        Of the fields.
+    reduce : iterable of hashable
+
+    Returns
+    -------
+    xarray.DataArray
+
+    Examples
+    --------
+    >>> int(total_weight(None, {"time": 2, "x": 3}, ["x"]))
+    3
+    """
+    along = set() if weights is None else set(weights.dims)
+    n = math.prod(sizes[d] for d in reduce if d not in along)
+    return (
+        xr.DataArray(n)
+        if weights is None
+        else weights.reset_coords(drop=True).sum([d for d in reduce if d in along]) * n
+    )
+
+
+def is_total(found: xr.DataArray, total: xr.DataArray) -> xr.DataArray:
+    """Where sums of weights are all that there is, but for rounding.
+
+    Parameters
+    ----------
+    found, total : xarray.DataArray
+
+    Returns
+    -------
+    xarray.DataArray
+
+    Examples
+    --------
+    >>> bool(is_total(xr.DataArray(0.1 + 0.2), xr.DataArray(0.3)))
+    True
+    """
+    return abs(found - total) <= 1e-12 * total
 
 
 class _OnBlock:
@@ -155,6 +221,56 @@ class _OnBlock:
         )
 
 
+class _Weighted:
+    """The sums of a kernel, each part of them times its weight."""
+
+    def __init__(self, on_block: _OnBlock, weight_dims: tuple, n_sums: int):
+        self.on_block, self.weight_dims, self.n_sums = on_block, weight_dims, n_sums
+        self.__name__ = f"weighted-{on_block.__name__}"
+
+    def __dask_tokenize__(self) -> tuple:
+        return (self.on_block.__dask_tokenize__(), self.weight_dims, self.n_sums)
+
+    def __call__(self, observations: np.ndarray, forecasts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        block = self.on_block
+        weights = np.asarray(_with_dims(weights, self.weight_dims, block.dims), np.float64)
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError(
+                "weights must be finite and not below 0, as a sum with any other says nothing: give a cell that is not "
+                "to count the weight 0"
+            )
+        return self._in_parts(
+            _with_dims(observations, block.obs_dims, block.dims),
+            _with_dims(forecasts, block.fcst_dims, block.dims),
+            weights,
+        )
+
+    def _in_parts(self, observations: np.ndarray, forecasts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The sums of parts with so few weights that all of them fit into memory."""
+        if weights.size * self.n_sums <= SUMS_AT_ONCE or weights.size == 1:
+            return self._of_part(observations, forecasts, weights)
+        axis = int(np.argmax(weights.shape))
+        half = weights.shape[axis] // 2
+        parts = [
+            self._in_parts(*(_cut(a, axis, where) for a in (observations, forecasts, weights)))
+            for where in (slice(None, half), slice(half, None))
+        ]
+        return parts[0] + parts[1] if axis in self.on_block.options["axis"] else np.concatenate(parts, axis)
+
+    def _of_part(self, observations: np.ndarray, forecasts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        options = self.on_block.options
+        apart = tuple(a for a in options["axis"] if weights.shape[a] > 1)
+        alike = tuple(a for a in options["axis"] if a not in apart)
+        sums = self.on_block.kernel(observations, forecasts, **(options | {"axis": alike}))
+        weights = weights.reshape(weights.shape + (1,) * (sums.ndim - weights.ndim))
+        with np.errstate(invalid="ignore"):  # what has no weight does not count, be it infinite
+            return np.where(weights == 0, 0.0, sums * weights).sum(axis=apart, keepdims=True)
+
+
+def _cut(array: np.ndarray, axis: int, where: slice) -> np.ndarray:
+    return array if array.shape[axis] == 1 else array[(slice(None),) * axis + (where,)]
+
+
 def _with_dims(array: np.ndarray, have: tuple, want: tuple) -> np.ndarray:
     """A view with the axes ``want``, of length 1 where the array has no such axis."""
     present = [d for d in want if d in have]
@@ -173,17 +289,14 @@ def _kernel_order(observations: xr.DataArray, forecasts: xr.DataArray, last: lis
     return [*leading, *alone, *plane, *last]
 
 
-def _sums_per_chunk(on_block, observations, forecasts, dims, gone, new_sizes, dtype):
+def _sums_per_chunk(on_block, variables, dims, gone, new_sizes, dtype):
     import dask.array as da
 
     labels = {d: i for i, d in enumerate([*dims, *new_sizes])}
     return da.blockwise(
         on_block,
         tuple(labels.values()),
-        observations.data,
-        tuple(labels[d] for d in observations.dims),
-        forecasts.data,
-        tuple(labels[d] for d in forecasts.dims),
+        *(part for v in variables for part in (v.data, tuple(labels[d] for d in v.dims))),
         new_axes={labels[d]: n for d, n in new_sizes.items()},
         adjust_chunks={labels[d]: (lambda n: 1) for d in gone},
         name=None,
@@ -220,16 +333,21 @@ def _total(parts: Any, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
     return total if keepdims else total.squeeze(axis)
 
 
-def _like_chunks(
-    observations: xr.Variable, forecasts: xr.Variable, whole: list[Hashable]
-) -> tuple[xr.Variable, xr.Variable]:
-    """Both as Dask arrays in the chunks of the forecasts, which are the larger, with ``whole`` dims in one piece."""
+def _like_chunks(variables: list[xr.Variable], whole: list[Hashable]) -> list[xr.Variable]:
+    """All as Dask arrays in the chunks of the forecasts, which are the largest, with ``whole`` dims in one piece."""
+    observations, forecasts, *weights = variables
     if forecasts.chunks is None:
-        forecasts = forecasts.chunk({d: n for d, n in observations.chunksizes.items() if d in forecasts.dims})
+        like = {d: n for v in (*weights, observations) for d, n in v.chunksizes.items()}
+        forecasts = forecasts.chunk({d: n for d, n in like.items() if d in forecasts.dims})
     forecasts = forecasts.chunk({d: -1 for d in whole if d in forecasts.dims})
-    like: dict[Hashable, Any] = {d: n for d, n in forecasts.chunksizes.items() if d in observations.dims}
-    like |= {d: -1 for d in whole if d in observations.dims}
-    return observations.chunk(like), forecasts
+    chunked = [_in_chunks(observations, forecasts.chunksizes, whole)]
+    known = {**chunked[0].chunksizes, **forecasts.chunksizes}
+    return [chunked[0], forecasts, *(_in_chunks(w, known, whole) for w in weights)]
+
+
+def _in_chunks(variable: xr.Variable, known: Mapping[Any, Any], whole: list[Hashable]) -> xr.Variable:
+    like: dict[Hashable, Any] = {d: n for d, n in known.items() if d in variable.dims}
+    return variable.chunk(like | {d: -1 for d in whole if d in variable.dims})
 
 
 def _kept_coords(observations: xr.DataArray, forecasts: xr.DataArray, kept: list[Hashable]) -> dict[Hashable, Any]:

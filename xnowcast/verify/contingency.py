@@ -12,10 +12,12 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.verify.align import find_spatial_dims
-from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, matching_variables, with_attrs
+from xnowcast.verify.chunks import Dims, is_total, reduced_dims, sum_over_chunks, total_weight
+from xnowcast.verify.fields import XarrayObject, ensemble_mean
 from xnowcast.verify.kernels import contingency_counts
 from xnowcast.verify.kernels.events import Boundary, Pooling, n_windows
+from xnowcast.verify.score import score_of
+from xnowcast.verify.sums import additive, per_cell, table_of
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
 COUNTS = ("hits", "misses", "false_alarms", "correct_negatives")
@@ -24,6 +26,29 @@ Scales = int | Sequence[int]
 SpatialDims = tuple[Hashable, Hashable] | None
 
 
+def _settings(options: dict[str, Any], observations: Any, forecasts: Any) -> dict[str, Any]:
+    """What tables have to agree in; how windows are made does not matter where there are none, or no partial ones."""
+    told: dict[str, Any] = {"ensemble_mean": options["member_dim"] is not None}
+    told |= {"weighted": options["weights"] is not None, "pooling": "max", "stride": None, "boundary": "drop"}
+    widths = np.atleast_1d(options["scales"])
+    if widths.max() > 1:
+        stride = options["stride"]
+        strides = np.broadcast_to(widths if stride is None else stride, widths.shape)
+        windows = list(zip(widths.tolist(), strides.tolist(), strict=True))
+        sizes = [forecasts.sizes[d] for d in find_spatial_dims(forecasts, options["spatial_dims"])]
+        whole = all(n_windows(n, *w, "drop") == n_windows(n, *w, "partial") for n in sizes for w in windows)
+        told |= {"pooling": options["pooling"], "boundary": "drop" if whole else options["boundary"]}
+        told["stride"] = None if stride is None else np.ravel(stride).tolist()
+    return told
+
+
+@additive(
+    *COUNTS,
+    own_dims=["threshold", "scale"],
+    fixed_dims=["threshold"],
+    settings=_settings,
+    called="a contingency table",
+)
 def contingency_table(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -36,12 +61,13 @@ def contingency_table(
     dim: Dims = None,
     member_dim: Hashable | None = None,
     spatial_dims: SpatialDims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Hits, misses, false alarms and correct negatives at thresholds and pooling scales, in one pass.
 
-    Tables of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them.
+    Tables of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
 
     Parameters
     ----------
@@ -70,6 +96,9 @@ def contingency_table(
         When given, the mean over this dim is scored instead.
     spatial_dims : (hashable, hashable), optional
         Names of the horizontal dims, for pooling. By default y and x, or latitude and longitude.
+    weights : xarray.DataArray, optional
+        Along some of the dims of the fields, such as those of `area_weights`; every pair counts with its weight, and
+        the counts are float64. Windows above scale 1 are of several cells, and have no weights along horizontal dims.
     skipna : bool
         False: a single missing pair makes the counts NaN (and float64).
     keep_attrs : bool
@@ -96,16 +125,11 @@ def contingency_table(
     >>> {name: int(count) for name, count in table.items()}
     {'hits': 2, 'misses': 1, 'false_alarms': 1, 'correct_negatives': 0}
     """
-    variables = matching_variables(observations, forecasts)
-    threshold = _threshold_coordinate(thresholds, observations, forecasts)
-    if variables is not None:
-        options: dict[str, Any] = {"thresholds": threshold, "scales": scales, "stride": stride, "dim": dim}
-        options |= {"pooling": pooling, "boundary": boundary, "member_dim": member_dim, "spatial_dims": spatial_dims}
-        options |= {"skipna": skipna, "keep_attrs": keep_attrs}
-        tables = [contingency_table(observations[v], forecasts[v], **options) for v in variables]
-        return xr.concat(tables, dim=xr.DataArray(variables, dims="variable", name="variable"))
+    threshold, scale = (
+        threshold_coordinate(thresholds, observations, forecasts),
+        scale_coordinate(scales, f"{pooling}-pooling"),
+    )
     forecasts = ensemble_mean(forecasts, member_dim, skipna)
-    scale = _scale_coordinate(scales, pooling)
     strides = _strides(stride, scale, pooling, boundary)
     reduce = reduced_dims(dim, observations, forecasts)
     pooled = [] if int(scale.values.max()) == 1 else _pooled_dims(observations, forecasts, spatial_dims, scale, reduce)
@@ -118,6 +142,7 @@ def contingency_table(
         last=pooled,
         new_sizes={"threshold": threshold.size, "scale": scale.size, "count": len(COUNTS)},
         dtype=np.int64,
+        cell_weights=weights,
         thresholds=tuple(float(t) for t in np.atleast_1d(threshold.values)),
         scales=tuple(int(s) for s in np.atleast_1d(scale.values)),
         strides=strides,
@@ -127,32 +152,41 @@ def contingency_table(
     )
     if not skipna:
         windows = zip(np.atleast_1d(scale.values), strides, strict=True)
-        n_pairs = [_n_pairs(observations, forecasts, reduce, pooled, (*window, boundary)) for window in windows]
-        counts = counts.where(counts.sum("count") == xr.DataArray(n_pairs, dims="scale"))
-    return with_attrs(_as_table(counts, threshold, scale), observations if keep_attrs else None)
+        n_pairs = [
+            total_weight(weights, _n_windows(observations, forecasts, pooled, (*window, boundary)), reduce)
+            for window in windows
+        ]
+        counts = counts.where(is_total(counts.sum("count"), xr.concat(n_pairs, "scale")))
+    return table_of(counts, COUNTS, threshold, scale)
 
 
-def _as_table(counts: xr.DataArray, threshold: xr.DataArray, scale: xr.DataArray) -> xr.Dataset:
-    """A variable for each count; a scalar threshold or scale is no dim. Made at once, as small inputs are felt here."""
-    place = [slice(None) if coordinate.ndim else 0 for coordinate in (threshold, scale)]
-    dims = [*counts.dims[:-3], *(c.name for c in (threshold, scale) if c.ndim)]
-    data = {name: (dims, counts.data[(..., *place, i)]) for i, name in enumerate(COUNTS)}
-    return xr.Dataset(data, coords={**counts.coords, "threshold": threshold, "scale": scale})
+def scale_coordinate(scales: Scales, windows: str) -> xr.DataArray:
+    """The coordinate ``scale`` of scores of windows of one or several widths.
 
+    Parameters
+    ----------
+    scales : int or sequence of int
+    windows : str
+        What they are for, such as "max-pooling".
 
-def _threshold_coordinate(thresholds: Thresholds, observations: XarrayObject, forecasts: XarrayObject) -> xr.DataArray:
-    """One for all variables, so that a name stands for the same numbers in each."""
-    variables = matching_variables(observations, forecasts)
-    both = (observations, forecasts)
-    fields = both if variables is None else [obj[name] for obj in both for name in variables]
-    return threshold_coordinate(thresholds, *fields)
+    Returns
+    -------
+    xarray.DataArray
 
+    Raises
+    ------
+    ValueError
+        If one is no whole number from 1 up, or there is none.
 
-def _scale_coordinate(scales: Scales, pooling: Pooling) -> xr.DataArray:
+    Examples
+    --------
+    >>> scale_coordinate([1, 4], "max-pooling").attrs["long_name"]
+    'width of max-pooling windows'
+    """
     values = np.asarray(scales)
     if values.ndim > 1 or values.size == 0 or values.dtype.kind not in "iu" or np.any(values < 1):
         raise ValueError(f"scales={scales!r} must be a whole number of cells from 1 up, or a sequence of at least one")
-    attrs = {"long_name": f"width of {pooling}-pooling windows", "units": "grid cells"}
+    attrs = {"long_name": f"width of {windows} windows".replace("  ", " "), "units": "grid cells"}
     return xr.DataArray(values.astype(np.int64), dims=["scale"][: values.ndim], name="scale", attrs=attrs)
 
 
@@ -189,10 +223,10 @@ def _pooled_dims(observations, forecasts, spatial_dims, scale, reduce) -> list[H
     return list(places)
 
 
-def _n_pairs(observations, forecasts, reduce, pooled, window) -> int:
-    """Number of pairs of windows if nothing is missing."""
+def _n_windows(observations, forecasts, pooled, window) -> dict[Hashable, int]:
+    """Sizes of the fields, in windows along the pooled dims."""
     sizes = {**observations.sizes, **forecasts.sizes}
-    return int(np.prod([n_windows(sizes[d], *window) if d in pooled else sizes[d] for d in reduce], dtype=np.int64))
+    return {d: n_windows(n, *window) if d in pooled else n for d, n in sizes.items()}
 
 
 # ---------------------------------------------------------------- ratios
@@ -210,9 +244,9 @@ thresholds : float, sequence of float, or str
     An event is ``value >= threshold``; by number, or by the name of a set such as "hko7".
 scales, stride, pooling, boundary
     Pooling windows, as for `contingency_table`.
-dim, member_dim, spatial_dims, skipna, keep_attrs
-    As for `contingency_table`. Counts are added up over ``dim`` before the ratio is taken. All options but
-    ``keep_attrs`` are left out when a table is given.
+dim, member_dim, spatial_dims, weights, skipna, keep_attrs
+    As for `contingency_table`. Counts are added up over ``dim`` before the ratio is taken, those of a table too; what
+    else is said beside a table has to be how it was made.
 
 """
 _RETURNS = """Returns
@@ -228,49 +262,23 @@ ValueError, TypeError
 """
 
 
-def _of_table(formula: Formula):  # without a return type, so that editors show the signature that they find
+def _of_table(formula: Formula) -> Callable[..., Any]:
     """Decorator: the score of two fields or of a table, from its formula of the counts a, b, c and d in float64.
 
     The docstring of the formula is that of the score; what all scores have in common is added to it.
     """
     name = formula.__name__
-
-    def score(
-        observations: XarrayObject,
-        forecasts: XarrayObject | None = None,
-        *,
-        thresholds: Thresholds | None = None,
-        scales: Scales = 1,
-        stride: int | Sequence[int] | None = None,
-        pooling: Pooling = "max",
-        boundary: Boundary = "drop",
-        dim: Dims = None,
-        member_dim: Hashable | None = None,
-        spatial_dims: SpatialDims = None,
-        skipna: bool = True,
-        keep_attrs: bool = False,
-    ) -> XarrayObject:
-        if forecasts is None or thresholds is None:
-            if forecasts is not None or thresholds is not None or not _is_table(observations):
-                raise TypeError(f"{name} takes observations, forecasts and thresholds=, or a contingency table alone")
-            return ratio(name, observations, keep_attrs=keep_attrs)
-        threshold = _threshold_coordinate(thresholds, observations, forecasts)
-        options: dict[str, Any] = {"thresholds": threshold, "scales": scales, "stride": stride, "dim": dim}
-        options |= {"pooling": pooling, "boundary": boundary, "member_dim": member_dim, "spatial_dims": spatial_dims}
-        options |= {"skipna": skipna, "keep_attrs": keep_attrs}
-
-        def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-            return ratio(name, contingency_table(obs, fcst, **options), keep_attrs=keep_attrs)
-
-        return each_variable(of_one, observations, forecasts, keep_attrs)
-
-    score.__name__ = score.__qualname__ = name
-    score.__module__ = formula.__module__
-    doc = inspect.cleandoc(formula.__doc__ or "")
-    doc = doc.replace("Returns\n-------\n", _PARAMETERS + _RETURNS).replace("References\n", _RAISES + "References\n")
-    score.__doc__ = doc
     _FORMULAS[name] = formula
-    return score
+
+    def of_counts(table: xr.Dataset) -> xr.DataArray:
+        return ratio(name, table)
+
+    of_counts.__name__ = of_counts.__qualname__ = name
+    of_counts.__module__ = formula.__module__
+    doc = inspect.cleandoc(formula.__doc__ or "")
+    doc = doc.replace("Returns\n-------\n", _PARAMETERS + _RETURNS)
+    of_counts.__doc__ = doc.replace("References\n", _RAISES + "References\n")
+    return score_of(contingency_table)(of_counts)
 
 
 @_of_table
@@ -540,11 +548,7 @@ def sedi(a, b, c, d):
     return (ln_false - ln_hit - ln_rejected + ln_miss) / (ln_false + ln_hit + ln_rejected + ln_miss)
 
 
-def _is_table(obj: Any) -> bool:
-    return isinstance(obj, xr.Dataset) and set(COUNTS) <= set(obj.data_vars)
-
-
-def ratio(name: str, table: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArray:
+def ratio(name: str, table: xr.Dataset) -> xr.DataArray:
     """A score by its name, of a contingency table.
 
     Parameters
@@ -554,8 +558,6 @@ def ratio(name: str, table: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataA
         "probability_of_false_detection", "frequency_bias", "accuracy" or "sedi".
     table : xarray.Dataset
         From `contingency_table`.
-    keep_attrs : bool
-        Whether to copy the attributes of the counts.
 
     Returns
     -------
@@ -575,20 +577,5 @@ def ratio(name: str, table: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataA
     """
     if name not in _FORMULAS:
         raise ValueError(f"there is no score {name!r} of a contingency table; there are {', '.join(_FORMULAS)}")
-    formula = _FORMULAS[name]
-
-    def divide(*counts: np.ndarray) -> np.ndarray:
-        # float64 before the products: those of counts over 3e9 cells do not fit into int64.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return formula(*(np.asarray(count, dtype=np.float64) for count in counts))
-
     counts = [table[count] for count in ("hits", "false_alarms", "misses", "correct_negatives")]  # a, b, c, d
-    if all(count.chunks is None and count.dims == counts[0].dims for count in counts):
-        # Most of the time of a small input would be that of apply_ufunc.
-        result = counts[0].copy(deep=False, data=divide(*(count.values for count in counts)))
-        result.attrs = dict(counts[0].attrs) if keep_attrs else {}
-        return result.rename(name)
-    result = xr.apply_ufunc(divide, *counts, dask="parallelized", output_dtypes=[np.float64], keep_attrs=keep_attrs)
-    for coordinate in result.coords:  # what a threshold is stays known, also without the attributes of the counts
-        result.coords[coordinate].attrs = dict(table.coords[coordinate].attrs)
-    return result.rename(name)
+    return per_cell(_FORMULAS[name], counts, name)

@@ -1,7 +1,7 @@
 """Scores of amounts: sums that can be added up, and mean errors, correlation and balanced errors taken of them last."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -9,8 +9,10 @@ import xarray as xr
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.contingency import SpatialDims
-from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, matching_variables, with_attrs
+from xnowcast.verify.fields import XarrayObject, ensemble_mean
 from xnowcast.verify.kernels import errors
+from xnowcast.verify.score import score_of
+from xnowcast.verify.sums import additive, per_cell, table_of
 
 SUMS = ("n", "error", "absolute_error", "squared_error")
 CORRELATION_SUMS = ("n", "observed", "forecast", "squared_observed", "squared_forecast", "product")
@@ -24,18 +26,20 @@ HKO7_WEIGHTS = (1.0, 2.0, 5.0, 10.0, 30.0)
 Reduction = Literal["sum", "mean", "weighted"]
 
 
+@additive(*SUMS, settings=["member_dim"])
 def error_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
     *,
     dim: Dims = None,
     member_dim: Hashable | None = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Number of pairs and sums of the error, its absolute value and its square, in one pass.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them.
+    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
 
     Parameters
     ----------
@@ -46,6 +50,9 @@ def error_sums(
         Dims that are summed over; all by default, members of an ensemble included.
     member_dim : hashable, optional
         When given, the mean over this dim is scored instead of each member.
+    weights : xarray.DataArray, optional
+        Along some of the dims of the fields, such as those of `area_weights`; every pair counts with its weight, and
+        ``n`` is the sum of weights. Not below 0, and not NaN.
     skipna : bool
         True: pairs in which either is NaN (not measured) are dropped. False: they make the sums NaN.
     keep_attrs : bool
@@ -68,11 +75,6 @@ def error_sums(
     >>> {name: float(value) for name, value in error_sums(o, f).items()}
     {'n': 2.0, 'error': -1.0, 'absolute_error': 3.0, 'squared_error': 5.0}
     """
-    variables = matching_variables(observations, forecasts)
-    if variables is not None:
-        options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "skipna": skipna, "keep_attrs": keep_attrs}
-        sums_of = [error_sums(observations[v], forecasts[v], **options) for v in variables]
-        return xr.concat(sums_of, dim=xr.DataArray(variables, dims="variable", name="variable"))
     forecasts = ensemble_mean(forecasts, member_dim, skipna)
     sums = sum_over_chunks(
         errors.error_sums,
@@ -81,29 +83,22 @@ def error_sums(
         reduce=reduced_dims(dim, observations, forecasts),
         new_sizes={"sum": len(SUMS)},
         dtype=np.float64,
+        cell_weights=weights,
         skipna=skipna,
     )
-    table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(SUMS)})
-    return with_attrs(table, observations if keep_attrs else None)
+    return table_of(sums, SUMS)
 
 
-def rmse(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(error_sums)
+def rmse(sums: xr.Dataset) -> xr.DataArray:
     """Root of the mean squared error.
 
     Parameters
     ----------
     observations, forecasts : xarray.DataArray or xarray.Dataset
         Two fields as for `error_sums`, or sums from it alone.
-    dim, member_dim, skipna, keep_attrs
-        As for `error_sums`; left out when sums are given.
+    dim, member_dim, weights, skipna, keep_attrs
+        As for `error_sums`. Sums are added up over ``dim``; the others cannot count beside them, and are refused.
 
     Returns
     -------
@@ -126,23 +121,16 @@ def rmse(
     >>> round(float(rmse(o, f)), 4)
     3.5355
     """
-    return _score("rmse", observations, forecasts, dim, member_dim, skipna, keep_attrs)
+    return mean("rmse", sums)
 
 
-def mse(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(error_sums)
+def mse(sums: xr.Dataset) -> xr.DataArray:
     """Mean squared error.
 
     Parameters
     ----------
-    observations, forecasts, dim, member_dim, skipna, keep_attrs
+    observations, forecasts, dim, member_dim, weights, skipna, keep_attrs
         As for `rmse`.
 
     Returns
@@ -165,23 +153,16 @@ def mse(
     >>> float(mse(o, f))
     12.5
     """
-    return _score("mse", observations, forecasts, dim, member_dim, skipna, keep_attrs)
+    return mean("mse", sums)
 
 
-def mae(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(error_sums)
+def mae(sums: xr.Dataset) -> xr.DataArray:
     """Mean absolute error.
 
     Parameters
     ----------
-    observations, forecasts, dim, member_dim, skipna, keep_attrs
+    observations, forecasts, dim, member_dim, weights, skipna, keep_attrs
         As for `rmse`.
 
     Returns
@@ -204,23 +185,16 @@ def mae(
     >>> float(mae(o, f))
     2.0
     """
-    return _score("mae", observations, forecasts, dim, member_dim, skipna, keep_attrs)
+    return mean("mae", sums)
 
 
-def mean_error(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(error_sums)
+def mean_error(sums: xr.Dataset) -> xr.DataArray:
     """Mean error (bias): forecast minus observation, on average.
 
     Parameters
     ----------
-    observations, forecasts, dim, member_dim, skipna, keep_attrs
+    observations, forecasts, dim, member_dim, weights, skipna, keep_attrs
         As for `rmse`.
 
     Returns
@@ -244,7 +218,7 @@ def mean_error(
     >>> float(mean_error(o, f))
     1.0
     """
-    return _score("mean_error", observations, forecasts, dim, member_dim, skipna, keep_attrs)
+    return mean("mean_error", sums)
 
 
 # The formulas, on float64 arrays in the order of SUMS.
@@ -269,28 +243,7 @@ def _mean_error(n, error, absolute_error, squared_error):
 _FORMULAS = {"rmse": _rmse, "mse": _mse, "mae": _mae, "mean_error": _mean_error}
 
 
-def _score(
-    name: str,
-    observations: XarrayObject,
-    forecasts: XarrayObject | None,
-    dim: Dims,
-    member_dim: Hashable | None,
-    skipna: bool,
-    keep_attrs: bool,
-) -> XarrayObject:
-    if forecasts is None:
-        if not (isinstance(observations, xr.Dataset) and set(SUMS) <= set(observations.data_vars)):
-            raise TypeError(f"{name} takes observations and forecasts, or a Dataset from error_sums alone")
-        return mean(name, observations, keep_attrs=keep_attrs)
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        sums = error_sums(obs, fcst, dim=dim, member_dim=member_dim, skipna=skipna, keep_attrs=keep_attrs)
-        return mean(name, sums, keep_attrs=keep_attrs)
-
-    return each_variable(of_one, observations, forecasts, keep_attrs)
-
-
-def mean(name: str, sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArray:
+def mean(name: str, sums: xr.Dataset) -> xr.DataArray:
     """A score by its name, of sums of errors.
 
     Parameters
@@ -298,8 +251,6 @@ def mean(name: str, sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArr
     name : {"rmse", "mse", "mae", "mean_error"}
     sums : xarray.Dataset
         From `error_sums`.
-    keep_attrs : bool
-        Whether to copy the attributes of the sums.
 
     Returns
     -------
@@ -312,36 +263,30 @@ def mean(name: str, sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArr
     >>> float(mean("rmse", sums)), float(mean("mae", sums))
     (2.0, 1.5)
     """
-    formula = _FORMULAS[name]
-
-    def divide(*parts: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):  # no pair: 0 / 0 is NaN
-            return formula(*parts)
-
-    parts = [sums[part] for part in SUMS]
-    result = xr.apply_ufunc(divide, *parts, dask="parallelized", output_dtypes=[np.float64], keep_attrs=keep_attrs)
-    return result.rename(name)
+    return per_cell(_FORMULAS[name], [sums[part] for part in SUMS], name)
 
 
 # ---------------------------------------------------------------- correlation
 
 
+@additive(*CORRELATION_SUMS, settings=["member_dim"])
 def correlation_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
     *,
     dim: Dims = None,
     member_dim: Hashable | None = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Number of pairs and the sums of values, squares and products that a correlation is made of.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a correlation is taken of them.
+    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a correlation is taken of them.
 
     Parameters
     ----------
-    observations, forecasts, dim, member_dim, skipna, keep_attrs
+    observations, forecasts, dim, member_dim, weights, skipna, keep_attrs
         As for `error_sums`.
 
     Returns
@@ -361,11 +306,6 @@ def correlation_sums(
     >>> [float(value) for value in correlation_sums(o, f).values()]
     [2.0, 3.0, 3.0, 5.0, 9.0, 3.0]
     """
-    variables = matching_variables(observations, forecasts)
-    if variables is not None:
-        options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "skipna": skipna, "keep_attrs": keep_attrs}
-        sums_of = [correlation_sums(observations[v], forecasts[v], **options) for v in variables]
-        return xr.concat(sums_of, dim=xr.DataArray(variables, dims="variable", name="variable"))
     forecasts = ensemble_mean(forecasts, member_dim, skipna)
     sums = sum_over_chunks(
         errors.correlation_sums,
@@ -374,29 +314,22 @@ def correlation_sums(
         reduce=reduced_dims(dim, observations, forecasts),
         new_sizes={"sum": len(CORRELATION_SUMS)},
         dtype=np.float64,
+        cell_weights=weights,
         skipna=skipna,
     )
-    table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(CORRELATION_SUMS)})
-    return with_attrs(table, observations if keep_attrs else None)
+    return table_of(sums, CORRELATION_SUMS)
 
 
-def correlation(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(correlation_sums)
+def correlation(sums: xr.Dataset) -> xr.DataArray:
     """Pearson correlation, ``(n sum of - sum o sum f) / sqrt((n sum oo - (sum o)^2) (n sum ff - (sum f)^2))``.
 
     Parameters
     ----------
     observations, forecasts : xarray.DataArray or xarray.Dataset
         Two fields as for `correlation_sums`, or the sums from it alone.
-    dim, member_dim, skipna, keep_attrs
-        As for `correlation_sums`; left out when sums are given.
+    dim, member_dim, weights, skipna, keep_attrs
+        As for `correlation_sums`. Sums are added up over ``dim``; the others cannot count beside them.
 
     Returns
     -------
@@ -419,36 +352,23 @@ def correlation(
     >>> round(float(correlation(o, f)), 4)
     0.5
     """
-    if forecasts is None:
-        if not (isinstance(observations, xr.Dataset) and set(CORRELATION_SUMS) <= set(observations.data_vars)):
-            raise TypeError("correlation takes observations and forecasts, or a Dataset from correlation_sums alone")
-        return _correlation_of(observations, keep_attrs)
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        sums = correlation_sums(obs, fcst, dim=dim, member_dim=member_dim, skipna=skipna, keep_attrs=keep_attrs)
-        return _correlation_of(sums, keep_attrs)
-
-    return each_variable(of_one, observations, forecasts, keep_attrs)
+    return per_cell(_correlation, [sums[name] for name in CORRELATION_SUMS], "correlation")
 
 
-def _correlation_of(sums: xr.Dataset, keep_attrs: bool) -> xr.DataArray:
-    def variance(n: np.ndarray, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        of_n = n * squares - total**2
-        return np.where(of_n > 1e-14 * n * squares, of_n, np.where(np.isnan(of_n), np.nan, 0.0))
+def _correlation(n, o, f, oo, ff, of):
+    spread = np.sqrt(_variance(n, o, oo)) * np.sqrt(_variance(n, f, ff))
+    return np.where(spread > 0, np.clip((n * of - o * f) / spread, -1, 1), np.nan)
 
-    def divide(n, o, f, oo, ff, of):
-        with np.errstate(divide="ignore", invalid="ignore"):  # no pair, or a constant: 0 / 0 is NaN
-            spread = np.sqrt(variance(n, o, oo)) * np.sqrt(variance(n, f, ff))
-            return np.where(spread > 0, np.clip((n * of - o * f) / spread, -1, 1), np.nan)
 
-    parts = [sums[name] for name in CORRELATION_SUMS]
-    result = xr.apply_ufunc(divide, *parts, dask="parallelized", output_dtypes=[np.float64], keep_attrs=keep_attrs)
-    return result.rename("correlation")
+def _variance(n, total, squares):
+    of_n = n * squares - total**2
+    return np.where(of_n > 1e-14 * n * squares, of_n, np.where(np.isnan(of_n), np.nan, 0.0))
 
 
 # ---------------------------------------------------------------- balanced errors
 
 
+@additive(*BALANCED_SUMS, settings=["bounds", "weights", "member_dim"])
 def balanced_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -463,7 +383,7 @@ def balanced_sums(
 ) -> xr.Dataset:
     """Sums of absolute and squared errors, each times a weight that rises with what was observed.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them.
+    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
 
     Parameters
     ----------
@@ -509,16 +429,9 @@ def balanced_sums(
     >>> [float(value) for value in balanced_sums(o, o + 1).values()]
     [1.0, 6.0, 49.0, 49.0, 49.0]
     """
-    variables = matching_variables(observations, forecasts)
     bounds, weights = tuple(float(b) for b in bounds), tuple(float(w) for w in weights)
     if len(weights) != len(bounds) + 1 or not all(np.diff(bounds) > 0):
         raise ValueError(f"bounds={bounds} must rise, and weights={weights} must be one more than these")
-    how: dict[str, Any] = {"bounds": bounds, "weights": weights, "skipna": skipna}
-    if variables is not None:
-        options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims}
-        options |= {"keep_attrs": keep_attrs}
-        of_variables = [balanced_sums(observations[v], forecasts[v], **how, **options) for v in variables]
-        return xr.concat(of_variables, dim=xr.DataArray(variables, dims="variable", name="variable"))
     forecasts = ensemble_mean(forecasts, member_dim, skipna)
     places = find_spatial_dims(forecasts, spatial_dims)
     find_spatial_dims(observations, places)
@@ -531,25 +444,15 @@ def balanced_sums(
         last=places,
         new_sizes={"sum": len(BALANCED_SUMS)},
         dtype=np.float64,
-        **how,
+        bounds=bounds,
+        weights=weights,
+        skipna=skipna,
     )
-    table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(BALANCED_SUMS)})
-    return with_attrs(table, observations if keep_attrs else None)
+    return table_of(sums, BALANCED_SUMS)
 
 
-def balanced_mse(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    reduce: Reduction = "mean",
-    bounds: Sequence[float] = HKO7_BOUNDS,
-    weights: Sequence[float] = HKO7_WEIGHTS,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(balanced_sums)
+def balanced_mse(sums: xr.Dataset, *, reduce: Reduction = "mean") -> xr.DataArray:
     """Balanced mean squared error (B-MSE): squared errors times weights that rise with the observed rain rate.
 
     Parameters
@@ -560,7 +463,7 @@ def balanced_mse(
         "sum": the sum over the cells of a field, on average over fields, as HKO-7 and DB-RNN report it; it grows
         with the grid. "mean": divided by the number of pairs. "weighted": divided by the sum of weights.
     bounds, weights, dim, member_dim, spatial_dims, skipna, keep_attrs
-        As for `balanced_sums`; left out when sums are given.
+        As for `balanced_sums`. Sums are added up over ``dim``; ``bounds`` and ``weights`` have to be theirs.
 
     Returns
     -------
@@ -582,24 +485,11 @@ def balanced_mse(
     >>> float(balanced_mse(o, o + 2, reduce="sum"))
     196.0
     """
-    options: dict[str, Any] = {"bounds": bounds, "weights": weights, "dim": dim, "member_dim": member_dim}
-    options |= {"spatial_dims": spatial_dims, "skipna": skipna}
-    return _balanced("balanced_mse", observations, forecasts, reduce, options, keep_attrs)
+    return _balanced("balanced_mse", "balanced_squared_error", sums, reduce)
 
 
-def balanced_mae(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    reduce: Reduction = "mean",
-    bounds: Sequence[float] = HKO7_BOUNDS,
-    weights: Sequence[float] = HKO7_WEIGHTS,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(balanced_sums)
+def balanced_mae(sums: xr.Dataset, *, reduce: Reduction = "mean") -> xr.DataArray:
     """Balanced mean absolute error (B-MAE): absolute errors times weights that rise with the observed rain rate.
 
     Parameters
@@ -627,38 +517,13 @@ def balanced_mae(
     >>> float(balanced_mae(o, o + 2, reduce="sum")), float(balanced_mae(o, o + 2, reduce="weighted"))
     (98.0, 2.0)
     """
-    options: dict[str, Any] = {"bounds": bounds, "weights": weights, "dim": dim, "member_dim": member_dim}
-    options |= {"spatial_dims": spatial_dims, "skipna": skipna}
-    return _balanced("balanced_mae", observations, forecasts, reduce, options, keep_attrs)
+    return _balanced("balanced_mae", "balanced_absolute_error", sums, reduce)
 
 
-_BALANCED = {"balanced_mse": "balanced_squared_error", "balanced_mae": "balanced_absolute_error"}
 _DIVISORS = {"sum": "fields", "mean": "n", "weighted": "weight"}
 
 
-def _balanced(
-    name: str,
-    observations: XarrayObject,
-    forecasts: XarrayObject | None,
-    reduce: str,
-    options: dict[str, Any],
-    keep_attrs: bool,
-) -> XarrayObject:
+def _balanced(name: str, error: str, sums: xr.Dataset, reduce: str) -> xr.DataArray:
     if reduce not in _DIVISORS:
         raise ValueError(f"reduce={reduce!r} is unknown; there are 'sum', 'mean' and 'weighted'")
-
-    def of_sums(sums: xr.Dataset) -> xr.DataArray:
-        divisor = sums[_DIVISORS[reduce]]
-        mean = (sums[_BALANCED[name]] / divisor.where(divisor != 0)).rename(name)
-        return with_attrs(mean, sums["n"] if keep_attrs else None)
-
-    if forecasts is None:
-        if not (isinstance(observations, xr.Dataset) and set(BALANCED_SUMS) <= set(observations.data_vars)):
-            raise TypeError(f"{name} takes observations and forecasts, or a Dataset from balanced_sums alone")
-        return of_sums(observations)
-    return each_variable(
-        lambda obs, fcst: of_sums(balanced_sums(obs, fcst, **options, keep_attrs=keep_attrs)),
-        observations,
-        forecasts,
-        keep_attrs,
-    )
+    return per_cell(np.divide, [sums[error], sums[_DIVISORS[reduce]]], name)

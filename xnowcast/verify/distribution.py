@@ -12,8 +12,10 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, matching_variables, with_attrs
+from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, with_attrs
 from xnowcast.verify.kernels import histograms as kernels
+from xnowcast.verify.score import score_of
+from xnowcast.verify.sums import KINDS, additive, checked, table_of, without_label
 
 TABLE = ("observed", "observed_sum", "forecast", "forecast_sum")
 
@@ -23,6 +25,7 @@ QQ_PERCENTAGES = (*range(1, 100), 99.5, 99.9, 99.95, 99.99)
 _ALONE = xr.DataArray(np.float32(0.0))
 
 
+@additive(*TABLE, own_dims=["intensity"], settings=["member_dim"])
 def intensity_histogram(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -35,7 +38,7 @@ def intensity_histogram(
 ) -> xr.Dataset:
     """How many observed and forecast values are in each bin, and their sum.
 
-    Histograms of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them:
+    Histograms of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them:
     `emd`, `percentile_error`, `quantile_quantile` and `histogram_overlap` take one.
 
     Parameters
@@ -76,12 +79,6 @@ def intensity_histogram(
     >>> histogram["observed"].values, histogram["forecast"].values, histogram["forecast_sum"].values
     (array([1., 1.]), array([0., 2.]), array([0. , 2.5]))
     """
-    variables = matching_variables(observations, forecasts)
-    if variables is not None:
-        options: dict[str, Any] = {"edges": edges, "dim": dim, "member_dim": member_dim}
-        options |= {"skipna": skipna, "keep_attrs": keep_attrs}
-        tables = [intensity_histogram(observations[v], forecasts[v], **options) for v in variables]
-        return xr.concat(tables, dim=xr.DataArray(variables, dims="variable", name="variable"))
     forecasts = ensemble_mean(forecasts, member_dim, skipna)
     bounds = kernels.bin_edges() if edges is None else np.asarray(edges, np.float64)
     if edges is not None and (bounds.ndim != 1 or len(bounds) < 2 or not (np.diff(bounds) > 0).all()):
@@ -96,21 +93,42 @@ def intensity_histogram(
         edges=None if edges is None else tuple(bounds.tolist()),
         skipna=skipna,
     )
-    table = xr.Dataset({name: sums.isel(part=i) for i, name in enumerate(TABLE)})
-    table = table.assign_coords(intensity=bounds[:-1], upper=("intensity", bounds[1:]))
-    return with_attrs(table, observations if keep_attrs else None)
+    table = table_of(sums.transpose(..., "part"), TABLE)
+    return table.assign_coords(intensity=bounds[:-1], upper=("intensity", bounds[1:]))
 
 
-def emd(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
+_histogram_of = KINDS["intensity_histogram"].fields
+
+
+def _emd_of_fields(
+    observations: xr.DataArray,
+    forecasts: xr.DataArray,
     *,
     dim: Dims = None,
     member_dim: Hashable | None = None,
     exact: bool | None = None,
     skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+) -> xr.DataArray:
+    forecasts = ensemble_mean(forecasts, member_dim, skipna)
+    reduce = reduced_dims(dim, observations, forecasts)
+    if not _sorts(exact, observations, forecasts, reduce):
+        table = _histogram_of(observations, forecasts, dim=dim, skipna=skipna)
+        return _apply(kernels.histogram_distance, table, TABLE).rename("emd")
+    distance = sum_over_chunks(
+        kernels.sorted_distance,
+        observations,
+        forecasts,
+        reduce=reduce,
+        whole=reduce,
+        new_sizes={"distance": 1},
+        dtype=np.float64,
+        skipna=skipna,
+    )
+    return distance.isel(distance=0).rename("emd")
+
+
+@score_of(intensity_histogram, of_fields=_emd_of_fields, also={"exact": False})
+def emd(histogram: xr.Dataset) -> xr.DataArray:
     """Earth mover's distance of the intensity distributions: the area between the two cumulative distributions.
 
     Also Wasserstein-1 distance: ``integral |F(x) - O(x)| dx``, for equally many values ``mean |sort(f) - sort(o)|``.
@@ -121,7 +139,7 @@ def emd(
         Two fields as for `intensity_histogram`, or a histogram from it alone, where each distribution is divided by
         its own number of values.
     dim, member_dim, skipna, keep_attrs
-        As for `intensity_histogram`; left out when a histogram is given.
+        As for `intensity_histogram`. A histogram is added up over ``dim``; the others cannot count beside it.
     exact : bool, optional
         True: sort the values, which brings all that is pooled into memory. False: take it of a histogram in the
         bins of float32, each with its values at their mean, in constant memory. `emd_bound` says how far off that
@@ -148,32 +166,7 @@ def emd(
     >>> round(float(emd(o, f)), 4)
     0.6667
     """
-
-    def of_histogram(table: xr.Dataset) -> xr.DataArray:
-        return _apply(kernels.histogram_distance, table, TABLE).rename("emd")
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        fcst = ensemble_mean(fcst, member_dim, skipna)
-        reduce = reduced_dims(dim, obs, fcst)
-        if _sorts(exact, obs, fcst, reduce):
-            one = sum_over_chunks(
-                kernels.sorted_distance,
-                obs,
-                fcst,
-                reduce=reduce,
-                whole=reduce,
-                new_sizes={"distance": 1},
-                dtype=np.float64,
-                skipna=skipna,
-            )
-            result = one.isel(distance=0).rename("emd")
-        else:
-            result = of_histogram(intensity_histogram(obs, fcst, dim=dim, skipna=skipna))
-        return with_attrs(result, obs if keep_attrs else None)
-
-    if forecasts is None:
-        return of_histogram(_histogram(observations, "emd"))
-    return each_variable(of_one, observations, forecasts, keep_attrs)
+    return _apply(kernels.histogram_distance, histogram, TABLE).rename("emd")
 
 
 def emd_bound(histogram: xr.Dataset) -> xr.DataArray:
@@ -203,7 +196,8 @@ def emd_bound(histogram: xr.Dataset) -> xr.DataArray:
     >>> bool(abs(emd(histogram) - emd(o, f)) <= emd_bound(histogram) + 1e-7)
     True
     """
-    table = _histogram(histogram, "emd_bound")
+    checked(histogram, KINDS["intensity_histogram"], "emd_bound")
+    table = without_label(histogram)
     edges = np.append(table["intensity"].values, table["upper"].values[-1])
     return _apply(kernels.distance_bound, table, ("observed", "forecast"), edges=edges).rename("emd_bound")
 
@@ -261,24 +255,36 @@ def percentiles(
             sums = _sorted_percentiles(kernels.percentiles, _ALONE, array, reduce, wanted, skipna)
             result = sums.isel(field=0)
         else:
-            table = intensity_histogram(_ALONE, array, dim=reduce, skipna=skipna)
+            table = _histogram_of(_ALONE, array, dim=reduce, skipna=skipna)
             result = _two_passes(table, array, reduce, wanted) if exact else _of_histogram(table, "forecast", wanted)
         return with_attrs(_labelled(result.rename("percentile"), percentages), array if keep_attrs else None)
 
     return each_variable(of_one, field, field, keep_attrs)
 
 
-def percentile_error(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
+def _percentile_error_of_fields(
+    observations: xr.DataArray,
+    forecasts: xr.DataArray,
     *,
     percentage: float | Sequence[float] = 99.999,
     dim: Dims = None,
     member_dim: Hashable | None = None,
     exact: bool | None = None,
     skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+) -> xr.DataArray:
+    wanted = _percentages(percentage)
+    forecasts = ensemble_mean(forecasts, member_dim, skipna)
+    reduce = reduced_dims(dim, observations, forecasts)
+    _warn_of_few(int(np.prod([{**observations.sizes, **forecasts.sizes}[d] for d in reduce])), wanted)
+    return _labelled(_difference(_of_both(observations, forecasts, reduce, wanted, exact, skipna)), percentage)
+
+
+def _difference(both: xr.DataArray) -> xr.DataArray:
+    return abs(both.isel(field=1) - both.isel(field=0)).rename("percentile_error")
+
+
+@score_of(intensity_histogram, of_fields=_percentile_error_of_fields, also={"exact": False})
+def percentile_error(histogram: xr.Dataset, *, percentage: float | Sequence[float] = 99.999) -> xr.DataArray:
     """Absolute difference of a high percentile of the forecasts and of the observations, ``|Q(f) - Q(o)|``.
 
     Parameters
@@ -288,7 +294,7 @@ def percentile_error(
     percentage : float or sequence of float
         0 to 100; a sequence makes a dim ``percentage``.
     dim, member_dim, skipna, keep_attrs
-        As for `intensity_histogram`; left out when a histogram is given.
+        As for `intensity_histogram`. A histogram is added up over ``dim``; the others cannot count beside it.
     exact : bool, optional
         As for `percentiles`.
 
@@ -313,31 +319,34 @@ def percentile_error(
     >>> float(percentile_error(o, f, percentage=50)), percentile_error(o, f, percentage=[60, 65]).values.round(2)
     (0.0, array([0.4, 0.6]))
     """
-
-    def difference(both: xr.DataArray) -> xr.DataArray:
-        return abs(both.isel(field=1) - both.isel(field=0)).rename("percentile_error")
-
-    return _pair_score(
-        "percentile_error",
-        difference,
-        observations,
-        forecasts,
-        percentage,
-        (dim, member_dim, exact, skipna, keep_attrs),
-    )
+    wanted = _percentages(percentage)
+    if histogram["observed"].chunks is None:
+        _warn_of_few(float(histogram["observed"].sum("intensity").min()), wanted)
+    return _labelled(_difference(_both_of_histogram(histogram, wanted)), percentage)
 
 
-def quantile_quantile(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
+def _quantiles_of_fields(
+    observations: xr.DataArray,
+    forecasts: xr.DataArray,
     *,
     percentages: Sequence[float] = QQ_PERCENTAGES,
     dim: Dims = None,
     member_dim: Hashable | None = None,
     exact: bool | None = None,
     skipna: bool = True,
-    keep_attrs: bool = False,
 ) -> xr.Dataset:
+    forecasts = ensemble_mean(forecasts, member_dim, skipna)
+    reduce = reduced_dims(dim, observations, forecasts)
+    return _curve(_of_both(observations, forecasts, reduce, _percentages(percentages), exact, skipna), percentages)
+
+
+def _curve(both: xr.DataArray, percentages: Sequence[float]) -> xr.Dataset:
+    both = _labelled(both, percentages)
+    return xr.Dataset({name: both.isel(field=i) for i, name in enumerate(("observed", "forecast"))})
+
+
+@score_of(intensity_histogram, of_fields=_quantiles_of_fields, parts=True, also={"exact": False})
+def quantile_quantile(histogram: xr.Dataset, *, percentages: Sequence[float] = QQ_PERCENTAGES) -> xr.Dataset:
     """Quantiles of the forecasts against those of the observations.
 
     Parameters
@@ -347,7 +356,7 @@ def quantile_quantile(
     percentages : sequence of float
         0 to 100; by default 1 to 99, and up to 99.99.
     dim, member_dim, skipna, keep_attrs
-        As for `intensity_histogram`; left out when a histogram is given.
+        As for `intensity_histogram`. A histogram is added up over ``dim``; the others cannot count beside it.
     exact : bool, optional
         As for `percentiles`.
 
@@ -369,34 +378,26 @@ def quantile_quantile(
     >>> curve["observed"].values, curve["forecast"].values
     (array([0. , 1. , 1.5]), array([0. , 1. , 2.5]))
     """
-    if forecasts is not None:
-        variables = matching_variables(observations, forecasts)
-        if variables is not None:
-            options: dict[str, Any] = {"percentages": percentages, "dim": dim, "member_dim": member_dim}
-            options |= {"exact": exact, "skipna": skipna, "keep_attrs": keep_attrs}
-            curves = [quantile_quantile(observations[v], forecasts[v], **options) for v in variables]
-            return xr.concat(curves, dim=xr.DataArray(variables, dims="variable", name="variable"))
-
-    def curve(both: xr.DataArray) -> xr.DataArray:
-        return both
-
-    both = _pair_score(
-        "quantile_quantile", curve, observations, forecasts, percentages, (dim, member_dim, exact, skipna, keep_attrs)
-    )
-    result = xr.Dataset({name: both.isel(field=i) for i, name in enumerate(("observed", "forecast"))})
-    return with_attrs(result, both)
+    return _curve(_both_of_histogram(histogram, _percentages(percentages)), percentages)
 
 
-def histogram_overlap(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
+def _overlap_of_fields(
+    observations: xr.DataArray,
+    forecasts: xr.DataArray,
     *,
     edges: Sequence[float] | np.ndarray | None = None,
     dim: Dims = None,
     member_dim: Hashable | None = None,
     skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+) -> xr.DataArray:
+    if edges is None:
+        raise ValueError("the overlap depends on the bins: give edges=, such as [0, 0.1, 1, 10, inf]")
+    table = _histogram_of(observations, forecasts, edges=edges, dim=dim, member_dim=member_dim, skipna=skipna)
+    return _apply(kernels.histogram_overlap, table, ("observed", "forecast")).rename("histogram_overlap")
+
+
+@score_of(intensity_histogram, of_fields=_overlap_of_fields)
+def histogram_overlap(histogram: xr.Dataset) -> xr.DataArray:
     """Part of the two intensity distributions that they have in common, ``sum over bins of min(p_o, p_f)``.
 
     Also called histogram intersection. It depends on the bins: narrow ones make it small.
@@ -408,7 +409,7 @@ def histogram_overlap(
     edges : sequence of float
         Of the bins, as for `intensity_histogram`; needed with two fields.
     dim, member_dim, skipna, keep_attrs
-        As for `intensity_histogram`; left out when a histogram is given.
+        As for `intensity_histogram`. A histogram is added up over ``dim``; the others cannot count beside it.
 
     Returns
     -------
@@ -430,35 +431,17 @@ def histogram_overlap(
     >>> float(histogram_overlap(o, f, edges=[0, 1, 5, np.inf]))
     0.5
     """
-
-    def of_histogram(table: xr.Dataset) -> xr.DataArray:
-        return _apply(kernels.histogram_overlap, table, ("observed", "forecast")).rename("histogram_overlap")
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        table = intensity_histogram(obs, fcst, edges=edges, dim=dim, member_dim=member_dim, skipna=skipna)
-        return with_attrs(of_histogram(table), obs if keep_attrs else None)
-
-    if forecasts is None:
-        return of_histogram(_histogram(observations, "histogram_overlap"))
-    if edges is None:
-        raise ValueError("the overlap depends on the bins: give edges=, such as [0, 0.1, 1, 10, inf]")
-    return each_variable(of_one, observations, forecasts, keep_attrs)
+    return _apply(kernels.histogram_overlap, histogram, ("observed", "forecast")).rename("histogram_overlap")
 
 
 # ---------------------------------------------------------------- what they share
-
-
-def _histogram(table: Any, score: str) -> xr.Dataset:
-    if not (isinstance(table, xr.Dataset) and set(TABLE) <= set(table.data_vars)):
-        raise TypeError(f"{score} takes observations and forecasts, or a Dataset from intensity_histogram alone")
-    return table
 
 
 def _apply(function: Any, table: xr.Dataset, names: Sequence[str], **options: Any) -> xr.DataArray:
     """A function of the last axis of the named variables."""
     return xr.apply_ufunc(
         function,
-        *(table[name] for name in names),
+        *(without_label(table[name]) for name in names),
         input_core_dims=[["intensity"]] * len(names),
         kwargs=options,
         dask="parallelized",
@@ -489,33 +472,9 @@ def _labelled(result: xr.DataArray, percentages: float | Sequence[float]) -> xr.
     return result if np.ndim(percentages) else result.isel(percentage=0)
 
 
-def _pair_score(
-    name: str,
-    of_both: Any,
-    observations: XarrayObject,
-    forecasts: XarrayObject | None,
-    percentages: float | Sequence[float],
-    options: tuple[Dims, Hashable | None, bool | None, bool, bool],
-) -> XarrayObject:
-    """A function of the percentiles of both fields, which come with the dim ``field``."""
-    dim, member_dim, exact, skipna, keep_attrs = options
-    wanted = _percentages(percentages)
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        fcst = ensemble_mean(fcst, member_dim, skipna)
-        reduce = reduced_dims(dim, obs, fcst)
-        if name == "percentile_error":
-            _warn_of_few(int(np.prod([{**obs.sizes, **fcst.sizes}[d] for d in reduce])), wanted)
-        both = _of_both(obs, fcst, reduce, wanted, exact, skipna)
-        return with_attrs(_labelled(of_both(both), percentages), obs if keep_attrs else None)
-
-    if forecasts is None:
-        table = _histogram(observations, name)
-        if name == "percentile_error" and table["observed"].chunks is None:
-            _warn_of_few(float(table["observed"].sum("intensity").min()), wanted)
-        fields = [_of_histogram(table, field, wanted) for field in ("observed", "forecast")]
-        return _labelled(of_both(xr.concat(fields, dim="field")), percentages)
-    return each_variable(of_one, observations, forecasts, keep_attrs)
+def _both_of_histogram(histogram: xr.Dataset, wanted: tuple[float, ...]) -> xr.DataArray:
+    table = without_label(histogram)
+    return xr.concat([_of_histogram(table, field, wanted) for field in ("observed", "forecast")], dim="field")
 
 
 def _warn_of_few(n: float, percentages: tuple[float, ...]) -> None:
@@ -535,9 +494,9 @@ def _of_both(
     """Percentiles of both fields, of the pairs, with the dims ``field`` and ``percentage``."""
     if _sorts(exact, obs, fcst, reduce, rechunk=False):
         return _sorted_percentiles(kernels.pair_percentiles, obs, fcst, reduce, wanted, skipna)
-    table = intensity_histogram(obs, fcst, dim=reduce, skipna=skipna)
+    table = _histogram_of(obs, fcst, dim=reduce, skipna=skipna)
     if not exact:
-        return xr.concat([_of_histogram(table, name, wanted) for name in ("observed", "forecast")], dim="field")
+        return _both_of_histogram(table, wanted)
     pairs = obs.notnull() & fcst.notnull()
     fields = {"observed": obs.where(pairs), "forecast": fcst.where(pairs)}
     return xr.concat(

@@ -10,8 +10,10 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.fields import XarrayObject, each_variable, find_member_dim, matching_variables, with_attrs
+from xnowcast.verify.fields import XarrayObject, find_member_dim
 from xnowcast.verify.kernels import crps, spread
+from xnowcast.verify.score import score_of
+from xnowcast.verify.sums import additive, per_cell, table_of, without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
 CRPS_SUMS = ("n", "distance", "spread")
@@ -74,53 +76,10 @@ def sums_of_members(
     )
 
 
-def table_by_variable(
-    table_of: Callable[[xr.DataArray, xr.DataArray], xr.Dataset],
-    observations: XarrayObject,
-    forecasts: XarrayObject,
-    keep_attrs: bool,
-) -> xr.Dataset:
-    """A Dataset of sums of two DataArrays, or those of the variables of two Datasets along a dim ``variable``.
-
-    Parameters
-    ----------
-    table_of : callable
-        Takes two DataArrays, returns the Dataset.
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-    keep_attrs : bool
-        Whether to copy the attributes of the observations.
-
-    Returns
-    -------
-    xarray.Dataset
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `matching_variables`.
-
-    Examples
-    --------
-    >>> rain = xr.Dataset({"rain": ("x", [1.0, 2.0]), "snow": ("x", [0.0, 1.0])})
-    >>> sums = table_by_variable(lambda o, f: xr.Dataset({"error": (f - o).sum()}), rain, rain + 1, False)
-    >>> sums["error"].sel(variable="snow").item()
-    2.0
-    """
-    variables = matching_variables(observations, forecasts)
-    if variables is None:
-        return with_attrs(table_of(observations, forecasts), observations if keep_attrs else None)
-    tables = [table_by_variable(table_of, observations[v], forecasts[v], keep_attrs) for v in variables]
-    return xr.concat(tables, dim=xr.DataArray(variables, dims="variable", name="variable"))
-
-
-def _require_sums(name: str, sums: XarrayObject, needed: Sequence[str], made_by: str) -> None:
-    if not (isinstance(sums, xr.Dataset) and set(needed) <= set(sums.data_vars)):
-        raise TypeError(f"{name} takes observations and forecasts, or a Dataset from {made_by} alone")
-
-
 # ---------------------------------------------------------------- CRPS
 
 
+@additive(*CRPS_SUMS, own_dims=["threshold"], settings=["fair"])
 def crps_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -129,18 +88,19 @@ def crps_sums(
     threshold: Thresholds | None = None,
     fair: bool = False,
     dim: Dims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Number of scored points and sums of the two terms of the CRPS: distance to the observation, and spread.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)``; `crps_ensemble` takes the score of
+    Sums of different files or months are added up with `merge` or ``.sum(dim)``; `crps_ensemble` takes the score of
     them. Their means are also a check of the spread in the units of the field: in a reliable ensemble the members
     lie as far from the observation as from each other, that is the distance is twice the fair spread.
 
     Parameters
     ----------
-    observations, forecasts, member_dim, fair, dim, skipna, keep_attrs
+    observations, forecasts, member_dim, fair, dim, weights, skipna, keep_attrs
         As for `crps_ensemble`.
     threshold : float, sequence of float, or str, optional
         As for `tw_crps_ensemble`.
@@ -167,26 +127,8 @@ def crps_sums(
     >>> {name: float(value) for name, value in crps_sums(o, f).items()}
     {'n': 2.0, 'distance': 2.5, 'spread': 0.75}
     """
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.Dataset:
-        sums = _crps_sums(obs, fcst, member_dim, threshold, fair, dim, skipna)
-        return xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(CRPS_SUMS)})
-
-    return table_by_variable(of_one, observations, forecasts, keep_attrs)
-
-
-def _crps_sums(
-    observations: xr.DataArray,
-    forecasts: xr.DataArray,
-    member_dim: Hashable,
-    threshold: Thresholds | None,
-    fair: bool,
-    dim: Dims,
-    skipna: bool,
-) -> xr.DataArray:
-    """The sums along a dim ``sum``."""
-    coordinate = None if threshold is None else threshold_coordinate(threshold, observations, forecasts)
-    floors = (-np.inf,) if coordinate is None else tuple(float(t) for t in np.atleast_1d(coordinate.values))
+    floor = None if threshold is None else threshold_coordinate(threshold, observations, forecasts)
+    floors = (-np.inf,) if floor is None else tuple(float(t) for t in np.atleast_1d(floor.values))
     sums = sums_of_members(
         crps.crps_sums,
         observations,
@@ -194,40 +136,37 @@ def _crps_sums(
         dim=dim,
         member_dim=member_dim,
         new_sizes={"threshold": len(floors), "sum": len(CRPS_SUMS)},
+        cell_weights=weights,
         thresholds=floors,
         fair=fair,
         skipna=skipna,
     )
-    if coordinate is None or coordinate.ndim == 0:
+    if floor is None:
         sums = sums.isel(threshold=0)
-    return sums if coordinate is None else sums.assign_coords(threshold=coordinate)
+    return table_of(sums, CRPS_SUMS, *([] if floor is None else [floor]))
 
 
-def crps_ensemble(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    member_dim: Hashable = "member",
-    fair: bool = False,
-    dim: Dims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(crps_sums, without=["threshold"])
+def crps_ensemble(sums: xr.Dataset) -> xr.DataArray:
     """Continuous ranked probability score of an ensemble, ``mean |x_i - y| - sum_ij |x_i - x_j| / (2 n^2)``.
 
     Parameters
     ----------
     observations : xarray.DataArray or xarray.Dataset
-        Without ``member_dim``; NaN means not measured. Or sums from `crps_sums` alone.
+        Without ``member_dim``; NaN means not measured. Or sums from `crps_sums` alone, which are added up over ``dim``;
+        what else is said beside them has to be how they were made.
     forecasts : xarray.DataArray or xarray.Dataset
         In the same units, with ``member_dim`` and exactly the same coordinates on the dims they share.
     member_dim : hashable
-        Dim of the members; always removed.
+        Dim of the members; always removed. Where none is called "member", it is found by CF attributes or common
+        names, such as ``number``.
     fair : bool
         Divide the second term by ``2 n (n - 1)``: the score of the distribution the members are drawn from, with
         which ensembles of different size compare. It is NaN where there is one member.
     dim : str or iterable of hashable, optional
         Dims that are averaged over; all by default. ``[]`` gives a map.
+    weights : xarray.DataArray, optional
+        Of points, along some of their dims, such as those of `area_weights`: the mean is a weighted one.
     skipna : bool
         True: a NaN member is left out at its point (n is the number of the others there), and points without a
         score are left out of the mean. False: any NaN gives NaN.
@@ -261,29 +200,11 @@ def crps_ensemble(
     >>> crps_ensemble(o, f, dim=[], fair=True).values.round(4)
     array([0.1667, 0.    ])
     """
-    if forecasts is None:
-        _require_sums("crps_ensemble", observations, CRPS_SUMS, "crps_sums")
-        sums = observations[list(CRPS_SUMS)].to_array("sum")
-        return with_attrs(_crps(sums, "crps"), observations["n"] if keep_attrs else None)
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        sums = _crps_sums(obs, fcst, member_dim, None, fair, dim, skipna)
-        return with_attrs(_crps(sums, "crps"), obs if keep_attrs else None)
-
-    return each_variable(of_one, observations, forecasts, keep_attrs)
+    return _crps(sums, "crps")
 
 
-def tw_crps_ensemble(
-    observations: XarrayObject,
-    forecasts: XarrayObject,
-    *,
-    threshold: Thresholds,
-    member_dim: Hashable = "member",
-    fair: bool = False,
-    dim: Dims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(crps_sums, needed=["threshold"])
+def tw_crps_ensemble(sums: xr.Dataset) -> xr.DataArray:
     """Threshold-weighted CRPS: the CRPS of ``max(x, threshold)``, which sees only what is above the threshold.
 
     It is the integral of the squared difference of the two distributions over values above the threshold alone,
@@ -291,11 +212,11 @@ def tw_crps_ensemble(
 
     Parameters
     ----------
-    observations, forecasts, member_dim, fair, dim, skipna, keep_attrs
+    observations, forecasts, member_dim, fair, dim, weights, skipna, keep_attrs
         As for `crps_ensemble`.
     threshold : float, sequence of float, or str
-        In the units of the fields, or the name of a set, as for `contingency_table`. A sequence makes a dim
-        ``threshold``, a number a scalar coordinate; all are taken in one pass.
+        Needed with two fields. In their units, or the name of a set, as for `contingency_table`. A sequence makes a
+        dim ``threshold``, a number a scalar coordinate; all are taken in one pass.
 
     Returns
     -------
@@ -319,34 +240,21 @@ def tw_crps_ensemble(
     >>> tw_crps_ensemble(o, f, threshold=[0.0, 1.0, 5.0]).values.round(4)
     array([0.5556, 0.5   , 0.    ])
     """
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        sums = _crps_sums(obs, fcst, member_dim, threshold, fair, dim, skipna)
-        return with_attrs(_crps(sums, "tw_crps"), obs if keep_attrs else None)
-
-    return each_variable(of_one, observations, forecasts, keep_attrs)
-
-
-def _crps(sums: xr.DataArray, name: str) -> xr.DataArray:
-    score = xr.apply_ufunc(
-        _crps_of_sums,
-        sums,
-        input_core_dims=[["sum"]],
-        dask="parallelized",
-        dask_gufunc_kwargs={"allow_rechunk": True},
-        output_dtypes=[np.float64],
-    )
-    return score.rename(name)
+    if "threshold" not in sums.coords:
+        raise ValueError(
+            "these sums from crps_sums were made without a threshold: give it threshold=, or use crps_ensemble"
+        )
+    return _crps(sums, "tw_crps")
 
 
-def _crps_of_sums(sums: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # no point: 0 / 0 is NaN
-        return (sums[..., 1] - sums[..., 2]) / sums[..., 0]
+def _crps(sums: xr.Dataset, name: str) -> xr.DataArray:
+    return per_cell(lambda n, distance, spread: (distance - spread) / n, [sums[part] for part in CRPS_SUMS], name)
 
 
 # ---------------------------------------------------------------- spread and skill
 
 
+@additive(*SPREAD_SUMS, own_dims=["spread_bin"], fixed_dims=["spread_from"])
 def spread_skill_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -354,16 +262,17 @@ def spread_skill_sums(
     member_dim: Hashable = "member",
     bins: Sequence[float] = (),
     dim: Dims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Number of points and sums of the variance of the members and of the squared error of their mean, in one pass.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before `spread_skill` is taken of them.
+    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before `spread_skill` is taken of them.
 
     Parameters
     ----------
-    observations, forecasts, member_dim, bins, dim, skipna, keep_attrs
+    observations, forecasts, member_dim, bins, dim, weights, skipna, keep_attrs
         As for `spread_skill`.
 
     Returns
@@ -387,38 +296,26 @@ def spread_skill_sums(
     edges = np.asarray(bins, dtype=np.float64)
     if edges.ndim != 1 or not np.all(np.isfinite(edges)) or np.any(np.diff(edges) <= 0):
         raise ValueError(f"bins={bins!r} must be a sequence of finite standard deviations that rise")
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.Dataset:
-        sums = sums_of_members(
-            spread.spread_sums,
-            obs,
-            fcst,
-            dim=dim,
-            member_dim=member_dim,
-            new_sizes={"spread_bin": edges.size + 1, "sum": len(SPREAD_SUMS)},
-            edges=tuple(edges.tolist()),
-            skipna=skipna,
-        )
-        table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(SPREAD_SUMS)})
-        if not edges.size:
-            return table.isel(spread_bin=0)
-        return table.assign_coords(
-            spread_from=("spread_bin", np.array([0.0, *edges])), spread_to=("spread_bin", np.array([*edges, np.inf]))
-        )
-
-    return table_by_variable(of_one, observations, forecasts, keep_attrs)
+    sums = sums_of_members(
+        spread.spread_sums,
+        observations,
+        forecasts,
+        dim=dim,
+        member_dim=member_dim,
+        new_sizes={"spread_bin": edges.size + 1, "sum": len(SPREAD_SUMS)},
+        cell_weights=weights,
+        edges=tuple(edges.tolist()),
+        skipna=skipna,
+    )
+    if not edges.size:
+        return table_of(sums.isel(spread_bin=0), SPREAD_SUMS)
+    return table_of(sums, SPREAD_SUMS).assign_coords(
+        spread_from=("spread_bin", np.array([0.0, *edges])), spread_to=("spread_bin", np.array([*edges, np.inf]))
+    )
 
 
-def spread_skill(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    member_dim: Hashable = "member",
-    bins: Sequence[float] = (),
-    dim: Dims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> xr.Dataset:
+@score_of(spread_skill_sums, parts=True)
+def spread_skill(sums: xr.Dataset) -> xr.Dataset:
     """Spread of the members beside the error of their mean, and the ratio of the two, which is 1 if reliable.
 
     The mean of n members that are drawn like the observation has ``(n + 1) / n`` times their variance as its mean
@@ -435,6 +332,8 @@ def spread_skill(
         and from the last up. They make a dim ``spread_bin`` with coordinates ``spread_from`` and ``spread_to``.
     dim : str or iterable of hashable, optional
         Dims that are averaged over; all by default.
+    weights : xarray.DataArray, optional
+        Of points, as for `crps_ensemble`; ``n`` is the sum of weights.
     skipna : bool
         True: a NaN member is left out at its point, and points with less than two members or without observation
         are left out. False: any NaN gives NaN.
@@ -468,26 +367,11 @@ def spread_skill(
     >>> {name: round(float(value), 4) for name, value in spread_skill(o, f).items()}
     {'spread': 1.4142, 'rmse': 1.5811, 'spread_skill_ratio': 1.0954, 'n': 2.0}
     """
-    if forecasts is None:
-        _require_sums("spread_skill", observations, SPREAD_SUMS, "spread_skill_sums")
-        sums = observations
-    else:
-        sums = spread_skill_sums(
-            observations, forecasts, member_dim=member_dim, bins=bins, dim=dim, skipna=skipna, keep_attrs=keep_attrs
-        )
-    n = sums["n"].where(sums["n"] > 0)
-    ratio = xr.apply_ufunc(
-        _root_of_ratio,
-        sums["expected_squared_error"],
-        sums["squared_error"],
-        dask="parallelized",
-        output_dtypes=[np.float64],
-    )
-    result = {"spread": np.sqrt(sums["variance"] / n), "rmse": np.sqrt(sums["squared_error"] / n)}
-    table = xr.Dataset({**result, "spread_skill_ratio": ratio, "n": sums["n"]})
-    return with_attrs(table, sums["n"] if keep_attrs else None)
-
-
-def _root_of_ratio(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):  # spread without error is inf, nothing by nothing NaN
-        return np.sqrt(np.divide(expected, found))
+    n, variance, expected, squared_error = (sums[name] for name in SPREAD_SUMS)
+    parts = {
+        "spread": per_cell(lambda total, n: np.sqrt(total / n), [variance, n], "spread"),
+        "rmse": per_cell(lambda total, n: np.sqrt(total / n), [squared_error, n], "rmse"),
+        # Spread without error is infinite, nothing by nothing NaN.
+        "spread_skill_ratio": per_cell(lambda e, f: np.sqrt(e / f), [expected, squared_error], "spread_skill_ratio"),
+    }
+    return xr.Dataset({**parts, "n": without_label(n)})

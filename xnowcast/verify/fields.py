@@ -43,7 +43,7 @@ def matching_variables(observations: XarrayObject, forecasts: XarrayObject) -> l
             "observations and forecasts must be two DataArrays or two Datasets; found "
             f"{kinds[0].__name__} and {kinds[1].__name__}"
         )
-    scored = [[name for name in obj.data_vars if obj[name].ndim] for obj in (observations, forecasts)]
+    scored = [_scored(obj) for obj in (observations, forecasts)]
     alone = set(scored[0]) ^ set(scored[1])
     if alone or not scored[0]:
         raise ValueError(
@@ -51,6 +51,12 @@ def matching_variables(observations: XarrayObject, forecasts: XarrayObject) -> l
             f"{sorted(map(str, scored[1]))}; they must be the same: select with ds[[...]] or rename"
         )
     return scored[0]
+
+
+def _scored(obj: xr.Dataset) -> list[Hashable]:
+    """Variables with dims; where none has any they are single values, and of these a grid mapping is no float."""
+    with_dims = [name for name in obj.data_vars if obj[name].ndim]
+    return with_dims or [name for name in obj.data_vars if obj[name].dtype.kind == "f"]
 
 
 def each_variable(

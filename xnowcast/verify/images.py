@@ -5,7 +5,7 @@ these cannot be shipped. Spectra see the blur that they are used to show.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -13,15 +13,25 @@ import xarray as xr
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.contingency import SpatialDims
-from xnowcast.verify.deterministic import SUMS as ERROR_SUMS
 from xnowcast.verify.deterministic import error_sums
-from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, matching_variables, with_attrs
+from xnowcast.verify.fields import XarrayObject, ensemble_mean
 from xnowcast.verify.kernels import images
+from xnowcast.verify.score import score_of
+from xnowcast.verify.sums import additive, per_cell, table_of
 
 SCORES = ("psnr", "ssim")
+_NEEDS_RANGE = (
+    "needs data_range=, the largest minus the smallest value that the data can have, such as 255 for 8-bit pixels; "
+    "taken from each field it would make scores of different fields incomparable"
+)
 GRADIENT_SUMS = ("gradient_difference", "gradients", "fields")
 
 
+@additive(
+    *(f"{score}{end}" for score in SCORES for end in ("", "_fields")),
+    settings=["data_range", "window", "sigma", "k1", "k2", "min_valid", "member_dim"],
+    called="sums from image_sums",
+)
 def image_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -36,12 +46,13 @@ def image_sums(
     dim: Dims = None,
     member_dim: Hashable | None = None,
     spatial_dims: SpatialDims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Sums over fields of their peak signal-to-noise ratio and structural similarity, in one pass.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a mean is taken of them.
+    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a mean is taken of them.
 
     Parameters
     ----------
@@ -68,6 +79,8 @@ def image_sums(
         When given, the mean over this dim is scored instead.
     spatial_dims : (hashable, hashable), optional
         Names of the horizontal dims. By default y and x, or latitude and longitude.
+    weights : xarray.DataArray, optional
+        Of whole fields, along dims that are not horizontal, such as times; each counts with its weight.
     skipna : bool
         True: cells in which either is NaN (not measured) are left out. False: they make the sums of their field NaN.
     keep_attrs : bool
@@ -92,15 +105,8 @@ def image_sums(
     >>> {name: round(float(value), 4) for name, value in image_sums(o, 0.9 * o, data_range=1.0).items()}
     {'psnr': 32.0412, 'psnr_fields': 1.0, 'ssim': 0.9892, 'ssim_fields': 1.0}
     """
-    variables = matching_variables(observations, forecasts)
     scores = tuple(scores)
     _check_options(data_range, scores, window, sigma, min_valid)
-    if variables is not None:
-        options: dict[str, Any] = {"data_range": data_range, "scores": scores, "window": window, "sigma": sigma}
-        options |= {"k1": k1, "k2": k2, "min_valid": min_valid, "dim": dim, "member_dim": member_dim}
-        options |= {"spatial_dims": spatial_dims, "skipna": skipna, "keep_attrs": keep_attrs}
-        of_variables = [image_sums(observations[v], forecasts[v], **options) for v in variables]
-        return xr.concat(of_variables, dim=xr.DataArray(variables, dims="variable", name="variable"))
     forecasts = ensemble_mean(forecasts, member_dim, skipna)
     places = find_spatial_dims(forecasts, spatial_dims)
     find_spatial_dims(observations, places)
@@ -118,6 +124,7 @@ def image_sums(
         last=places,
         new_sizes={"score": len(scores), "sum": 2},
         dtype=np.float64,
+        cell_weights=weights,
         data_range=float(data_range),
         scores=scores,
         weights=_window_weights(window, sigma),
@@ -127,10 +134,7 @@ def image_sums(
         skipna=skipna,
     )
     parts = {score: sums.isel(score=i) for i, score in enumerate(scores)}
-    named = {
-        f"{score}{end}": part.isel(sum=i) for score, part in parts.items() for i, end in enumerate(("", "_fields"))
-    }
-    return with_attrs(xr.Dataset(named), observations if keep_attrs else None)
+    return xr.merge([table_of(part, (score, f"{score}_fields")) for score, part in parts.items()])
 
 
 def _check_options(
@@ -158,22 +162,10 @@ def _window_weights(window: int, sigma: float | None) -> tuple[float, ...]:
     return tuple(float(weight) for weight in weights / weights.sum())
 
 
-def ssim(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    data_range: float | None = None,
-    window: int = 11,
-    sigma: float | None = 1.5,
-    k1: float = 0.01,
-    k2: float = 0.03,
-    min_valid: float = 1.0,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(
+    image_sums, needs=["ssim", "ssim_fields"], fixed={"scores": ["ssim"]}, comparable=["data_range"], asks=_NEEDS_RANGE
+)
+def ssim(sums: xr.Dataset) -> xr.DataArray:
     """Structural similarity (SSIM): mean over windows of likeness in mean, variance and pattern, then over fields.
 
     In each window ``(2 mo mf + C1) (2 cov + C2) / ((mo^2 + mf^2 + C1) (vo + vf + C2))`` of weighted means m, variances
@@ -183,8 +175,8 @@ def ssim(
     ----------
     observations, forecasts : xarray.DataArray or xarray.Dataset
         Two fields as for `image_sums`, or the sums from it alone.
-    data_range, window, sigma, k1, k2, min_valid, dim, member_dim, spatial_dims, skipna, keep_attrs
-        As for `image_sums`; left out when sums are given.
+    data_range, window, sigma, k1, k2, min_valid, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
+        As for `image_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were made.
 
     Returns
     -------
@@ -207,22 +199,18 @@ def ssim(
     >>> round(float(ssim(o, 0.5 * o, data_range=1.0)), 4)
     0.6473
     """
-    options: dict[str, Any] = {"window": window, "sigma": sigma, "k1": k1, "k2": k2, "min_valid": min_valid}
-    options |= {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims, "skipna": skipna}
-    return _field_mean("ssim", observations, forecasts, data_range, options, keep_attrs)
+    return per_cell(np.divide, [sums["ssim"], sums["ssim_fields"]], "ssim")
 
 
-def psnr(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    data_range: float | None = None,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(
+    image_sums,
+    needs=["psnr", "psnr_fields"],
+    fixed={"scores": ["psnr"]},
+    without=["window", "sigma", "k1", "k2", "min_valid"],
+    comparable=["data_range"],
+    asks=_NEEDS_RANGE,
+)
+def psnr(sums: xr.Dataset) -> xr.DataArray:
     """Peak signal-to-noise ratio of each field, ``10 log10(data_range^2 / MSE)``, on average over fields.
 
     Not `psnr_pooled`, which has the mean of the squared errors of all fields in it: it is at most as large.
@@ -231,8 +219,8 @@ def psnr(
     ----------
     observations, forecasts : xarray.DataArray or xarray.Dataset
         Two fields as for `image_sums`, or the sums from it alone.
-    data_range, dim, member_dim, spatial_dims, skipna, keep_attrs
-        As for `image_sums`; left out when sums are given.
+    data_range, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
+        As for `image_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were made.
 
     Returns
     -------
@@ -256,51 +244,11 @@ def psnr(
     >>> round(float(psnr(o, o + error, data_range=1.0)), 4), round(float(psnr_pooled(o, o + error, data_range=1.0)), 4)
     (30.0, 22.9671)
     """
-    options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims, "skipna": skipna}
-    return _field_mean("psnr", observations, forecasts, data_range, options, keep_attrs)
+    return per_cell(np.divide, [sums["psnr"], sums["psnr_fields"]], "psnr")
 
 
-def _field_mean(
-    name: str,
-    observations: XarrayObject,
-    forecasts: XarrayObject | None,
-    data_range: float | None,
-    options: dict[str, Any],
-    keep_attrs: bool,
-) -> XarrayObject:
-    def of_sums(sums: xr.Dataset) -> xr.DataArray:
-        n = sums[f"{name}_fields"]
-        return with_attrs((sums[name] / n.where(n != 0)).rename(name), n if keep_attrs else None)
-
-    if forecasts is None:
-        if not (isinstance(observations, xr.Dataset) and {name, f"{name}_fields"} <= set(observations.data_vars)):
-            raise TypeError(f"{name} takes observations, forecasts and data_range=, or sums from image_sums alone")
-        return of_sums(observations)
-    options |= {"data_range": _required(name, data_range), "scores": [name], "keep_attrs": keep_attrs}
-    return each_variable(
-        lambda obs, fcst: of_sums(image_sums(obs, fcst, **options)), observations, forecasts, keep_attrs
-    )
-
-
-def _required(name: str, data_range: float | None) -> float:
-    if data_range is None:
-        raise TypeError(
-            f"{name} needs data_range=, the largest minus the smallest value that the data can have, such as 255 for "
-            "8-bit pixels; taken from each field it would make scores of different fields incomparable"
-        )
-    return data_range
-
-
-def psnr_pooled(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    data_range: float | None = None,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(error_sums)
+def psnr_pooled(sums: xr.Dataset, *, data_range: float | None = None) -> xr.DataArray:
     """Peak signal-to-noise ratio ``10 log10(data_range^2 / MSE)`` of the mean squared error over all of ``dim``.
 
     Not `psnr`, which takes the logarithm of each field before their mean.
@@ -311,8 +259,8 @@ def psnr_pooled(
         Two fields as for `error_sums`, or the sums from it alone.
     data_range : float
         As for `psnr`; needed with sums too.
-    dim, member_dim, skipna, keep_attrs
-        As for `error_sums`; left out when sums are given.
+    dim, member_dim, weights, skipna, keep_attrs
+        As for `error_sums`. Sums are added up over ``dim``; the others cannot count beside them.
 
     Returns
     -------
@@ -330,28 +278,14 @@ def psnr_pooled(
     >>> round(float(psnr_pooled(o, o + 0.1, data_range=1.0)), 4)
     20.0
     """
-    largest = _required("psnr_pooled", data_range)
-    _check_options(largest, SCORES, 1, None, 1)
-
-    def of_sums(sums: xr.Dataset) -> xr.DataArray:
-        def decibel(n: np.ndarray, squared_error: np.ndarray) -> np.ndarray:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                return 10 * np.log10(largest**2 / (squared_error / n))
-
-        parts = (sums["n"], sums["squared_error"])
-        result = xr.apply_ufunc(decibel, *parts, dask="parallelized", output_dtypes=[float], keep_attrs=keep_attrs)
-        return result.rename("psnr_pooled")
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        return of_sums(error_sums(obs, fcst, dim=dim, member_dim=member_dim, skipna=skipna, keep_attrs=keep_attrs))
-
-    if forecasts is None:
-        if not (isinstance(observations, xr.Dataset) and set(ERROR_SUMS) <= set(observations.data_vars)):
-            raise TypeError("psnr_pooled takes observations and forecasts, or a Dataset from error_sums alone")
-        return of_sums(observations)
-    return each_variable(of_one, observations, forecasts, keep_attrs)
+    if data_range is None:
+        raise TypeError(f"psnr_pooled {_NEEDS_RANGE}")
+    _check_options(data_range, SCORES, 1, None, 1)
+    parts = [sums["n"], sums["squared_error"]]
+    return per_cell(lambda n, squares: 10 * np.log10(data_range**2 / (squares / n)), parts, "psnr_pooled")
 
 
+@additive(*GRADIENT_SUMS, settings=["member_dim"], called="sums from gradient_sums")
 def gradient_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -359,16 +293,17 @@ def gradient_sums(
     dim: Dims = None,
     member_dim: Hashable | None = None,
     spatial_dims: SpatialDims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Sum of the differences between absolute gradients of neighbouring cells, along both horizontal dims.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them.
+    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
 
     Parameters
     ----------
-    observations, forecasts, dim, member_dim, spatial_dims, keep_attrs
+    observations, forecasts, dim, member_dim, spatial_dims, weights, keep_attrs
         As for `image_sums`.
     skipna : bool
         True: a gradient with a NaN at either end, in either field, is dropped. False: it makes the sum of its field
@@ -391,12 +326,6 @@ def gradient_sums(
     >>> [float(value) for value in gradient_sums(o, -3 * o).values()]
     [8.0, 4.0, 1.0]
     """
-    variables = matching_variables(observations, forecasts)
-    if variables is not None:
-        options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims}
-        options |= {"skipna": skipna, "keep_attrs": keep_attrs}
-        of_variables = [gradient_sums(observations[v], forecasts[v], **options) for v in variables]
-        return xr.concat(of_variables, dim=xr.DataArray(variables, dims="variable", name="variable"))
     forecasts = ensemble_mean(forecasts, member_dim, skipna)
     places = find_spatial_dims(forecasts, spatial_dims)
     find_spatial_dims(observations, places)
@@ -409,23 +338,14 @@ def gradient_sums(
         last=places,
         new_sizes={"sum": len(GRADIENT_SUMS)},
         dtype=np.float64,
+        cell_weights=weights,
         skipna=skipna,
     )
-    table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(GRADIENT_SUMS)})
-    return with_attrs(table, observations if keep_attrs else None)
+    return table_of(sums, GRADIENT_SUMS)
 
 
-def gradient_difference(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    reduce: Literal["sum", "mean"] = "mean",
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(gradient_sums)
+def gradient_difference(sums: xr.Dataset, *, reduce: Literal["sum", "mean"] = "mean") -> xr.DataArray:
     """Gradient difference (GDL): ``||dO| - |dF||`` over neighbouring cells along y and along x.
 
     Parameters
@@ -435,8 +355,8 @@ def gradient_difference(
     reduce : {"mean", "sum"}
         "sum": the sum over a field, on average over fields, as HKO-7 and DB-RNN report it; it grows with the grid.
         "mean": divided by the number of gradients.
-    dim, member_dim, spatial_dims, skipna, keep_attrs
-        As for `gradient_sums`; left out when sums are given.
+    dim, member_dim, spatial_dims, weights, skipna, keep_attrs
+        As for `gradient_sums`. Sums are added up over ``dim``; the others cannot count beside them.
 
     Returns
     -------
@@ -461,21 +381,5 @@ def gradient_difference(
     """
     if reduce not in ("mean", "sum"):
         raise ValueError(f"reduce={reduce!r} is unknown; there are 'mean' and 'sum'")
-
-    def of_sums(sums: xr.Dataset) -> xr.DataArray:
-        n = sums["gradients" if reduce == "mean" else "fields"]
-        return with_attrs(
-            (sums["gradient_difference"] / n.where(n != 0)).rename("gradient_difference"), n if keep_attrs else None
-        )
-
-    options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims, "skipna": skipna}
-    if forecasts is None:
-        if not (isinstance(observations, xr.Dataset) and set(GRADIENT_SUMS) <= set(observations.data_vars)):
-            raise TypeError("gradient_difference takes observations and forecasts, or sums from gradient_sums alone")
-        return of_sums(observations)
-    return each_variable(
-        lambda obs, fcst: of_sums(gradient_sums(obs, fcst, **options, keep_attrs=keep_attrs)),
-        observations,
-        forecasts,
-        keep_attrs,
-    )
+    n = sums["gradients" if reduce == "mean" else "fields"]
+    return per_cell(np.divide, [sums["gradient_difference"], n], "gradient_difference")

@@ -5,21 +5,29 @@ The fraction P of a window is the share of its measured cells in which an event,
 """
 
 from collections.abc import Hashable
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.contingency import Scales, SpatialDims
-from xnowcast.verify.fields import XarrayObject, each_variable, find_member_dim, matching_variables, with_attrs
+from xnowcast.verify.contingency import Scales, SpatialDims, scale_coordinate
+from xnowcast.verify.fields import XarrayObject, find_member_dim, with_attrs
 from xnowcast.verify.kernels.fractions import BOUNDARIES, fractions_sums
+from xnowcast.verify.score import score_of
+from xnowcast.verify.sums import KINDS, additive, checked, per_cell, table_of, without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
 SUMS = ("squared_difference", "squared_forecast", "squared_observed", "observed_events", "cells")
 
 
+@additive(
+    *SUMS,
+    own_dims=["threshold", "scale"],
+    fixed_dims=["threshold"],
+    settings=["boundary", "min_valid", "member_dim"],
+    called="sums from fss_sums",
+)
 def fss_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -31,12 +39,13 @@ def fss_sums(
     boundary: str = "renormalise",
     min_valid: float = 0.0,
     spatial_dims: SpatialDims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Sums that the fractions skill score is made of, at all thresholds and window widths in one pass.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them.
+    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
 
     A window counts if its centre is measured: the middle cell of an odd width, any of the four cells around the
     middle corner of an even one. So a margin of NaN around the grid changes nothing, and neither does turning both
@@ -70,6 +79,8 @@ def fss_sums(
         From 0 to 1: share of the ``scale ** 2`` cells of a window that must be measured, else it does not count.
     spatial_dims : (hashable, hashable), optional
         Names of the horizontal dims. By default y and x, or latitude and longitude.
+    weights : xarray.DataArray, optional
+        Of whole fields, along dims that are not horizontal, such as times; each counts with its weight.
     skipna : bool
         False: a NaN makes the sums of its field NaN.
     keep_attrs : bool
@@ -98,15 +109,7 @@ def fss_sums(
     {'squared_difference': 2.0, 'squared_forecast': 1.0, 'squared_observed': 1.0, 'observed_events': 1.0,
      'cells': 64.0}
     """
-    variables = matching_variables(observations, forecasts)
-    fields = [obj if variables is None else obj[v] for obj in (observations, forecasts) for v in variables or [None]]
-    threshold, scale = threshold_coordinate(thresholds, *fields), _scale_coordinate(scales)
-    if variables is not None:
-        options: dict[str, Any] = {"thresholds": threshold, "scales": scales, "dim": dim, "member_dim": member_dim}
-        options |= {"boundary": boundary, "min_valid": min_valid, "spatial_dims": spatial_dims}
-        options |= {"skipna": skipna, "keep_attrs": keep_attrs}
-        of_variables = [fss_sums(observations[v], forecasts[v], **options) for v in variables]
-        return xr.concat(of_variables, dim=xr.DataArray(variables, dims="variable", name="variable"))
+    threshold, scale = threshold_coordinate(thresholds, observations, forecasts), scale_coordinate(scales, "")
     _check_options(boundary, min_valid)
     places = find_spatial_dims(forecasts, spatial_dims)
     find_spatial_dims(observations, places)
@@ -126,44 +129,29 @@ def fss_sums(
         member_dim=member_dim,
         new_sizes={"threshold": threshold.size, "scale": scale.size, "sum": len(SUMS)},
         dtype=np.float64,
+        cell_weights=weights,
         thresholds=tuple(float(t) for t in np.atleast_1d(threshold.values)),
         scales=tuple(int(s) for s in np.atleast_1d(scale.values)),
         boundary=boundary,
         min_valid=float(min_valid),
         skipna=skipna,
     )
-    table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(SUMS)})
-    for coordinate in (threshold, scale):
-        if coordinate.ndim == 0:
-            table = table.isel({coordinate.name: 0})
-        table = table.assign_coords({coordinate.name: coordinate})
+    table = table_of(sums, SUMS, threshold, scale)
     if scale.ndim:  # the same at every scale
         table = table.assign({name: table[name].isel(scale=0, drop=True) for name in SUMS[3:]})
-    return with_attrs(table, observations if keep_attrs else None)
+    return table
 
 
-def fss(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    thresholds: Thresholds | None = None,
-    scales: Scales | None = None,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    boundary: str = "renormalise",
-    min_valid: float = 0.0,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(fss_sums, needs=SUMS[:3])
+def fss(sums: xr.Dataset) -> xr.DataArray:
     """Fractions skill score, ``1 - sum (Pf - Po)^2 / (sum Pf^2 + sum Po^2)``, over windows of each width.
 
     Parameters
     ----------
     observations, forecasts : xarray.DataArray or xarray.Dataset
         Two fields as for `fss_sums`, or the sums from it alone.
-    thresholds, scales, dim, member_dim, boundary, min_valid, spatial_dims, skipna, keep_attrs
-        As for `fss_sums`; left out when sums are given.
+    thresholds, scales, dim, member_dim, boundary, min_valid, spatial_dims, weights, skipna, keep_attrs
+        As for `fss_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were made.
 
     Returns
     -------
@@ -191,29 +179,7 @@ def fss(
     >>> float(fss(o, f, thresholds=1, scales=3, boundary="interior"))
     0.4
     """
-    if forecasts is None or thresholds is None or scales is None:
-        given = [argument is not None for argument in (forecasts, thresholds, scales)]
-        if any(given) or not _is_sums(observations):
-            raise TypeError("fss takes observations, forecasts, thresholds= and scales=, or sums from fss_sums alone")
-        return _ratio(observations, keep_attrs)
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        sums = fss_sums(
-            obs,
-            fcst,
-            thresholds=thresholds,
-            scales=scales,
-            dim=dim,
-            member_dim=member_dim,
-            boundary=boundary,
-            min_valid=min_valid,
-            spatial_dims=spatial_dims,
-            skipna=skipna,
-            keep_attrs=keep_attrs,
-        )
-        return _ratio(sums, keep_attrs)
-
-    return each_variable(of_one, observations, forecasts, keep_attrs)
+    return per_cell(_ratio, [sums[name] for name in SUMS[:3]], "fss")
 
 
 def fss_target(sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArray:
@@ -248,10 +214,8 @@ def fss_target(sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArray:
     >>> float(fss_target(fss_sums(o, o, thresholds=1, scales=1)))
     0.625
     """
-    if not _is_sums(sums):
-        raise TypeError("fss_target takes sums from fss_sums alone")
-    share = sums["observed_events"] / sums["cells"].where(sums["cells"] > 0)
-    target = (0.5 + share / 2).rename("fss_target")
+    sums = _checked(sums, "fss_target")
+    target = per_cell(lambda events, cells: 0.5 + events / cells / 2, [sums[name] for name in SUMS[3:]], "fss_target")
     return with_attrs(target, sums["cells"] if keep_attrs else None)
 
 
@@ -288,34 +252,23 @@ def useful_scale(sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArray:
     >>> float(useful_scale(fss_sums(o, f, thresholds=1, scales=[1, 3, 5, 7])))
     5.0
     """
-    target = fss_target(sums)
+    sums = _checked(sums, "useful_scale")
     if "scale" not in sums.dims:
         raise ValueError(f"sums have dims {tuple(sums.dims)}, no 'scale': give fss_sums a sequence of scales")
-    reached = sums["scale"].where(_ratio(sums, False) >= target)
+    reached = sums["scale"].where(fss(sums) >= fss_target(sums))
     smallest = reached.min("scale").rename("useful_scale")
     return with_attrs(smallest, sums["cells"] if keep_attrs else None)
 
 
-def _ratio(sums: xr.Dataset, keep_attrs: bool) -> xr.DataArray:
-    def divide(difference: np.ndarray, forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):  # no event: 0 / 0 is NaN
-            return 1 - difference / (forecast + observed)
-
-    parts = [sums[name] for name in SUMS[:3]]
-    result = xr.apply_ufunc(divide, *parts, dask="parallelized", output_dtypes=[np.float64], keep_attrs=keep_attrs)
-    return result.rename("fss")
+def _ratio(difference, forecast, observed):
+    return 1 - difference / (forecast + observed)
 
 
-def _is_sums(obj: Any) -> bool:
-    return isinstance(obj, xr.Dataset) and set(SUMS) <= set(obj.data_vars)
-
-
-def _scale_coordinate(scales: Scales) -> xr.DataArray:
-    values = np.asarray(scales)
-    if values.ndim > 1 or values.size == 0 or values.dtype.kind not in "iu" or np.any(values < 1):
-        raise ValueError(f"scales={scales!r} must be a whole number of cells from 1 up, or a sequence of at least one")
-    attrs = {"long_name": "width of windows", "units": "grid cells"}
-    return xr.DataArray(values.astype(np.int64), dims=["scale"][: values.ndim], name="scale", attrs=attrs)
+def _checked(sums: xr.Dataset, score: str) -> xr.Dataset:
+    if not (isinstance(sums, xr.Dataset) and set(SUMS) <= set(sums.data_vars)):
+        raise TypeError(f"{score} takes sums from fss_sums alone")
+    checked(sums, KINDS["fss_sums"], score)
+    return without_label(sums)
 
 
 def _check_options(boundary: str, min_valid: float) -> None:

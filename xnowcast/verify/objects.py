@@ -1,7 +1,6 @@
 """Scores of precipitation objects: structure, amplitude and location, and how often there is no object at all."""
 
 from collections.abc import Hashable
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -9,14 +8,17 @@ import xarray as xr
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.contingency import SpatialDims
-from xnowcast.verify.fields import XarrayObject, ensemble_mean, matching_variables, with_attrs
+from xnowcast.verify.fields import XarrayObject, ensemble_mean
 from xnowcast.verify.kernels import objects
 from xnowcast.verify.kernels.objects import COMPONENTS
+from xnowcast.verify.score import score_of
+from xnowcast.verify.sums import additive, per_cell, table_of
 
 FIELDS = ("fields", "observed_without_object", "forecasts_without_object")
 SUMS = (*COMPONENTS, *(f"{name}_fields" for name in COMPONENTS), *FIELDS)
 
 
+@additive(*SUMS, settings=["factor", "quantile", "wet", "threshold", "member_dim"], called="sums from sal_sums")
 def sal_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -28,12 +30,13 @@ def sal_sums(
     wet: float = 0.1,
     threshold: float | None = None,
     spatial_dims: SpatialDims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Sums over fields of structure, amplitude and location, with the number of fields that have each.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a mean is taken of them.
+    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a mean is taken of them.
 
     Parameters
     ----------
@@ -52,6 +55,8 @@ def sal_sums(
         Threshold of objects in the units of the fields, for all of them, in place of these.
     spatial_dims : (hashable, hashable), optional
         Names of the horizontal dims. By default y and x, or latitude and longitude.
+    weights : xarray.DataArray, optional
+        Of whole fields, along dims that are not horizontal, such as times; each counts with its weight.
     skipna : bool
         False: a NaN makes the sums of its field NaN.
     keep_attrs : bool
@@ -77,16 +82,8 @@ def sal_sums(
     >>> float(sums["amplitude"]), float(sums["fields"])
     (0.6666666666666666, 1.0)
     """
-    variables = matching_variables(observations, forecasts)
     if not 0 <= quantile <= 1 or not factor > 0:
         raise ValueError(f"quantile={quantile!r} must be from 0 to 1 and factor={factor!r} above 0")
-    how: dict[str, Any] = {"factor": factor, "quantile": quantile, "wet": wet, "threshold": threshold}
-    how |= {"skipna": skipna}
-    if variables is not None:
-        options: dict[str, Any] = {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims}
-        options |= {"keep_attrs": keep_attrs}
-        of_variables = [sal_sums(observations[v], forecasts[v], **how, **options) for v in variables]
-        return xr.concat(of_variables, dim=xr.DataArray(variables, dims="variable", name="variable"))
     forecasts = ensemble_mean(forecasts, member_dim, skipna)
     places = find_spatial_dims(forecasts, spatial_dims)
     find_spatial_dims(observations, places)
@@ -99,26 +96,18 @@ def sal_sums(
         last=places,
         new_sizes={"sum": len(SUMS)},
         dtype=np.float64,
-        **how,
+        cell_weights=weights,
+        factor=factor,
+        quantile=quantile,
+        wet=wet,
+        threshold=threshold,
+        skipna=skipna,
     )
-    table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(SUMS)})
-    return with_attrs(table, observations if keep_attrs else None)
+    return table_of(sums, SUMS)
 
 
-def sal(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    factor: float = 1 / 15,
-    quantile: float = 0.95,
-    wet: float = 0.1,
-    threshold: float | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> xr.Dataset:
+@score_of(sal_sums, parts=True)
+def sal(sums: xr.Dataset) -> xr.Dataset:
     """Structure, amplitude and location of precipitation (SAL), field by field, and their means.
 
     With R the precipitation of a field, <R> its mean, x its centre of mass, and objects n of amount Rn, largest value
@@ -130,8 +119,9 @@ def sal(
     ----------
     observations, forecasts : xarray.DataArray or xarray.Dataset
         Two fields as for `sal_sums`, or the sums from it alone.
-    dim, member_dim, factor, quantile, wet, threshold, spatial_dims, skipna, keep_attrs
-        As for `sal_sums`; left out when sums are given. ``dim=[]`` gives the values of single fields.
+    dim, member_dim, factor, quantile, wet, threshold, spatial_dims, weights, skipna, keep_attrs
+        As for `sal_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were made.
+        ``dim=[]`` gives the values of single fields.
 
     Returns
     -------
@@ -159,32 +149,11 @@ def sal(
     >>> {name: round(float(value), 4) for name, value in sal(o, f).items()}
     {'structure': 0.0, 'amplitude': 0.6667, 'location': 0.6, 'location_1': 0.6, 'location_2': 0.0}
     """
-    if forecasts is None:
-        if not _is_sums(observations):
-            raise TypeError("sal takes observations and forecasts, or sums from sal_sums alone")
-        sums = observations
-    else:
-        options: dict[str, Any] = {"factor": factor, "quantile": quantile, "wet": wet, "threshold": threshold}
-        options |= {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims, "skipna": skipna}
-        sums = sal_sums(observations, forecasts, **options, keep_attrs=keep_attrs)
-    means = {name: sums[name] / sums[f"{name}_fields"].where(lambda n: n != 0) for name in COMPONENTS}
-    return with_attrs(xr.Dataset(means), sums["fields"] if keep_attrs else None)
+    return xr.Dataset({n: per_cell(np.divide, [sums[n], sums[f"{n}_fields"]], n) for n in COMPONENTS})
 
 
-def object_free_fraction(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    factor: float = 1 / 15,
-    quantile: float = 0.95,
-    wet: float = 0.1,
-    threshold: float | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> xr.Dataset:
+@score_of(sal_sums, parts=True)
+def object_free_fraction(sums: xr.Dataset) -> xr.Dataset:
     """Share of the fields in which there is no precipitation object, observed and forecast.
 
     A mean of `sal` is one over fields with objects; this says how many had none, and whether forecasts have too few
@@ -192,7 +161,8 @@ def object_free_fraction(
 
     Parameters
     ----------
-    observations, forecasts, dim, member_dim, factor, quantile, wet, threshold, spatial_dims, skipna, keep_attrs
+    observations, forecasts, dim, member_dim, factor, quantile, wet, threshold, spatial_dims, weights, skipna
+    keep_attrs
         As for `sal`.
 
     Returns
@@ -212,18 +182,6 @@ def object_free_fraction(
     >>> {name: float(share) for name, share in object_free_fraction(o, o.max("time").expand_dims(time=2)).items()}
     {'observed': 0.5, 'forecast': 0.0}
     """
-    if forecasts is None:
-        if not _is_sums(observations):
-            raise TypeError("object_free_fraction takes observations and forecasts, or sums from sal_sums alone")
-        sums = observations
-    else:
-        options: dict[str, Any] = {"factor": factor, "quantile": quantile, "wet": wet, "threshold": threshold}
-        options |= {"dim": dim, "member_dim": member_dim, "spatial_dims": spatial_dims, "skipna": skipna}
-        sums = sal_sums(observations, forecasts, **options, keep_attrs=keep_attrs)
-    n = sums["fields"].where(lambda n: n != 0)
-    shares = xr.Dataset({"observed": sums[FIELDS[1]] / n, "forecast": sums[FIELDS[2]] / n})
-    return with_attrs(shares, sums["fields"] if keep_attrs else None)
-
-
-def _is_sums(obj: Any) -> bool:
-    return isinstance(obj, xr.Dataset) and set(SUMS) <= set(obj.data_vars)
+    fields, observed, forecast = (sums[name] for name in FIELDS)
+    parts = {"observed": observed, "forecast": forecast}
+    return xr.Dataset({name: per_cell(np.divide, [part, fields], name) for name, part in parts.items()})

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast.verify.chunks import Dims
-from xnowcast.verify.ensemble import sums_of_members, table_by_variable
-from xnowcast.verify.fields import XarrayObject, each_variable, find_member_dim, with_attrs
+from xnowcast.verify.chunks import Dims, is_total, total_weight
+from xnowcast.verify.ensemble import sums_of_members
+from xnowcast.verify.fields import XarrayObject, find_member_dim
 from xnowcast.verify.kernels.probability import probability_counts
+from xnowcast.verify.score import score_of
+from xnowcast.verify.sums import additive, without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
 COUNTS = ("events", "non_events")
 
 
+@additive(*COUNTS, own_dims=["threshold", "members_with_event"], called="a probability table")
 def probability_table(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -26,12 +29,13 @@ def probability_table(
     thresholds: Thresholds,
     member_dim: Hashable = "member",
     dim: Dims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """How often an event was observed and was not, by the number of members that have it, at thresholds in one pass.
 
-    Tables of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them:
+    Tables of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them:
     `brier_score`, `brier_decomposition`, `reliability_diagram` and `roc` take a table in place of fields.
 
     Parameters
@@ -48,6 +52,8 @@ def probability_table(
         Dim of the members; always removed.
     dim : str or iterable of hashable, optional
         Dims that are counted over; all by default.
+    weights : xarray.DataArray, optional
+        Of points, along some of their dims, such as those of `area_weights`; counts are then float64.
     skipna : bool
         False: one NaN makes the counts NaN (and float64).
     keep_attrs : bool
@@ -73,55 +79,42 @@ def probability_table(
     >>> table["probability"].values, table["events"].values, table["non_events"].values
     (array([0. , 0.5, 1. ]), array([0, 1, 1]), array([0, 1, 0]))
     """
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.Dataset:
-        threshold = threshold_coordinate(thresholds, obs, fcst)
-        members = find_member_dim(fcst, member_dim)
-        n_members = fcst.sizes[members]
-        counts = sums_of_members(
-            probability_counts,
-            obs,
-            fcst,
-            dim=dim,
-            member_dim=member_dim,
-            new_sizes={"threshold": threshold.size, "members_with_event": n_members + 1, "observed": 2},
-            dtype=np.int64,
-            thresholds=tuple(float(t) for t in np.atleast_1d(threshold.values)),
-        )
-        if not skipna:
-            sizes = {**obs.sizes, **fcst.sizes}
-            kept = [d for d in sizes if d in counts.dims]
-            n_points = np.prod([n for d, n in sizes.items() if d not in (*kept, members)], dtype=np.int64)
-            counts = counts.where(counts.sum(["members_with_event", "observed"]) == n_points)
-        table = xr.Dataset({"events": counts.isel(observed=1), "non_events": counts.isel(observed=0)})
-        if threshold.ndim == 0:
-            table = table.isel(threshold=0)
-        number = np.arange(n_members + 1)
-        probability = ("members_with_event", number / n_members, {"long_name": "forecast probability of the event"})
-        return table.assign_coords(threshold=threshold, members_with_event=number, probability=probability)
-
-    return table_by_variable(of_one, observations, forecasts, keep_attrs)
+    threshold = threshold_coordinate(thresholds, observations, forecasts)
+    members = find_member_dim(forecasts, member_dim)
+    n_members = forecasts.sizes[members]
+    counts = sums_of_members(
+        probability_counts,
+        observations,
+        forecasts,
+        dim=dim,
+        member_dim=members,
+        new_sizes={"threshold": threshold.size, "members_with_event": n_members + 1, "observed": 2},
+        dtype=np.int64,
+        cell_weights=weights,
+        thresholds=tuple(float(t) for t in np.atleast_1d(threshold.values)),
+    )
+    if not skipna:
+        sizes = {**observations.sizes, **forecasts.sizes}
+        total = total_weight(weights, sizes, [d for d in sizes if d not in (*counts.dims, members)])
+        counts = counts.where(is_total(counts.sum(["members_with_event", "observed"]), total))
+    table = xr.Dataset({"events": counts.isel(observed=1), "non_events": counts.isel(observed=0)})
+    if threshold.ndim == 0:
+        table = table.isel(threshold=0)
+    number = np.arange(n_members + 1)
+    probability = ("members_with_event", number / n_members, {"long_name": "forecast probability of the event"})
+    return table.assign_coords(threshold=threshold, members_with_event=number, probability=probability)
 
 
-def brier_score(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    thresholds: Thresholds | None = None,
-    member_dim: Hashable = "member",
-    fair: bool = False,
-    dim: Dims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(probability_table)
+def brier_score(table: xr.Dataset, *, fair: bool = False) -> xr.DataArray:
     """Brier score: mean squared difference of the forecast probability and what came, ``mean (k / M - o)^2``.
 
     Parameters
     ----------
     observations, forecasts : xarray.DataArray or xarray.Dataset
         Two fields as for `probability_table`, or a table from it alone.
-    thresholds, member_dim, dim, skipna, keep_attrs
-        As for `probability_table`; left out when a table is given.
+    thresholds, member_dim, dim, weights, skipna, keep_attrs
+        As for `probability_table`. A table is added up over ``dim``; the others cannot count beside it.
     fair : bool
         Less ``p (1 - p) / (M - 1)`` at each point: the score of the distribution the members are drawn from, with
         which ensembles of different size compare. It is NaN where there is one member.
@@ -148,32 +141,11 @@ def brier_score(
     >>> round(float(brier_score(o, f, thresholds=2.0)), 4)
     0.1667
     """
-    options: dict[str, Any] = {"thresholds": thresholds, "member_dim": member_dim, "dim": dim, "skipna": skipna}
-
-    def of_table(table: xr.Dataset) -> xr.DataArray:
-        score = _of_counts(_brier_fair if fair else _brier, table, [[]])[0].rename("brier_score")
-        return with_attrs(score, table["events"] if keep_attrs else None)
-
-    if forecasts is None or thresholds is None:
-        return of_table(_table_for("brier_score", observations, forecasts, options, keep_attrs))
-    return each_variable(
-        lambda obs, fcst: of_table(probability_table(obs, fcst, keep_attrs=keep_attrs, **options)),
-        observations,
-        forecasts,
-        keep_attrs,
-    )
+    return _of_counts(_brier_fair if fair else _brier, table, [[]])[0].rename("brier_score")
 
 
-def brier_decomposition(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    thresholds: Thresholds | None = None,
-    member_dim: Hashable = "member",
-    dim: Dims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> xr.Dataset:
+@score_of(probability_table, parts=True)
+def brier_decomposition(table: xr.Dataset) -> xr.Dataset:
     """Brier score in three parts: ``reliability - resolution + uncertainty``, exactly.
 
     With the ``n_k`` points at which k of M members have the event, of which a part ``o_k`` was observed, and the part
@@ -182,7 +154,7 @@ def brier_decomposition(
 
     Parameters
     ----------
-    observations, forecasts, thresholds, member_dim, dim, skipna, keep_attrs
+    observations, forecasts, thresholds, member_dim, dim, weights, skipna, keep_attrs
         As for `brier_score`.
 
     Returns
@@ -208,30 +180,18 @@ def brier_decomposition(
     >>> {name: float(value) for name, value in brier_decomposition(o, f, thresholds=2.0).items()}
     {'reliability': 0.0, 'resolution': 0.125, 'uncertainty': 0.25, 'brier_score': 0.125}
     """
-    options: dict[str, Any] = {"thresholds": thresholds, "member_dim": member_dim, "dim": dim, "skipna": skipna}
-    table = _table_for("brier_decomposition", observations, forecasts, options, keep_attrs)
     names = ("reliability", "resolution", "uncertainty", "brier_score")
     parts = _of_counts(_decompose, table, [[]] * len(names))
-    result = xr.Dataset(dict(zip(names, parts, strict=True)))
-    return with_attrs(result, table["events"] if keep_attrs else None)
+    return xr.Dataset(dict(zip(names, parts, strict=True)))
 
 
-def reliability_diagram(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    thresholds: Thresholds | None = None,
-    bins: int | None = None,
-    member_dim: Hashable = "member",
-    dim: Dims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> xr.Dataset:
+@score_of(probability_table, parts=True)
+def reliability_diagram(table: xr.Dataset, *, bins: int | None = None) -> xr.Dataset:
     """How often an event came when it was forecast with some probability: on the diagonal if reliable.
 
     Parameters
     ----------
-    observations, forecasts, thresholds, member_dim, dim, skipna, keep_attrs
+    observations, forecasts, thresholds, member_dim, dim, weights, skipna, keep_attrs
         As for `brier_score`.
     bins : int, optional
         Put the M + 1 probabilities together in so many bins of as equal number as can be, for large ensembles.
@@ -262,33 +222,22 @@ def reliability_diagram(
     >>> diagram["forecast_probability"].values, diagram["observed_frequency"].values, diagram["n"].values
     (array([0. , 0.5, 1. ]), array([0. , 0.5, 1. ]), array([1., 2., 1.]))
     """
-    options: dict[str, Any] = {"thresholds": thresholds, "member_dim": member_dim, "dim": dim, "skipna": skipna}
-    table = _table_for("reliability_diagram", observations, forecasts, options, keep_attrs)
     n_values = table.sizes["members_with_event"]
     n_bins = n_values if bins is None else bins
     if not isinstance(n_bins, int | np.integer) or not 1 <= n_bins <= n_values:
         raise ValueError(f"bins={bins!r} must be a whole number from 1 to {n_values}, the number of probabilities")
     names = ("forecast_probability", "observed_frequency", "n")
     parts = _of_counts(_diagram, table, [["bin"]] * len(names), sizes={"bin": n_bins}, n_bins=n_bins)
-    result = xr.Dataset(dict(zip(names, parts, strict=True)))
-    return with_attrs(result, table["events"] if keep_attrs else None)
+    return xr.Dataset(dict(zip(names, parts, strict=True)))
 
 
-def roc(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    thresholds: Thresholds | None = None,
-    member_dim: Hashable = "member",
-    dim: Dims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> xr.Dataset:
+@score_of(probability_table, parts=True)
+def roc(table: xr.Dataset) -> xr.Dataset:
     """Relative operating characteristic: detection against false detection as more members are asked for, and its area.
 
     Parameters
     ----------
-    observations, forecasts, thresholds, member_dim, dim, skipna, keep_attrs
+    observations, forecasts, thresholds, member_dim, dim, weights, skipna, keep_attrs
         As for `brier_score`.
 
     Returns
@@ -318,30 +267,11 @@ def roc(
     >>> curve["pod"].values, curve["probability_of_false_detection"].values, float(curve["area"])
     (array([1. , 1. , 0.5, 0. ]), array([1. , 0.5, 0. , 0. ]), 0.875)
     """
-    options: dict[str, Any] = {"thresholds": thresholds, "member_dim": member_dim, "dim": dim, "skipna": skipna}
-    table = _table_for("roc", observations, forecasts, options, keep_attrs)
     n_required = table.sizes["members_with_event"] + 1
     dims = [["members_required"], ["members_required"], []]
     parts = _of_counts(_roc, table, dims, sizes={"members_required": n_required})
     names = ("pod", "probability_of_false_detection", "area")
-    result = xr.Dataset(dict(zip(names, parts, strict=True)), {"members_required": np.arange(n_required)})
-    return with_attrs(result, table["events"] if keep_attrs else None)
-
-
-def _table_for(
-    name: str,
-    observations: XarrayObject,
-    forecasts: XarrayObject | None,
-    options: dict[str, Any],
-    keep_attrs: bool,
-) -> xr.Dataset:
-    """The table that is given, or that of two fields."""
-    if forecasts is not None and options["thresholds"] is not None:
-        return probability_table(observations, forecasts, keep_attrs=keep_attrs, **options)
-    is_table = isinstance(observations, xr.Dataset) and set(COUNTS) <= set(observations.data_vars)
-    if forecasts is not None or options["thresholds"] is not None or not is_table:
-        raise TypeError(f"{name} takes observations, forecasts and thresholds=, or a probability table alone")
-    return observations
+    return xr.Dataset(dict(zip(names, parts, strict=True)), {"members_required": np.arange(n_required)})
 
 
 # ---------------------------------------------------------------- formulas
@@ -366,7 +296,7 @@ def _of_counts(
 
     parts = xr.apply_ufunc(
         compute,
-        *(table[name] for name in COUNTS),
+        *(without_label(table[name]) for name in COUNTS),
         input_core_dims=[["members_with_event"]] * len(COUNTS),
         output_core_dims=dims,
         dask="parallelized",

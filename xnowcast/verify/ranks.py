@@ -10,8 +10,10 @@ from xnowcast.verify.chunks import Dims
 from xnowcast.verify.ensemble import sums_of_members
 from xnowcast.verify.fields import XarrayObject, each_variable, find_member_dim, with_attrs
 from xnowcast.verify.kernels import ranks
+from xnowcast.verify.sums import KINDS, additive
 
 
+@additive(own_dims=["rank"], settings=["ties", "min_value"])
 def rank_histogram(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -21,12 +23,13 @@ def rank_histogram(
     seed: int = 0,
     min_value: float | None = None,
     dim: Dims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> XarrayObject:
     """How often the observation has each rank among the members: flat if they are drawn like it.
 
-    Counts of different files or months are added up with ``+`` or ``.sum(dim)``.
+    Counts of different files or months are added up with `merge` or ``.sum(dim)``.
 
     Parameters
     ----------
@@ -45,6 +48,8 @@ def rank_histogram(
         Points where the observation and all members are below are left out: a wet mask.
     dim : str or iterable of hashable, optional
         Dims that are counted over; all by default.
+    weights : xarray.DataArray, optional
+        Of points, as for `crps_ensemble`, with expected ties alone.
     skipna : bool
         False: one NaN makes the counts NaN.
     keep_attrs : bool
@@ -76,26 +81,24 @@ def rank_histogram(
     """
     if ties not in ("expected", "random"):
         raise ValueError(f"ties={ties!r} must be 'expected' or 'random'")
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        n_ranks = fcst.sizes[find_member_dim(fcst, member_dim)] + 1
-        at_random = ties == "random"
-        sums = sums_of_members(
-            ranks.rank_sums,
-            obs,
-            fcst,
-            dim=dim,
-            member_dim=member_dim,
-            new_sizes={"lowest_and_highest": n_ranks**2} if at_random else {"rank": n_ranks},
-            min_value=-np.inf if min_value is None else float(min_value),
-            ties_apart=at_random,
-            skipna=skipna,
-        )
-        counts = _draw_ranks(sums, n_ranks, seed) if at_random else sums
-        counts = counts.assign_coords(rank=np.arange(1, n_ranks + 1)).rename("rank_histogram")
-        return with_attrs(counts, obs if keep_attrs else None)
-
-    return each_variable(of_one, observations, forecasts, keep_attrs)
+    at_random = ties == "random"
+    if at_random and weights is not None:
+        raise ValueError("ties='random' draws whole numbers of points, which have no weights: use ties='expected'")
+    n_ranks = forecasts.sizes[find_member_dim(forecasts, member_dim)] + 1
+    sums = sums_of_members(
+        ranks.rank_sums,
+        observations,
+        forecasts,
+        dim=dim,
+        member_dim=member_dim,
+        new_sizes={"lowest_and_highest": n_ranks**2} if at_random else {"rank": n_ranks},
+        cell_weights=weights,
+        min_value=-np.inf if min_value is None else float(min_value),
+        ties_apart=at_random,
+        skipna=skipna,
+    )
+    counts = _draw_ranks(sums, n_ranks, seed) if at_random else sums
+    return counts.assign_coords(rank=np.arange(1, n_ranks + 1)).rename("rank_histogram")
 
 
 def _draw_ranks(counts: xr.DataArray, n_ranks: int, seed: int) -> xr.DataArray:
@@ -220,6 +223,7 @@ def _uniform(place: np.ndarray, *, seed: int) -> np.ndarray:
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
+@additive(own_dims=["pit"], settings=["min_value"])
 def pit_histogram(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -228,6 +232,7 @@ def pit_histogram(
     member_dim: Hashable = "member",
     min_value: float | None = None,
     dim: Dims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> XarrayObject:
@@ -238,7 +243,7 @@ def pit_histogram(
 
     Parameters
     ----------
-    observations, forecasts, member_dim, min_value, dim, skipna, keep_attrs
+    observations, forecasts, member_dim, min_value, dim, weights, skipna, keep_attrs
         As for `rank_histogram`.
     bins : int
         Number of bins from 0 to 1.
@@ -267,17 +272,13 @@ def pit_histogram(
     """
     if not isinstance(bins, int | np.integer) or bins < 1:
         raise ValueError(f"bins={bins!r} must be a whole number from 1 up")
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        options: dict[str, Any] = {"member_dim": member_dim, "min_value": min_value, "dim": dim, "skipna": skipna}
-        counts = rank_histogram(obs, fcst, keep_attrs=keep_attrs, **options)
-        n_ranks = counts.sizes["rank"]
-        # In units of 1 / (n_ranks * bins), all bounds are whole numbers.
-        rank, bar = np.ogrid[:n_ranks, :bins]
-        shared = np.minimum((rank + 1) * bins, (bar + 1) * n_ranks) - np.maximum(rank * bins, bar * n_ranks)
-        part = xr.DataArray(np.maximum(shared, 0) / bins, dims=("rank", "pit"))
-        middles = (np.arange(bins) + 0.5) / bins
-        laid_out = xr.dot(counts.drop_vars("rank"), part, dim="rank").assign_coords(pit=middles)
-        return with_attrs(laid_out.rename("pit_histogram"), obs if keep_attrs else None)
-
-    return each_variable(of_one, observations, forecasts, keep_attrs)
+    options: dict[str, Any] = {"member_dim": member_dim, "min_value": min_value, "dim": dim, "skipna": skipna}
+    counts = KINDS["rank_histogram"].fields(observations, forecasts, weights=weights, **options)
+    n_ranks = counts.sizes["rank"]
+    # In units of 1 / (n_ranks * bins), all bounds are whole numbers.
+    rank, bar = np.ogrid[:n_ranks, :bins]
+    shared = np.minimum((rank + 1) * bins, (bar + 1) * n_ranks) - np.maximum(rank * bins, bar * n_ranks)
+    part = xr.DataArray(np.maximum(shared, 0) / bins, dims=("rank", "pit"))
+    middles = (np.arange(bins) + 0.5) / bins
+    laid_out = xr.dot(counts.drop_vars("rank"), part, dim="rank").assign_coords(pit=middles)
+    return laid_out.rename("pit_histogram")

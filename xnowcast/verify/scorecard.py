@@ -1,9 +1,9 @@
 """The score table of a forecast: aligned by valid time, each input read once, one tidy Dataset."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from xnowcast.verify.distribution import emd, histogram_overlap, percentile_erro
 from xnowcast.verify.ensemble import crps_ensemble
 from xnowcast.verify.neighbourhood import fss
 from xnowcast.verify.spectra import log_spectral_distance
+from xnowcast.verify.sums import without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
 
@@ -30,6 +31,7 @@ class _Pair:
     places: tuple[Hashable, Hashable]
     thresholds: xr.DataArray
     scales: Scales
+    weights: xr.DataArray | None
 
     @property
     def member_dim(self) -> str | None:
@@ -49,15 +51,21 @@ class _Pair:
             scales=self.scales,
             dim=self.reduced,
             spatial_dims=self.places,
+            weights=self.weights,
         )
 
     @cached_property
     def errors(self) -> xr.Dataset:
-        return error_sums(self.observed, self.forecast, dim=self.of_points, member_dim=self.member_dim)
+        return self.of_mean(error_sums)
 
-    def of_mean(self, score: Callable[..., xr.DataArray], **options: Any) -> xr.DataArray:
+    @property
+    def n_scored(self) -> xr.DataArray:
+        return (self.errors if self.weights is None else replace(self, weights=None).errors)["n"]
+
+    def of_mean(self, score: Callable[..., Any], **options: Any) -> Any:
         """A score of the ensemble mean, or of the one forecast."""
-        return score(self.observed, self.forecast, dim=self.of_points, member_dim=self.member_dim, **options)
+        options |= {"dim": self.of_points, "member_dim": self.member_dim, "weights": self.weights}
+        return score(self.observed, self.forecast, **options)
 
     def of_members(self, score: Callable[..., xr.DataArray], **options: Any) -> xr.DataArray:
         """A score of all members as forecasts of their own."""
@@ -78,6 +86,7 @@ class _Score:
     of_ensemble: str = EACH_MEMBER  # what it means for an ensemble
     by_default: bool = False
     needs_members: bool = False
+    takes_weights: bool = True
 
 
 def _event(long_name: str, **options: Any) -> _Score:
@@ -91,9 +100,12 @@ def _amount(long_name: str, **options: Any) -> _Score:
 
 def _crps(long_name: str, *, fair: bool, **options: Any) -> _Score:
     def take(pair: _Pair, name: str) -> xr.DataArray:
-        return crps_ensemble(pair.observed, pair.forecast, dim=pair.of_points, fair=fair)
+        return crps_ensemble(pair.observed, pair.forecast, dim=pair.of_points, fair=fair, weights=pair.weights)
 
     return _Score(long_name, take, units=None, of_ensemble="", needs_members=True, **options)
+
+
+_distribution = partial(_Score, takes_weights=False)
 
 
 def _fss(pair: _Pair, name: str) -> xr.DataArray:
@@ -123,14 +135,14 @@ SCORES: dict[str, _Score] = {
     "mae": _amount("mean absolute error", by_default=True),
     "mean_error": _amount("mean error, forecast minus observation", by_default=True),
     "correlation": _Score("correlation", lambda pair, _: pair.of_mean(correlation), of_ensemble=ENSEMBLE_MEAN),
-    "emd": _Score("earth mover's distance of the intensities", lambda pair, _: pair.of_members(emd), units=None),
-    "percentile_error": _Score(
+    "emd": _distribution("earth mover's distance of the intensities", lambda pair, _: pair.of_members(emd), units=None),
+    "percentile_error": _distribution(
         "error of the 99.999th percentile", lambda pair, _: pair.of_members(percentile_error), units=None
     ),
-    "histogram_overlap": _Score("overlap of the intensity histograms between the thresholds", _overlap),
+    "histogram_overlap": _distribution("overlap of the intensity histograms between the thresholds", _overlap),
     "log_spectral_distance": _Score(
         "log spectral distance",
-        lambda pair, _: pair.of_members(log_spectral_distance, spatial_dims=pair.places),
+        lambda pair, _: pair.of_members(log_spectral_distance, spatial_dims=pair.places, weights=pair.weights),
         units="dB",
     ),
     "crps": _crps("continuous ranked probability score of the ensemble", fair=False, by_default=True),
@@ -149,6 +161,7 @@ def scorecard(
     by: str | Sequence[Hashable] = ("lead_time",),
     variable: Hashable | None = None,
     zr: tuple[float, float] | None = None,
+    weights: xr.DataArray | None = None,
 ) -> xr.Dataset:
     """Scores of a forecast by lead time, threshold and scale.
 
@@ -176,6 +189,9 @@ def scorecard(
         Name of the variable in the Datasets that have it. Found by CF attributes where left out.
     zr : (float, float), optional
         a and b of Z = a R**b for the inputs in dBZ, instead of their attributes.
+    weights : xarray.DataArray, optional
+        Along some dims of the forecasts, such as `area_weights` of a latitude-longitude grid, which need ``scales=1``,
+        as windows have none.
 
     Returns
     -------
@@ -213,13 +229,15 @@ def scorecard(
     observed, forecast = _rain_rates(observations, forecasts, variable, zr)
     ensemble = "member" in forecast.dims
     wanted = _wanted_scores(scores, ensemble)
+    _refuse_weights(weights, wanted)
     places = (forecast.dims[-2], forecast.dims[-1])
     unit = forecast.attrs["units"]
     chosen = _checked_thresholds(thresholds, forecast)
     observed = align_observations(observed, forecast, spatial_dims=places)
     kept = _kept_dims(by, forecast, places)
     reduced = [d for d in dict.fromkeys([*forecast.dims, *observed.dims]) if d not in kept]
-    pair = _Pair(observed, forecast, reduced, places, chosen, scales)
+    weights = weights.rename({d: ours[d] for d in weights.dims if ours.get(d, d) != d}) if weights is not None else None
+    pair = _Pair(observed, forecast, reduced, places, chosen, scales, weights)
 
     variables: dict[Hashable, xr.DataArray] = {}
     for name in wanted:
@@ -229,7 +247,7 @@ def scorecard(
         variables[name] = values.assign_attrs(long_name=score.long_name, units=score.units or unit)
         if ensemble and score.of_ensemble:
             variables[name].attrs["comment"] = score.of_ensemble
-    n_scored = pair.errors["n"].astype(np.int64)
+    n_scored = without_label(pair.n_scored).astype(np.int64)
     variables["n_scored"] = n_scored.assign_attrs(long_name="number of cells measured and forecast", units="1")
     card = xr.Dataset(variables, attrs=_attrs(forecasts, kept, reduced, forecast, ensemble))
     if "threshold" in card.coords:
@@ -264,6 +282,12 @@ def _wanted_scores(scores: Iterable[str] | None, ensemble: bool) -> list[str]:
         if SCORES[name].needs_members and not ensemble:
             raise ValueError(f"{name!r} is a score of ensembles, and these forecasts have no dim 'member': use 'mae'")
     return wanted
+
+
+def _refuse_weights(weights: xr.DataArray | None, wanted: Sequence[str]) -> None:
+    without = [name for name in wanted if not SCORES[name].takes_weights]
+    if weights is not None and without:
+        raise ValueError(f"{without[0]!r} has no weights: leave it out, or take it without them")
 
 
 def _rain_rates(

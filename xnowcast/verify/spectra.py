@@ -9,9 +9,11 @@ import xarray as xr
 from xnowcast import cf
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, matching_variables, with_attrs
+from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, with_attrs
 from xnowcast.verify.kernels import spectra as kernels
 from xnowcast.verify.kernels.spectra import Binning, Detrend, Window
+from xnowcast.verify.score import score_of
+from xnowcast.verify.sums import additive, per_cell, table_of, without_label
 
 SUMS = ("n", "observed", "forecast")
 
@@ -22,6 +24,9 @@ SpatialDims = tuple[Hashable, Hashable] | None
 _ALONE = xr.DataArray(np.float32(0.0))
 
 
+@additive(
+    *SUMS, own_dims=["wavenumber"], settings=["window", "detrend", "binning", "fill", "max_missing", "member_dim"]
+)
 def spectrum_sums(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -35,12 +40,13 @@ def spectrum_sums(
     dim: Dims = None,
     member_dim: Hashable | None = None,
     spatial_dims: SpatialDims = None,
+    weights: xr.DataArray | None = None,
     skipna: bool = True,
     keep_attrs: bool = False,
 ) -> xr.Dataset:
     """Number of fields and sums of their radially averaged power, in one pass.
 
-    Sums of different files or months are added up with ``+`` or ``.sum(dim)`` before a score is taken of them.
+    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
 
     Parameters
     ----------
@@ -71,6 +77,8 @@ def spectrum_sums(
         When given, the spectrum is that of the mean over this dim instead of the mean of the members' spectra.
     spatial_dims : (hashable, hashable), optional
         Names of the horizontal dims. By default y and x, or latitude and longitude. Their chunks are joined.
+    weights : xarray.DataArray, optional
+        Of whole fields, along dims that are not horizontal, such as times; each counts with its weight.
     skipna : bool
         False: NaN in either field makes the sums NaN.
     keep_attrs : bool
@@ -103,16 +111,8 @@ def spectrum_sums(
     (8.0, 9.0)
     """
     options: dict[str, Any] = {"window": window, "detrend": detrend, "binning": binning, "fill": fill}
-    options |= {"max_missing": max_missing, "skipna": skipna}
-    variables = matching_variables(observations, forecasts)
-    if variables is not None:
-        options |= {"spacing_km": spacing_km, "dim": dim, "member_dim": member_dim, "keep_attrs": keep_attrs}
-        options |= {"spatial_dims": spatial_dims}
-        tables = [spectrum_sums(observations[v], forecasts[v], **options) for v in variables]
-        return xr.concat(tables, dim=xr.DataArray(variables, dims="variable", name="variable"))
-    forecasts = ensemble_mean(forecasts, member_dim, skipna)
-    sums = _sums(observations, forecasts, dim, spatial_dims, spacing_km, options)
-    return with_attrs(sums, observations if keep_attrs else None)
+    options |= {"max_missing": max_missing, "skipna": skipna, "cell_weights": weights}
+    return _sums(observations, ensemble_mean(forecasts, member_dim, skipna), dim, spatial_dims, spacing_km, options)
 
 
 def power_spectrum(
@@ -173,23 +173,8 @@ def power_spectrum(
     return each_variable(of_one, field, field, keep_attrs)
 
 
-def spectral_ratio(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    bands: Sequence[tuple[float, float]] | None = None,
-    spacing_km: Spacing = None,
-    window: Window = None,
-    detrend: Detrend = "mean",
-    binning: Binning = "physical",
-    fill: float = 0.0,
-    max_missing: float = 1.0,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(spectrum_sums)
+def spectral_ratio(sums: xr.Dataset, *, bands: Sequence[tuple[float, float]] | None = None) -> xr.DataArray:
     """Power of the forecasts over that of the observations, by wavelength.
 
     Power is added up over fields, and over the modes of a band, before it is divided.
@@ -201,8 +186,9 @@ def spectral_ratio(
     bands : sequence of (float, float), optional
         Shortest and longest wavelength of bands in km, such as ``[(4, 8), (8, 16)]``; rings at the limits are in.
         By default one ratio for each ring.
-    spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, skipna, keep_attrs
-        As for `spectrum_sums`; left out when sums are given.
+    spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
+        As for `spectrum_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were
+        made.
 
     Returns
     -------
@@ -223,41 +209,15 @@ def spectral_ratio(
     >>> spectral_ratio(noise, 0.5 * noise, bands=[(4, 8), (8, 16)], spacing_km=1.0).values.round(6)
     array([0.25, 0.25])
     """
-
-    def ratio(sums: xr.Dataset) -> xr.DataArray:
-        if bands is None:
-            return _divided(sums["forecast"], sums["observed"]).rename("spectral_ratio")
-        in_band = _bands(sums, bands)
-        power = [(sums[name] * sums["modes"] * in_band).sum("wavenumber") for name in ("forecast", "observed")]
-        return _divided(*power).rename("spectral_ratio")
-
-    return _score(
-        "spectral_ratio",
-        ratio,
-        observations,
-        forecasts,
-        (spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, skipna),
-        keep_attrs,
-    )
+    if bands is None:
+        return per_cell(np.divide, [sums["forecast"], sums["observed"]], "spectral_ratio")
+    in_band = _bands(sums, bands)
+    power = [(sums[name] * sums["modes"] * in_band).sum("wavenumber") for name in ("forecast", "observed")]
+    return per_cell(np.divide, power, "spectral_ratio")
 
 
-def effective_resolution(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    ratio: float = 0.5,
-    spacing_km: Spacing = None,
-    window: Window = None,
-    detrend: Detrend = "mean",
-    binning: Binning = "physical",
-    fill: float = 0.0,
-    max_missing: float = 1.0,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(spectrum_sums)
+def effective_resolution(sums: xr.Dataset, *, ratio: float = 0.5) -> xr.DataArray:
     """Smallest wavelength at which the forecasts have more than half of the power that was observed.
 
     Parameters
@@ -266,8 +226,9 @@ def effective_resolution(
         Two fields as for `spectrum_sums`, or sums from it alone.
     ratio : float
         What `spectral_ratio` has to be over.
-    spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, skipna, keep_attrs
-        As for `spectrum_sums`; left out when sums are given.
+    spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
+        As for `spectrum_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were
+        made.
 
     Returns
     -------
@@ -290,39 +251,13 @@ def effective_resolution(
     >>> float(effective_resolution(sums.sel(wavenumber=[1 / 32, 1 / 16, 1 / 8, 1 / 4])))
     16.0
     """
-
-    def smallest(sums: xr.Dataset) -> xr.DataArray:
-        resolved = _divided(sums["forecast"], sums["observed"]) > ratio
-        wavelength = sums["wavelength"].where(resolved, np.inf).min("wavenumber")
-        return wavelength.where(np.isfinite(wavelength)).rename("effective_resolution")
-
-    return _score(
-        "effective_resolution",
-        smallest,
-        observations,
-        forecasts,
-        (spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, skipna),
-        keep_attrs,
-    )
+    resolved = per_cell(np.divide, [sums["forecast"], sums["observed"]], "ratio") > ratio
+    wavelength = sums["wavelength"].where(resolved, np.inf).min("wavenumber")
+    return without_label(wavelength.where(np.isfinite(wavelength)).rename("effective_resolution"))
 
 
-def log_spectral_distance(
-    observations: XarrayObject,
-    forecasts: XarrayObject | None = None,
-    *,
-    wavelengths: tuple[float, float] | None = None,
-    spacing_km: Spacing = None,
-    window: Window = None,
-    detrend: Detrend = "mean",
-    binning: Binning = "physical",
-    fill: float = 0.0,
-    max_missing: float = 1.0,
-    dim: Dims = None,
-    member_dim: Hashable | None = None,
-    spatial_dims: SpatialDims = None,
-    skipna: bool = True,
-    keep_attrs: bool = False,
-) -> XarrayObject:
+@score_of(spectrum_sums)
+def log_spectral_distance(sums: xr.Dataset, *, wavelengths: tuple[float, float] | None = None) -> xr.DataArray:
     """Log spectral distance: root mean square over rings of ``10 log10 (power of forecasts / of observations)``.
 
     Parameters
@@ -331,8 +266,9 @@ def log_spectral_distance(
         Two fields as for `spectrum_sums`, or sums from it alone.
     wavelengths : (float, float), optional
         Shortest and longest that are looked at, km; all by default.
-    spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, skipna, keep_attrs
-        As for `spectrum_sums`; left out when sums are given.
+    spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
+        As for `spectrum_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were
+        made.
 
     Returns
     -------
@@ -355,22 +291,11 @@ def log_spectral_distance(
     >>> round(float(log_spectral_distance(noise, 10 * noise, spacing_km=1.0)), 6)
     20.0
     """
-
-    def distance(sums: xr.Dataset) -> xr.DataArray:
-        ratio = _divided(sums["forecast"], sums["observed"])
-        if wavelengths is not None:
-            ratio = ratio.where(_bands(sums, [wavelengths]).isel(band=0, drop=True))
-        decibel = xr.apply_ufunc(_decibel, ratio, dask="parallelized", output_dtypes=[np.float64])
-        return np.sqrt((decibel**2).mean("wavenumber")).rename("log_spectral_distance")
-
-    return _score(
-        "log_spectral_distance",
-        distance,
-        observations,
-        forecasts,
-        (spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, skipna),
-        keep_attrs,
-    )
+    decibel = per_cell(lambda f, o: 10.0 * np.log10(f / o), [sums["forecast"], sums["observed"]], "decibel")
+    if wavelengths is not None:
+        decibel = decibel.where(_bands(sums, [wavelengths]).isel(band=0, drop=True))
+    mean_square: xr.DataArray = (decibel**2).mean("wavenumber")
+    return (mean_square**0.5).rename("log_spectral_distance")
 
 
 # ---------------------------------------------------------------- what they share
@@ -405,7 +330,7 @@ def _sums(
     )
     with np.errstate(divide="ignore"):  # the ring of the mean, with "pysteps"
         wavelength = 1.0 / grid.wavenumber
-    table = xr.Dataset({name: sums.isel(sum=i) for i, name in enumerate(SUMS)})
+    table = table_of(sums.transpose(..., "sum"), SUMS)
     return table.assign_coords(
         wavenumber=("wavenumber", grid.wavenumber, {"units": "km-1"}),
         wavelength=("wavenumber", wavelength, {"units": "km"}),
@@ -435,19 +360,6 @@ def _mean(sums: xr.Dataset, name: str) -> xr.DataArray:
     return sums[name] / sums["n"].where(sums["n"] > 0)
 
 
-def _divided(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
-    def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is NaN
-            return a / b
-
-    return xr.apply_ufunc(divide, forecast, observed, dask="parallelized", output_dtypes=[np.float64])
-
-
-def _decibel(ratio: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return 10.0 * np.log10(ratio)
-
-
 def _bands(sums: xr.Dataset, bands: Sequence[tuple[float, float]]) -> xr.DataArray:
     """Which rings are in each band, with the dims (band, wavenumber)."""
     limits = np.asarray(bands, np.float64).reshape(-1, 2)
@@ -462,24 +374,3 @@ def _bands(sums: xr.Dataset, bands: Sequence[tuple[float, float]]) -> xr.DataArr
     coords = {"shortest": ("band", limits[:, 0], {"units": "km"}), "longest": ("band", limits[:, 1], {"units": "km"})}
     labels = [f"{shortest:g}-{longest:g} km" for shortest, longest in limits]
     return xr.DataArray(inside, dims=("band", "wavenumber"), coords={**coords, "band": labels})
-
-
-def _score(
-    name: str,
-    of_sums: Any,
-    observations: XarrayObject,
-    forecasts: XarrayObject | None,
-    options: tuple,
-    keep_attrs: bool,
-) -> XarrayObject:
-    if forecasts is None:
-        if not (isinstance(observations, xr.Dataset) and set(SUMS) <= set(observations.data_vars)):
-            raise TypeError(f"{name} takes observations and forecasts, or a Dataset from spectrum_sums alone")
-        return with_attrs(of_sums(observations), None)
-    names = ("spacing_km", "window", "detrend", "binning", "fill", "max_missing", "dim", "member_dim", "spatial_dims")
-    named = dict(zip((*names, "skipna"), options, strict=True))
-
-    def of_one(obs: xr.DataArray, fcst: xr.DataArray) -> xr.DataArray:
-        return with_attrs(of_sums(spectrum_sums(obs, fcst, **named)), obs if keep_attrs else None)
-
-    return each_variable(of_one, observations, forecasts, keep_attrs)

@@ -1,0 +1,148 @@
+"""A score as its formula: two fields or sums of them in, wherever a score takes either, in this one place.
+
+`score_of` makes the public function of a score. Given two fields, it has them summed up and applies the formula; given
+sums, it adds them up over ``dim`` first and refuses what is said beside them and cannot count.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+import xarray as xr
+
+from xnowcast.verify.fields import each_variable, matching_variables, with_attrs
+from xnowcast.verify.sums import (
+    KINDS,
+    Kind,
+    added_up,
+    checked,
+    refuse_option,
+    resolved_thresholds,
+    takes,
+    without_label,
+)
+
+_FIELDS = (
+    inspect.Parameter("observations", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+    inspect.Parameter("forecasts", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None),
+)
+_KEEP_ATTRS = inspect.Parameter("keep_attrs", inspect.Parameter.KEYWORD_ONLY, default=False)
+
+
+def score_of(
+    sums_function: Callable[..., Any],
+    *,
+    needs: Sequence[str] | None = None,
+    needed: Sequence[str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    without: Sequence[str] = (),
+    of_fields: Callable[..., Any] | None = None,
+    parts: bool = False,
+    also: Mapping[str, Any] | None = None,
+    comparable: Sequence[str] = (),
+    asks: str | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: a formula of sums becomes the score of two fields, or of sums from ``sums_function``.
+
+    Parameters
+    ----------
+    sums_function : callable
+        An `additive` function.
+    needs : sequence of str, optional
+        Sums that the formula takes; by default all.
+    needed : sequence of str, optional
+        Options that have to be given with two fields; by default those of ``sums_function`` without a default.
+    fixed : mapping, optional
+        Options of ``sums_function`` that the score sets itself.
+    without : sequence of str
+        Options of ``sums_function`` that do not concern the score.
+    of_fields : callable, optional
+        Takes two DataArrays and the options of both, and returns the score, where sums are not the best way to it.
+    parts : bool
+        Whether the formula returns a Dataset. Two Datasets then give a dim ``variable``.
+    also : mapping, optional
+        What options of ``of_fields`` are in effect with sums.
+    comparable : sequence of str
+        Options among ``needed`` that sums know and that may be said again beside them.
+    asks : str, optional
+        What to say, after the name of the score, where one that is needed is missing.
+
+    Returns
+    -------
+    callable
+        The score, with the docstring of the formula. Its keywords are those of the formula, then those of
+        ``sums_function`` or ``of_fields``.
+    """
+    kind, fixed, also = KINDS[sums_function.__name__], dict(fixed or {}), dict(also or {})
+
+    def decorate(formula: Callable[..., Any]) -> Callable[..., Any]:
+        name = formula.__name__
+        own = [p for p in inspect.signature(formula).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        own_names = {p.name for p in own}
+        theirs = kind.options if of_fields is None else _keywords(of_fields)
+        left_out = {*fixed, *without, *own_names, "keep_attrs"}
+        options = [_optional(p) for p in theirs if p.name not in left_out]
+        signature = inspect.Signature([*_FIELDS, *own, *options, _KEEP_ATTRS])
+        asked = [
+            n for n in (kind.needed if needed is None else needed) if n in signature.parameters and n not in own_names
+        ]
+        asked = asked if of_fields is None else []
+
+        def of_pair(obs: xr.DataArray, fcst: xr.DataArray, given: dict[str, Any], keep_attrs: bool) -> Any:
+            chosen = {k: v for k, v in given.items() if k in own_names}
+            rest = {k: v for k, v in given.items() if k not in own_names}
+            if of_fields is not None:
+                result = of_fields(obs, fcst, **rest, **chosen)
+            else:
+                result = formula(kind.fields(obs, fcst, **fixed, **rest), **chosen)
+            return with_attrs(result, obs if keep_attrs else None)
+
+        @wraps(formula)
+        def score(observations: Any, forecasts: Any = None, **given: Any) -> Any:
+            unknown = [option for option in given if option not in signature.parameters]
+            if unknown:
+                raise TypeError(f"{name}() got an unexpected keyword argument {unknown[0]!r}")
+            keep_attrs = given.pop("keep_attrs", False)
+            if forecasts is None:
+                if any(given.get(option) is not None for option in asked if option not in comparable):
+                    raise TypeError(takes(name, kind, asked))
+                result = of_sums(observations, given)
+                return with_attrs(result, observations[_first(kind, needs)] if keep_attrs else None)
+            if any(given.get(option) is None for option in asked):
+                raise TypeError(f"{name} {asks}" if asks else takes(name, kind, asked))
+            names = matching_variables(observations, forecasts)
+            given = resolved_thresholds(given, observations, forecasts, names)
+            if names is None or not parts:
+                return each_variable(
+                    lambda obs, fcst: of_pair(obs, fcst, given, keep_attrs), observations, forecasts, keep_attrs
+                )
+            each = [of_pair(observations[v], forecasts[v], given, keep_attrs) for v in names]
+            return xr.concat(each, dim=xr.DataArray(names, dims="variable", name="variable"))
+
+        def of_sums(sums: Any, given: dict[str, Any]) -> Any:
+            settings = checked(sums, kind, name, needs, asked)
+            known = also if settings is None else settings | also
+            for option, value in given.items():
+                if option not in own_names and option != "dim":
+                    refuse_option(option, value, kind, known, name)
+            sums = added_up(sums, kind, given.get("dim"))
+            return without_label(formula(sums, **{k: v for k, v in given.items() if k in own_names}))
+
+        score.__signature__ = signature  # type: ignore[attr-defined]
+        del score.__wrapped__  # type: ignore[attr-defined]  # the formula has another signature
+        return score
+
+    return decorate
+
+
+def _keywords(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    return tuple(p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
+
+
+def _optional(option: inspect.Parameter) -> inspect.Parameter:
+    return option.replace(default=None) if option.default is option.empty else option
+
+
+def _first(kind: Kind, needs: Sequence[str] | None) -> str:
+    return (needs or kind.variables)[0]
