@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import cf, forecast, windows
+from xnowcast import cf, forecast, verify, windows
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data_contract.md"
 ROW = re.compile(r"^\| (?P<found>.+?) \| (?P<read>.+?) \|$", re.MULTILINE)
@@ -142,6 +142,28 @@ def _():
         rate(amount(GRIB_stepType="accum"))
 
 
+def scored(observed: xr.DataArray, values: list[float], **attrs) -> list[float]:
+    """Mean errors of forecasts of these values, 15 minutes apart from 12:00 on."""
+    leads = np.arange(1, len(values) + 1) * np.timedelta64(15, "m").astype("m8[ns]")
+    frame = rain(**attrs).isel(time=0, drop=True)
+    made = frame * xr.DataArray(values, {"lead_time": leads}, "lead_time")
+    made = made.assign_coords(init_time=np.datetime64("2024-06-01T12:00", "ns")).expand_dims("init_time")
+    card = verify.scorecard(observed, made.assign_attrs(frame.attrs), scores=["mean_error"])
+    return card.mean_error.values.round(4).tolist()
+
+
+@row("in `verify`, one side finer in time than the sums or means of the other")
+def _():
+    assert scored(amount(minutes=60, accutime=60), [1.0, 2.0, 3.0, 4.0]) == [2.5 - 1.0]
+    assert scored(rain(frames=8), [1.0, 3.0], accutime=15) == [0.0, 2.0]
+
+
+@row("in `verify`, intervals that do not make up those of the other side")
+def _():
+    with pytest.raises(ValueError, match="values 15 min apart do not make up 40 min"):
+        scored(amount(minutes=40, accutime=40), [1.0, 2.0, 3.0])
+
+
 @row("hourly sums every 15 minutes")
 def _():
     with pytest.warns(UserWarning, match="values of 60 min every 15 min"):
@@ -213,6 +235,14 @@ def _():
     assert minutes_read(stored(6)) == [0, 5, 10, 15, 20, 25]
     with pytest.raises(ValueError, match="true to 84"):
         forecast(stored(2), "persistence", steps=1)
+
+
+@row("in `verify`, an observation less than 60 s beside a valid time")
+def _():
+    near, off = beside(0, 0, 0, 2), beside(0, 0, 0, 40, 0, 0, 0)
+    assert scored(near, [1.0]) == [0.0]
+    with pytest.warns(UserWarning, match="1 of 2 valid times of the forecasts miss an observation by 40 s"):
+        assert np.isnan(scored(off, [1.0, 1.0])[0])
 
 
 @row("cftime dates of the real calendar")

@@ -153,6 +153,25 @@ def test_a_new_day_is_named():
     assert titles == ["2024-06-01\n23:55 UTC", "2024-06-02\n00:00 UTC", "00:05 UTC"]
 
 
+def test_observations_that_are_means_over_another_time_say_so():
+    radar = sequence()
+    hourly = radar.assign(rainfall_rate=radar.rainfall_rate.assign_attrs(accutime=60))
+    figure = plots.plot(forecast_of(radar), hourly)
+    assert maps(figure)[0].get_ylabel() == "observed mean of 60 min\ny (km)"
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("zoned", ["2024-06-01T14:25+02:00", "2024-06-01T12:25Z"])
+def test_the_start_and_the_times_that_are_drawn_may_have_a_zone(zoned):
+    radar = sequence()
+    figure = plots.plot(forecast_of(radar), init_time=zoned)
+    assert figure.get_suptitle().endswith("from 2024-06-01 12:25 UTC")
+    plt.close(figure)
+    figure = plots.plot_field(radar, times=[zoned])
+    assert maps(figure)[0].get_title().endswith("12:25 UTC")
+    plt.close(figure)
+
+
 def test_missing_observation_is_said():
     radar = sequence()
     fig = plots.plot(forecast_of(radar), radar.isel(time=slice(0, 10)), lead_times=["10min", "60min"])

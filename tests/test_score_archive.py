@@ -166,6 +166,24 @@ def test_a_store_is_scored_like_the_model_that_made_it(archive, tmp_path):
     assert alone.n_init_times.sum() == 23, "those that the store has"
 
 
+@pytest.mark.filterwarnings("ignore:variable 'rainfall_rate' is forecast")
+def test_a_store_of_sums_keeps_their_interval_and_other_observations_are_refused(archive, tmp_path):
+    sums = (archive.rainfall_rate / 2).assign_attrs(units="mm", standard_name="precipitation_amount", accutime=30)
+    sums = archive.assign(rainfall_rate=sums)  # of half an hour, every quarter
+    options = {"init_times": OPTIONS["init_times"], "steps": 3, "progress": False}
+    made = hindcast(sums, "persistence", out=tmp_path / "stored.zarr", **options)
+    assert made.rainfall_rate.attrs["accutime"] == 30
+    rates, rain = (xnowcast.rain_rate(of).isel(lead_time=0) for of in (made, forecasts(sums, "persistence")))
+    np.testing.assert_allclose(rates, rain, rtol=1e-6)
+    found = table_scores(tables_of(sums, [tmp_path / "stored.zarr"]))
+    np.testing.assert_array_equal(found.csi.sel(model="stored"), found.csi.sel(model="persistence"))
+    with pytest.raises(ValueError, match=r"stored\.zarr are of 30 min each, and the observations of 15 min"):
+        tables_of(archive, [tmp_path / "stored.zarr"], baselines=["persistence"])
+    quarters = sums.assign(rainfall_rate=sums.rainfall_rate.assign_attrs(accutime=15))
+    with pytest.raises(ValueError, match="interval"):
+        hindcast(quarters, "persistence", out=tmp_path / "stored.zarr", **options)
+
+
 def test_what_a_store_lacks_is_told(archive, tmp_path, caplog):
     some = slice("2024-06-30T13:00", "2024-06-30T20:00", "1h")
     hindcast(archive, "persistence", out=tmp_path / "half.zarr", init_times=some, steps=4, progress=False).close()

@@ -484,7 +484,7 @@ def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
     >>> in_forecast_layout(fc).dims, in_forecast_layout(fc).lead_time.values[0]
     (('member', 'lead_time', 'y', 'x'), np.timedelta64(300000000000,'ns'))
     """
-    obj = windows.with_real_times(obj)
+    obj = _with_interval(windows.with_real_times(obj), variable)
     array = find_array(obj, variable)
     rest = [d for d in array.dims if d not in horizontal_dims(array)]
     found = _roles(array, rest)
@@ -503,6 +503,15 @@ def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
         about = {k: v for k, v in obj["lead_time"].attrs.items() if k not in ("units", "calendar")}
         obj = obj.assign_coords(lead_time=(obj["lead_time"].dims, durations(obj["lead_time"]), about))
     return obj
+
+
+def _with_interval(obj: Any, variable: Hashable | None) -> Any:
+    """Time bounds do not outlive that times become lead times; what they tell does."""
+    array = find_array(obj, variable)
+    if not isinstance(obj, xr.Dataset) or "accutime" in array.attrs:
+        return obj
+    interval = intervals.of_bounds(array, obj)
+    return obj if interval is None else obj.assign({array.name: array.assign_attrs(accutime=interval.minutes)})
 
 
 def _with_times(

@@ -91,6 +91,33 @@ def of_amount(
     return None if step is None else Interval(step)
 
 
+def of_bounds(array: xr.DataArray, dataset: xr.Dataset) -> Interval | None:
+    """The interval by time bounds alone.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    dataset : xarray.Dataset
+        Where it comes from.
+
+    Returns
+    -------
+    Interval or None
+        None where there are no bounds, and where a rate's differ.
+
+    Raises
+    ------
+    ValueError
+        If those of an amount differ in length.
+    """
+    try:
+        return _by_bounds(array, dataset, ())
+    except ValueError:
+        if units.is_amount(array.attrs.get("units")):
+            raise
+        return None
+
+
 def of_rate(
     array: xr.DataArray, dataset: xr.Dataset | None = None, *, dims: Iterable[Hashable | None] = ()
 ) -> Interval | None:
@@ -267,8 +294,9 @@ def _by_bounds(array: xr.DataArray, dataset: xr.Dataset | None, dims: Iterable[H
 def _length_of_bounds(array: xr.DataArray, name: Hashable, bounds: xr.DataArray) -> Interval | None:
     """Their one length; None where they are those of moments."""
     coordinate, variable = array[name], _name(array)
-    ends = [d for d in bounds.dims if d not in coordinate.dims]
-    if len(ends) != 1 or bounds.sizes[ends[0]] != 2 or set(bounds.dims) - set(coordinate.dims) != set(ends):
+    ends = [d for d in bounds.dims if d not in (*coordinate.dims, *array.dims) and bounds.sizes[d] == 2]
+    bounds = bounds.isel(dict.fromkeys({*bounds.dims} & {*array.dims} - {*coordinate.dims}, 0))  # repeated along them
+    if len(ends) != 1 or {*bounds.dims} != {*coordinate.dims, *ends}:
         raise ValueError(
             f"time bounds {bounds.name!r} have dims {bounds.dims}; those of {name!r} need {(*coordinate.dims, 'bnds')}"
         )
@@ -310,6 +338,7 @@ def _values(times: xr.DataArray, coordinate: xr.DataArray) -> np.ndarray:
     """Times or durations in nanoseconds; bounds that nobody decoded have the units of their coordinate."""
     import dask
 
+    name = times.name
     with dask.config.set(scheduler="synchronous"):  # a few numbers, and no matter for the engine
         times = times.load() if times.chunks is None else times.compute()
     if times.dtype.kind in "iuf":
@@ -317,7 +346,7 @@ def _values(times: xr.DataArray, coordinate: xr.DataArray) -> np.ndarray:
         times = xr.decode_cf(xr.Dataset({"bounds": (times.dims, times.values, about)})).bounds
     if times.dtype.kind == "m":
         return windows.rounded(times.values.astype("m8[ns]"))
-    return windows.real_times(times)
+    return windows.real_times(times.rename(name))
 
 
 def _by_accutime(array: xr.DataArray) -> Interval | None:

@@ -15,7 +15,9 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast import cf, windows
+from xnowcast.intervals import Interval
 from xnowcast.units import Linear
+from xnowcast.verify.align import MOMENT
 from xnowcast.verify.spectra import power_spectrum
 
 if TYPE_CHECKING:
@@ -133,7 +135,8 @@ def plot(
     shown = _forecast_maps(forecasts, variable, init_time, lead_times, member, threshold)
     rows = [("forecast" if not shown.what else shown.what, shown)]
     if observations is not None:
-        rows.insert(0, ("observed", _matching_maps(observations, shown)))
+        seen = _matching_maps(observations, shown)
+        rows.insert(0, (seen.what, seen))
     if title is None:
         title = _forecast_title(forecasts, shown)
     fig = _map_grid(rows, title, coastlines)
@@ -253,7 +256,8 @@ def animate(
         shown = _forecast_maps(forecasts, variable, init_time, "all", member, threshold)
         columns = [(shown.what or "forecast", shown)]
         if observations is not None:
-            columns.insert(0, ("observed", _matching_maps(observations, shown)))
+            seen = _matching_maps(observations, shown)
+            columns.insert(0, (seen.what, seen))
         title = _forecast_title(forecasts, shown) if title is None else title
     else:
         shown = _observed_maps(forecasts, variable, "all")
@@ -665,6 +669,7 @@ class _Maps:
     what: str = ""  # "" for rain, else what the forecast row is: mean, probability
     threshold: float | None = None  # of a probability
     classes: "_Classes | None" = None  # of values that are numbers of rain classes
+    interval: Interval | None = None  # that each value is the mean over
     kind: _Kind = "rain"
 
 
@@ -743,6 +748,7 @@ def _forecast_maps(
         threshold=threshold if kind == "probability" else None,
         classes=classes,
         kind=kind,
+        interval=field.interval,
     )
 
 
@@ -833,7 +839,15 @@ def _matching_maps(observations: xr.Dataset | xr.DataArray, shown: _Maps) -> _Ma
     about: dict[str, Any] = {"threshold": shown.threshold}
     if shown.classes is not None:
         values, about = shown.classes.of_rain(values), {"classes": shown.classes, "kind": "classes"}
-    return _Maps(values, positions >= 0, labels, shown.times, **grid, **about)
+    what = _observed_words(field.interval, shown.interval)
+    return _Maps(values, positions >= 0, labels, shown.times, **grid, **about, what=what)
+
+
+def _observed_words(observed: Interval | None, shown: Interval | None) -> str:
+    """With what observations are the mean over, where the forecast beside them is not; some minutes are a moment."""
+    if observed is None or observed.length <= (MOMENT if shown is None else shown.length):
+        return "observed"
+    return f"observed mean of {observed.minutes:g} min"
 
 
 def _observed_maps(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import planning, storage, windows
+from xnowcast import planning, storage, units, windows
 from xnowcast.archive import store
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
@@ -348,16 +348,26 @@ def fingerprint(ready: Prepared, init_times: np.ndarray) -> dict[str, Any]:
     places = [field.array[d].values for d in (field.y, field.x) if d in field.array.coords]
     made = planning.provenance(ready.recipe, ready.options, ready.plan.seed)
     model = {key.removeprefix("nowcast_"): value for key, value in made.items() if key != "nowcast_package"}
-    return model | {
-        "model_in_memory": model_hash(ready.recipe),
-        "variable": field.name,
-        "units": str(field.array.attrs.get("units")),
-        "grid": [int(field.array.sizes[d]) for d in (field.y, field.x)] + [_hash(places)],
-        "members": len(ready.members) if ready.members is not None else None,
-        "lead_time": f"{ready.plan.steps} steps of {ready.axis.step / np.timedelta64(60, 's'):g} min",
-        "init_times": f"{init_times.size} from {init_times[0]:.16} to {init_times[-1]:.16} ({_hash([init_times])})",
-        "batch_size": ready.batch_size,
-    }
+    return (
+        model
+        | _interval(field)
+        | {
+            "model_in_memory": model_hash(ready.recipe),
+            "variable": field.name,
+            "units": str(field.array.attrs.get("units")),
+            "grid": [int(field.array.sizes[d]) for d in (field.y, field.x)] + [_hash(places)],
+            "members": len(ready.members) if ready.members is not None else None,
+            "lead_time": f"{ready.plan.steps} steps of {ready.axis.step / np.timedelta64(60, 's'):g} min",
+            "init_times": f"{init_times.size} from {init_times[0]:.16} to {init_times[-1]:.16} ({_hash([init_times])})",
+            "batch_size": ready.batch_size,
+        }
+    )
+
+
+def _interval(field: Any) -> dict[str, Any]:
+    """Of amounts the minutes that they were collected in, which what is stored has to share."""
+    is_amount = field.interval is not None and units.is_amount(field.array.attrs.get("units"))
+    return {"interval": field.interval.minutes} if is_amount else {}
 
 
 def model_hash(model: Any) -> str | None:

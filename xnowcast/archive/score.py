@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,9 @@ from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress
 from xnowcast.forecast import Prepared, prepare
+
+if TYPE_CHECKING:
+    from xnowcast.cf import Field
 
 SAVE_EVERY = 60.0
 """Seconds between two writings of a table that grows."""
@@ -274,6 +277,7 @@ def _stored(path: Any, reference: Prepared) -> Stored:
     opened = open_archive(path)
     field = cf.find_field(opened)
     array = opened[field.name]
+    _refuse_other_interval(path, field, reference)
     leads = np.arange(1, reference.plan.steps + 1) * reference.axis.step
     there = array["lead_time"].values
     if not np.array_equal(there[: leads.size], leads):
@@ -286,6 +290,18 @@ def _stored(path: Any, reference: Prepared) -> Stored:
         if dim not in array.dims or not np.array_equal(array.indexes.get(dim, []), ours.indexes.get(dim, [])):
             raise ValueError(f"the forecasts of {path} have another {dim!r} than the observations")
     return Stored(str(Path(path).absolute()), field.name, array["init_time"].values, field.conversion, leads.size)
+
+
+def _refuse_other_interval(path: Any, forecast: "Field", reference: Prepared) -> None:
+    """Forecasts of sums over another time than the observations; rates of moments are those of their step."""
+    step = reference.axis.step.astype("m8[ns]")
+    lengths = [step if f.interval is None else f.interval.length for f in (forecast, reference.field)]
+    if lengths[0] != lengths[1]:
+        theirs, ours = (f"{length / np.timedelta64(60, 's'):g} min" for length in lengths)
+        raise ValueError(
+            f"the forecasts of {path} are of {theirs} each, and the observations of {ours}: score them with "
+            "xnowcast.verify.scorecard, which averages the shorter ones where they make up the longer"
+        )
 
 
 # ---------------------------------------------------------------- planning

@@ -340,6 +340,12 @@ def refuse_mixture(events: Sequence[Event], *, any_step: bool = False, any_spaci
                 f"{_minutes(event.axis.step)}: a model learns one step; thin out the finer data first, or "
                 "train on all of them with mixed=True"
             )
+        ours, theirs = first.field.interval, event.field.interval
+        if not any_step and ours is not None and theirs is not None and ours.length != theirs.length:
+            raise ValueError(
+                f"the values of {first.name} are of {ours.minutes:g} min each and those of {event.name} of "
+                f"{theirs.minutes:g} min: a model learns one kind; bring them to one interval first"
+            )
         own, other = first.grid.spacing, event.grid.spacing
         if not any_spacing and own and other and abs(other / own - 1) > SPACING_TOLERANCE:
             raise ValueError(

@@ -7,7 +7,7 @@ months can be added up (`merge`), and the scores taken of the sum. `scorecard` a
 valid time and returns many scores at once.
 """
 
-from xnowcast.verify.align import align_observations
+from xnowcast.verify.align import align_observations, match_intervals
 from xnowcast.verify.areas import area_weights
 from xnowcast.verify.contingency import (
     accuracy,
@@ -123,6 +123,7 @@ __all__ = [
     "intensity_histogram",
     "log_spectral_distance",
     "mae",
+    "match_intervals",
     "mean_error",
     "merge",
     "mse",

@@ -1,16 +1,24 @@
 """Observations and forecasts on the same coordinates: checked exactly, or aligned by valid time."""
 
+import warnings
 from collections.abc import Hashable, Iterable
 from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, units
+from xnowcast import cf, intervals, units, windows
 
 # Grids that were computed twice differ in the last digits; beyond this part of a cell they are two grids.
 GRID_TOLERANCE = 0.01
+
+# Times that miss each other by less are likely meant to be the same.
+NEARLY_MATCHING = np.timedelta64(60, "s")
+
+# Rates of moments are compared with means over so long where nothing tells their step, as of a single lead time.
+MOMENT = np.timedelta64(15, "m")
 
 PLACES = (("y", "x"), ("latitude", "longitude"), ("lat", "lon"), ("yc", "xc"))
 
@@ -174,7 +182,14 @@ def align_observations(
     Raises
     ------
     ValueError
-        If a time axis is missing or has duplicates, the grids differ, or no valid time was observed.
+        If a time axis is missing or has duplicates, the grids differ, no valid time was observed, or one of the two is
+        known to be of longer intervals than the other (see `match_intervals`).
+
+    Warns
+    -----
+    UserWarning
+        If observations are left out that miss a valid time by less than a minute. Times may miss each other by 1 % of
+        the observations' step.
 
     Examples
     --------
@@ -191,11 +206,12 @@ def align_observations(
         ours = forecasts.rename({name: role for role, name in theirs.items() if name != role})
         aligned = align_observations(observations, ours, spatial_dims=spatial_dims)
         return aligned.rename({role: name for role, name in theirs.items() if role in aligned.dims})
+    observations, forecasts = windows.with_real_times(observations), windows.with_real_times(forecasts)
     time = _time_dim(observations)
     places = find_spatial_dims(forecasts, spatial_dims)
     observations = _on_grid_of(forecasts, observations, places)
-    valid = _valid_time(forecasts)
-    _check_overlap(observations.indexes[time], valid.values)
+    _refuse_other_intervals(observations, forecasts, time)
+    valid = _matched(_valid_time(forecasts), observations.indexes[time])
 
     index_coords = [name for name in observations.coords if name in observations.dims]
     observations = observations.reset_coords(drop=True) if index_coords else observations
@@ -213,6 +229,136 @@ def align_observations(
     scalar = {name: 0 for name in ("init_time", "lead_time") if name not in forecasts.dims}
     aligned = aligned.isel(scalar, drop=True)
     return aligned.assign_attrs(observations.attrs)
+
+
+def match_intervals(
+    observations: xr.DataArray, forecasts: xr.DataArray, *, late: np.timedelta64 | None = None
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Rain rates of observations and forecasts over the same intervals: the shorter ones are averaged over the longer.
+
+    Parameters
+    ----------
+    observations : xarray.DataArray
+        Rates with a time dim. The attribute ``accutime`` (minutes), which `xnowcast.rain_rate` keeps, or
+        ``cell_methods`` tell what each is the mean over, up to its time; without them they are those of moments.
+    forecasts : xarray.DataArray
+        Rates with ``init_time`` and ``lead_time``, likewise.
+    late : numpy.timedelta64, optional
+        From the times of the observations to the ends of their intervals, where they are no ends.
+
+    Returns
+    -------
+    (xarray.DataArray, xarray.DataArray)
+        As they were where the intervals are the same or nothing tells them, and where rates of moments lie as far apart
+        as the others' intervals are long, or farther. Of what is averaged, those times or lead times stay whose
+        interval is covered completely; NaN where a part is. Lazy where the input is.
+
+    Raises
+    ------
+    ValueError
+        If the shorter intervals do not make up the longer ones, or no time or lead time has all of its interval.
+
+    Examples
+    --------
+    >>> hours = np.datetime64("2024-06-01", "ns") + np.arange(1, 3) * np.timedelta64(60, "m")
+    >>> rain = xr.DataArray([[[2.0]], [[2.0]]], {"time": hours}, ("time", "y", "x"), attrs={"accutime": 60.0})
+    >>> leads = (np.arange(1, 5) * np.timedelta64(30, "m")).astype("m8[ns]")
+    >>> fc = xr.DataArray(np.arange(4.0).reshape(4, 1, 1), {"lead_time": leads, "init_time": hours[0]},
+    ...     ("lead_time", "y", "x"))
+    >>> match_intervals(rain, fc)[1].squeeze().values
+    array([0.5, 1.5, 2.5])
+    """
+    observations, forecasts = windows.with_real_times(observations), windows.with_real_times(forecasts)
+    time = _time_dim(observations)
+    own = [_length(array) for array in (observations, forecasts)]
+    whole = max((length for length in own if length is not None), default=None)
+    if whole is None:
+        return observations, forecasts
+    shorter = _is_shorter(observations, time, own[0], whole), _is_shorter(forecasts, "lead_time", own[1], whole)
+    of_their_own = not shorter[0] or late is None or not late % (_spacing(observations, time) or late)
+    if late and of_their_own and (any(shorter) or own[0] == own[1]):
+        observations = observations.assign_coords({time: observations[time] + late})
+    if shorter[1]:
+        forecasts = _averaged("forecasts", forecasts, "lead_time", own[1], whole)
+    if shorter[0]:
+        in_order = observations if observations.indexes[time].is_monotonic_increasing else observations.sortby(time)
+        observations = _averaged("observations", in_order, time, own[0], whole, _valid_time(forecasts).values.ravel())
+    return observations, forecasts
+
+
+def _length(array: xr.DataArray) -> np.timedelta64 | None:
+    interval = intervals.of_rate(array)
+    return None if interval is None else interval.length.astype("m8[ns]")
+
+
+def _spacing(array: xr.DataArray, dim: Hashable) -> np.timedelta64 | None:
+    """The step of times or lead times; None of a single one."""
+    values = np.unique(array[dim].values)
+    return None if values.size < 2 else np.timedelta64(windows.common_step(np.diff(values).astype("i8")), "ns")
+
+
+def _is_shorter(array: xr.DataArray, dim: Hashable, own: np.timedelta64 | None, whole: np.timedelta64) -> bool:
+    """Whether values have to be averaged; those of moments that lie as far apart as the interval is long cover it."""
+    if own is not None:
+        return bool(own < whole)
+    spacing = _spacing(array, dim)
+    return bool(whole > (spacing or MOMENT))
+
+
+def _averaged(
+    what: str,
+    array: xr.DataArray,
+    dim: Hashable,
+    own: np.timedelta64 | None,
+    whole: np.timedelta64,
+    wanted: np.ndarray | None = None,
+) -> xr.DataArray:
+    """Means over the interval up to each of the times or lead times that have all of it."""
+    values, spacing = array[dim].values, _spacing(array, dim)
+    minutes = f"{whole / np.timedelta64(60, 's'):g} min"
+    about = f"the {'forecasts' if what == 'observations' else 'observations'} are of {minutes} each"
+    advice = "average them before, and set the attribute accutime, in minutes"
+    if values.ndim == 0 or spacing is None:
+        of = "rates of moments" if own is None else f"of {own / np.timedelta64(60, 's'):g} min"
+        raise ValueError(f"{about}, and the {what} have one {dim}, {of}, which does not make up {minutes}: {advice}")
+    try:
+        count, stride = intervals.parts(whole, spacing, own)
+    except ValueError as error:
+        raise ValueError(f"{about}, and of the {what} {error}: {advice}") from None
+    needed = values[:, None] - (np.arange(count) * stride * spacing)[None, :]
+    rows = pd.Index(values).get_indexer(needed.ravel()).reshape(needed.shape)
+    complete = (rows >= 0).all(axis=1)
+    kept = np.flatnonzero(complete if wanted is None else complete & np.isin(values, wanted))
+    if not kept.size:
+        raise ValueError(
+            f"{about}, and of the {what} no {dim} that is wanted has all of the {minutes} before it: they run from "
+            f"{_worded(values.min())} to {_worded(values.max())}, {_worded(spacing)} apart"
+        )
+    variable = array.variable
+    total = variable.isel({dim: rows[kept, 0]})
+    for k in range(1, count):
+        total = total + variable.isel({dim: rows[kept, k]})
+    averaged = array.isel({dim: kept}).copy(data=(total / count).data)
+    return averaged.assign_attrs(accutime=float(whole / np.timedelta64(60, "s")), cell_methods="time: mean")
+
+
+def _worded(time: Any) -> str:
+    return f"{time / np.timedelta64(60, 's'):g} min" if time.dtype.kind == "m" else _minute(time)
+
+
+def _refuse_other_intervals(observations: xr.DataArray, forecasts: xr.DataArray, time: Hashable) -> None:
+    own = [_length(array) for array in (observations, forecasts)]
+    whole = max((length for length in own if length is not None), default=None)
+    if whole is None or own[0] == own[1] or "lead_time" not in forecasts.coords:
+        return
+    sides = zip((observations, forecasts), (time, "lead_time"), own, ("observations", "forecasts"), strict=True)
+    for array, dim, length, what in sides:
+        if _is_shorter(array, dim, length, whole):
+            of = "those of moments" if length is None else f"of {length / np.timedelta64(60, 's'):g} min each"
+            raise ValueError(
+                f"the rates of the {what} are {of}, and the others of {whole / np.timedelta64(60, 's'):g} min each: "
+                "average them first with xnowcast.verify.match_intervals(observations, forecasts)"
+            )
 
 
 def _time_dim(observations: xr.DataArray) -> Hashable:
@@ -251,13 +397,36 @@ def _valid_time(forecasts: xr.DataArray) -> xr.DataArray:
     return (init + lead).transpose("init_time", "lead_time")
 
 
-def _check_overlap(observed: Any, valid: np.ndarray) -> None:
-    if not np.isin(valid, observed.values).any():
-        span = f"{len(observed)} times from {observed.min()} to {observed.max()}" if len(observed) else "no time"
-        raise ValueError(
-            f"no valid time of the forecasts was observed: forecasts are valid from {_minute(valid.min())} to "
-            f"{_minute(valid.max())}, observations have {span}"
+def _matched(valid: xr.DataArray, observed: Any) -> xr.DataArray:
+    """Valid times, those that an observation nearly has as that has them."""
+    wanted, order = valid.values.ravel(), np.sort(observed.values)
+    if not order.size:
+        raise ValueError(f"no valid time of the forecasts was observed: {_span(wanted)}, observations have no time")
+    after = np.searchsorted(order, wanted).clip(1, max(order.size - 1, 1)) if order.size > 1 else np.ones(1, int)
+    neighbours = np.stack([order[after - 1], order[after % order.size]])
+    nearest = np.take_along_axis(neighbours, np.abs(neighbours - wanted).argmin(axis=0)[None], 0)[0]
+    off = np.abs(nearest - wanted)
+    step = np.diff(order).min() if order.size > 1 else np.timedelta64(0, "ns")
+    found = off <= windows.TIME_TOLERANCE * step
+    nearly = ~found & (off < NEARLY_MATCHING) & (off <= (step / 2 if step else NEARLY_MATCHING))
+    miss = ""
+    if nearly.any():
+        by = " to ".join(
+            dict.fromkeys(f"{o / np.timedelta64(1, 's'):g}" for o in (off[nearly].min(), off[nearly].max()))
         )
+        miss = f"{nearly.sum()} of {nearly.size} valid times of the forecasts miss an observation by {by} s"
+    if not found.any():
+        raise ValueError(
+            f"no valid time of the forecasts was observed: {_span(wanted)}, observations have {order.size} times from "
+            f"{observed.min()} to {observed.max()}{'; ' * bool(miss)}{miss}"
+        )
+    if miss:
+        warnings.warn(f"{miss}, and are not scored: bring both to the same times", stacklevel=4)
+    return valid.copy(data=np.where(found, nearest, wanted).reshape(valid.shape))
+
+
+def _span(valid: np.ndarray) -> str:
+    return f"forecasts are valid from {_minute(valid.min())} to {_minute(valid.max())}"
 
 
 def _minute(time: np.datetime64) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import cf, units
-from xnowcast.verify.align import align_observations
+from xnowcast.verify.align import align_observations, match_intervals
 from xnowcast.verify.contingency import Scales, contingency_table, ratio
 from xnowcast.verify.deterministic import correlation, error_sums, mean
 from xnowcast.verify.distribution import emd, histogram_overlap, percentile_error
@@ -199,13 +199,15 @@ def scorecard(
         float64, lazy where an input is. The scores of events have dims ``(*by, threshold, scale)``, the others
         ``(*by)``, and ``n_scored`` is the number of cells that were measured and forecast. Of an ensemble, each
         member is scored as a forecast in the scores of events; RMSE, MAE and mean error are those of the mean.
-        A time without observation is not scored; NaN is where there is nothing to take a score of (0/0).
+        A time without observation is not scored; NaN is where there is nothing to take a score of (0/0). Where one
+        side is of longer intervals than the other, the other is averaged over them (`match_intervals`), and the lead
+        times are those whose interval is covered.
 
     Raises
     ------
     ValueError
-        If a field or its units cannot be told, the grids differ, no valid time was observed, a score or dim is
-        unknown, or crps is asked for without members.
+        If a field or its units cannot be told, the grids differ, no valid time was observed, intervals do not make up
+        each other, a score or dim is unknown, or crps is asked for without members.
 
     Examples
     --------
@@ -222,11 +224,11 @@ def scorecard(
     >>> card["mean_error"].values
     array([-2., -2.])
     """
-    theirs = cf.find_array(forecasts, _own(forecasts, variable)).dims
-    forecasts = cf.in_forecast_layout(forecasts, _own(forecasts, variable))
-    ours = dict(zip(theirs, cf.find_array(forecasts, _own(forecasts, variable)).dims, strict=True))
+    observed, theirs, late = _rain_rates(observations, forecasts, variable, zr)
+    forecast = cf.in_forecast_layout(theirs)
+    ours = dict(zip(theirs.dims, forecast.dims, strict=True))
     by = [ours.get(dim, dim) for dim in ([by] if isinstance(by, str) else by)]
-    observed, forecast = _rain_rates(observations, forecasts, variable, zr)
+    observed, forecast = match_intervals(observed, forecast, late=late)
     ensemble = "member" in forecast.dims
     wanted = _wanted_scores(scores, ensemble)
     _refuse_weights(weights, wanted)
@@ -295,20 +297,37 @@ def _rain_rates(
     forecasts: xr.DataArray | xr.Dataset,
     variable: Hashable | None,
     zr: tuple[float, float] | None,
-) -> tuple[xr.DataArray, xr.DataArray]:
-    """Both fields in mm h-1, though they may have other names, units and kinds."""
+) -> tuple[xr.DataArray, xr.DataArray, np.timedelta64 | None]:
+    """Both fields in mm h-1, though they may have other names, units and kinds; and how late the first are."""
     both = (observations, forecasts)
     named = [_own(obj, variable) is not None for obj in both]
-    rates = []
+    rates, of = [], []
     for obj, has_it in zip(both, named, strict=True):
         # A name that neither has is handed on, for the error that lists what there is.
         name = variable if has_it or (isinstance(obj, xr.Dataset) and not any(named)) else None
-        is_dbz = units.is_reflectivity(cf.find_field(obj, name).array.attrs.get("units"))
-        rates.append(cf.rain_rate(obj, name, zr=zr if is_dbz else None))
+        field = cf.find_field(obj, name)
+        if zr is not None and units.is_reflectivity(field.array.attrs.get("units")):
+            field = cf.find_field(obj, name, zr=zr)
+        rates.append(cf.converted(field).transpose(..., field.y, field.x))
+        of.append(field)
     found = [rate.attrs["units"] for rate in rates]
     if found[0] != found[1]:
         raise ValueError(f"observations are in {found[0]} and forecasts in {found[1]}: only the same quantity compares")
-    return rates[0], rates[1]
+    return rates[0], rates[1], _lateness(*of)
+
+
+def _lateness(observed: cf.Field, forecast: cf.Field) -> np.timedelta64 | None:
+    """From the times of the observations to the ends of their intervals, as late as those of the forecasts are.
+
+    None where nothing tells: forecasts of the same length without time bounds are made from such observations, and
+    their times are like them.
+    """
+    ours, theirs = observed.interval, forecast.interval
+    if ours is None or ours.end is None:
+        return None
+    if theirs is None or theirs.end is None:
+        return None if theirs is not None and theirs.length == ours.length else ours.end
+    return ours.end - theirs.end
 
 
 def _kept_dims(by: str | Sequence[Hashable], forecast: xr.DataArray, places: Sequence[Hashable]) -> list[Hashable]:
