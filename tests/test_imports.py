@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "xnowcast"
 
 LAYERS = [
-    {"units", "transforms", "noise", "nn", "diffusion", "configuration", "interruption", "drafts", "sources", "whole"},
+    {"units", "transforms", "noise", "nn", "diffusion"}
+    | {"check", "configuration", "interruption", "drafts", "sources", "whole"},
     {"models"},
     {"grids", "cf", "channels", "regrid", "windows", "intervals", "weights", "pretrained"},
     {"engine", "io", "synthetic", "synthetic_nwp"},

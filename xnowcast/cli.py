@@ -270,6 +270,7 @@ def _add_watch(commands: Any) -> None:
     command.add_argument("--format", choices=("nc", "zarr"), default="nc", help="of the forecasts; nc")
     command.add_argument("--poll", default="5s", help="time from one look to the next; 5s")
     command.add_argument("--keep", type=int, help="how many forecasts to keep; all")
+    command.add_argument("--follow-links", action="store_true", help="read what links point at outside the folder")
     command.add_argument("--stop-after", type=int, help="stop after so many forecasts")
     command.add_argument("--stop-when-idle", help="stop when no frame has come for so long, such as 30min")
     command.add_argument("--lead-time", help="such as 60min (the default) or 2h; a multiple of the data's step")
@@ -290,6 +291,7 @@ def _watch(options: argparse.Namespace) -> None:
         file_format=options.format,
         poll=options.poll,
         keep=options.keep,
+        follow_links=options.follow_links,
         stop_after=options.stop_after,
         stop_when_idle=options.stop_when_idle,
         lead_time=options.lead_time,
