@@ -202,6 +202,306 @@ def test_a_watch_that_begins_again_does_not_repeat_itself(frames, tmp_path):
     assert [p.name for p in on.out.glob("forecast_*")] == ["forecast_20240601T1220.nc"], "one is kept"
 
 
+# ---------------------------------------------------------------- frame by frame, without waiting
+
+
+class Played:
+    """What a watch does at each look, without a clock: files come, and are looked at twice."""
+
+    def __init__(self, tmp_path, model="persistence", needed=2, keep=None, file_format="nc", **settings):
+        self.folder, self.out = tmp_path / "in", tmp_path / "out"
+        for folder in (self.folder, self.out):
+            folder.mkdir(exist_ok=True)
+        self.inbox = _Inbox(self.folder, "*", needed + 8, needed)
+        settings = {"variable": None, "steps": 2, "on_gap": "raise"} | settings
+        self.desk = _Desk(self.out, model, settings, file_format, keep, needed)
+
+    def comes(self, name, content):
+        """Whether anything new was found."""
+        path = self.folder / name
+        path.write_bytes(content) if isinstance(content, bytes) else content.to_netcdf(path)
+        return self.looks()
+
+    def looks(self):
+        self.inbox.look()
+        news = self.inbox.look()
+        if news:
+            self.desk.forecast_from(self.inbox.credible())
+        return news
+
+    def forecasts(self):
+        return [path.name[9:-3] for path in sorted(self.out.glob("forecast_*"))]
+
+    def newest(self):
+        return xr.load_dataset(self.out / "latest.nc").rain.values
+
+
+def single(radar, i, minutes=0, factor=1.0, **attrs):
+    """A frame of a file of its own."""
+    frame = radar.isel(time=[i])
+    frame = frame.assign_coords(time=frame.time + np.timedelta64(minutes, "m"))
+    return frame.assign(rain=(frame.rain * factor).assign_attrs(frame.rain.attrs | attrs))
+
+
+def test_a_frame_that_is_sent_again_counts_as_it_came_last(radar, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    played = Played(tmp_path, "sprog", needed=5)
+    for i in range(5):
+        played.comes(f"r{i}.nc", single(radar, i))
+    assert played.forecasts() == ["20240601T1220"]
+    played.comes("r5.nc", single(radar, 5, factor=0.0))
+    wrong = played.newest()
+    assert played.comes("r5.nc", single(radar, 5))
+    assert "the forecast from 2024-06-01T12:25 is made again" in caplog.text and played.desk.made == 2
+    wanted = radar.isel(time=slice(6)).nowcast.forecast("sprog", steps=2).rain.values
+    np.testing.assert_allclose(played.newest(), wanted, atol=1e-4)
+    assert np.nanmax(abs(wrong - wanted)) > 0.1
+    assert not played.comes("r5.nc", single(radar, 5)), "the same content again is nothing new"
+    played.comes("r4_corrected.nc", single(radar, 4))
+    assert caplog.text.count("made again") == 2, "only what the forecast reads makes it again"  # in two lines
+    played.comes("r4_corrected.nc", single(radar, 4, factor=1.1))
+    assert caplog.text.count("made again") == 4
+
+
+def test_of_two_versions_at_once_the_one_that_was_written_last_counts(radar, tmp_path):
+    played = Played(tmp_path)
+    single(radar, 1, factor=0.0).to_netcdf(played.folder / "r1.nc")
+    single(radar, 1).to_netcdf(played.folder / "a_correction.nc")
+    os.utime(played.folder / "r1.nc", (1, 1))
+    played.comes("r0.nc", single(radar, 0))
+    np.testing.assert_array_equal(played.newest()[0, 0], radar.rain[1])
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(radar, tmp_path, monkeypatch):
+    from xnowcast import storage
+
+    played, opened = Played(tmp_path), storage.open_input
+    played.comes("r0.nc", single(radar, 0))
+    single(radar, 1).to_netcdf(tmp_path / "right.nc")
+
+    def slowly(path):
+        monkeypatch.setattr(storage, "open_input", opened)
+        found = opened(path).load()
+        os.replace(tmp_path / "right.nc", path)
+        return found
+
+    monkeypatch.setattr(storage, "open_input", slowly)
+    assert not played.comes("r1.nc", single(radar, 1, factor=0.0))
+    assert played.looks()
+    np.testing.assert_array_equal(played.newest()[0, 0], radar.rain[1])
+
+
+@pytest.mark.parametrize("file_format", ["NETCDF3_CLASSIC", "NETCDF3_64BIT", "NETCDF4"])
+def test_half_a_file_waits_and_is_read_once_it_has_grown(radar, tmp_path, file_format):
+    engine = "netcdf4" if file_format == "NETCDF4" else "scipy"
+    single(radar, 1).to_netcdf(tmp_path / "whole.nc", format=file_format, engine=engine)
+    whole = (tmp_path / "whole.nc").read_bytes()
+    played = Played(tmp_path)
+    played.comes("r0.nc", single(radar, 0))
+    for cut in (10, len(whole) // 3, len(whole) - 100):
+        played.comes("r1.nc", whole[:cut])
+        assert not any(played.looks() for _ in range(6)) and played.forecasts() == []
+    played.comes("r1.nc", whole)
+    np.testing.assert_array_equal(played.newest()[0, 0], radar.rain[1])
+
+
+def test_a_newest_forecast_is_known_after_a_restart_and_made_again_where_its_frames_have_changed(
+    radar, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO)
+    played = Played(tmp_path)
+    for i in range(3):
+        played.comes(f"r{i}.nc", single(radar, i))
+    again = Played(tmp_path)
+    again.looks()
+    assert again.desk.made == 0 and "is there already" in caplog.text
+    single(radar, 2, factor=2.0).to_netcdf(again.folder / "r2.nc")  # while no watch was there
+    last = Played(tmp_path)
+    last.looks()
+    np.testing.assert_allclose(last.newest()[0, 0], 2 * radar.rain[2])
+
+
+@pytest.mark.parametrize("minutes", [60, 525_600, -60, 1, 61])
+@pytest.mark.parametrize("where", [0, 1, 5])
+def test_a_frame_with_a_wrong_date_costs_the_forecasts_that_miss_it(radar, tmp_path, minutes, where):
+    played = Played(tmp_path, Noisy(), members=1)
+    for i in range(9):
+        played.comes(f"r{i}.nc", single(radar, i, minutes=minutes if i == where else 0))
+    good = {f"20240601T12{5 * i:02d}" for i in range(where + 3, 9)}
+    assert good <= set(played.forecasts())
+
+
+def test_a_frame_ahead_of_the_clock_is_never_trusted(radar, tmp_path, monkeypatch, caplog):
+    now = [radar.time.values[0]]
+    monkeypatch.setattr("xnowcast.archive.inbox._now", lambda: now[0])
+    played = Played(tmp_path)
+    for i in range(8):
+        now[0] = radar.time.values[i]
+        played.comes(f"r{i}.nc", single(radar, 3, minutes=25) if i == 3 else single(radar, i))  # it is dated 12:40
+    assert "the frame of 2024-06-01T12:40:00 is dated in the future" in caplog.text
+    assert played.forecasts()[-1] == "20240601T1235"
+    now[0] = radar.time.values[8]
+    played.comes("r8.nc", single(radar, 8))
+    np.testing.assert_array_equal(played.newest()[0, 0], radar.rain[8])
+
+
+def test_where_all_frames_are_ahead_it_is_the_clock_that_is_wrong(radar, tmp_path, monkeypatch):
+    monkeypatch.setattr("xnowcast.archive.inbox._now", lambda: np.datetime64("1970-01-01", "ns"))
+    played = Played(tmp_path)
+    for i in range(4):
+        played.comes(f"r{i}.nc", single(radar, i))
+    assert len(played.forecasts()) == 3
+
+
+def test_places_a_millimetre_off_are_the_same_and_another_grid_is_left_out(radar, tmp_path, caplog):
+    played = Played(tmp_path, Noisy(), members=1)
+    moved = {2: 0.001, 3: 400.0}
+    for i in range(7):
+        frame = single(radar, i)
+        played.comes(f"r{i}.nc", frame.assign_coords(x=frame.x + moved.get(i, 0.0)))
+    assert played.forecasts() == [f"20240601T12{m}" for m in ("05", "10", "25", "30")]
+    assert "2024-06-01T12:15:00 is left out: its grid is another" in caplog.text
+
+
+def test_a_radar_that_changes_its_grid_is_followed(radar, tmp_path):
+    played = Played(tmp_path)
+    for i in range(6):
+        played.comes(f"r{i}.nc", single(radar, i).isel(x=slice(None, 20 if i < 3 else None)))
+    assert played.forecasts() == [f"20240601T12{m}" for m in ("05", "10", "20", "25")]
+    assert played.newest().shape[-1] == 32
+
+
+def test_frames_in_other_units_are_never_joined(radar, tmp_path, caplog):
+    played = Played(tmp_path)
+    for i in range(4):
+        played.comes(f"r{i}.nc", single(radar, i, **({"units": "m s-1"} if i == 2 else {})))
+    assert "2024-06-01T12:10:00 is left out: its field is another" in caplog.text
+    np.testing.assert_array_equal(played.newest()[0, 0], radar.rain[3])
+
+
+def test_a_further_variable_of_some_frames_prevents_nothing(radar, tmp_path):
+    played = Played(tmp_path)
+    for i in range(3):
+        frame = single(radar, i)
+        played.comes(f"r{i}.nc", frame if i == 1 else frame.assign(quality=(frame.rain.dims, frame.rain.values)))
+    assert len(played.forecasts()) == 2
+
+
+def test_amounts_are_forecast_from(radar, tmp_path):
+    amounts = radar.assign(rain=radar.rain.assign_attrs(units="mm", standard_name="precipitation_amount"))
+    played = Played(tmp_path)
+    for i in range(3):
+        played.comes(f"r{i}.nc", single(amounts, i))
+    np.testing.assert_allclose(played.newest()[0, 0], radar.rain[2], rtol=1e-6)
+
+
+def test_only_forecasts_of_a_watch_are_ever_removed_or_replaced(radar, tmp_path, caplog):
+    played = Played(tmp_path, keep=2)
+    of_others = {
+        "forecast_20240601T1205.png": b"a picture",
+        "forecast_20240601T1200.nc": b"no forecast of a watch",
+        "forecast_20240601T1200_mine.nc": b"mine",
+        "forecast_what.nc": b"",
+        "forecast_99999999T9999.nc": b"",
+        "notes.txt": b"notes",
+    }
+    for name, content in of_others.items():
+        (played.out / name).write_bytes(content)
+    radar.nowcast.forecast("persistence", steps=1).to_netcdf(played.out / "forecast_20240601T1220.nc")  # by hand
+    by_hand = (played.out / "forecast_20240601T1220.nc").read_bytes()
+    for i in range(8):
+        played.comes(f"r{i}.nc", single(radar, i))
+    left = {p.name: p.read_bytes() for p in played.out.iterdir() if not p.name.startswith("latest")}
+    assert {name: left[name] for name in of_others} == of_others
+    assert left["forecast_20240601T1220.nc"] == by_hand
+    assert "no forecast from 2024-06-01T12:20: there is a forecast_20240601T1220.nc already" in caplog.text
+    ours = [n for n in left if n not in of_others and n != "forecast_20240601T1220.nc"]
+    assert sorted(ours) == ["forecast_20240601T1230.nc", "forecast_20240601T1235.nc"]
+
+
+def test_those_made_longest_ago_go_first_whatever_their_date(radar, tmp_path):
+    played = Played(tmp_path, keep=1)
+    later = [single(radar, i, minutes=10_000) for i in range(2)]
+    for number, frame in enumerate([*later, *(single(radar, i) for i in range(5))]):
+        played.comes(f"r{number}.nc", frame)
+    assert played.forecasts() == ["20240601T1220"]
+
+
+def test_a_file_called_latest_is_left_alone(radar, tmp_path, caplog):
+    played = Played(tmp_path)
+    (played.out / "latest.nc").write_text("a file of somebody's")
+    for i in range(3):
+        played.comes(f"r{i}.nc", single(radar, i))
+    assert len(played.forecasts()) == 2
+    assert (played.out / "latest.nc").read_text() == "a file of somebody's" and "is no link" in caplog.text
+
+
+def test_steps_of_less_than_a_minute_have_names_of_their_own(radar, tmp_path):
+    played = Played(tmp_path)
+    for i in range(4):
+        time = radar.time.values[0] + i * np.timedelta64(30, "s")
+        played.comes(f"r{i}.nc", single(radar, i).assign_coords(time=[time]))
+    assert played.forecasts() == ["20240601T120030", "20240601T1201", "20240601T120130"]
+
+
+def test_links_out_of_the_folder_are_followed_only_when_asked_for(radar, tmp_path, caplog):
+    played = Played(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for i in range(3):
+        single(radar, i).to_netcdf(elsewhere / f"r{i}.nc")
+        (played.folder / f"r{i}.nc").symlink_to(elsewhere / f"r{i}.nc")
+    (played.folder / "loop.nc").symlink_to("loop.nc")
+    (played.folder / "nowhere.nc").symlink_to("gone.nc")
+    assert not played.looks() and not played.looks()
+    assert caplog.text.count("r0.nc is a link out of the folder") == 1, "it is told once"
+    played.inbox.follow_links = True
+    assert played.looks() and len(played.forecasts()) == 1
+    inside = Played(tmp_path / "inside") if (tmp_path / "inside").mkdir() is None else None
+    for i in range(2):
+        single(radar, i).to_netcdf(inside.folder / f".r{i}.nc")
+        (inside.folder / f"r{i}.nc").symlink_to(f".r{i}.nc")
+    assert inside.looks(), "a link within the folder is another name"
+
+
+def test_a_folder_that_is_away_is_waited_for_with_growing_pauses(frames, tmp_path, monkeypatch):
+    module = sys.modules["xnowcast.archive.watch"]
+    arrives(tmp_path / "in", *frames[:3])
+    pauses, looks = [], []
+
+    def sleep(seconds, interruption):
+        pauses.append(seconds)
+        looks.append(None)
+        if len(looks) == 2:
+            (tmp_path / "in").rename(tmp_path / "away")
+        if len(looks) == 6:
+            (tmp_path / "away").rename(tmp_path / "in")
+            arrives(tmp_path / "in", frames[3])
+
+    monkeypatch.setattr(module, "_sleep", sleep)
+    made = watch(tmp_path / "in", "persistence", out=tmp_path / "out", poll="50ms", steps=2, stop_after=2)
+    assert made == 2 and pauses[:6] == pytest.approx([0.05, 0.05, 0.1, 0.2, 0.4, 0.8])
+    log = (tmp_path / "out" / "watch.log").read_text()
+    assert log.count("cannot be looked into") == 1 and "is there again" in log
+
+
+def test_a_call_that_no_frame_can_mend_ends_after_five(radar, tmp_path):
+    played = Played(tmp_path, steps=None, lead_time="7min")
+    for i in range(5):
+        played.comes(f"r{i}.nc", single(radar, i))
+    with pytest.raises(ValueError, match="the lead time of 7min is no multiple of the data's step of 5 min"):
+        played.comes("r5.nc", single(radar, 5))
+
+
+def test_frames_that_will_not_do_never_end_a_watch_that_has_forecast(radar, tmp_path, caplog):
+    played = Played(tmp_path)
+    played.comes("r0.nc", single(radar, 0))
+    played.comes("r1.nc", single(radar, 1))
+    for i in range(2, 10):
+        played.comes(f"r{i}.nc", single(radar, i, units="K"))
+    assert len(played.forecasts()) == 1 and "units 'K'" in caplog.text
+
+
 def test_forecasts_may_be_zarr(frames, tmp_path):
     arrives(tmp_path / "in", *frames[:4])
     with Watched(tmp_path, stop_after=1, file_format="zarr") as watched:
@@ -219,6 +519,27 @@ def test_forecasts_may_be_zarr(frames, tmp_path):
         ({"on_gap": "raise"}, "'skip' or 'fill'"),
         ({"poll": 5}, "bare number"),
         ({"model": "stldm"}, "needs weights"),
+        ({"folder": None}, "folder is None"),
+        ({"out": 3}, "out is 3"),
+        ({"pattern": None}, "pattern is None"),
+        ({"follow_links": "yes"}, "follow_links is 'yes'"),
+        ({"stop_after": 0}, "stop_after is 0"),
+        ({"stop_after": True}, "stop_after is True"),
+        ({"stop_when_idle": 0}, "stop_when_idle is the bare number"),
+        ({"lead_time": "x"}, "the lead time is 'x'"),
+        ({"lead_time": "1h", "steps": 3}, "give one of them"),
+        ({"steps": 0}, "steps is 0"),
+        ({"device": "cuda"}, "torch sees no GPU"),
+        ({"device": "nonsense"}, "device is 'nonsense'"),
+        ({"members": 0}, "members is 0"),
+        ({"members": 3}, "is deterministic"),
+        ({"seed": -1}, "seed is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"variable": ["rain"]}, "variable is"),
+        ({"zr": (0, 1)}, "no Z-R relation"),
+        ({"on_mismatch": "no"}, "on_mismatch is 'no'"),
+        ({"windov": 3}, "windov"),
+        ({"weights": "nowhere.safetensors"}, "nowhere.safetensors"),
     ],
     ids=str,
 )

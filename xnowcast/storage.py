@@ -321,14 +321,24 @@ def _belongs_to_store(entry: Path) -> bool:
 
 def _is_ours(path: Path) -> bool:
     """Whether attributes tell that this package wrote it."""
-    attributes = _attributes(path)
+    attributes = read_attributes(path)
     lines = str(attributes.get("history", "")).splitlines()
     written = any("xnowcast" in line and "decoded by xnowcast.io" not in line for line in lines)
     return written or any(str(name).startswith("nowcast_") for name in attributes)
 
 
-def _attributes(path: Path) -> Mapping[Any, Any]:
-    """Of a store or a NetCDF file as a whole; none where they cannot be read."""
+def read_attributes(path: Path) -> Mapping[Any, Any]:
+    """Attributes of a store or a NetCDF file as a whole.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+
+    Returns
+    -------
+    mapping
+        None where they cannot be read.
+    """
     try:
         if path.is_dir():
             third = path / "zarr.json"

@@ -84,7 +84,9 @@ def doubts(came: Mapping[Time, int], step: np.timedelta64 | None, enough: int) -
     True
     """
     found: dict[Time, int] = {}
-    for run in _runs(sorted(came), step) if step is not None else []:
+    if step is None:
+        return found
+    for run in _runs(sorted(came), step):
         first, last = min(came[t] for t in run), max(came[t] for t in run)
         before = [t for t in came if t < run[0]]
         known = max((t for t in before if came[t] < first), default=None)

@@ -1,6 +1,5 @@
 """What leaves a watch: forecasts from the newest frames, made again where their input has changed."""
 
-import json
 import os
 import re
 import time
@@ -245,7 +244,7 @@ class Desk:
         """The mark of a forecast; None of what was not made by a watch. Looked up once for each that is there."""
         changed = path.lstat().st_mtime_ns
         if self._marks.get(path.name, (None, None))[0] != changed:
-            self._marks[path.name] = changed, _read_mark(path)
+            self._marks[path.name] = changed, storage.read_attributes(path).get(MARK)
         return self._marks[path.name][1]
 
 
@@ -271,18 +270,6 @@ def _why_apart(kind: Kind, others: Kind, step: np.timedelta64) -> str:
     if kind.meaning == others.meaning:
         return "its grid is another than that of the others"
     return f"its field is another than that of the others: {kind.meaning}"
-
-
-def _read_mark(path: Path) -> str | None:
-    try:
-        if path.is_dir():
-            attributes = json.loads((path / "zarr.json").read_text())["attributes"]
-        else:
-            with xr.open_dataset(path, decode_cf=False) as opened:
-                attributes = opened.attrs
-        return attributes.get(MARK)
-    except Exception:  # whatever it is, it is no forecast of ours
-        return None
 
 
 def _age(path: Path) -> tuple[int, str]:

@@ -186,7 +186,7 @@ def _rehearse(model: Any, task: "Task", settings: dict[str, Any]) -> None:
     data = _ideal_frames(task, settings["variable"], windows.to_timedelta(lead_time or "60min", "the lead time"))
     field = next(iter(data.data_vars))
     if settings["zr"] is not None and task.quantity != "vil":
-        data[field].attrs = {"units": "dBZ"}
+        data[field].attrs = {"units": "dBZ", "standard_name": "equivalent_reflectivity_factor"}
     _Desk(Path(), model, settings, "nc", None).prepared(data)
 
 
