@@ -444,6 +444,14 @@ def test_steps_of_less_than_a_minute_have_names_of_their_own(radar, tmp_path):
     assert played.forecasts() == ["20240601T120030", "20240601T1201", "20240601T120130"]
 
 
+def test_times_a_second_or_two_off_are_those_of_a_regular_radar(radar, tmp_path):
+    played = Played(tmp_path, Noisy(), members=1)
+    for i, off in enumerate((2, -1, 0, 2, -2, 1)):
+        frame = single(radar, i)
+        played.comes(f"r{i}.nc", frame.assign_coords(time=frame.time + np.timedelta64(off, "s")))
+    assert played.forecasts() == [f"20240601T12{m}" for m in ("05", "10", "15", "20", "25")]
+
+
 def test_links_out_of_the_folder_are_followed_only_when_asked_for(radar, tmp_path, caplog):
     played = Played(tmp_path)
     elsewhere = tmp_path / "elsewhere"

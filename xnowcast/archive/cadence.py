@@ -15,7 +15,7 @@ from xnowcast import cf, windows
 
 GRID_TOLERANCE = 0.01
 """Part of a cell by which the places of two frames may differ and still be the same grid."""
-STEP_TOLERANCE = 0.02
+STEP_TOLERANCE = 2 * windows.TIME_TOLERANCE
 """Part of a step by which the distance of two frames may miss a number of steps: a hundredth for each of them."""
 
 FAR = 12
@@ -101,17 +101,52 @@ def _runs(times: Sequence[Time], step: np.timedelta64) -> list[list[Time]]:
     """Frames that follow each other at the step, whatever lies between them; in rising order."""
     runs: list[list[Time]] = []
     for time in times:
-        own = next((run for run in runs if _is_slot(run[-1], time, step) == 1), None)
+        own = next((run for run in runs if slots_between(run[-1], time, step) == 1), None)
         if own is None:
             runs.append(own := [])
         own.append(time)
     return runs
 
 
-def _is_slot(start: Time, time: Time, step: np.timedelta64) -> int | None:
-    """How many steps a time lies after another; None where it is no whole number of them."""
+def slots_between(start: Time, time: Time, step: np.timedelta64) -> int | None:
+    """How many steps a time lies after another; None where it is no whole number of them.
+
+    Parameters
+    ----------
+    start, time : numpy.datetime64
+    step : numpy.timedelta64
+
+    Returns
+    -------
+    int or None
+    """
     count = (time - start) / step
     return round(count) if abs(count - round(count)) <= STEP_TOLERANCE else None
+
+
+def on_axis(times: Sequence[Time], step: np.timedelta64) -> np.ndarray:
+    """Times some seconds off their axis, on it: at whole steps since midnight where the newest is close to one.
+
+    Parameters
+    ----------
+    times : sequence of numpy.datetime64
+        Whole numbers of steps apart, as `together` chose them.
+    step : numpy.timedelta64
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Examples
+    --------
+    >>> stored = np.array(["2024-06-01T12:00:02", "2024-06-01T12:04:59"], "M8[ns]")
+    >>> on_axis(stored, np.timedelta64(5, "m")).astype("M8[s]").astype(str).tolist()
+    ['2024-06-01T12:00:00', '2024-06-01T12:05:00']
+    """
+    newest, midnight = times[-1], times[-1].astype("M8[D]").astype("M8[ns]")
+    slots = slots_between(midnight, newest, step)
+    last = newest if slots is None else midnight + slots * step
+    return np.array([last - round((newest - t) / step) * step for t in times], "M8[ns]")
 
 
 # ---------------------------------------------------------------- what frames mean
@@ -232,7 +267,7 @@ def together(
     groups: list[list[Time]] = []
     for time in sorted(times):
         own = next(
-            (g for g in groups if _is_slot(g[0], time, step) is not None and kinds[g[0]].same(kinds[time])), None
+            (g for g in groups if slots_between(g[0], time, step) is not None and kinds[g[0]].same(kinds[time])), None
         )
         if own is None:
             groups.append(own := [])

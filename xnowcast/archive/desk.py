@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import storage, windows
-from xnowcast.archive.cadence import Kind, digest, kind_of, together, usual_step
+from xnowcast.archive.cadence import Kind, digest, kind_of, on_axis, together, usual_step
 from xnowcast.archive.logs import log
 from xnowcast.forecast import Prepared, forecast, prepare
 
@@ -81,7 +81,7 @@ class Desk:
             return log.info(*few) if len(frames) < self.needed else log.error(*few)
         newest, began = chosen[-1], time.monotonic()
         try:
-            data = self._joined([frames[t] for t in chosen])
+            data = self._joined({t: frames[t] for t in chosen})
             ready = self.prepared(data)
             newest = ready.axis.times[-1]
             mark = self._mark_of_input(ready, [frames[t] for t in chosen])
@@ -130,17 +130,20 @@ class Desk:
         kind = kind_of(frame, time_dim(frame), step, self.settings.get("variable"), self.settings.get("zr"))
         return frame, step, kind
 
-    def _joined(self, parts: list[xr.Dataset]) -> xr.Dataset:
+    def _joined(self, chosen: dict[np.datetime64, xr.Dataset]) -> xr.Dataset:
         """The frames as one dataset, with the labels of the newest; a step that is a gap must not pass for one."""
+        parts = list(chosen.values())
         newest, dim = parts[-1], time_dim(parts[-1])
         shared = [name for name in newest.data_vars if all(name in part for part in parts)]
         labels = {name: newest[name] for name in newest.indexes if name != dim}
         alike = [part[shared].assign_coords(labels) for part in parts]
         data = xr.concat(alike, dim, data_vars="minimal", coords="minimal", compat="override", join="exact")
+        assert self._step is not None  # of two frames or more
+        data = data.assign_coords({dim: (dim, on_axis(list(chosen), self._step), data[dim].attrs)})
         step = windows.time_axis(data[dim], dim).step
         if step != self._step:
-            told = [str(s.astype("m8[s]")) for s in (step, self._step) if s is not None]
-            raise ValueError(f"the frames lie {told[0]} apart, and came every {told[-1]}")
+            seconds = [s.astype("m8[s]") for s in (step, self._step)]
+            raise ValueError(f"the frames lie {seconds[0]} apart, and came every {seconds[1]}")
         return data
 
     def prepared(self, data: xr.Dataset) -> Prepared:
