@@ -160,8 +160,11 @@ def test_an_amount_since_the_start_is_that_of_one_lead_time_or_refused():
     total = {"GRIB_stepType": "accum"}
     assert rates(other_packages_forecast(leads=(120,), **total)) == [0.5]
     assert rates(other_packages_forecast(leads=(60, 120), **total).isel(step=1)) == [0.5]
-    with pytest.raises(ValueError, match=r"accumulated since the start of the run.*rain_per_step\(ds, 'rain'\)"):
+    with pytest.raises(ValueError, match=r"accumulated since the start of the run.*rain_per_step\(ds, 'rain', acc"):
         cf.find_field(other_packages_forecast(**total))
+    growing = bounded(amounts(), minutes=15 * np.arange(1, 6))
+    with pytest.raises(ValueError, match="accumulated since the start of the run"):
+        cf.find_field(growing)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -230,6 +233,11 @@ def test_the_interval_of_a_forecasts_amount_is_its_step_in_a_pair():
     assert float(pairs.rr[0, 0, 0, 0]) == 1.0
     with pytest.raises(ValueError, match=r"step is 3h, and by its time bounds or attributes the rain .* 60 min"):
         pair(nwp, rain, step="3h")
+
+
+def test_an_amount_with_bounds_is_a_rate_by_them_and_not_by_the_lead_times():
+    run = bounded(amounts(apart=15)).assign_coords(init_time=START - 15 * MINUTE)
+    assert np.unique(xnowcast.pairing.rain_per_step(run).rain).tolist() == [4.0]
 
 
 def test_what_makes_up_a_longer_interval():

@@ -14,6 +14,7 @@ import pytest
 import xarray as xr
 from archive_models import Noisy, wait_until
 
+from xnowcast import rain_rate
 from xnowcast.archive import watch
 from xnowcast.archive.watch import _Desk, _Inbox
 from xnowcast.cli import main
@@ -123,6 +124,27 @@ def desk(tmp_path, **settings):
 
 def by_time(radar, *which):
     return {radar.time.values[i]: radar.isel(time=[i]) for i in which}
+
+
+@pytest.mark.parametrize("kind", ["amounts", "amounts with bounds", "days in floating point"])
+def test_frames_of_amounts_and_of_rounded_times_are_forecast_from(radar, tmp_path, kind):
+    ds = radar
+    if kind != "days in floating point":
+        rain = (radar.rain / 12).assign_attrs(units="mm", standard_name="precipitation_amount")
+        ds = radar.assign(rain=rain)
+    if kind == "amounts with bounds":
+        ends = ds.time.values
+        ds = ds.assign(time_bnds=(("time", "bnds"), np.stack([ends - np.timedelta64(5, "m"), ends], 1)))
+        ds.time.attrs["bounds"] = "time_bnds"
+    ds.time.encoding = {"units": "days since 1900-01-01", "dtype": "f8"}
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        ds.isel(time=[i]).to_netcdf(tmp_path / "in" / f"{i}.nc")
+    with Watched(tmp_path, stop_after=1) as watched:
+        pass
+    with xr.open_dataset(watched.out / "forecast_20240601T1215.nc") as made:
+        assert made.init_time.values[0] == radar.time.values[3]
+        np.testing.assert_allclose(rain_rate(made)[0, 0, 4:], radar.rain[3, 4:], rtol=1e-5)
 
 
 def test_a_missing_frame_is_never_joined_over(radar, tmp_path, caplog):

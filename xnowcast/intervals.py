@@ -308,6 +308,8 @@ def _length_of_bounds(array: xr.DataArray, name: Hashable, bounds: xr.DataArray)
     common = Counter(lengths.tolist()).most_common(1)[0][0]
     blur = 2 * max(windows.stored_blur(bounds), windows.stored_blur(coordinate))
     off = np.abs(lengths - common) > max(windows.TIME_TOLERANCE * common, blur)
+    if off.any() and np.ptp(start.astype("i8")) <= blur + 10**9:
+        raise ValueError(_counted_from_start(array))
     if off.any() or common == 0:
         at = int(np.argmax(off))
         when = np.broadcast_to(coordinate.values, coordinate.shape).ravel()[at]
@@ -424,12 +426,16 @@ def _since_start(array: xr.DataArray, lead_time: Hashable | None) -> Interval | 
     """The lead time, where there is one; None at the start itself."""
     leads = windows.durations(array[lead_time]) if lead_time is not None and lead_time in array.coords else None
     if leads is None or leads.size != 1:
-        raise ValueError(
-            f"variable {_name(array)!r} is accumulated since the start of the run, so that its step is no interval of "
-            f"it: make it a rate first with xnowcast.pairing.rain_per_step(ds, {_name(array)!r})"
-        )
+        raise ValueError(_counted_from_start(array))
     lead = leads.ravel()[0]
     return Interval(lead, _NOTHING) if lead > _NOTHING else None
+
+
+def _counted_from_start(array: xr.DataArray) -> str:
+    return (
+        f"variable {_name(array)!r} is accumulated since the start of the run, so that its step is no interval of it: "
+        f"make it a rate first with xnowcast.pairing.rain_per_step(ds, {_name(array)!r}, accumulated=True)"
+    )
 
 
 def _ns(duration: np.timedelta64) -> int:

@@ -143,10 +143,10 @@ def rain_per_step(
         )
     if found is None or not units.is_amount(nwp[found].attrs.get("units")):
         return nwp
+    stated = intervals.of_rate(nwp[found], nwp)
     if "lead_time" not in nwp.dims:
         nwp = _standard_times(nwp)
     array = nwp[found]
-    stated = intervals.of_rate(array, nwp)
     told = accumulated if accumulated is not None else False if stated is not None else is_accumulated(array)
     if told is None:
         raise ValueError(

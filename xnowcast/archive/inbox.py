@@ -170,6 +170,7 @@ def _now() -> np.datetime64:
 
 def _split(dataset: xr.Dataset) -> dict[np.datetime64, xr.Dataset]:
     """Each frame by its time."""
+    dataset = windows.with_real_times(dataset)
     times = [name for name, index in dataset.indexes.items() if index.dtype.kind == "M"]
     if len(times) != 1 or times[0] not in dataset.dims:
         raise ValueError(f"it has {len(times)} time axes, and a frame needs one")

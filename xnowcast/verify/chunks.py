@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xnowcast import windows
 from xnowcast.verify.align import check_same_coordinates, check_weights
 
 # Sums of so many chunks along a dim are added up by one task.
@@ -115,6 +116,7 @@ def sum_over_chunks(
     >>> sums.dims, sums.values.tolist()
     (('time', 'statistic'), [[2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0]])
     """
+    observations, forecasts = windows.with_real_times(observations), windows.with_real_times(forecasts)
     check_same_coordinates(observations, forecasts)
     taken = [d for d in (*observations.dims, *forecasts.dims) if d in new_sizes]
     if taken:
