@@ -1,6 +1,5 @@
 """The verb `hindcast`: forecasts of an archive into a Zarr store, in batches, going on where it was stopped."""
 
-import hashlib
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import planning, storage, units, windows
-from xnowcast.archive import store
+from xnowcast import cf, planning, storage, windows
+from xnowcast.archive import fingerprint, store
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress, duration, rate
@@ -111,6 +110,7 @@ def hindcast(
     ...     dict(archive.sizes), int((archive.init_status == 1).sum())
     ({'init_time': 9, 'lead_time': 4, 'y': 32, 'x': 32}, 9)
     """
+    asked = dict(locals())
     from xnowcast.archive import engines
     from xnowcast.archive.run import interruptible
 
@@ -136,6 +136,9 @@ def hindcast(
         options=options,
     )
     plan = _plan(ready, init_times, on_gap, min_coverage, out, init_times_per_batch)
+    about = {"field": fingerprint.of_field(ready.field, cf.find_array(ds, variable))}
+    about |= fingerprint.of_call(asked, fingerprint.TOLD_AS)
+    plan = replace(plan, fingerprint=plan.fingerprint | about)
     with (
         engines.performance_report(engine, performance_report),
         StoreLock(out.with_name(f"{out.name}.lock")) as lock,
@@ -318,8 +321,8 @@ def _plan(
     at_once = init_times_at_once(ready)
     layout = store.plan_layout(list(sizes), list(sizes.values()), per_batch=per_batch, multiple=at_once)
     job = Job(without_data(ready), out, layout, min_coverage)
-    about = {"min_coverage": min_coverage, "on_gap": on_gap, "init_times_per_batch": layout.per_batch}
-    return _Plan(ready, job, every, chosen, fingerprint(ready, every) | about)
+    about = fingerprint.of_forecast(ready, every) | {"init_times_per_batch": layout.per_batch}
+    return _Plan(ready, job, every, chosen, about)
 
 
 def init_times_at_once(ready: Prepared) -> int:
@@ -329,61 +332,6 @@ def init_times_at_once(ready: Prepared) -> int:
     grid = ready.field.array.sizes[ready.field.y] * ready.field.array.sizes[ready.field.x]
     samples = ready.batch_size or max(1, min(32, CELLS_PER_BATCH // grid))
     return max(1, samples // min(samples, len(ready.members or (0,))))
-
-
-def fingerprint(ready: Prepared, init_times: np.ndarray) -> dict[str, Any]:
-    """What makes two runs the same: model, weights, options, seed, field, grid, init and lead times.
-
-    Parameters
-    ----------
-    ready : Prepared
-    init_times : numpy.ndarray
-
-    Returns
-    -------
-    dict
-        Of values that JSON knows.
-    """
-    field = ready.field
-    places = [field.array[d].values for d in (field.y, field.x) if d in field.array.coords]
-    made = planning.provenance(ready.recipe, ready.options, ready.plan.seed)
-    model = {key.removeprefix("nowcast_"): value for key, value in made.items() if key != "nowcast_package"}
-    return (
-        model
-        | _interval(field)
-        | {
-            "model_in_memory": model_hash(ready.recipe),
-            "variable": field.name,
-            "units": str(field.array.attrs.get("units")),
-            "grid": [int(field.array.sizes[d]) for d in (field.y, field.x)] + [_hash(places)],
-            "members": len(ready.members) if ready.members is not None else None,
-            "lead_time": f"{ready.plan.steps} steps of {ready.axis.step / np.timedelta64(60, 's'):g} min",
-            "init_times": f"{init_times.size} from {init_times[0]:.16} to {init_times[-1]:.16} ({_hash([init_times])})",
-            "batch_size": ready.batch_size,
-        }
-    )
-
-
-def _interval(field: Any) -> dict[str, Any]:
-    """Of amounts the minutes that they were collected in, which what is stored has to share."""
-    is_amount = field.interval is not None and units.is_amount(field.array.attrs.get("units"))
-    return {"interval": field.interval.minutes} if is_amount else {}
-
-
-def model_hash(model: Any) -> str | None:
-    """Hash of the weights of a model in memory; None of a recipe, whose file has a hash of its own."""
-    import torch
-
-    if not isinstance(model, torch.nn.Module):
-        return None
-    return _hash([tensor.detach().cpu().float().numpy() for tensor in model.state_dict().values()])
-
-
-def _hash(arrays: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]
 
 
 # ---------------------------------------------------------------- one batch, on a worker

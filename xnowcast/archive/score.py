@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import planning, storage, windows
-from xnowcast.archive import store
+from xnowcast import cf, planning, storage, windows
+from xnowcast.archive import fingerprint, store
 from xnowcast.archive.hindcast import (
     end_of_run,
-    fingerprint,
     in_order,
     init_times_at_once,
     judge,
@@ -132,6 +131,7 @@ def score_archive(
     >>> csi.dims, csi.model.values.tolist()
     (('model', 'lead_time', 'threshold', 'scale'), ['persistence', 'extrapolation'])
     """
+    asked = dict(locals())
     from xnowcast.archive import engines
     from xnowcast.archive.run import interruptible
 
@@ -139,20 +139,7 @@ def score_archive(
     shared = {"seed": seed, "variable": variable, "zr": zr, "on_mismatch": on_mismatch, "device": device}
     shared |= {"lead_time": lead_time, "steps": steps, "batch_size": batch_size}
     contenders, reference = _contenders(ds, models, baselines, members, shared)
-    plan = _plan(
-        contenders,
-        reference,
-        init_times=init_times,
-        on_gap=on_gap,
-        scores=scores,
-        thresholds=thresholds,
-        scales=scales,
-        regions=regions,
-        block=block,
-        hours=hours,
-        same_cells=same_cells,
-        min_coverage=min_coverage,
-    )
+    plan = _plan(contenders, reference, asked)
     if out is None:
         with engines.performance_report(engine, performance_report), interruptible() as interruption:
             return _run(plan, None, None, engine, workers, device, interruption, progress)
@@ -271,7 +258,6 @@ def _prepared(ds: Any, given: Any, members: int | None, shared: dict[str, Any]) 
 
 
 def _stored(path: Any, reference: Prepared) -> Stored:
-    from xnowcast import cf
     from xnowcast.archive.hindcast import open_archive
 
     opened = open_archive(path)
@@ -451,28 +437,16 @@ def _counted(step: Step, frames: Any) -> Step:
     return replace(step, chosen=chosen, valid=np.where(step.valid < 0, -1, step.valid - first), frames=frames)
 
 
-def _plan(
-    models: dict[str, Contender],
-    reference: Prepared,
-    *,
-    init_times: Any,
-    on_gap: Any,
-    scores: Iterable[str] | None,
-    thresholds: Any,
-    scales: Any,
-    regions: xr.DataArray | None,
-    block: str,
-    hours: int | None,
-    same_cells: bool,
-    min_coverage: float,
-) -> _Plan:
+def _plan(models: dict[str, Contender], reference: Prepared, asked: Mapping[str, Any]) -> _Plan:
     from xnowcast.archive import tables
     from xnowcast.verify.scorecard import _checked_thresholds
 
+    init_times, on_gap, hours, regions = (asked[name] for name in ("init_times", "on_gap", "hours", "regions"))
     units = "kg m-2" if reference.field.quantity == "vil" else "mm h-1"
-    threshold = _checked_thresholds(thresholds, xr.DataArray(0.0, attrs={"units": units}))
-    options = {"thresholds": np.atleast_1d(threshold.values).tolist(), "scales": np.atleast_1d(scales).tolist()}
-    kinds = _kinds(scores, models)
+    threshold = _checked_thresholds(asked["thresholds"], xr.DataArray(0.0, attrs={"units": units}))
+    scales = np.atleast_1d(asked["scales"]).tolist()
+    options = {"thresholds": np.atleast_1d(threshold.values).tolist(), "scales": scales}
+    kinds = _kinds(asked["scores"], models)
     masks = _masks(regions, reference)
     forecasting = {name: model for name, model in models.items() if isinstance(model, Prepared)} or {"": reference}
     # The model that reads most frames has the first init time; the others begin with it.
@@ -490,22 +464,22 @@ def _plan(
     }
     bare = {n: without_data(m) if isinstance(m, Prepared) else m for n, m in models.items()}
     sizes = {name: len(values) for name, values in coords.items()}
-    job = Job(bare, without_data(reference), kinds, options, masks, sizes, hours, same_cells, min_coverage)
+    kept = {name: asked[name] for name in ("hours", "same_cells", "min_coverage")}
+    job = Job(bare, without_data(reference), kinds, options, masks, sizes, **kept)
+    of_reference = fingerprint.of_forecast(reference, every)
     about = {
         "models": {name: _about(model, every) for name, model in models.items()},
-        "field": _without_times(fingerprint(reference, every))["grid"],
+        "field": of_reference["grid"],
+        "observed": fingerprint.of_field(reference.field, cf.find_array(asked["ds"], asked["variable"])),
         "sums": list(kinds),
         **options,
         "regions": None if masks is None else hashlib.sha256(masks.tobytes()).hexdigest()[:12],
-        "block": block,
-        "hours": hours,
-        "same_cells": same_cells,
-        "on_gap": on_gap,
-        "min_coverage": min_coverage,
-        "init_times": fingerprint(reference, every)["init_times"],
-    }
+        "region_labels": coords.get("region"),
+        "lead_time": of_reference["lead_time"],
+        "init_times": of_reference["init_times"],
+    } | fingerprint.of_call(asked, fingerprint.TOLD_BY_TABLES)
     shapes = {tables.variable(k, part): tables.KINDS[k].dims for k in kinds for part in tables.KINDS[k].sums}
-    table = Table(every, block_starts(every, block), coords, shapes, units)
+    table = Table(every, block_starts(every, asked["block"]), coords, shapes, units)
     return _Plan(job, reference, chosen if "" not in chosen else {}, table, about)
 
 
@@ -514,13 +488,12 @@ def _choose(ready: Prepared, init_times: Any, on_gap: Any) -> windows.Windows:
 
 
 def _about(model: Contender, init_times: np.ndarray) -> dict[str, Any]:
-    """What a model is, wherever its forecasts lie."""
-    made = fingerprint(model, init_times) if isinstance(model, Prepared) else store.read_fingerprint(Path(model.path))
-    return _without_times(made or {})
-
-
-def _without_times(about: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in about.items() if key not in ("init_times", "batch_size")}
+    """What a model is, wherever its forecasts lie, and whatever else than the init times its store has."""
+    if isinstance(model, Prepared):
+        made = fingerprint.of_forecast(model, init_times)
+    else:
+        made = store.read_fingerprint(Path(model.path)) or {}
+    return {key: value for key, value in made.items() if key not in ("init_times", "batch_size")}
 
 
 def _kinds(scores: Iterable[str] | None, models: dict[str, Contender]) -> tuple[str, ...]:
@@ -676,7 +649,8 @@ class Table:
             found = json.loads(opened.attrs.get(store.FINGERPRINT, "null"))
             if found is None:
                 raise ValueError(f"{path} exists and is no table of score_archive: choose another name")
-            store.refuse_other_run(path, wanted, found)
+            store.refuse_other_run(path, wanted, fingerprint.completed(path, found, wanted))
+            opened = opened.sel(model=list(self.coords["model"]))  # they may be named in another order now
             for name, sums in self.sums.items():
                 sums[:] = opened[name].transpose(*self.dims[name]).values
             self.status[:] = opened[store.STATUS].transpose("init_time", "model").values

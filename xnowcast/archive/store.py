@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import drafts
+from xnowcast.archive.fingerprint import completed
 from xnowcast.archive.logs import log
 from xnowcast.drafts import draft
 
@@ -199,12 +200,23 @@ def check_same_run(path: Path, fingerprint: dict[str, Any]) -> None:
     found = read_fingerprint(path)
     if found is None:
         raise ValueError(f"{path} exists and is no store of a hindcast: choose another name, or overwrite=True")
-    refuse_other_run(path, fingerprint, found)
+    refuse_other_run(path, fingerprint, completed(path, found, fingerprint, _conversion(path)))
+
+
+def _conversion(path: Path) -> Any:
+    """What the forecasts of a store tell of their units; None where they do not."""
+    from xnowcast import cf
+
+    try:
+        with xr.open_zarr(path) as opened:
+            return cf.find_field(opened).conversion
+    except ValueError:
+        return None
 
 
 def refuse_other_run(path: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
     """Refuse a run that was asked for something else than what is there was made with; it says what."""
-    changed = differences(found, wanted)
+    changed = differences(found, json.loads(json.dumps(wanted)))
     if changed:
         told = [_was_begun(*change) for change in changed[:MOST_CHANGES]]
         told += [f"{len(changed) - MOST_CHANGES} more"] if len(changed) > MOST_CHANGES else []
