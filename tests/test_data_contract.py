@@ -6,6 +6,7 @@ asserts what the row says.
 
 import dataclasses
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import cf, forecast, verify, windows
+from xnowcast import cf, forecast, storage, verify, windows
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data_contract.md"
 ROW = re.compile(r"^\| (?P<found>.+?) \| (?P<read>.+?) \|$", re.MULTILINE)
@@ -286,3 +287,122 @@ def _():
     made = forecast(rain(frames=8), "persistence", steps=2, init_times=slice(None, "2024-06-01T12:20"))
     theirs = made.drop_vars("valid_time").rename(init_time="time", lead_time="step")
     assert cf.in_forecast_layout(theirs).dims == made.dims
+
+
+# ---------------------------------------------------------------- several files
+
+
+def joined(*datasets: xr.DataArray | xr.Dataset, names: str = "abcdef") -> xr.Dataset:
+    """Datasets written as files of these names, and opened by a pattern."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in zip(names, datasets, strict=False):
+            data.to_netcdf(f"{folder}/{name}.nc")
+        return storage.open_input(f"{folder}/*.nc").load()
+
+
+def halves(change: Callable[[xr.DataArray], xr.DataArray | xr.Dataset], first: xr.DataArray | None = None) -> list:
+    """Two frames as they are, and two that are changed."""
+    data = rain() if first is None else first
+    return [data.isel(time=slice(0, 2)), change(data.isel(time=slice(2, 4)))]
+
+
+def refused(message: str, change: Callable[[xr.DataArray], xr.DataArray | xr.Dataset], first=None) -> None:
+    with pytest.raises(ValueError, match=message):
+        joined(*halves(change, first))
+
+
+@row("files of one grid, up to a hundredth of a cell, rows in any order")
+def _():
+    both = joined(*halves(lambda data: data.assign_coords(x=data.x.astype("f4") + 5).isel(y=slice(None, None, -1))))
+    np.testing.assert_array_equal(both.x, rain().x)
+    np.testing.assert_array_equal(both.y, rain().y)
+    assert both.sizes == rain().sizes and both.rain.notnull().all()
+
+
+@row("files with units of one kind")
+def _():
+    both = joined(*halves(lambda data: (data / 3600).assign_attrs(data.attrs | {"units": "kg m-2 s-1"})))
+    assert both.rain.units == "mm h-1"
+    np.testing.assert_allclose(both.rain, 1.0, rtol=1e-6)
+
+
+@row("files with scale factors and fill values of their own")
+def _():
+    parts = halves(lambda data: data.copy())
+    for part, scale, fill in zip(parts, (0.5, 0.001), (-1, -9999), strict=True):
+        part.encoding = {"dtype": "i2", "scale_factor": scale, "_FillValue": fill}
+    np.testing.assert_allclose(joined(*parts).rain, 1.0)
+
+
+@row("files in any order of time")
+def _():
+    np.testing.assert_array_equal(joined(*halves(lambda data: data), names="ba").time, rain().time)
+
+
+@row("files with a scalar time")
+def _():
+    np.testing.assert_array_equal(joined(*(rain().isel(time=i) for i in range(4))).rain, rain())
+
+
+@row("files of two grids or projections")
+def _():
+    refused(r"b\.nc has another 'x'", lambda data: data.assign_coords(x=data.x + 500))
+    refused(r"b\.nc has 12 cells along 'x'", lambda data: data.isel(x=slice(0, 12)))
+    crs = {"grid_mapping_name": "polar_stereographic", "straight_vertical_longitude_from_pole": 0.0}
+    data = rain(grid_mapping="crs").assign_coords(crs=((), 0, crs))
+    turned = crs | {"straight_vertical_longitude_from_pole": 10.0}
+    refused(r"b\.nc has another projection", lambda data: data.assign_coords(crs=((), 0, turned)), data)
+
+
+@row("files of rates and amounts, or of two Z-R relations")
+def _():
+    refused(r"b\.nc has units 'mm'", lambda data: data.assign_attrs(units="mm"))
+    dbz = rain(units="dBZ", standard_name="equivalent_reflectivity_factor")
+    refused(r"b\.nc is read with Z = 300 R\^1.4", lambda data: data.assign_attrs(zr_a=300.0, zr_b=1.4), dbz)
+
+
+@row("files of sums over different intervals")
+def _():
+    refused(r"b\.nc holds sums over 60 min", lambda data: data.assign_attrs(accutime=60.0), amount(accutime=5.0))
+
+
+@row("files that hold the same time")
+def _():
+    refused(
+        r"a\.nc and \S+b\.nc both hold 2024-06-01T12:05:00",
+        lambda data: data.assign_coords(time=data.time - np.timedelta64(5, "m")),
+    )
+
+
+@row("a file without any time beside others")
+def _():
+    refused(r"b\.nc has no time", lambda data: data.isel(time=0, drop=True))
+
+
+@row("a file that lacks the precipitation field")
+def _():
+    refused(r"b\.nc lacks the variable 'rain'", lambda data: data.rename("rr"))
+
+
+@row("a file that lacks another variable")
+def _():
+    first, second = halves(lambda data: data)
+    with pytest.warns(UserWarning, match=r"'quality' is left out: \S+b\.nc lacks it"):
+        both = joined(first.to_dataset().assign(quality=(first * 0).drop_attrs()), second)
+    assert list(both.data_vars) == ["rain"]
+
+
+@row("a NetCDF file that is cut short")
+def _():
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(4):
+            rain().isel(time=[i]).to_netcdf(f"{folder}/{i}.nc")
+        Path(folder, "2.nc").write_bytes(Path(folder, "2.nc").read_bytes()[:-100])
+        with pytest.raises(ValueError, match=r"2\.nc is cut short"):
+            storage.open_input(f"{folder}/*.nc")
+        with pytest.warns(UserWarning, match=r"2\.nc is cut short"):
+            archive = storage.open_inputs([f"{folder}/*.nc"], on_unreadable="mark")
+        np.testing.assert_array_equal(archive.time, rain().time)
+        with pytest.raises(OSError, match="cut short"):
+            archive.rain[2].load()
+        assert archive.rain[1].load().notnull().all()

@@ -20,7 +20,7 @@ import xarray as xr
 from archive_models import Noisy, wait_until
 
 import xnowcast
-from xnowcast.archive import IncompleteRun, engines, hindcast, lock, open_archive, progress, run, store
+from xnowcast.archive import IncompleteRun, engines, frames, hindcast, lock, open_archive, progress, run, store
 from xnowcast.cli import main
 
 FORECAST, GAP, COVERAGE, UNREADABLE = 1, 2, 3, 4
@@ -417,6 +417,58 @@ def test_a_store_is_replaced_only_once_the_new_one_is_made(archive, tmp_path, mo
     xr.testing.assert_identical(open_archive(tmp_path / "a.zarr").load(), stored)
     monkeypatch.undo()
     assert made(archive, tmp_path / "a.zarr", seed=8, overwrite=True).attrs["nowcast_seed"] == 8
+
+
+@pytest.mark.parametrize("kind", ["NETCDF4", "NETCDF3_64BIT"])
+@pytest.mark.parametrize("broken", [[0], [10], [39], [10, 11]], ids=str)
+def test_a_broken_netcdf_file_costs_what_reads_it_and_is_done_again_once_it_is_mended(archive, tmp_path, kind, broken):
+    (tmp_path / "radar").mkdir()
+    for i in range(40):
+        archive.isel(time=[i]).to_netcdf(tmp_path / "radar" / f"{i:02}.nc", format=kind)
+    whole = {i: (tmp_path / "radar" / f"{i:02}.nc").read_bytes() for i in broken}
+    for i in broken:
+        (tmp_path / "radar" / f"{i:02}.nc").write_bytes(whole[i][:-200])
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f"data.path = '{tmp_path}/radar/*.nc'\nmodel.name = 'persistence'\nhindcast.out = '{tmp_path}/a.zarr'\n"
+        "hindcast.steps = 1\nhindcast.init_times_per_batch = 8\n"
+    )
+    with pytest.warns(UserWarning, match=f"{broken[0]:02}.nc is cut short"):
+        assert main(["hindcast", str(config)]) == 3
+    status = np.full(40, FORECAST)
+    status[broken] = UNREADABLE
+    np.testing.assert_array_equal(open_archive(tmp_path / "a.zarr").init_status, status)
+    assert f"{broken[0]:02}.nc is cut short" in logged(tmp_path / "a.zarr")
+    for i in broken:
+        (tmp_path / "radar" / f"{i:02}.nc").write_bytes(whole[i])
+    assert main(["hindcast", str(config), "--set", "hindcast.retry_unreadable=true"]) == 0
+    assert_same_values(
+        open_archive(tmp_path / "a.zarr"), xnowcast.forecast(archive, "persistence", steps=1, init_times="all")
+    )
+
+
+@pytest.mark.parametrize("chunks", [{"time": 1}, None], ids=["in chunks", "not in chunks"])
+@pytest.mark.parametrize("change", ["cut", "rewritten", "removed"])
+def test_a_file_that_changes_while_it_is_read_is_no_success(archive, tmp_path, monkeypatch, change, chunks):
+    path = tmp_path / "radar.nc"
+    archive.to_netcdf(path, format="NETCDF3_64BIT")
+    content = path.read_bytes()
+
+    def changed(*arguments):
+        monkeypatch.undo()
+        if change == "removed":
+            path.unlink()
+        else:
+            path.write_bytes(content[: len(content) // 2] if change == "cut" else content)
+        return frames.check_whole(*arguments) if change == "cut" else None
+
+    monkeypatch.setattr(frames, "check_whole", changed)
+    options = {"model": "persistence", "members": None, "out": tmp_path / "a.zarr"}
+    stored = made(xr.open_dataset(path, chunks=chunks), workers=1, **options)
+    assert set(stored.init_status.values) == {UNREADABLE}
+    path.write_bytes(content)
+    again = made(xr.open_dataset(path), retry_unreadable=True, **options)
+    assert set(again.init_status.values) == {FORECAST}
 
 
 def test_something_else_in_the_place_of_the_store_is_left_alone(archive, tmp_path):

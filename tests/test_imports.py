@@ -18,7 +18,7 @@ LAYERS = [
     {"engine", "io", "synthetic", "synthetic_nwp"},
     {"planning"},
     {"forecast", "coarsen", "deblur", "downscale", "pairing", "postprocess", "datasets"},
-    {"storage"},
+    {"netcdf", "joining", "storage"},
     {"verify"},
     {"plot"},
     {"archive"},

@@ -43,6 +43,21 @@ def paths_behind(*things: Any) -> set[Path]:
     ...     paths_behind((2 * opened["rain"]).rename("double")) == {path}
     True
     """
+    found = (place for name in names_behind(*things) for place in _places(name))
+    return {Path(os.path.realpath(place)) for place in found}
+
+
+def names_behind(*things: Any) -> set[str]:
+    """Every text that may name a file, and much that does not; as `paths_behind`, and whether it exists or not.
+
+    Parameters
+    ----------
+    *things : object
+
+    Returns
+    -------
+    set of str
+    """
     names: set[str] = set()
     seen: set[int] = set()
     ways: dict[type, _Parts | None] = {}
@@ -59,8 +74,7 @@ def paths_behind(*things: Any) -> set[Path]:
         if parts is not None and id(thing) not in seen:
             seen.add(id(thing))
             waiting.extend(parts(thing))
-    found = (place for name in names for place in _places(name))
-    return {Path(os.path.realpath(place)) for place in found}
+    return names
 
 
 def _way(kind: type) -> _Parts | None:

@@ -5,16 +5,18 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from xnowcast import windows
+from xnowcast import joining, windows
 from xnowcast.drafts import draft
+from xnowcast.joining import Part
+from xnowcast.netcdf import open_netcdf
 from xnowcast.sources import paths_behind
 from xnowcast.whole import check_whole as check_whole
 from xnowcast.whole import is_netcdf
@@ -53,21 +55,85 @@ def open_input(path: str) -> xr.Dataset:
     Traceback (most recent call last):
     ValueError: the period 2024/2023 of synthetic#2024/2023 ends before it starts
     """
+    return open_inputs([path])
+
+
+def open_inputs(paths: Sequence[str], *, on_unreadable: Literal["raise", "mark"] = "raise") -> xr.Dataset:
+    """Open several datasets as one along time, lazily.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Each as for `open_input`, in any order of time.
+    on_unreadable : {"raise", "mark"}
+        What to do about a NetCDF file that cannot be read, of several: refuse all, or let the reading of its frames
+        fail. They are those that are missing between its neighbours in the sequence.
+
+    Returns
+    -------
+    xarray.Dataset
+        With Dask arrays; see `xnowcast.joining.join` for what the datasets must share.
+
+    Raises
+    ------
+    ValueError
+        As `open_input`; if datasets contradict each other. The message names the file.
+
+    Examples
+    --------
+    >>> open_inputs(["nowhere.zarr", "nothing.nc"])
+    Traceback (most recent call last):
+    ValueError: there is no file nowhere.zarr, and no tutorial dataset of that name (...)
+    """
+    parts = [part for path in paths for part in _parts(path, on_unreadable)]
+    broken = next((part for part in parts if part.dataset is None), None)
+    if broken is not None and on_unreadable == "raise":
+        beside = f" ({len(parts) - 1} files beside it)" if len(parts) > 1 else ""
+        raise ValueError(f"{broken.unreadable}{beside}")
+    return joining.join(parts)
+
+
+def _parts(path: str, on_unreadable: Literal["raise", "mark"]) -> list[Part]:
+    """What a path stands for: files and stores to be joined."""
     name, mark, period = path.rpartition("#") if not Path(path).exists() else ("", "", "")
-    if not mark:
-        return _open(path)
-    start, end = _edges(path, period)
-    return _within(_open(name), start, end, path)
-
-
-def _open(path: str) -> xr.Dataset:
+    if mark:
+        start, end = _edges(path, period)
+        return [Part(path, _within(open_inputs([name], on_unreadable=on_unreadable), start, end, path))]
     if "://" in path:
-        return xr.open_zarr(path) if path.rstrip("/").endswith(".zarr") else xr.open_dataset(path, chunks={})
-    if Path(path).is_dir():
-        return _open_zarr(Path(path))
-    found = [path] if Path(path).is_file() else sorted(glob(path, recursive=True))
-    files = [name for name in found if Path(name).is_file()] or found  # "**" finds folders too
-    return _open_files(files) if files else _open_by_name(path)
+        zarr = path.rstrip("/").endswith(".zarr")
+        return [Part(path, xr.open_zarr(path) if zarr else xr.open_dataset(path, chunks={}))]
+    if Path(path).exists():
+        return _parts_of_files([path], path)
+    found = sorted(glob(path, recursive=True))
+    stores = [name for name in found if is_store(Path(name))]
+    within = tuple(f"{name.rstrip('/')}/" for name in stores)
+    files = [name for name in found if Path(name).is_file() and not name.startswith(within)]  # "**" finds folders too
+    outermost = [name for name in stores if not name.startswith(within)]
+    if not (files or outermost):
+        return _parts_of_files(found, path) if found else [Part(path, _open_by_name(path))]
+    return _parts_of_files(sorted([*files, *outermost]), path)
+
+
+def _parts_of_files(paths: list[str], pattern: str) -> list[Part]:
+    """NetCDF files and Zarr stores one by one, files of a radar product together."""
+    from xnowcast import io
+    from xnowcast.io.lazy import in_chunks
+
+    kinds = ["Zarr" if Path(path).is_dir() else _kind(path) for path in paths]
+    beside = {"unknown"} if "NetCDF" in kinds else set()  # among NetCDF files, what cannot be told is a broken one
+    if set(kinds) <= {"Zarr", "NetCDF", *beside}:
+        return [Part(path, _open_zarr(Path(path))) if Path(path).is_dir() else _netcdf_part(path) for path in paths]
+    try:
+        return [Part(pattern, in_chunks(io.open_radar(paths)))]
+    except ValueError as error:
+        raise ValueError(f"{error}; NetCDF ends in .nc and Zarr is a folder") from error
+
+
+def _netcdf_part(path: str) -> Part:
+    try:
+        return Part(path, open_netcdf(path))
+    except (ValueError, OSError) as error:
+        return Part(path, None, unreadable=str(error))
 
 
 def _edges(path: str, period: str) -> tuple[np.datetime64, np.datetime64]:
@@ -113,38 +179,15 @@ def _open_zarr(path: Path) -> xr.Dataset:
             raise ValueError(f"{path} is no Zarr store that can be read: {_first_line(error)}") from error
 
 
-def _open_files(paths: list[str]) -> xr.Dataset:
-    """Files of one product, recognised by their content; NetCDF where it is none."""
-    from xnowcast import io
-    from xnowcast.io.lazy import in_chunks
-
-    if all(_is_netcdf(path) for path in paths):
-        return _open_netcdf(paths)
-    try:
-        return in_chunks(io.open_radar(paths))
-    except ValueError as error:
-        raise ValueError(f"{error}; NetCDF ends in .nc and Zarr is a folder") from error
-
-
-def _is_netcdf(path: str) -> bool:
+def _kind(path: str) -> str:
+    """Product of a file, "NetCDF" or "unknown"; what is broken and cannot be told is what its name says."""
     from xnowcast import io
 
     try:
         found = io.product(Path(path))
     except (ValueError, ImportError):
         found = "unknown"
-    return found == "NetCDF" or (found == "unknown" and path.lower().endswith(NETCDF_ENDINGS))
-
-
-def _open_netcdf(paths: list[str]) -> xr.Dataset:
-    for path in paths:
-        check_whole(path)
-    if len(paths) > 1:
-        return xr.open_mfdataset(paths, combine="by_coords", data_vars="minimal", coords="minimal", compat="override")
-    try:
-        return xr.open_dataset(paths[0], chunks={})
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{paths[0]} is no NetCDF file that can be read: {_first_line(error)}") from error
+    return "NetCDF" if found == "unknown" and path.lower().endswith(NETCDF_ENDINGS) else found
 
 
 def _open_by_name(name: str) -> xr.Dataset:

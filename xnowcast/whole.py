@@ -77,12 +77,31 @@ class State:
     Attributes
     ----------
     size, modified, inode : int
-        All -1 where there is no such file.
+        All -1 where there is no such file. In another process the inode is None: some file systems number their files
+        anew for each that looks.
     """
 
     size: int
     modified: int
-    inode: int
+    inode: int | None
+
+    def is_over(self, path: str | os.PathLike) -> bool:
+        """Whether the file is in another state now.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+
+        Returns
+        -------
+        bool
+        """
+        now = state(path)
+        same = (now.size, now.modified) == (self.size, self.modified)
+        return not same or self.inode not in (None, now.inode)
+
+    def __reduce__(self) -> tuple[type, tuple[int, int, None]]:
+        return State, (self.size, self.modified, None)
 
 
 def state(path: str | os.PathLike) -> State:

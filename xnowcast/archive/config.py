@@ -91,6 +91,8 @@ def run_score(path: str | Path, changes: Iterable[str] = (), **arguments: Any) -
     own = _arguments("score", content["score"], score_archive) | arguments
     _refuse_inputs(path, content, own)
     if isinstance(own.get("regions"), str):
+        if Path(own["regions"]).is_file():
+            storage.check_whole(own["regions"])
         own["regions"] = xr.open_dataarray(own["regions"]).astype(bool)
     models = {
         name: about.get("model") if set(about) == {"model"} else about for name, about in content["models"].items()
@@ -136,11 +138,7 @@ def _field(data: dict[str, Any]) -> dict[str, Any]:
 
 def _open(data: dict[str, Any]) -> xr.Dataset:
     paths = [data["path"]] if isinstance(data["path"], str) else list(data["path"])
-    parts = [storage.open_input(path) for path in paths]
-    together = parts[0]
-    if len(parts) > 1:
-        time_dim = next(name for name, index in parts[0].indexes.items() if index.dtype.kind == "M")
-        together = xr.concat(parts, time_dim, data_vars="minimal", coords="minimal", compat="override", join="exact")
+    together = storage.open_inputs(paths, on_unreadable="mark")
     return together.chunk(data["chunks"]) if "chunks" in data else together
 
 

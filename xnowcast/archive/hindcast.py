@@ -300,7 +300,9 @@ def in_order(chosen: windows.Windows) -> windows.Windows:
 def without_data(ready: Prepared) -> Prepared:
     """A prepared forecast that can be sent to workers: the labels of the grid without the archive."""
     field, axis = ready.field, ready.axis
-    empty = field.array.isel({field.time: slice(0, 0)}).compute()
+    none = field.array.isel({field.time: slice(0, 0)})
+    # not computed: Dask would read a frame to have none of it
+    empty = none.copy(data=np.empty(none.shape, none.dtype)).compute()
     return replace(
         ready,
         field=replace(field, array=empty),
