@@ -242,6 +242,139 @@ def test_direction_is_read_from_2d_latitudes_too():
     assert cf.orientation(north_first.isel(west=slice(None, None, -1)), "south", "west") == (False, True)
 
 
+# ---------------------------------------------------------------- places that change in time, and places unknown
+
+
+def repeated(places) -> np.ndarray:
+    return np.broadcast_to(places, (len(TIMES), *np.shape(places)))
+
+
+def wrf(move=0.0) -> xr.DataArray:
+    """A curvilinear grid whose latitudes and longitudes stand once a time, as WRF writes them."""
+    array = curvilinear(("south", "west"))
+    lat = repeated(array.lat.values[::-1]) + move * np.arange(len(TIMES))[:, None, None]
+    dims = ("time", "south", "west")
+    return array.assign_coords(
+        lat=(dims, lat, array.lat.attrs), lon=(dims, repeated(array.lon.values), array.lon.attrs)
+    )
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_places_that_repeat_in_time_are_made_constant(lazy):
+    array = wrf().chunk(time=2) if lazy else wrf()
+    still = curvilinear(("south", "west")).isel(south=slice(None, None, -1))
+    assert cf.horizontal_dims(array) == ("south", "west")
+    assert cf.orientation(array, "south", "west") == (True, False)
+    assert cf.grid_spacing(array) == pytest.approx(cf.grid_spacing(still), rel=1e-6)
+    for made in (persisted(array), array.nowcast.coarsen(3, boundary="trim")):
+        assert made.lat.dims == made.lon.dims == ("south", "west")
+    np.testing.assert_array_equal(persisted(array).lat, still.lat)
+
+
+def test_places_that_are_unknown_at_all_times_are_constant_too():
+    array = wrf()
+    array["lat"] = array.lat.where(array.lat > array.lat.min())
+    assert persisted(array).lat.isnull().sum() == 1
+
+
+def test_axes_and_grid_mappings_that_repeat_in_time_are_made_constant():
+    ds = radar(grid_mapping="crs").drop_vars("y").to_dataset()
+    ds = ds.assign_coords(north=(("time", "y"), repeated(radar().y.values), Y))
+    ds["crs"] = ("time", np.zeros(len(TIMES), int), {"grid_mapping_name": "polar_stereographic"})
+    fc = persisted(ds)
+    assert fc.north.dims == ("y",) and fc.crs.dims == ()
+    assert fc.crs.attrs["grid_mapping_name"] == "polar_stereographic"
+
+
+@pytest.mark.parametrize("verb", [persisted, xnowcast.rain_rate, lambda d: d.nowcast.coarsen(3, boundary="trim")])
+def test_a_grid_that_moves_is_refused(verb):
+    with pytest.raises(ValueError, match="'lat' tells where the grid lies, and it is not the same at all times"):
+        verb(wrf(move=0.01).chunk(time=2))
+    ds = radar(grid_mapping="crs").to_dataset().assign(crs=("time", np.arange(len(TIMES))))
+    with pytest.raises(ValueError, match="'crs' tells where the grid lies"):
+        verb(ds)
+
+
+@pytest.mark.parametrize("turn", [{}, {"south": slice(None, None, -1)}, {"west": slice(None, None, -1)}])
+@pytest.mark.parametrize("known", ["disk", "ring"])
+def test_direction_spacing_and_axes_are_told_by_the_places_that_are_known(turn, known):
+    whole = curvilinear(("south", "west")).isel(turn)
+    from_middle = np.hypot(np.arange(9)[:, None] - 4, np.arange(10) - 4.5)
+    mask = xr.DataArray(from_middle < 4 if known == "disk" else from_middle > 1.5, dims=("south", "west"))
+    part = whole.assign_coords(lat=whole.lat.where(mask), lon=whole.lon.where(mask))
+    assert cf.horizontal_dims(part) == ("south", "west")
+    assert cf.orientation(part, "south", "west") == cf.orientation(whole, "south", "west")
+    assert cf.grid_spacing(part) == pytest.approx(cf.grid_spacing(whole), rel=1e-3)
+
+
+def test_places_of_which_none_is_known_tell_nothing():
+    nowhere = curvilinear(("y", "x"))
+    nowhere = nowhere.assign_coords(lat=nowhere.lat * np.nan, lon=nowhere.lon * np.nan)
+    assert cf.orientation(nowhere, "y", "x") == (False, False) and cf.grid_spacing(nowhere) is None
+
+
+def test_axes_with_unknown_places_are_refused():
+    places = radar().x.values.copy()
+    places[3] = np.nan
+    with pytest.raises(ValueError, match="coordinate 'x' is NaN or infinite in 1 of 10 places"):
+        cf.find_field(radar().assign_coords(x=("x", places, X)))
+
+
+@pytest.mark.parametrize("attrs", [{}, {"units": "degrees_east"}])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_longitudes_go_on_through_360(attrs, turn):
+    lon = (np.arange(10) * 0.5 - 2)[::turn]
+    plain = bare(("time", "lat", "lon"), lat=np.arange(9.0) / 2, lon=("lon", lon, attrs))
+    round_ = plain.assign_coords(lon=("lon", lon % 360, attrs))
+    assert cf.orientation(round_, "lat", "lon") == cf.orientation(plain, "lat", "lon") == (True, turn < 0)
+    np.testing.assert_array_equal(persisted(round_).values, persisted(plain).values)
+    np.testing.assert_array_equal(persisted(round_).lon, lon % 360)
+    for refined in (
+        lambda d: d.nowcast.coarsen(3, boundary="trim"),
+        lambda d: d.nowcast.downscale("bicubic", factor=2),
+    ):
+        np.testing.assert_allclose(refined(round_).lon, refined(plain).lon % 360, atol=1e-9)
+        np.testing.assert_array_equal(refined(round_).values, refined(plain).values)
+
+
+# ---------------------------------------------------------------- evenly spaced cells
+
+
+def on_axis(y) -> xr.DataArray:
+    return bare(("time", "lat", "lon"), lat=("lat", np.asarray(y), {"units": "degrees_north"}))
+
+
+EVEN = {
+    "float32": np.arange(9, dtype="f4") * np.float32(0.01) + np.float32(67.3),
+    "rounded metres": (np.arange(9) * 10.0 + 5.4e6).astype("f4"),
+    "Gaussian latitudes": np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(80)[0]))[:9],
+    "Mercator": np.rad2deg(np.arctan(np.sinh(np.arange(9) * 0.06 + 0.6))),
+    "falling": np.arange(9)[::-1] * 0.25,
+}
+
+
+@pytest.mark.parametrize("case", EVEN)
+def test_axes_that_are_even_but_for_rounding_or_their_map_are_forecast(case):
+    assert persisted(on_axis(EVEN[case])).shape[-2:] == (9, 10)
+
+
+UNEVEN = {
+    "a hole": np.delete(np.arange(12.0), [4, 5, 6]),
+    "one row missing": np.delete(np.arange(10.0), 5),
+    "stretched": 1.3 ** np.arange(9),
+    "uneven": np.cumsum([1, 1.2, 0.9, 1, 1.1, 1, 1.3, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("case", UNEVEN)
+def test_cells_at_several_distances_are_refused_where_a_model_takes_them_for_neighbours(case):
+    array = on_axis(UNEVEN[case])
+    for verb in (persisted, lambda d: d.nowcast.downscale("bicubic", factor=2)):
+        with pytest.raises(ValueError, match="along 'lat' the distance between cells varies from"):
+            verb(array)
+    assert xnowcast.rain_rate(array).shape == array.shape
+
+
 # ---------------------------------------------------------------- the forecast's labels
 
 

@@ -297,3 +297,11 @@ def test_a_file_is_not_read_before_it_is_needed(tmp_path):
         found = find_channel(data, "air_temperature")
         assert found.chunks is not None and not isinstance(data.t.variable._data, np.ndarray)
         np.testing.assert_allclose(found[1], 275.15)
+
+
+def test_what_is_declared_missing_in_a_channel_is_nan():
+    stored = xr.DataArray(np.array([[2, 3], [255, 200]], "u1"), dims=("y", "x"), name="t", attrs={
+        "standard_name": "air_temperature", "units": "K", "scale_factor": 100.0, "_FillValue": 255,
+        "valid_max": np.uint8(100)})  # fmt: skip
+    found = find_channel(stored.to_dataset(), "air_temperature")
+    np.testing.assert_array_equal(found, [[200, 300], [np.nan, np.nan]])

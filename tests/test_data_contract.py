@@ -406,3 +406,123 @@ def _():
         with pytest.raises(OSError, match="cut short"):
             archive.rain[2].load()
         assert archive.rain[1].load().notnull().all()
+
+
+# ---------------------------------------------------------------- values
+
+
+def with_cell(value: float, **attrs) -> xr.DataArray:
+    """Rain of 1 mm/h and one cell of another value in each frame."""
+    array = rain(**attrs)
+    array[:, 3, 4] = value
+    return array
+
+
+@row("a value outside `valid_min`, `valid_max` or `valid_range`")
+def _():
+    assert cf.rain_rate(with_cell(150.0, valid_max=100.0)).isnull().sum() == 4
+
+
+@row("a valid range of the type that packed values have")
+def _():
+    stored = rain(value=3.0).astype("i2").assign_attrs(scale_factor=0.5, valid_max=np.int16(2))
+    assert cf.rain_rate(stored).isnull().all()
+
+
+@row("`_FillValue` and `missing_value`, one or several")
+def _():
+    assert cf.rain_rate(with_cell(77.0, missing_value=[77.0, 88.0])).isnull().sum() == 4
+
+
+@row("rain above 2000 mm/h, or an amount above 422 mm times the hours to the power of 0.475")
+def _():
+    for data in (with_cell(9999.0), with_cell(200.0, standard_name="rainfall_amount", units="mm")):
+        with pytest.raises(ValueError, match="has never fallen"):
+            cf.rain_rate(data)
+
+
+@row("reflectivity above 90 dBZ or below -100 dBZ")
+def _():
+    echo = {"standard_name": "equivalent_reflectivity_factor", "units": "dBZ"}
+    for value in (95.5, -999.0):
+        with pytest.raises(ValueError, match="must be NaN"):
+            cf.rain_rate(with_cell(value, **echo))
+
+
+@row("negative rain in up to 1 % of a frame, down to -5 mm/h")
+def _():
+    with pytest.warns(UserWarning, match="negative rain, down to -0.6 .* in 4 of 2304 cells"):
+        assert cf.rain_rate(with_cell(-0.6))[0, 3, 4] == 0
+
+
+@row("more negative rain, or lower")
+def _():
+    for data in (with_cell(-99.0), rain(value=-0.6)):
+        with pytest.raises(ValueError, match="negative rain"):
+            cf.rain_rate(data)
+
+
+@row("`mm h⁻¹`, `mm·h-1`, `mm/hr`, `dBz`")
+def _():
+    assert [rate(rain(units=unit)) for unit in ("mm h⁻¹", "mm·h-1", "mm/hr")] == [1.0] * 3
+    echo = rain(value=40.0, standard_name="equivalent_reflectivity_factor", units="dBz")
+    assert rate(echo) == 11.5307
+
+
+@row("reflectivity without a Z-R relation")
+def _():
+    echo = rain(value=40.0, standard_name="equivalent_reflectivity_factor", units="dBZ")
+    assert rate(echo) == 11.5307
+    assert round(float(cf.rain_rate(echo, zr="hko-7")[0, 0, 0]), 2) == 26.99
+
+
+@row("an attribute that is no number or no text where one is needed")
+def _():
+    with pytest.raises(ValueError, match="scale_factor of variable 'rain' is 'x'"):
+        cf.rain_rate(rain(scale_factor="x"))
+
+
+# ---------------------------------------------------------------- grids
+
+
+@row("places or a grid mapping with a dim of times, the same at all times")
+def _():
+    north = rain().drop_vars("y").assign_coords(north=(("time", "y"), np.tile(rain().y.values, (4, 1)), {"axis": "Y"}))
+    assert forecast(north, "persistence", steps=1).north.dims == ("y",)
+
+
+@row("places that move in time")
+def _():
+    moving = np.add.outer(np.arange(4) * 500.0, rain().y.values)
+    north = rain().drop_vars("y").assign_coords(north=(("time", "y"), moving, {"axis": "Y"}))
+    with pytest.raises(ValueError, match="not the same at all times"):
+        cf.rain_rate(north)
+
+
+@row("2-D latitudes and longitudes with NaN at the rim")
+def _():
+    north = np.linspace(48, 49, 24)[:, None] + np.zeros((24, 24))
+    places = (("j", "i"), np.where(np.eye(24)[::-1] + np.eye(24) > 0, np.nan, north))
+    disk = xr.DataArray(np.ones((24, 24)), dims=("j", "i"), coords={"lat": places}, attrs={"units": "mm h-1"})
+    assert cf.orientation(disk, "j", "i")[0]
+
+
+@row("longitudes that pass from 360 to 0")
+def _():
+    around = rain().rename(x="lon").assign_coords(lon=(np.arange(24) + 350.0) % 360)
+    assert cf.orientation(around, "y", "lon") == (False, False)
+
+
+@row("y or x with NaN, or out of order")
+def _():
+    for wrong in (np.where(np.arange(24) == 3, np.nan, np.arange(24)), np.roll(np.arange(24), 5)):
+        with pytest.raises(ValueError, match="coordinate 'x'"):
+            cf.rain_rate(rain().assign_coords(x=wrong * 1e3))
+
+
+@row("cells whose distances differ by more than 10 %")
+def _():
+    holed = rain().isel(x=np.r_[0:10, 15:24])
+    with pytest.raises(ValueError, match="the distance between cells varies"):
+        forecast(holed, "persistence", steps=1)
+    assert rate(holed) == 1.0

@@ -14,7 +14,7 @@ LAYERS = [
     {"units", "transforms", "noise", "nn", "diffusion"}
     | {"check", "configuration", "interruption", "drafts", "sources", "whole"},
     {"models"},
-    {"grids", "cf", "channels", "regrid", "windows", "intervals", "weights", "pretrained"},
+    {"attributes", "grids", "cf", "channels", "regrid", "windows", "intervals", "weights", "pretrained"},
     {"engine", "io", "synthetic", "synthetic_nwp"},
     {"planning"},
     {"forecast", "coarsen", "deblur", "downscale", "pairing", "postprocess", "datasets"},

@@ -213,6 +213,23 @@ def test_an_amount_of_which_nothing_is_told_is_refused():
         pair(amount([1.0, 2.0]), observed([1.0, 2.0]))
 
 
+@pytest.mark.parametrize("accumulated", [True, False])
+def test_amounts_that_never_fell_are_refused_and_declared_ones_are_unknown(accumulated):
+    filled = amount([1.0, 9999.0, 9999.0, 9999.0])
+    with pytest.raises(ValueError, match="goes up to 9999 in its own units"):
+        rain_per_step(filled, accumulated=accumulated).rr.load()
+    filled.rr.attrs["missing_value"] = 9999.0
+    assert rain_per_step(filled, accumulated=accumulated).rr[0, -1].isnull().all()
+
+
+@pytest.mark.parametrize("on", ["observations", "nwp"])
+def test_rates_that_never_fell_are_refused_before_they_are_spread_over_other_cells(on):
+    with pytest.raises(ValueError, match="'rr' goes up to 9999 in its own units"):
+        pair(forecast([[1, 9999, 1, 1]]), observed(np.arange(1, 5)), on=on).rr.load()
+    with pytest.raises(ValueError, match="'rain' goes up to 65535 in its own units"):
+        pair(forecast(), observed([1, 65535, 1, 1]), on=on).observed_rain.load()
+
+
 def test_an_amount_that_falls_was_not_accumulated():
     with pytest.raises(ValueError, match=r"'rr' falls by 2 mm.*accumulated=False"):
         rain_per_step(amount([1.0, 3.0, 1.0]), accumulated=True)

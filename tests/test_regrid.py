@@ -260,6 +260,53 @@ def test_fields_of_flags_are_left_out():
     assert list(regrid(fields, fields.rain).data_vars) == ["rain"]
 
 
+def curvilinear(known=None) -> xr.Dataset:
+    """Rain of 12 x 12 cells that 2-D latitudes and longitudes tell, or those of them that are known."""
+    row, column = np.mgrid[:12, :12].astype("f8")
+    known = np.ones((12, 12), bool) if known is None else known
+    north, east = (np.where(known, place, np.nan) for place in (50 + 0.1 * row, 7 + 0.1 * column))
+    places = {
+        "lat": (("j", "i"), north, {"units": "degrees_north"}),
+        "lon": (("j", "i"), east, {"units": "degrees_east"}),
+    }
+    return xr.Dataset({"rain": (("j", "i"), row + column)}, places)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "conservative"])
+def test_cells_of_unknown_place_are_left_out_and_the_others_are_as_they_were(method):
+    disk = np.hypot(*(np.mgrid[:12, :12] - 5.5)) < 5
+    inner = latlon(np.zeros((3, 3)), 50.5 + 0.1 * np.arange(3), 7.5 + 0.1 * np.arange(3))
+    whole, part = (regrid(ds, inner, method).rain for ds in (curvilinear(), curvilinear(disk)))
+    np.testing.assert_allclose(part, whole, rtol=1e-6)
+    to_disk = regrid(curvilinear(), curvilinear(disk), method).rain
+    assert not np.isfinite(to_disk.values[~disk]).any() and np.isfinite(to_disk.values[5:7, 5:7]).all()
+    assert same_grid(find_grid(curvilinear(disk)), find_grid(curvilinear(disk)))
+
+
+@pytest.mark.parametrize("method", ["bilinear", "conservative"])
+def test_longitudes_may_pass_from_360_to_0(method):
+    lon = np.arange(8) - 4.0
+    plain = latlon(np.arange(64.0).reshape(8, 8), np.arange(8.0), lon)
+    other = latlon(np.arange(9.0).reshape(3, 3), [2.0, 3, 4], [-1.0, 0, 1])
+    around = plain.assign_coords(lon=("lon", lon % 360, plain.lon.attrs))
+    np.testing.assert_allclose(regrid(around, other, method), regrid(plain, other, method), rtol=1e-6)
+    np.testing.assert_allclose(regrid(other, around, method), regrid(other, plain, method), rtol=1e-6)
+
+
+def test_fields_are_unpacked_and_masked_before_they_are_remapped():
+    stored = latlon(np.where(np.eye(4) > 0, 255, 12).astype("u1"), np.arange(4.0), np.arange(4.0))
+    stored.attrs = {"scale_factor": 0.5, "_FillValue": 255, "valid_max": np.uint8(100)}
+    moved = regrid(stored, latlon(np.zeros((2, 2)), [0.5, 1.5], [0.5, 1.5]), min_coverage=0.3)
+    assert moved.values.tolist() == [[6, 6], [6, 6]] and not {"scale_factor", "valid_max"} & {*moved.attrs}
+
+
+def test_rain_that_never_fell_is_refused_before_it_is_spread():
+    stored = latlon(np.full((4, 4), 9999.0), np.arange(4.0), np.arange(4.0))
+    stored.attrs = {"standard_name": "rainfall_rate", "units": "mm h-1"}
+    with pytest.raises(ValueError, match="'rain' goes up to 9999"):
+        regrid(stored.to_dataset(), latlon(np.zeros((2, 2)), [0.5, 1.5], [0.5, 1.5]))
+
+
 def test_grids_are_compared_to_a_hundredth_of_a_cell():
     one = find_grid(plane(np.zeros((4, 4)), np.arange(4), np.arange(4)))
     assert same_grid(one, find_grid(plane(np.zeros((4, 4)), np.arange(4) + 0.005, np.arange(4))))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xnowcast
 from xnowcast.verify import conversions as conv
 from xnowcast.verify.thresholds import THRESHOLD_SETS, threshold_coordinate
 
@@ -68,25 +69,25 @@ def test_a_pixel_reaches_a_named_threshold_where_its_liquid_does(dtype):
 @pytest.mark.parametrize(
     ("zr", "shares"),
     [
-        ("hko7", [0.328253, 0.462426, 0.551110, 0.618197, 0.724527]),
-        ("dwd12", [0.425825, 0.547958, 0.628682, 0.689749, 0.786536]),
+        ("hko-7", [0.328253, 0.462426, 0.551110, 0.618197, 0.724527]),
+        ("dwd-12", [0.425825, 0.547958, 0.628682, 0.689749, 0.786536]),
     ],
 )
 def test_pixels_of_rain_rates(zr, shares):
     rates = np.array([0.5, 2, 5, 10, 30])
     dbz = conv.rain_rate_to_dbz(rates, zr=zr)
-    np.testing.assert_allclose(conv.dbz_to_pixel(dbz, scale=zr) / 255, shares, atol=5e-7)
-    assert dbz[-1] == pytest.approx({"hko7": 40.717, "dwd12": 45.058}[zr], abs=5e-4)
+    np.testing.assert_allclose(conv.dbz_to_pixel(dbz, scale=zr.replace("-", "")) / 255, shares, atol=5e-7)
+    assert dbz[-1] == pytest.approx({"hko-7": 40.717, "dwd-12": 45.058}[zr], abs=5e-4)
     np.testing.assert_allclose(conv.dbz_to_rain_rate(dbz, zr=zr), rates, rtol=1e-12)
 
 
 def test_the_scale_of_equation_9_of_db_rnn():
-    dbz = conv.rain_rate_to_dbz(np.array([0.5, 2, 5, 10, 30]))
+    dbz = conv.rain_rate_to_dbz(np.array([0.5, 2, 5, 10, 30]), zr="hko-7")
     assert conv.dbz_to_pixel(dbz, scale=(60, 0), rounding="floor").tolist() == [55, 95, 121, 141, 173]
 
 
 def test_pixels_of_hko7_that_stldm_scores():
-    pixels = conv.dbz_to_pixel(conv.rain_rate_to_dbz(np.array([0.5, 2, 5, 10, 30])))
+    pixels = conv.dbz_to_pixel(conv.rain_rate_to_dbz(np.array([0.5, 2, 5, 10, 30]), zr="hko-7"))
     np.testing.assert_allclose(pixels, [83.7, 117.9, 140.5, 157.6, 184.8], atol=0.05)
 
 
@@ -107,6 +108,25 @@ def test_reflectivity_pixels_come_back(scale):
 def test_reflectivity_outside_the_scale_is_clipped():
     assert conv.dbz_to_pixel(np.array([-32.0, 90.0])).tolist() == [0, 255]
     assert conv.pixel_to_dbz(np.array([-3.0, 300.0])).tolist() == [-10, 60]
+
+
+@pytest.mark.parametrize("zr", [None, "hko-7", (316, 1.5)])
+@pytest.mark.parametrize("attrs", [{}, {"zr_a": 300.0, "zr_b": 1.4}, {"zerovalue": -10.0}])
+def test_reflectivity_is_the_same_rain_everywhere(zr, attrs):
+    values = np.array([[-40.0, -32.0, -31.8, -31.7, -10.0, 0.0, 40.0, np.nan]]).repeat(8, axis=0)
+    dbz = xr.DataArray(values, dims=("y", "x"), name="z", attrs={"units": "dBZ", **attrs})
+    read, converted = xnowcast.rain_rate(dbz, zr=zr), conv.dbz_to_rain_rate(dbz, zr=zr)
+    np.testing.assert_allclose(converted, read, rtol=1e-5)
+    assert {k: converted.attrs[k] for k in ("zr_a", "zr_b", "units")} == {
+        k: read.attrs[k] for k in ("zr_a", "zr_b", "units")
+    }
+    back = conv.rain_rate_to_dbz(converted)
+    np.testing.assert_allclose(back[:, -3:], dbz[:, -3:], atol=1e-5)
+
+
+def test_40_dbz_is_11_5_mm_by_default():
+    assert conv.dbz_to_rain_rate(np.array([40.0])) == pytest.approx([11.53], abs=0.01)
+    assert conv.dbz_to_rain_rate(np.array([40.0]), zr="hko-7") == pytest.approx([26.99], abs=0.01)
 
 
 def test_no_rain_is_no_echo():
@@ -187,7 +207,7 @@ def test_the_product_of_the_conversions_is_scored_as_liquid():
         (lambda a: conv.pixel_to_dbz(a, scale="hko"), "scale='hko' is unknown; there are 'hko7', 'dwd12', 'meteonet'"),
         (lambda a: conv.dbz_to_pixel(a, scale=(0, 1)), "the first above 0"),
         (lambda a: conv.dbz_to_pixel(a, rounding="up"), "rounding='up' is unknown"),
-        (lambda a: conv.dbz_to_rain_rate(a, zr=(200, 1.6, 3)), "must be two numbers"),
+        (lambda a: conv.dbz_to_rain_rate(a, zr=(200, 1.6, 3)), "must be the two numbers of Z = a R"),
         (lambda a: conv.rain_rate_to_dbz(a, zr="marshall"), "zr='marshall' is unknown"),
         (lambda a: conv.amount_to_rain_rate(a, minutes=0), "must be above 0"),
     ],

@@ -11,7 +11,8 @@ import cf_xarray
 import numpy as np
 import xarray as xr
 
-from xnowcast import intervals, units, windows
+from xnowcast import grids, intervals, units, windows
+from xnowcast.attributes import declared, decoded, name_of, no_echo_of, number, standard_name, with_plain_text, zr_of
 
 T_Xarray = TypeVar("T_Xarray", xr.Dataset, xr.DataArray)
 
@@ -60,8 +61,11 @@ _MEANING_OF_ENCODING = (
     *("bounds", "grid_mapping"),
 )
 
-# Attributes that are true of the observations alone. Packed ranges are in packed units, besides.
-_OF_OBSERVATIONS = ("ancillary_variables", "coordinates", "valid_min", "valid_max", "valid_range", "actual_range")
+OF_STORED = ("valid_min", "valid_max", "valid_range", "actual_range")
+"""Attributes that are true of the values as they are stored alone; they may be in packed units."""
+
+# Attributes that are true of the observations alone.
+_OF_OBSERVATIONS = ("ancillary_variables", "coordinates", *OF_STORED)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Field:
     @property
     def name(self) -> str:
         """Name of the variable, for messages and output."""
-        return _name(self.array)
+        return name_of(self.array)
 
     @property
     def extra(self) -> tuple[Hashable, ...]:
@@ -112,7 +116,7 @@ class Field:
 
 
 def find_field(
-    obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None, *, zr: tuple[float, float] | None = None
+    obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None, *, zr: units.Relation | None = None
 ) -> Field:
     """Find the precipitation field of a dataset, its axes and its units.
 
@@ -123,9 +127,9 @@ def find_field(
     variable : hashable, optional
         Name of the variable. By default the only one whose ``standard_name`` is a precipitation's or a
         reflectivity's, or the VIL of SEVIR.
-    zr : (float, float), optional
-        a and b of Z = a R**b for fields in dBZ. By default the variable's attributes ``zr_a`` and ``zr_b``,
-        else Marshall-Palmer's 200 and 1.6.
+    zr : (float, float) or str, optional
+        a and b of Z = a R**b for fields in dBZ, or a name of `xnowcast.units.ZR_RELATIONS`. By default the variable's
+        attributes ``zr_a`` and ``zr_b``, else Marshall-Palmer's 200 and 1.6.
 
     Returns
     -------
@@ -147,28 +151,30 @@ def find_field(
     >>> field.name, field.time, field.y, field.x, field.quantity
     ('rr', 'time', 'lat', 'lon', 'rain_rate')
     """
-    array = windows.with_real_times(_decode(find_array(obj, variable)))
-    name = _name(array)
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"variable {name!r} holds {array.dtype}, not real numbers")
+    array = windows.with_real_times(decoded(with_plain_text(find_array(without_time(obj), variable))))  # type: ignore[type-var]
+    name = name_of(array)
     _refuse_contradiction(array)
     y, x = horizontal_dims(array)
     time = _time_dim(array, (y, x))
     if zr is not None and not units.is_reflectivity(array.attrs.get("units")):
-        raise ValueError(f"zr={zr} is for fields in dBZ; variable {name!r} has units {array.attrs.get('units')!r}")
+        raise ValueError(f"zr={zr!r} is for fields in dBZ; variable {name!r} has units {array.attrs.get('units')!r}")
     if _is_vil(array):
         if str(array.attrs.get("units", "")).replace("^", "").replace("/m2", " m-2") != "kg m-2":
             raise ValueError(
                 f"variable {name!r} is vertically integrated liquid with units {array.attrs.get('units')!r}; it is "
                 "read in kg m-2: convert SEVIR's 0-255 pixels first and set the units"
             )
-        return Field(array, y, x, time, "vil", units.Linear(1.0))
+        liquid = units.Linear(1.0, units.HIGHEST_LIQUID, declared=declared(array))
+        return Field(array, y, x, time, "vil", liquid)
     if units.is_reflectivity(array.attrs.get("units")):
         moment = intervals.of_rate(array, obj if isinstance(obj, xr.Dataset) else None, dims=(time,))
         return Field(array, y, x, time, "rain_rate", _reflectivity_conversion(array, zr), moment)
     interval = _interval(array, obj if isinstance(obj, xr.Dataset) else None, (y, x), time)
     step = None if interval is None else interval.length
-    conversion = units.rain_rate_conversion(array.attrs.get("units"), name=name, step=step)
+    conversion = units.rain_rate_conversion(array.attrs.get("units"), name=name, step=step, declared=declared(array))
+    if number(array, "zr_a") is not None:  # rain from reflectivity, which is bounded as that
+        highest = units.dbz_to_rain_rate(np.array(units.HIGHEST_DBZ), *zr_of(array))
+        conversion = replace(conversion, highest=max(conversion.highest, float(highest)))
     return Field(array, y, x, time, "rain_rate", conversion, interval)
 
 
@@ -195,19 +201,18 @@ def find_array(obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None)
     >>> find_array(xr.Dataset({"rr": ("x", [1.0], {"standard_name": "rainfall_rate"}), "t2m": ("x", [280.0])})).name
     'rr'
     """
+    _check_kinds(obj, variable)
     if isinstance(obj, xr.DataArray):
         if variable is not None and variable != obj.name:
             raise ValueError(f"variable={variable!r} was asked for, but this DataArray is {obj.name!r}")
         return obj
-    if not isinstance(obj, xr.Dataset):
-        raise TypeError(f"expected an xarray Dataset or DataArray, found {type(obj).__name__}")
     if variable is not None:
         if variable not in obj.data_vars:
             near = get_close_matches(str(variable), [str(v) for v in obj.data_vars], n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {_listed(obj.data_vars)}"
             raise ValueError(f"there is no variable {variable!r}; {hint}")
         return obj[variable]
-    found = [v for v in obj.data_vars if obj[v].attrs.get("standard_name") in STANDARD_NAMES]
+    found = [v for v in obj.data_vars if standard_name(obj[v]) in STANDARD_NAMES]
     found = found or [v for v in obj.data_vars if _is_vil(obj[v])]
     if len(found) > 1:
         raise ValueError(f"there are {len(found)} precipitation fields, {_listed(found)}: choose one with variable=")
@@ -220,19 +225,22 @@ def find_array(obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None)
     return obj[found[0]]
 
 
+def _check_kinds(obj: Any, variable: Any = None) -> None:
+    if not isinstance(obj, xr.Dataset | xr.DataArray):
+        raise TypeError(f"expected an xarray Dataset or DataArray, found {type(obj).__name__}")
+    if not isinstance(variable, Hashable):
+        raise ValueError(f"variable is {variable!r}, a {type(variable).__name__}; it must be the name of one variable")
+
+
 def _refuse_contradiction(array: xr.DataArray) -> None:
     """A rain rate in dBZ, or a reflectivity in mm h-1: one of the two attributes is wrong, and we cannot know which."""
     told, unit = array.attrs.get("standard_name"), array.attrs.get("units")
     reflectivity = told == "equivalent_reflectivity_factor"
     if unit is not None and told in STANDARD_NAMES and reflectivity != units.is_reflectivity(unit):
         raise ValueError(
-            f"variable {_name(array)!r} has the standard_name {told!r} and units {str(unit)!r}, which contradict each "
-            "other: correct one of the two attributes"
+            f"variable {name_of(array)!r} has the standard_name {told!r} and units {str(unit)!r}, which contradict "
+            "each other: correct one of the two attributes"
         )
-
-
-def _name(array: xr.DataArray) -> str:
-    return str(array.name) if array.name is not None else "precipitation"
 
 
 def _listed(names: Any) -> str:
@@ -244,39 +252,130 @@ def _is_vil(array: xr.DataArray) -> bool:
     return str(array.name).lower() == "vil" or "vertically integrated liquid" in told.replace("_", " ")
 
 
-def _decode(array: xr.DataArray) -> xr.DataArray:
-    """Unpack integers that were opened without decoding; anything else comes back as it is."""
-    packing = {"scale_factor", "add_offset", "_FillValue", "missing_value"} & set(array.attrs)
-    if not packing:
-        return array
-    name = _name(array)
-    decoded = xr.decode_cf(array.to_dataset(name=name), decode_times=False, decode_coords=False)[name]
-    return decoded.rename(array.name)
+def _reflectivity_conversion(array: xr.DataArray, zr: units.Relation | None) -> units.ZR:
+    no_echo, about = no_echo_of(array), declared(array)
+    if "zerovalue" in array.attrs:  # a valid range may begin above it
+        about = replace(about, low=min(about.low, no_echo))
+    return units.ZR(*zr_of(array, zr), no_echo, declared=about)
 
 
-def _reflectivity_conversion(array: xr.DataArray, zr: tuple[float, float] | None) -> units.ZR:
-    if zr is None:
-        a, b = array.attrs.get("zr_a"), array.attrs.get("zr_b")
-        zr = units.MARSHALL_PALMER if a is None or b is None else (a, b)
-    try:
-        a, b = map(float, zr)
-    except (TypeError, ValueError):
-        raise ValueError(f"zr is {zr!r}; it must be the two numbers of Z = a R**b, such as (200, 1.6)") from None
-    no_echo = float(array.attrs.get("zerovalue", units.NO_ECHO_DBZ))
-    return units.ZR(a, b, no_echo if np.isfinite(no_echo) else units.NO_ECHO_DBZ)
+def without_time(obj: T_Xarray) -> T_Xarray:
+    """The same data with the coordinates of the grid and its grid mapping constant in time, where they repeat.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+        Latitudes, longitudes, y, x, bounds, cell areas or a grid mapping may have a dim of times, as WRF's have and
+        those of several files that were opened together. All times of them are read; of the fields nothing is.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        As it was where none has.
+
+    Raises
+    ------
+    ValueError
+        If one differs from time to time: the grid moves.
+
+    Examples
+    --------
+    >>> wrf = xr.DataArray(np.ones((3, 8, 8)), dims=("Time", "j", "i"), coords={
+    ...     "XLAT": (("Time", "j", "i"), np.full((3, 8, 8), 48.0), {"units": "degree_north"})})
+    >>> without_time(wrf).XLAT.dims
+    ('j', 'i')
+    """
+    _check_kinds(obj)
+    data: Any = obj
+    times = {dim for dim in data.dims if _is_of_times(data, dim)}
+    repeated = [name for name in _named_as_grid(data, times) if not times.isdisjoint(data[name].dims)]
+    many = [c.name for c in data.coords.values() if not times.isdisjoint(c.dims) and not times.issuperset(c.dims)]
+    if many:
+        places = {*_axis_coordinates(data, "y"), *_axis_coordinates(data, "x"), *data.dims}
+        repeated += [name for name in many if name in places and name not in repeated]
+    if not repeated:
+        return obj
+    constant = {name: _constant(data[name], times) for name in repeated}
+    result = data.assign_coords({name: v for name, v in constant.items() if name in data.coords})
+    fields = {name: v for name, v in constant.items() if name not in data.coords}
+    return result.assign(fields) if fields else result
+
+
+def _is_of_times(obj: xr.Dataset | xr.DataArray, dim: Hashable) -> bool:
+    names = {*_AXIS_NAMES["time"], *(name for names in FORECAST_NAMES.values() for name in names)}
+    if str(dim).lower() in names:
+        return True
+    dated = obj[dim] if dim in obj.coords else None
+    return dated is not None and (
+        dated.dtype.kind == "M" or (dated.dtype == object and "calendar" in dir(dated[:1].item()))
+    )
+
+
+def _named_as_grid(obj: xr.Dataset | xr.DataArray, times: set[Hashable]) -> list[Hashable]:
+    """Variables that attributes name as a grid mapping, areas of cells, or bounds of coordinates other than times."""
+    arrays = [*obj.data_vars.values()] if isinstance(obj, xr.Dataset) else [obj]
+    told = [a.attrs.get(k, a.encoding.get(k, "")) for a in arrays for k in ("grid_mapping", "cell_measures")]
+    bounds = {n: c.attrs.get("bounds", c.encoding.get("bounds", "")) for n, c in obj.coords.items()}
+    of_times = {told for n, told in bounds.items() if {*obj[n].dims} <= times and obj[n].ndim}
+    words = dict.fromkeys(word.rstrip(":") for word in " ".join(map(str, [*told, *bounds.values()])).split())
+    known = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
+    return [word for word in words if word in known and word not in obj.dims and word not in of_times]
+
+
+def _constant(variable: xr.DataArray, times: set[Hashable]) -> xr.Variable:
+    """A variable without its dims of times, along which it has to repeat itself, to a millionth."""
+    for dim in [d for d in variable.dims if d in times and variable.sizes[d]]:
+        first = variable.isel({dim: 0}, drop=True)
+        numeric = variable.dtype.kind in "fiu"
+        close = 1e-6 * np.nanmax(np.abs(first.values), initial=0.0) if numeric else 0.0
+        many = variable.chunksizes[dim][0] if variable.chunks else max(1, 2**24 // max(first.size, 1))
+        for start in range(0, variable.sizes[dim], many):
+            some = variable.isel({dim: slice(start, start + many)}).transpose(dim, ...).values
+            same = (
+                np.isclose(some, first.values, rtol=0, atol=close, equal_nan=True) if numeric else some == first.values
+            )
+            if not np.all(same):
+                raise ValueError(
+                    f"{variable.name!r} tells where the grid lies, and it is not the same at all times along {dim!r}: "
+                    "a grid that moves is not taken for one that stands. Select the times of one grid, or bring each "
+                    f"time to a common grid first, with xnowcast.regrid.regrid(ds.isel({dim}=[i]), grid)"
+                )
+        variable = first
+    return variable.variable
 
 
 def horizontal_dims(array: xr.DataArray) -> tuple[Hashable, Hashable]:
+    """Names of the dims of y and x, by CF attributes, else by name, else by 2-D latitudes.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+
+    Returns
+    -------
+    (hashable, hashable)
+
+    Raises
+    ------
+    ValueError
+        If they cannot be told, or their coordinates have gaps or are not in order.
+
+    Examples
+    --------
+    >>> horizontal_dims(xr.DataArray(np.zeros((2, 3, 4)), dims=("lon", "time", "lat")))
+    ('lat', 'lon')
+    """
+    array = without_time(array)
     y, x = (_horizontal_dim(array, axis) for axis in ("y", "x"))
     if y is None or x is None:
         y, x = _curvilinear_dims(array) or (y, x)
     if y is None or x is None or y == x:
         raise ValueError(
-            f"cannot tell the {'y' if y is None else 'x'} axis of variable {_name(array)!r} with dims {array.dims}: "
+            f"cannot tell the {'y' if y is None else 'x'} axis of variable {name_of(array)!r} with dims {array.dims}: "
             "give its coordinates the attribute axis='Y' or axis='X', or name the dims y and x"
         )
     for axis, dim in (("y", y), ("x", x)):
-        _refuse_unordered(dim, _along(array, axis, dim))
+        _refuse_unordered(dim, along(array, axis, dim))
     return y, x
 
 
@@ -287,12 +386,12 @@ def _horizontal_dim(array: xr.DataArray, axis: str) -> Hashable | None:
     return next(iter([*told, *named]), None)
 
 
-def _axis_coordinates(array: xr.DataArray, axis: str) -> list[Hashable]:
+def _axis_coordinates(array: xr.Dataset | xr.DataArray, axis: str) -> list[Hashable]:
     """Coordinates that tell places along y or x: those of the CF axis first, then latitudes or longitudes."""
     return [*told_by_attributes(array, axis.upper()), *latlon_names(array, axis)]
 
 
-def told_by_attributes(array: xr.DataArray, what: str) -> list[Hashable]:
+def told_by_attributes(array: xr.Dataset | xr.DataArray, what: str) -> list[Hashable]:
     """Coordinates that CF attributes tell to be an axis or a kind of coordinate.
 
     Parameters
@@ -327,20 +426,38 @@ def _cf_names(texts: tuple[tuple[Hashable, tuple[tuple[str, str], ...]], ...], c
     return names.axes | names.coordinates
 
 
-def latlon_names(array: xr.DataArray, axis: str) -> list[Hashable]:
+def latlon_names(array: xr.Dataset | xr.DataArray, axis: str) -> list[Hashable]:
     """Coordinates of latitude ("y") or longitude ("x"), by CF attributes, else by name."""
     kind, names = _LATLON_NAMES[axis]
     return told_by_attributes(array, kind) or [n for n in array.coords if str(n).lower() in names]
 
 
-def _along(array: xr.DataArray, axis: str, dim: Hashable) -> np.ndarray | None:
-    """Places along a horizontal dim: its own coordinate, or another 1-D one along it. Longitudes do not jump."""
+def along(array: xr.DataArray, axis: str, dim: Hashable) -> np.ndarray | None:
+    """Places along a horizontal dim: its own coordinate, or another 1-D one along it.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    axis : {"y", "x"}
+    dim : hashable
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Longitudes go on through 360 or 180 degrees, without a jump.
+
+    Examples
+    --------
+    >>> east = xr.DataArray(np.zeros(3), dims="lon", coords={"lon": [359.0, 0.0, 1.0]})
+    >>> along(east, "x", "lon").tolist()
+    [359.0, 360.0, 361.0]
+    """
     for name in (dim, *_axis_coordinates(array, axis)):
         if name in array.coords and array[name].dims == (dim,):
             places = array[name].values
             if places.dtype.kind not in "fiu":
                 raise ValueError(f"coordinate {name!r} holds {places.dtype}, not numbers")
-            return np.unwrap(places, period=360.0) if name in told_by_attributes(array, "longitude") else places
+            return np.unwrap(places, period=360.0) if name in latlon_names(array, "x") else places
     return None
 
 
@@ -349,11 +466,8 @@ def _curvilinear_dims(array: xr.DataArray) -> tuple[Hashable, Hashable] | None:
     for name in latlon_names(array, "y"):
         dims = array[name].dims
         if len(dims) == 2 and set(dims) <= set(array.dims):
-            latitude = array[name].values
-            change = [
-                float(np.nanmean(np.abs(np.diff(latitude, axis=i)))) if n > 1 else 0.0
-                for i, n in enumerate(latitude.shape)
-            ]
+            steps = [np.abs(np.diff(array[name].values, axis=i)) for i in (0, 1)]
+            change = [float(step[np.isfinite(step)].mean()) if np.isfinite(step).any() else 0.0 for step in steps]
             return dims if change[0] >= change[1] else dims[::-1]
     return None
 
@@ -361,9 +475,63 @@ def _curvilinear_dims(array: xr.DataArray) -> tuple[Hashable, Hashable] | None:
 def _refuse_unordered(dim: Hashable, places: np.ndarray | None) -> None:
     if places is None:
         return
+    if places.dtype.kind == "f" and not np.isfinite(places).all():
+        raise ValueError(
+            f"coordinate {dim!r} is NaN or infinite in {(~np.isfinite(places)).sum()} of {places.size} places: give it "
+            f"all of them, ds.assign_coords({dim}=...), or leave those out with ds.isel"
+        )
     difference = np.diff(places)
     if not (np.all(difference > 0) or np.all(difference < 0)):
         raise ValueError(f"coordinate {dim!r} neither rises nor falls throughout: sort it with ds.sortby({dim!r})")
+
+
+def refuse_uneven(field: Field) -> None:
+    """Refuse a field whose cells are not evenly spaced, for a model takes neighbours to be one distance apart.
+
+    Parameters
+    ----------
+    field : Field
+
+    Raises
+    ------
+    ValueError
+        If the distance of neighbours varies by more than 10 %, which is more than rounding and Gaussian latitudes
+        make. Latitudes may be even on a Mercator map instead.
+
+    Examples
+    --------
+    >>> rain = xr.DataArray(
+    ...     np.ones((8, 8)), dims=("y", "x"), coords={"x": [0, 1, 2, 3, 4, 5, 6, 9]}, attrs={"units": "mm h-1"})
+    >>> refuse_uneven(find_field(rain))
+    Traceback (most recent call last):
+    ...
+    ValueError: along 'x' the distance between cells varies from 1 to 3 (from 6 to 9), and models take it for the ...
+    """
+    for axis, dim in (("y", field.y), ("x", field.x)):
+        places = along(field.array, axis, dim)
+        if places is None or places.size < 3:
+            continue
+        rounding = 4 * float(np.spacing(np.abs(places).max())) if places.dtype.kind == "f" else 0.0
+        widths = np.abs(np.diff(places.astype("f8")))
+        if _is_even(widths, rounding) or (dim in latlon_names(field.array, "y") and _is_even(_on_mercator(places))):
+            continue
+        widest = int(widths.argmax())
+        hole = widths[widest] > 1.5 * np.median(widths)
+        how = f"put cells of NaN there, with ds.reindex({dim}=...)" if hole else "bring the field to an even grid first"
+        raise ValueError(
+            f"along {dim!r} the distance between cells varies from {widths.min():g} to {widths.max():g} (from "
+            f"{places[widest]:g} to {places[widest + 1]:g}), and models take it for the same: {how}"
+        )
+
+
+def _is_even(widths: np.ndarray, rounding: float = 0.0) -> bool:
+    return bool(widths.max() <= 1.1 * widths.min() + rounding)
+
+
+def _on_mercator(latitude: np.ndarray) -> np.ndarray:
+    """Distances of neighbouring latitudes on a Mercator map; uneven where there are poles."""
+    sine = np.sin(np.deg2rad(latitude.astype("f8")))
+    return np.abs(np.diff(np.arctanh(np.clip(sine, -0.9999, 0.9999))))
 
 
 def _time_dim(array: xr.DataArray, horizontal: tuple[Hashable, Hashable]) -> Hashable | None:
@@ -595,7 +763,7 @@ def _interval(
 
 
 def rain_rate(
-    obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None, *, zr: tuple[float, float] | None = None
+    obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None, *, zr: units.Relation | None = None
 ) -> xr.DataArray:
     """The field in the units of computing: rain rate in mm h-1 (VIL stays in kg m-2).
 
@@ -648,10 +816,16 @@ def converted(field: Field) -> xr.DataArray:
     """
     # The bound method, because Dask names the task after the function and cannot cope with a dataclass's "-32.0".
     result = xr.apply_ufunc(
-        field.conversion.__call__, field.array, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True
+        field.conversion.__call__,
+        field.array,
+        kwargs={"frame": tuple(field.array.get_axis_num(dim) for dim in (field.y, field.x))},
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        keep_attrs=True,
     )
+    result.attrs = {k: v for k, v in result.attrs.items() if k not in OF_STORED}
     if field.quantity == "rain_rate":
-        kept = {k: v for k, v in field.array.attrs.items() if k not in ("zerovalue", "threshold", "transform")}
+        kept = {k: v for k, v in result.attrs.items() if k not in ("zerovalue", "threshold", "transform")}
         if field.interval is not None:
             is_amount = units.is_amount(field.array.attrs.get("units"))
             kept = intervals.mean_rate_attributes(kept) if is_amount else kept
@@ -661,7 +835,7 @@ def converted(field: Field) -> xr.DataArray:
             result = result.rename("rainfall_rate")
             result.attrs |= {"standard_name": "rainfall_rate", "long_name": "rain rate from reflectivity"}
             result.attrs.pop("comment", None)  # of the reflectivity, such as what its no-echo value is
-            result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
+            result.attrs |= units.zr_attributes((field.conversion.a, field.conversion.b))
     return result
 
 
@@ -709,6 +883,7 @@ def orientation(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[bool, bo
     >>> orientation(xr.DataArray(np.zeros((2, 2)), dims=("y", "x"), coords={"y": [0, 1], "x": [0, 1]}), "y", "x")
     (True, False)
     """
+    array = without_time(array)
     south_first = _rises(array, "y", y, x, unknown=False)
     east_first = not _rises(array, "x", y, x, unknown=True)
     return south_first, east_first
@@ -718,14 +893,24 @@ def _rises(array: xr.DataArray, axis: str, y: Hashable, x: Hashable, unknown: bo
     dim, other = (y, x) if axis == "y" else (x, y)
     if array.sizes[dim] < 2:
         return unknown
-    places = _along(array, axis, dim)
+    places = along(array, axis, dim)
     if places is not None:
         return bool(places[-1] > places[0])
     for name in latlon_names(array, axis):
         if set(array[name].dims) == {y, x}:
-            ends = array[name].isel({dim: [0, -1], other: array.sizes[other] // 2}).values
-            return bool((np.unwrap(ends, period=360.0) if axis == "x" else ends) @ [-1, 1] > 0)
+            lines = array[name].transpose(other, dim).values
+            line = lines[_most_known(np.isfinite(lines))]
+            line = line[np.isfinite(line)]
+            line = np.unwrap(line, period=360.0) if axis == "x" else line
+            return bool(line[-1] > line[0]) if line.size > 1 else unknown
     return unknown
+
+
+def _most_known(known: np.ndarray) -> int:
+    """The row that is known at most places; of several the one in the middle."""
+    counts = known.sum(axis=1)
+    most = np.flatnonzero(counts == counts.max())
+    return int(most[np.abs(most - len(counts) // 2).argmin()])
 
 
 def grid_spacing(
@@ -753,10 +938,12 @@ def grid_spacing(
     >>> [round(km, 1) for km in grid_spacing(grid)]
     [111.2, 55.6]
     """
+    array = without_time(array)
     if y is None or x is None:
         y, x = horizontal_dims(array)
     if y in array.coords and x in array.coords and array.sizes[y] > 1 and array.sizes[x] > 1:
-        dy, dx = (float(np.median(np.abs(np.diff(array[d].values)))) for d in (y, x))
+        places = along(array, "y", y), along(array, "x", x)
+        dy, dx = (float(np.median(np.abs(np.diff(v)))) for v in places if v is not None)
         km = [units.length_in_km(array[d].attrs.get("units")) for d in (y, x)]
         if km[0] is not None and km[1] is not None:
             return float(dy * km[0]), float(dx * km[1])
@@ -770,9 +957,11 @@ def _curvilinear_spacing(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple
     pair = [next((n for n in latlon_names(array, axis) if set(array[n].dims) == {y, x}), None) for axis in ("y", "x")]
     if pair[0] is None or pair[1] is None or min(array.sizes[y], array.sizes[x]) < 2:
         return None
-    middle = {y: array.sizes[y] // 2 - 1, x: array.sizes[x] // 2 - 1}
-    cells = {y: slice(middle[y], middle[y] + 2), x: slice(middle[x], middle[x] + 2)}
-    lat, lon = (np.deg2rad(array[n].transpose(y, x).isel(cells).values.astype("f8")) for n in pair)
+    lat, lon = (array[n].transpose(y, x).values for n in pair)
+    corner = grids.known_corner(lat, lon)
+    if corner is None:
+        return None
+    lat, lon = (np.deg2rad(v[corner].astype("f8")) for v in (lat, lon))
 
     def km(a: tuple[int, int], b: tuple[int, int]) -> float:
         half = np.sin((lat[a] - lat[b]) / 2) ** 2 + np.cos(lat[a]) * np.cos(lat[b]) * np.sin((lon[a] - lon[b]) / 2) ** 2
@@ -853,7 +1042,7 @@ def label_forecast(
     result.attrs = {k: v for k, v in array.attrs.items() if k not in _OF_OBSERVATIONS}
     result.attrs |= _accutime(field)
     if isinstance(field.conversion, units.ZR):
-        result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
+        result.attrs |= units.zr_attributes((field.conversion.a, field.conversion.b))
     result.encoding = _forecast_encoding(array, result.shape)
     made = f"forecast by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
     return _signed(result, field, source, attrs, history, made)
@@ -932,7 +1121,7 @@ def label_frames(
     if grid is not None:
         result.attrs.pop("cell_measures", None)
     if isinstance(field.conversion, units.ZR):
-        result.attrs |= {"zr_a": field.conversion.a, "zr_b": field.conversion.b}
+        result.attrs |= units.zr_attributes((field.conversion.a, field.conversion.b))
     result.encoding = _forecast_encoding(array, result.shape if order == dims else ())
     made = f"{done} by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
     signed = _signed(result, replace(field, time=None), source, attrs, history, made)  # frames keep their times
@@ -972,6 +1161,7 @@ def _signed(
     if isinstance(source, xr.DataArray):
         result.attrs |= attrs | {"history": _prepend(f"{now}: {history}", field.array.attrs.get("history"))}
         return result
+    source = without_time(source)
     dataset = result.to_dataset(name=field.name)
     companions = _companions(field, source)
     chunks = dict(zip(result.dims, result.chunks, strict=True)) if result.chunks is not None else {}

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from xnowcast import cf, intervals, units
+from xnowcast.attributes import declared, decoded, with_plain_text
 
 STANDARD_GRAVITY = 9.80665
 """m s-2, between geopotential and geopotential height."""
@@ -67,7 +68,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Affine:
-    """Canonical values: ``scale`` times the stored ones plus ``offset``, in float32.
+    """Canonical values: ``scale`` times the stored ones plus ``offset``, in float32; NaN for what is declared missing.
 
     Examples
     --------
@@ -77,8 +78,10 @@ class Affine:
 
     scale: float = 1.0
     offset: float = 0.0
+    declared: units.Declared = field(default=units.Declared(), repr=False, compare=False)
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
+        values = self.declared.masked(np.asarray(values))
         if self.scale == 1.0 and self.offset == 0.0:
             return np.asarray(values, dtype=np.float32)
         return (np.asarray(values, dtype=np.float64) * self.scale + self.offset).astype(np.float32)
@@ -400,14 +403,13 @@ def _offered(data: xr.Dataset, exclude: Container[Hashable]) -> str:
 
 
 def _channel(name: str, standard: str, array: xr.DataArray, data: xr.Dataset) -> Channel:
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"variable {array.name!r} holds {array.dtype}, not real numbers")
+    array = decoded(with_plain_text(array))
     stored = array.attrs.get("standard_name", standard)
     if any(word in text for word in _RAIN_WORDS for text in (standard, stored)):
         field = cf.find_field(intervals.with_bounds(array, data), array.name)
         return Channel(name, array, field.conversion, "mm h-1")
     conversion, unit = canonical_units(array, standard)
-    return Channel(name, array, conversion, unit)
+    return Channel(name, array, replace(conversion, declared=declared(array)), unit)
 
 
 def canonical_units(array: xr.DataArray, standard: str) -> tuple[Affine, str]:

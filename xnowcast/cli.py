@@ -123,7 +123,7 @@ def _add_running(command: argparse.ArgumentParser) -> None:
     command.add_argument("--members", type=int, help="members of an ensemble; 10 for models that have members")
     command.add_argument("--seed", type=int, default=0, help="of the members' noise; 0")
     command.add_argument("--variable", help="the field, where a file has more than one")
-    command.add_argument("--zr", help="a,b of Z = a R^b for reflectivity, such as 200,1.6")
+    command.add_argument("--zr", help="a,b of Z = a R^b for reflectivity, such as 200,1.6, or a name such as hko-7")
     command.add_argument(
         "--on-mismatch",
         choices=("raise", "warn"),
@@ -145,7 +145,7 @@ def _running(options: argparse.Namespace) -> dict[str, Any]:
         "members": options.members,
         "seed": options.seed,
         "variable": options.variable,
-        "zr": _pair(options.zr) if options.zr else None,
+        "zr": _relation(options.zr) if options.zr else None,
         "on_mismatch": options.on_mismatch,
         "weights": options.weights,
         "device": options.device,
@@ -192,7 +192,9 @@ def _write(result: Any, output: Any, *, overwrite: bool) -> None:
             print(f"rain rate from reflectivity: Z = {array.attrs['zr_a']:g} R^{array.attrs['zr_b']:g}")
 
 
-def _pair(text: str) -> tuple[float, float]:
+def _relation(text: str) -> Any:
+    if not any(sign.isdigit() for sign in text.partition(",")[0]) or "," not in text:
+        return text
     try:
         a, b = (float(number) for number in text.split(","))
     except ValueError:

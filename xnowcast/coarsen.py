@@ -8,6 +8,7 @@ import xarray as xr
 
 from xnowcast import cf, grids
 from xnowcast.cf import Field, T_Xarray
+from xnowcast.units import Relation
 
 
 def coarsen(
@@ -15,7 +16,7 @@ def coarsen(
     factor: int,
     *,
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     min_coverage: float = 0.5,
     boundary: Literal["exact", "trim"] = "exact",
 ) -> T_Xarray:
@@ -33,8 +34,9 @@ def coarsen(
         How many cells along y and along x become one; 2 or more.
     variable : hashable, optional
         Name of the precipitation field where a dataset has more than one.
-    zr : (float, float), optional
-        a and b of Z = a R**b for fields in dBZ; by default the field's attributes, else 200 and 1.6.
+    zr : (float, float) or str, optional
+        a and b of Z = a R**b for fields in dBZ, or a name such as ``"hko-7"``; by default the field's attributes, else
+        200 and 1.6.
     min_coverage : float
         Smallest measured share of a coarse cell's area, above 0 and up to 1; with less it is NaN. The mean is
         over the measured cells.
@@ -63,7 +65,7 @@ def coarsen(
     field = cf.find_field(obj, variable, zr=zr)
     _check(field, factor, min_coverage, boundary)
     name = field.name
-    dataset = obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=name)
+    dataset = cf.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=name))
     blocks: dict[Hashable, int] = {field.y: int(factor), field.x: int(factor)}
     told = _told_areas(field, dataset)
     areas = grids.cell_areas(field.array, field.y, field.x, None if told is None else dataset[told])
@@ -75,7 +77,8 @@ def coarsen(
     mean = _area_mean(cf.converted(field).drop_vars(field.array.coords), areas, blocks, min_coverage)
     rain = xr.apply_ufunc(field.conversion.inverse, mean, dask="parallelized", output_dtypes=[np.float32])
     coarse[name] = rain.transpose(*field.array.dims).variable
-    coarse[name].attrs, coarse[name].encoding = dict(field.array.attrs), {}
+    coarse[name].attrs = {k: v for k, v in field.array.attrs.items() if k not in cf.OF_STORED}
+    coarse[name].encoding = {}
 
     in_order = {n: coarse[n] for n in dataset.variables}
     result = xr.Dataset(in_order, attrs=dataset.attrs).set_coords(list(dataset.coords))

@@ -8,6 +8,7 @@ import xarray as xr
 
 from xnowcast import cf, planning
 from xnowcast.cf import Field, T_Xarray
+from xnowcast.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.engine import FrameLabels
@@ -21,7 +22,7 @@ def deblur(
     members: int | None = None,
     seed: int = 0,
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     on_mismatch: planning.OnMismatch = "raise",
     weights: str | None = None,
     device: str = "auto",
@@ -47,8 +48,9 @@ def deblur(
         The noise of a frame comes from the seed and the frame's init time, member and lead time alone.
     variable : hashable, optional
         Name of the field where a dataset has more than one.
-    zr : (float, float), optional
-        a and b of Z = a R**b for fields in dBZ; by default the field's attributes, else 200 and 1.6.
+    zr : (float, float) or str, optional
+        a and b of Z = a R**b for fields in dBZ, or a name such as ``"hko-7"``; by default the field's attributes, else
+        200 and 1.6.
     on_mismatch : {"raise", "warn"}
         What to do when the grid spacing is not that of the model's training.
     weights : str, optional
@@ -82,6 +84,7 @@ def deblur(
     field = cf.find_field(obj, variable, zr=zr)
     recipe, task = planning.plan_model(deblur, model, weights, options)
     _check_frames(field)
+    cf.refuse_uneven(field)
     planning.check_field(field, task, recipe)
     planning.check_contract(field, task, recipe, None, on_mismatch)
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)

@@ -8,7 +8,9 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import cf, channels, grids, planning
+from xnowcast.attributes import decoded
 from xnowcast.cf import Field, T_Xarray
+from xnowcast.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.engine.refining import FineGrid
@@ -28,7 +30,7 @@ def downscale(
     static: xr.Dataset | xr.DataArray | None = None,
     conserve: bool | None = None,
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     on_mismatch: planning.OnMismatch = "raise",
     weights: str | None = None,
     device: str = "auto",
@@ -64,8 +66,9 @@ def downscale(
         members have too much rain or too little; take it where the coarse rain itself is not to be trusted.
     variable : hashable, optional
         Name of the field where a dataset has more than one.
-    zr : (float, float), optional
-        a and b of Z = a R**b for fields in dBZ; by default the field's attributes, else 200 and 1.6.
+    zr : (float, float) or str, optional
+        a and b of Z = a R**b for fields in dBZ, or a name such as ``"hko-7"``; by default the field's attributes, else
+        200 and 1.6.
     on_mismatch : {"raise", "warn"}
         What to do when the step or the grid spacing is not that of the model's training.
     weights : str, optional
@@ -123,7 +126,7 @@ def downscale(
             f"{planning.model_name(recipe)!r} was made for a factor of {task.factor}, not of {factor}: pass "
             f"factor={task.factor}"
         )
-    _check_cells(field)
+    cf.refuse_uneven(field)
     roles = cf.forecast_dims(field)
     along = _sequence_dim(field, roles)
     _check_frames(field, task, recipe, along)
@@ -142,7 +145,8 @@ def downscale(
     extra: list[Hashable] = [d for d in field.leading if d != along]
     sequence: list[Hashable] = [] if along is None else [along]
     new: list[Hashable] = [] if numbers is None else ["member"]
-    fine = grids.fine_grid(field.array, field.y, field.x, factor, obj if isinstance(obj, xr.Dataset) else None)
+    dataset = cf.without_time(obj) if isinstance(obj, xr.Dataset) else None
+    fine = grids.fine_grid(field.array, field.y, field.x, factor, dataset)
     values = refining.refine_array(
         _channels(obj, field, task, extra, sequence),
         recipe,
@@ -225,19 +229,6 @@ def _on_coarse_grid(task: "Task", factor: int) -> "Task":
     """Weights know the spacing of the data that they were trained on, which is that of the fine grid."""
     fine = task.bounds("spacing")
     return replace(task, spacing=fine and (fine[0] * factor, fine[1] * factor))
-
-
-def _check_cells(field: Field) -> None:
-    """Every model takes cells for neighbours at one distance; Gaussian latitudes differ by far less than 10 %."""
-    for dim in (field.y, field.x):
-        if dim not in field.array.coords or field.array.sizes[dim] < 3 or field.array[dim].dtype.kind not in "fiu":
-            continue
-        widths = np.abs(np.diff(field.array[dim].values.astype("f8")))
-        if widths.max() > 1.1 * widths.min():
-            raise ValueError(
-                f"along {dim!r} the distance between cells varies from {widths.min():g} to {widths.max():g}, and "
-                "models take it for the same: bring the field to an even grid first"
-            )
 
 
 def _sequence_dim(field: Field, roles: dict[str, Hashable]) -> Hashable | None:
@@ -345,6 +336,7 @@ def _static_field(static: Any, wanted: str, blank: xr.DataArray, field: Field) -
         if not found:
             raise ValueError(f"static has no field {wanted!r}; it has {', '.join(map(str, static.data_vars))}")
         array = static[found[0]]
+    array = decoded(array)
     if dict(array.sizes) != dict(blank.sizes):
         raise ValueError(
             f"static field {wanted!r} has {dict(array.sizes)} cells; the fine grid has {dict(blank.sizes)}{_FINE_GRID}"

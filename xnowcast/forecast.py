@@ -11,6 +11,7 @@ import xarray as xr
 
 from xnowcast import cf, planning, windows
 from xnowcast.cf import Field, T_Xarray
+from xnowcast.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.engine import ForecastPlan
@@ -27,7 +28,7 @@ def forecast(
     members: int | None = None,
     seed: int = 0,
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     on_gap: windows.OnGap = "raise",
     on_mismatch: planning.OnMismatch = "raise",
     weights: str | None = None,
@@ -61,9 +62,9 @@ def forecast(
         data are chunked.
     variable : hashable, optional
         Name of the field where a dataset has more than one.
-    zr : (float, float), optional
-        a and b of Z = a R**b for fields in dBZ; by default the field's attributes ``zr_a`` and ``zr_b``, else
-        200 and 1.6.
+    zr : (float, float) or str, optional
+        a and b of Z = a R**b for fields in dBZ, or a name such as ``"hko-7"``; by default the field's attributes
+        ``zr_a`` and ``zr_b``, else 200 and 1.6.
     on_gap : {"raise", "skip", "fill"}
         What to do with a forecast that would read across a missing frame.
     on_mismatch : {"raise", "warn"}
@@ -194,7 +195,7 @@ def prepare(
     members: int | None,
     seed: int,
     variable: Hashable | None,
-    zr: tuple[float, float] | None,
+    zr: Relation | None,
     on_gap: windows.OnGap = "skip",
     on_mismatch: planning.OnMismatch,
     weights: str | None,
@@ -230,6 +231,7 @@ def prepare(
     axis = windows.time_axis(field.array, field.time)
     count = windows.lead_steps(axis.step, lead_time=lead_time, steps=steps)
     planning.check_field(field, task, recipe)
+    cf.refuse_uneven(field)
     _check_forecast(field, task, recipe, count)
     planning.check_contract(field, task, recipe, axis.step, on_mismatch)
     planning.check_counts(seed=seed, batch_size=batch_size, members=members)
@@ -264,15 +266,21 @@ def _check_forecast(field: Field, task: "Task", recipe: Any, steps: int) -> None
         )
 
 
+_CELLS_AT_ONCE = 2**24
+
+
 def _check_values(field: Field, chosen: windows.Windows) -> None:
     """Refuse impossible values before a model runs for hours on the frames before them; lazy data fail when read.
 
-    Frame by frame, so that a file that was opened without Dask is never in memory whole.
+    Some frames at a time, so that a file that was opened without Dask is never in memory whole.
     """
     if field.array.chunks is not None:
         return
     used = np.unique([chosen.before, chosen.after])
-    measured = [np.isfinite(field.conversion(field.array.isel({field.time: i}).values)).any() for i in used]
+    some = max(1, _CELLS_AT_ONCE * field.array.sizes[field.time] // field.array.size)
+    parts = (used[i : i + some] for i in range(0, used.size, some))
+    read = (cf.converted(replace(field, array=field.array.isel({field.time: part}))) for part in parts)
+    measured = [bool(np.isfinite(values.values).any()) for values in read]
     if not any(measured):
         raise ValueError(
             f"variable {field.name!r} is NaN in every frame that the forecasts read: nothing was measured there, so "

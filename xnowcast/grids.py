@@ -34,9 +34,10 @@ def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> 
     >>> cell_edges(xr.DataArray([500.0, 1500.0, 2500.0], dims="x")).tolist()
     [0.0, 1000.0, 2000.0, 3000.0]
     """
-    centres = coordinate.values.astype("f8")
+    centres = unwrapped(coordinate.values.astype("f8"))
     if bounds is not None:
         ends = bounds.transpose(*coordinate.dims, ...).values.astype("f8")
+        ends = _turned_to(ends, centres[:, None]) if _passes_round(coordinate.values) else ends
         falls = centres.size > 1 and centres[1] < centres[0]
         ends = np.sort(ends, axis=1)[:, :: -1 if falls else 1]
         if not np.allclose(ends[1:, 0], ends[:-1, 1], rtol=0, atol=1e-6 * np.ptp(ends)):
@@ -46,6 +47,79 @@ def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> 
         raise ValueError(f"{coordinate.name!r} has one cell and no bounds, so its width is unknown")
     middle = (centres[1:] + centres[:-1]) / 2
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def known_corner(lat: np.ndarray, lon: np.ndarray) -> tuple[slice, slice] | None:
+    """Rows and columns of two by two cells near the middle of a grid whose places are all known.
+
+    Parameters
+    ----------
+    lat, lon : numpy.ndarray
+        ``(y, x)``, NaN where a file tells none, as at the rim of a full disk.
+
+    Returns
+    -------
+    (slice, slice) or None
+        None where there are no such cells.
+
+    Examples
+    --------
+    >>> places = np.array([[np.nan, 1.0, 1.0], [np.nan, 2.0, 2.0]])
+    >>> known_corner(places, places)
+    (slice(0, 2, None), slice(1, 3, None))
+    """
+    known = np.isfinite(lat) & np.isfinite(lon)
+    rows, columns = np.nonzero(known[:-1, :-1] & known[1:, :-1] & known[:-1, 1:] & known[1:, 1:])
+    if not rows.size:
+        return None
+    middle = lat.shape[0] // 2 - 1, lat.shape[1] // 2 - 1
+    nearest = np.hypot(rows - middle[0], columns - middle[1]).argmin()
+    row, column = int(rows[nearest]), int(columns[nearest])
+    return slice(row, row + 2), slice(column, column + 2)
+
+
+def unwrapped(places: np.ndarray) -> np.ndarray:
+    """Longitudes that pass from 360 to 0 degrees, or from 180 to -180, made to go on; other places as they are.
+
+    Parameters
+    ----------
+    places : numpy.ndarray
+        1-D or 2-D.
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Examples
+    --------
+    >>> unwrapped(np.array([358.0, 359.0, 0.0])).tolist(), unwrapped(np.array([0.0, 200.0])).tolist()
+    ([358.0, 359.0, 360.0], [0.0, 200.0])
+    """
+    if not _passes_round(places):
+        return places
+    known = places[np.isfinite(places)]
+    return _turned_to(places, known[known.size // 2])
+
+
+def _passes_round(places: np.ndarray) -> bool:
+    """Whether places jump against their direction by more than half a turn, as longitudes alone do."""
+    if places.dtype.kind not in "fiu" or not places.size or np.nanmin(places) < -180 or np.nanmax(places) > 360:
+        return False
+    steps = [np.diff(places, axis=axis) for axis in range(places.ndim)]
+    return any((np.abs(s) > 180).any() and (s > 0).any() and (s < 0).any() for s in steps)
+
+
+def _turned_to(longitude: np.ndarray, near: Any) -> np.ndarray:
+    """Whole turns added, so that no longitude is further than half a turn from another."""
+    return longitude - 360.0 * np.round((longitude - near) / 360.0)
+
+
+def _written_like(longitude: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Longitudes in the range in which those that pass round were written."""
+    if not _passes_round(old):
+        return longitude
+    west = 0.0 if np.nanmin(old) >= 0 else -180.0
+    return (longitude - west) % 360.0 + west
 
 
 def cell_areas(array: xr.DataArray, y: Hashable, x: Hashable, measured: xr.DataArray | None = None) -> xr.DataArray:
@@ -79,7 +153,8 @@ def cell_areas(array: xr.DataArray, y: Hashable, x: Hashable, measured: xr.DataA
         edges = np.clip(cell_edges(array[y]), -90.0, 90.0)
         return xr.DataArray(np.abs(np.diff(np.sin(np.deg2rad(edges)))), dims=[y])
     if latitude := _two_dimensional_latitude(array, y, x):
-        return xr.DataArray(np.cos(np.deg2rad(array[latitude].values)), dims=array[latitude].dims)
+        area = np.cos(np.deg2rad(array[latitude].values))
+        return xr.DataArray(np.where(np.isnan(area), np.nanmean(area), area), dims=array[latitude].dims)
     return xr.DataArray(1.0)
 
 
@@ -113,7 +188,12 @@ def coarse_coordinate(variable: xr.Variable, factors: dict[Hashable, int]) -> xr
     if not joined or variable.dtype.kind not in "fiu":
         return variable if not joined else variable.isel({d: slice(None, None, n) for d, n in joined.items()})
     exact = {d: slice(0, variable.sizes[d] // n * n) for d, n in joined.items()}
-    middle = variable.isel(exact).coarsen(joined, func=np.mean)
+    whole = variable.isel(exact)
+    if variable.ndim > 2 or not _passes_round(whole.values):
+        middle = whole.coarsen(joined, func=np.mean)
+    else:
+        middle = whole.copy(data=unwrapped(whole.values)).coarsen(joined, func=np.mean)
+        middle = middle.copy(data=_written_like(middle.values, whole.values))
     middle.attrs = {k: v for k, v in variable.attrs.items() if k not in ("actual_range", "valid_range")}
     return middle
 
@@ -170,7 +250,9 @@ def fine_coordinate(coordinate: xr.DataArray, factor: int, bounds: xr.DataArray 
     share = np.arange(factor) / factor
     starts = edges[:-1, None] + share * np.diff(edges)[:, None]
     fine = np.append(starts.ravel(), edges[-1])
-    return (fine[1:] + fine[:-1]) / 2, np.stack([fine[:-1], fine[1:]], axis=1)
+    middle = (fine[1:] + fine[:-1]) / 2
+    centres = _written_like(middle, coordinate.values)
+    return centres, np.stack([fine[:-1], fine[1:]], axis=1) + (centres - middle)[:, None]
 
 
 def fine_plane(values: np.ndarray, factor: int) -> np.ndarray:
@@ -192,9 +274,10 @@ def fine_plane(values: np.ndarray, factor: int) -> np.ndarray:
     >>> fine_plane(np.array([[0.0, 2.0], [0.0, 2.0]]), 2)[0].tolist()
     [-0.5, 0.5, 1.5, 2.5]
     """
+    fine = unwrapped(values)
     for axis in (0, 1):
-        values = np.moveaxis(_refined(np.moveaxis(values, axis, 0), factor), 0, axis)
-    return values
+        fine = np.moveaxis(_refined(np.moveaxis(fine, axis, 0), factor), 0, axis)
+    return _written_like(fine, values)
 
 
 def _fine_places(places: xr.Variable, factor: int) -> Any:

@@ -1,6 +1,7 @@
 """Pairs of a numerical forecast and what was observed, matched in time and space: what a post-processor learns from."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -9,7 +10,9 @@ import xarray as xr
 
 from xnowcast import cf, intervals, units, windows
 from xnowcast import regrid as remapping
+from xnowcast.attributes import declared, decoded
 from xnowcast.intervals import is_accumulated
+from xnowcast.units import Relation
 
 OBSERVED_RAIN = "observed_rain"
 """Name of the observed rain in a pair."""
@@ -31,7 +34,7 @@ def pair(
     rain: Hashable | None = None,
     accumulated: bool | None = None,
     step: Any = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     min_coverage: float = 0.5,
 ) -> xr.Dataset:
     """Put a forecast and the observed rain of the same times on one grid.
@@ -56,7 +59,7 @@ def pair(
         attributes do not tell.
     step : duration, optional
         The time that a lead time stands for, up to it. By default the distance of the lead times.
-    zr : (float, float), optional
+    zr : (float, float) or str, optional
         a and b of Z = a R**b for observations in dBZ.
     min_coverage : float
         Smallest share of a step, and of a new cell's area, that has to be observed.
@@ -88,9 +91,11 @@ def pair(
         raise ValueError(f"on is {on!r}; it can be 'observations' or 'nwp'")
     if not isinstance(nwp, xr.Dataset):
         raise TypeError(f"the forecast is a {type(nwp).__name__}; give a Dataset")
-    forecast = _standard_times(nwp)
+    forecast = cf.without_time(_standard_times(nwp))
     length = _step(forecast, step, _stated(nwp, rain, accumulated, step))
     forecast = rain_per_step(forecast, rain, accumulated=accumulated, step=length)
+    rates = [n for n, v in forecast.data_vars.items() if v.attrs.get("standard_name") in cf.STANDARD_NAMES]
+    forecast = forecast.assign({n: remapping.known(forecast[n]) for n in rates})
     observed = _observed_means(observations, forecast, length, variable, zr, min_coverage)
     forecast = forecast.sel(init_time=observed.init_time, lead_time=observed.lead_time)
     together = _on_one_grid(forecast, observed, observations, on, regrid, min_coverage)
@@ -146,7 +151,8 @@ def rain_per_step(
     stated = intervals.of_rate(nwp[found], nwp)
     if "lead_time" not in nwp.dims:
         nwp = _standard_times(nwp)
-    array = nwp[found]
+    array = decoded(nwp[found])
+    nwp = nwp.assign({found: array})
     told = accumulated if accumulated is not None else False if stated is not None else is_accumulated(array)
     if told is None:
         raise ValueError(
@@ -155,10 +161,13 @@ def rain_per_step(
         )
     length = _step(nwp, step, None if told else stated)
     per_step = _differences(nwp, found, length) if told else nwp
-    mm = units.rain_rate_conversion(array.attrs["units"], name=str(found), step=length)
-    rate = per_step[found] * mm.factor
+    about = None if told else declared(array)
+    conversion = units.rain_rate_conversion(array.attrs["units"], name=str(found), step=length, declared=about)
+    rate = _by_block(conversion.__call__, per_step[found])
     rate.attrs = {
-        k: v for k, v in array.attrs.items() if k not in ("units", "cell_methods", "GRIB_stepType", "accutime")
+        k: v
+        for k, v in array.attrs.items()
+        if k not in ("units", "cell_methods", "GRIB_stepType", "accutime", *cf.OF_STORED)
     }
     rate.attrs |= {"standard_name": "rainfall_rate", "units": "mm h-1", "cell_methods": "time: mean"}
     return per_step.assign({found: rate.astype("f4", keep_attrs=True)})
@@ -370,8 +379,8 @@ def _rain_name(nwp: xr.Dataset, rain: Hashable | None) -> Hashable | None:
 def _differences(nwp: xr.Dataset, rain: Hashable, step: np.timedelta64) -> xr.Dataset:
     """Amounts of each step out of those since the start. The first lead has none before it, unless it is one step "
     "in."""
-    total = nwp[rain].astype("f8")
     leads = nwp["lead_time"].values.astype("m8[ns]")
+    total = _checked_total(nwp[rain], leads)
     from_start = leads[0] == step
     if leads.size < 2 and not from_start:
         raise ValueError(
@@ -394,6 +403,21 @@ def _differences(nwp: xr.Dataset, rain: Hashable, step: np.timedelta64) -> xr.Da
     )
     rose.attrs = nwp[rain].attrs
     return nwp.assign({rain: rose}).isel(lead_time=slice(0 if from_start else 1, None))
+
+
+def _checked_total(array: xr.DataArray, leads: np.ndarray) -> xr.DataArray:
+    """Amounts since the start in their own units, float64; what has never fallen in the time of a run is refused."""
+    hours = max(1.0, float(leads.max() / np.timedelta64(1, "h")))
+    a_step = units.rain_rate_conversion(
+        array.attrs["units"], name=str(array.name), step=np.timedelta64(1, "h"), declared=declared(array)
+    )
+    check = replace(a_step, highest=hours * units.highest_mean_rate(hours)).checked
+    return _by_block(check, array).astype("f8")
+
+
+def _by_block(function: Any, array: xr.DataArray) -> xr.DataArray:
+    floats = np.result_type(array.dtype, np.float32)
+    return xr.apply_ufunc(function, array, dask="parallelized", output_dtypes=[floats], keep_attrs=True)
 
 
 def _checked_rise(rise: np.ndarray, mm: float, name: str) -> np.ndarray:
@@ -423,7 +447,7 @@ def _observed_means(
     forecast: xr.Dataset,
     step: np.timedelta64,
     variable: Hashable | None,
-    zr: tuple[float, float] | None,
+    zr: Relation | None,
     min_coverage: float,
 ) -> xr.DataArray:
     """Observed rain over the step before each valid time, ``(init_time, lead_time, ...)``."""

@@ -957,7 +957,7 @@ def _axes_of(array: xr.DataArray, field: cf.Field, source: xr.Dataset | xr.DataA
         quantity = str(array.attrs.get("long_name", "class activation")).replace("_", " ")
     x, y, labels, projected = None, None, ("x (cells)", "y (cells)"), False
     if field.x in array.coords and field.y in array.coords:
-        x, y = (np.asarray(array[d].values, float) for d in (field.x, field.y))
+        x, y = (np.asarray(cf.along(array, axis, d), float) for axis, d in (("x", field.x), ("y", field.y)))
         unit = str(array[field.x].attrs.get("units", ""))
         factor = {"m": 1e-3, "metre": 1e-3, "meter": 1e-3, "metres": 1e-3, "meters": 1e-3, "km": 1.0}.get(unit)
         if factor is not None:

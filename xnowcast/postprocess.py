@@ -290,7 +290,7 @@ def _inputs(
     """The dataset, the field that names its axes, and ``(*leading, channel, y, x)`` as a dask array, north up."""
     if not isinstance(obj, xr.Dataset | xr.DataArray):
         raise TypeError(f"expected an xarray Dataset or DataArray, found {type(obj).__name__}")
-    dataset = obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=obj.name or "rainfall_rate")
+    dataset = cf.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=obj.name or "rainfall_rate"))
     planning.check_counts(seed=0, batch_size=batch_size, members=None)
     refuse_accumulated(dataset, task.channels, mapping)
     found = find_channels(dataset, task.channels, mapping, exclude=(OBSERVED_RAIN,))

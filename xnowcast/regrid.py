@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import cf, grids, units
+from xnowcast.attributes import declared, decoded
 from xnowcast.cf import T_Xarray
 
 if TYPE_CHECKING:
@@ -110,14 +111,14 @@ def regrid(
     [[2.0, 4.0, 6.0]]
     """
     _check(method, min_coverage)
-    dataset: xr.Dataset = obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name="field")
+    dataset: xr.Dataset = cf.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name="field"))
     source, target = find_grid(dataset), find_grid(grid)
     fields = [n for n, v in dataset.data_vars.items() if {source.y, source.x} <= set(v.dims)]
     refuse_staggered(dataset[n] for n in dataset.data_vars)
     fields = [n for n in fields if dataset[n].dtype.kind in "fiu" and "flag_values" not in dataset[n].attrs]
     _refuse_reflectivity(dataset[n] for n in fields)
     weights = remapping_weights(source, target, method)
-    remapped = {n: _remapped(dataset[n], weights, source, target, min_coverage) for n in fields}
+    remapped = {n: _remapped(known(dataset[n]), weights, source, target, min_coverage) for n in fields}
     kept = [n for n, v in dataset.variables.items() if not {source.y, source.x} & set(v.dims)]
     kept = [n for n in kept if n not in target.coords.variables and n != source.grid_mapping]
     result: xr.Dataset = dataset[kept].assign(remapped).assign_coords(target.coords.coords)
@@ -152,6 +153,7 @@ def find_grid(obj: xr.Dataset | xr.DataArray) -> Grid:
     ...     "lon": [0.0, 1.0, 2.0]})).plane
     'latlon'
     """
+    obj = cf.without_time(obj)  # type: ignore[type-var]
     array = _representative(obj)
     y, x = cf.horizontal_dims(array)
     mapping = array.attrs.get("grid_mapping", array.encoding.get("grid_mapping"))
@@ -189,8 +191,10 @@ def same_grid(one: Grid, other: Grid) -> bool:
     if one.axes is None or other.axes is None:
         if one.latlon is None or other.latlon is None:
             return False
-        step = np.abs(np.diff(one.latlon[0], axis=0)).max() if one.shape[0] > 1 else 1.0
-        return all(np.allclose(a, b, rtol=0, atol=0.01 * step) for a, b in zip(one.latlon, other.latlon, strict=True))
+        steps = np.abs(np.diff(one.latlon[0], axis=0))
+        close = 0.01 * np.nanmax(steps) if np.isfinite(steps).any() else 0.01
+        both = zip(one.latlon, other.latlon, strict=True)
+        return all(np.allclose(a, b, rtol=0, atol=close, equal_nan=True) for a, b in both)
     if not _same_plane(one.plane, other.plane):
         return False
     widths = [np.abs(np.diff(a)).min() if a.size > 1 else 1.0 for a in one.axes]
@@ -215,10 +219,10 @@ def cell_size(grid: Grid) -> float | None:
     except ValueError:
         widths = [np.abs(np.diff(a)).mean() for a in grid.axes or () if a.size > 1]
         return float(np.sqrt(np.prod(widths))) if len(widths) == 2 else None
-    if min(grid.shape) < 2:
+    place = grids.known_corner(lat, lon)
+    if place is None:
         return None
-    rows, columns = (slice(n // 2 - 1, n // 2 + 1) for n in grid.shape)
-    corner = lat[rows, columns], lon[rows, columns]
+    corner = lat[place], lon[place]
     x, y = _equal_area(*corner, _middle(*corner))
     area = abs((x[1, 0] - x[0, 0]) * (y[0, 1] - y[0, 0]) - (x[0, 1] - x[0, 0]) * (y[1, 0] - y[0, 0]))
     return float(np.sqrt(area)) * cf.EARTH_RADIUS_KM * 1000
@@ -267,6 +271,37 @@ def _refuse_reflectivity(arrays: Iterable[xr.DataArray]) -> None:
             )
 
 
+def known(array: xr.DataArray) -> xr.DataArray:
+    """A field with NaN for what is declared missing; a rain rate that cannot be is refused when it is read.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+
+    Returns
+    -------
+    xarray.DataArray
+        In its own units; as it was where nothing is declared and it is no rain rate.
+
+    Examples
+    --------
+    >>> known(xr.DataArray([250.0, 300.0], dims="x", attrs={"valid_max": 280.0})).values.tolist()
+    [250.0, nan]
+    """
+    array = decoded(array)
+    told, unit = str(array.attrs.get("standard_name")), array.attrs.get("units")
+    about = declared(array)
+    check: Any = about.masked if about.masks else None
+    if told in cf.STANDARD_NAMES and units.is_rate(unit):
+        check = units.rain_rate_conversion(unit, name=about.name, step=None, declared=about).checked
+    if check is None:
+        return array
+    if array.chunks is None and not isinstance(array.variable._data, np.ndarray):
+        array = array.chunk(dict.fromkeys(array.dims[:-2], 1))  # arithmetic would read the whole file
+    floats = np.result_type(array.dtype, np.float32)
+    return xr.apply_ufunc(check, array, dask="parallelized", output_dtypes=[floats], keep_attrs=True)
+
+
 def _remapped(
     array: xr.DataArray, weights: "csr_array", source: Grid, target: Grid, min_coverage: float
 ) -> xr.DataArray:
@@ -290,7 +325,7 @@ def _remapped(
     )
     order = [{source.y: target.y, source.x: target.x}.get(d, d) for d in array.dims]
     result = result.transpose(*order)
-    dropped = ("grid_mapping", "cell_measures", "coordinates", "valid_min", "valid_max", "valid_range", "actual_range")
+    dropped = ("grid_mapping", "cell_measures", "coordinates", *cf.OF_STORED)
     result.attrs = {k: v for k, v in array.attrs.items() if k not in dropped}
     if target.grid_mapping is not None:
         result.attrs["grid_mapping"] = target.grid_mapping
@@ -371,9 +406,10 @@ def _positions(source: Grid, target: Grid) -> tuple[np.ndarray, np.ndarray, bool
     lat, lon = _latlon(source)
     middle = _middle(lat, lon)
     points = np.stack(_equal_area(lat, lon, middle), axis=-1).reshape(-1, 2)
+    known = np.isfinite(points).all(1)
     index = np.stack(np.meshgrid(*(np.arange(n, dtype="f8") for n in source.shape), indexing="ij"), axis=-1)
     wanted = np.stack(_equal_area(*_latlon(target), middle), axis=-1)
-    found = LinearNDInterpolator(points, index.reshape(-1, 2))(wanted)
+    found = LinearNDInterpolator(points[known], index.reshape(-1, 2)[known])(wanted)
     return found[..., 0], found[..., 1], False
 
 
@@ -437,17 +473,18 @@ def _polygon_overlaps(source: Grid, target: Grid) -> "csr_array":
     middle = _middle(*_latlon(target))
     old, new = (_cells(grid, middle) for grid in (source, target))
     near = np.flatnonzero(np.isfinite(old).all((1, 2)) & _may_meet(old, new))
-    old_cells, new_cells = shapely.polygons(old[near]), shapely.polygons(new)
+    there = np.flatnonzero(np.isfinite(new).all((1, 2)))
+    old_cells, new_cells = shapely.polygons(old[near]), shapely.polygons(new[there])
     at_new, at_old = shapely.STRtree(old_cells).query(new_cells, predicate="intersects")
     common = shapely.area(shapely.intersection(new_cells[at_new], old_cells[at_old]))
     share = common / shapely.area(new_cells)[at_new]
     found = share > 1e-9
-    shape = (new_cells.size, source.shape[0] * source.shape[1])
-    return csr_array((share[found], (at_new[found], near[at_old[found]])), shape=shape)
+    shape = (len(new), source.shape[0] * source.shape[1])
+    return csr_array((share[found], (there[at_new[found]], near[at_old[found]])), shape=shape)
 
 
 def _may_meet(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    low, high = new.min((0, 1)), new.max((0, 1))
+    low, high = np.nanmin(new, (0, 1)), np.nanmax(new, (0, 1))
     with np.errstate(invalid="ignore"):
         return ((old.max(1) >= low) & (old.min(1) <= high)).all(-1)
 
@@ -505,7 +542,8 @@ def _axes(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[np.ndarray, np
     if y not in array.coords or x not in array.coords or any(array[d].dtype.kind not in "fiu" for d in (y, x)):
         return None
     scale = [(units.length_in_km(array[d].attrs.get("units")) or 0.001) * 1000 for d in (y, x)]
-    along_y, along_x = (array[d].values.astype("f8") * s for d, s in zip((y, x), scale, strict=True))
+    places = cf.along(array, "y", y), cf.along(array, "x", x)
+    along_y, along_x = (np.asarray(v, dtype="f8") * s for v, s in zip(places, scale, strict=True))
     return along_y, along_x
 
 

@@ -19,11 +19,10 @@ import xarray as xr
 from scipy.ndimage import map_coordinates
 from scipy.special import ndtr, ndtri
 
-from xnowcast import windows
+from xnowcast import units, windows
 
 EARTH_RADIUS_M = 6_371_000.0
 CENTRE_LAT, CENTRE_LON = 45.0, -30.0  # open ocean: nobody can take it for a real radar
-DRY_DBZ = -32.0
 SMALLEST_RAIN = 0.1  # mm h-1: the detection threshold of many products; less is dry
 HEAVIEST_RAIN = 150.0  # mm h-1: about where products stop believing the reflectivity (hail)
 
@@ -46,7 +45,7 @@ def synthetic_radar(
     shear: tuple[float, float] = (0.0, 0.0),
     coverage: bool | Sequence[tuple[float, float, float]] = True,
     as_reflectivity: bool = False,
-    zr: tuple[float, float] = (200.0, 1.6),
+    zr: units.Relation = units.MARSHALL_PALMER,
     chunks: Literal["auto"] | int | Mapping[Hashable, Any] = "auto",
 ) -> xr.Dataset:
     """Radar sequence with a known motion, growth and decay, realistic in spectrum and intensity.
@@ -95,7 +94,7 @@ def synthetic_radar(
         of three; False sees everything. Outside, values are NaN.
     as_reflectivity : bool
         Give ``equivalent_reflectivity_factor`` in dBZ, dry cells at -32 dBZ, instead of ``rainfall_rate``.
-    zr : tuple of float
+    zr : (float, float) or str
         a and b of Z = a R**b for ``as_reflectivity``.
     chunks : "auto", int or mapping
         Frames per chunk, or sizes for the dims ``time``, ``y`` and ``x`` as in :meth:`xarray.Dataset.chunk`.
@@ -169,7 +168,7 @@ def synthetic_radar(
         convection=_checked_share(convection),
         shear=_checked_vector(shear, "shear"),
         circles=_checked_circles(coverage, shape, spacing_km),
-        zr=_checked_zr(zr) if as_reflectivity else None,
+        zr=units.zr_relation(zr) if as_reflectivity else None,
     )
     if frames != int(frames) or frames < 1:
         raise ValueError(f"frames is {frames!r}; give a whole number of at least 1.")
@@ -391,10 +390,7 @@ def _frames(indices: np.ndarray, weather: _Weather) -> np.ndarray:
         where, showers = (_gaussian_field(moving, modes, seconds) for moving, modes in layers)
         frame[:] = _rain_rate(weather, where, showers, seconds)
     if weather.zr is not None:
-        a, b = weather.zr
-        wet = out > 0
-        out[wet] = 10.0 * np.log10(a * out[wet] ** b)
-        out[~wet] = DRY_DBZ
+        out = units.rain_rate_to_dbz(out, *weather.zr)
     if weather.circles is not None:
         out[:, ~_seen(weather)] = np.nan
     return out
@@ -522,9 +518,8 @@ def _field_labels(weather: _Weather) -> tuple[str, dict[str, Any]]:
         "standard_name": "equivalent_reflectivity_factor",
         "long_name": "synthetic radar reflectivity",
         "units": "dBZ",
-        "zr_a": weather.zr[0],
-        "zr_b": weather.zr[1],
-        "zerovalue": DRY_DBZ,
+        **units.zr_attributes(weather.zr),
+        "zerovalue": units.NO_ECHO_DBZ,
         **shared,
     }
 
@@ -626,12 +621,6 @@ def _checked_share(convection: float) -> float:
     if not 0 <= convection <= 1:
         raise ValueError(f"convection is {convection!r}; give a number from 0 to 1.")
     return float(convection)
-
-
-def _checked_zr(zr: tuple[float, float]) -> tuple[float, float]:
-    if len(zr) != 2 or not all(np.isfinite(part) and part > 0 for part in zr):
-        raise ValueError(f"zr is {zr!r}; give a and b of Z = a R**b, both over 0.")
-    return float(zr[0]), float(zr[1])
 
 
 def _checked_circles(coverage: Any, shape: Sequence[int], spacing_km: float) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xnowcast.training.settings import TrainingSettings, read_config
+from xnowcast.units import Relation
 from xnowcast.weights import weights_path
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def train(
     resume: bool = False,
     progress: bool | None = None,
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     stride: int = 1,
     mixed: bool = False,
     validation: "float | Data | Sequence[Data]" = 0.2,
@@ -81,7 +82,7 @@ def train(
         lines elsewhere.
     variable : hashable, optional
         Name of the field where a dataset has more than one.
-    zr : (float, float), optional
+    zr : (float, float) or str, optional
         a and b of Z = a R**b for fields in dBZ.
     stride : int
         2 trains on every second frame; the model's step is then twice that of the data.

@@ -11,6 +11,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from xnowcast.units import MARSHALL_PALMER, ZR_RELATIONS
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -110,8 +112,8 @@ class Reflectivity:
 
     quantity: ClassVar[Literal["rain_rate", "vil"]] = "rain_rate"
 
-    a: float = 200.0
-    b: float = 1.6
+    a: float = MARSHALL_PALMER[0]
+    b: float = MARSHALL_PALMER[1]
     low: float = 0.0
     high: float = 60.0
     threshold: float = 0.1
@@ -172,8 +174,8 @@ class SevirPixel:
 
 SCALINGS: dict[str, Reflectivity | SevirPixel] = {
     "reflectivity": Reflectivity(),
-    "hko-7": Reflectivity(a=58.53, b=1.56),
-    "dwd-12": Reflectivity(a=256.0, b=1.42),
+    "hko-7": Reflectivity(*ZR_RELATIONS["hko-7"]),
+    "dwd-12": Reflectivity(*ZR_RELATIONS["dwd"]),
     "sevir": SevirPixel(),
 }
 """Scalings to [0, 1] by the names that models know them by, each with the ``quantity`` that it takes.

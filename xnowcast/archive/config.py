@@ -12,6 +12,7 @@ from xnowcast import storage
 from xnowcast.archive.hindcast import hindcast
 from xnowcast.archive.score import score_archive
 from xnowcast.configuration import check_sections, init_times, read_toml, refuse_unknown
+from xnowcast.units import zr_relation
 
 _ELSEWHERE = (
     "ds",
@@ -132,8 +133,8 @@ def _refuse_inputs(path: str | Path, content: dict[str, dict[str, Any]], own: di
 
 
 def _field(data: dict[str, Any]) -> dict[str, Any]:
-    given = {key: data[key] for key in ("variable", "zr") if key in data}
-    return given | ({"zr": tuple(given["zr"])} if "zr" in given else {})
+    given: dict[str, Any] = {key: data[key] for key in ("variable", "zr") if key in data}
+    return given | ({"zr": zr_relation(given["zr"])} if "zr" in given else {})
 
 
 def _open(data: dict[str, Any]) -> xr.Dataset:

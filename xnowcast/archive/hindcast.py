@@ -15,6 +15,7 @@ from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress, duration, rate
 from xnowcast.forecast import Prepared, prepare
+from xnowcast.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.archive.frames import Frames, ReadFrames
@@ -33,7 +34,7 @@ def hindcast(
     members: int | None = None,
     seed: int = 0,
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     on_gap: windows.OnGap = "skip",
     min_coverage: float = 0.0,
     on_mismatch: planning.OnMismatch = "raise",

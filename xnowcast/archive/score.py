@@ -30,6 +30,7 @@ from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress
 from xnowcast.forecast import Prepared, prepare
+from xnowcast.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.cf import Field
@@ -60,7 +61,7 @@ def score_archive(
     hours: int | None = None,
     same_cells: bool = True,
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     on_gap: windows.OnGap = "skip",
     min_coverage: float = 0.0,
     on_mismatch: planning.OnMismatch = "raise",

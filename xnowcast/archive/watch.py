@@ -15,6 +15,7 @@ from xnowcast.archive.inbox import Inbox as _Inbox
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.forecast import forecast
+from xnowcast.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.models.base import ForecastModel, Task
@@ -42,7 +43,7 @@ def watch(
     members: int | None = None,
     seed: int = 0,
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     on_gap: Literal["skip", "fill"] = "skip",
     on_mismatch: planning.OnMismatch = "raise",
     weights: str | None = None,

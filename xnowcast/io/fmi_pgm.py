@@ -8,6 +8,7 @@ import xarray as xr
 
 from xnowcast.io.files import Paths, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, refuse_huge, to_dataset
+from xnowcast.units import ZR_RELATIONS, zr_attributes
 
 PRODUCT = "FMI PGM composite"
 MISSING = 255
@@ -90,8 +91,7 @@ def _read(content: bytes) -> Frame:
             "long_name": "radar reflectivity factor",
             "units": "dBZ",
             "comment": "-32 dBZ = no echo (undetect), a valid measurement; missing = outside radar coverage",
-            "zr_a": 223.0,
-            "zr_b": 1.53,
+            **zr_attributes(ZR_RELATIONS["fmi"]),
             "cell_methods": "time: point",
         },
         about={

@@ -12,6 +12,7 @@ import xarray as xr
 
 from xnowcast.io.files import Paths, blame, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, LocalGrid, to_dataset
+from xnowcast.units import ZR_RELATIONS, zr_attributes
 
 PRODUCT = "HKO-7 picture"
 SIZE = 480
@@ -119,8 +120,7 @@ def _frame(path: Path, mask: Path | None, grid: Grid | LocalGrid) -> Frame:
             "units": "dBZ",
             "comment": "-10 dBZ = no echo, a valid measurement; missing = masked as no rain",
             "zerovalue": -10.0,
-            "zr_a": 58.53,
-            "zr_b": 1.56,
+            **zr_attributes(ZR_RELATIONS["hko-7"]),
             "cell_methods": "time: point",
         },
         about={

@@ -17,6 +17,7 @@ from xnowcast.io import grib, pickled_dates
 from xnowcast.io.files import Paths, beside, blame, decode, path_list
 from xnowcast.io.grid import Frame, LatLonGrid, along_time, labelled, refuse_huge, to_dataset
 from xnowcast.io.lazy import Stack, lazy
+from xnowcast.units import MARSHALL_PALMER, zr_attributes
 
 PRODUCT = "MeteoNet radar archive"
 MODEL = "MeteoNet model forecast (GRIB)"
@@ -44,7 +45,7 @@ class Quantity:
 
 
 _DBZ = {"standard_name": "equivalent_reflectivity_factor", "long_name": "radar reflectivity factor"}
-_ZR = {"zr_a": 200.0, "zr_b": 1.6, "cell_methods": "time: point"}
+_ZR = {**zr_attributes(MARSHALL_PALMER), "cell_methods": "time: point"}
 
 QUANTITIES = {
     "rainfall": Quantity(

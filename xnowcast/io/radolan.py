@@ -12,6 +12,7 @@ import xarray as xr
 
 from xnowcast.io.files import Paths, archived, blame, decode, is_archive, is_packed, path_list, raw_bytes, unpack
 from xnowcast.io.grid import Frame, Grid, to_dataset
+from xnowcast.units import ZR_RELATIONS, zr_attributes
 
 PRODUCT = "DWD RADOLAN composite"
 HEADER = re.compile(
@@ -326,8 +327,7 @@ def _reflectivity_labels() -> dict[str, object]:
         "long_name": "radar reflectivity factor",
         "units": "dBZ",
         "comment": "-32.5 dBZ = no echo, a valid measurement; missing = not measured, or clutter",
-        "zr_a": 256.0,
-        "zr_b": 1.42,
+        **zr_attributes(ZR_RELATIONS["dwd"]),
         "cell_methods": "time: point",
     }
 

@@ -13,6 +13,7 @@ import xarray as xr
 from xnowcast import cf, channels, storage, windows
 from xnowcast.channels import Channel
 from xnowcast.planning import SPACING_TOLERANCE
+from xnowcast.units import Relation
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +119,14 @@ class Wanted:
     ----------
     variable : hashable, optional
         Name of the rain.
-    zr : (float, float), optional
+    zr : (float, float) or str, optional
         Of rain in dBZ.
     channels, static : tuple of str
         Further fields with and without a time: see `xnowcast.channels`.
     """
 
     variable: Hashable | None = None
-    zr: tuple[float, float] | None = None
+    zr: Relation | None = None
     channels: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
 
@@ -133,7 +134,7 @@ class Wanted:
 def open_events(
     data: Data | Sequence[Data],
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     *,
     channels: Sequence[str] = (),
     static: Sequence[str] = (),
@@ -219,6 +220,7 @@ def _open(entry: Data, number: int, wanted: Wanted) -> Iterator[Event]:
 
 def _events(name: str, data: xr.Dataset | xr.DataArray, wanted: Wanted) -> Iterator[Event]:
     field, axis_at = _sequences(cf.find_field(data, wanted.variable, zr=wanted.zr))
+    cf.refuse_uneven(field)
     further, static_at = _further_fields(data, field, wanted)
     others, grid_dims = {*field.extra}, {field.y, field.x}
     one_grid = not any(others & {*c.dims} and grid_dims & {*c.dims} for c in field.array.coords.values())

@@ -26,6 +26,7 @@ from xnowcast.training.events import Event, as_entries, open_events, refuse_mixt
 from xnowcast.training.folder import RunFolder
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, write_config
 from xnowcast.training.statistics import tell_statistics
+from xnowcast.units import Relation
 
 _ADVERSARY = 2**32 - 1
 """Tells the seed of the adversary's first weights from that of the model's."""
@@ -166,7 +167,7 @@ class Sources:
     data: Any
     validation: Any
     variable: Hashable | None
-    zr: tuple[float, float] | None
+    zr: Relation | None
     stride: int
     mixed: bool = False
 

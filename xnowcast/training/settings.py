@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from xnowcast.configuration import check_sections, read_toml, refuse_unknown
 from xnowcast.drafts import draft
+from xnowcast.units import Relation, zr_relation
 
 _SECTIONS = ("model", "data", "training", "about")
 
@@ -206,7 +207,7 @@ class DataSettings:
         One entry an event, as `xnowcast.storage.open_input` reads it: NetCDF, Zarr, a pattern, a dataset's name.
     variable : str, optional
         Name of the field where the data have more than one.
-    zr : (float, float), optional
+    zr : (float, float) or str, optional
         a and b of Z = a R**b for fields in dBZ.
     stride : int
         Every how manieth frame is used.
@@ -232,7 +233,7 @@ class DataSettings:
 
     paths: list[str] = field(default_factory=list)
     variable: str | None = None
-    zr: tuple[float, float] | None = None
+    zr: Relation | None = None
     stride: int = 1
     mixed: bool = False
     validation: float = 0.2
@@ -246,8 +247,8 @@ class DataSettings:
                 raise ValueError(f"{name} is {found!r}; it must be a list of paths")
         _whole("stride", self.stride, 1)
         _number("validation", self.validation, "from 0 to below 1", lambda value: 0 <= value < 1)
-        if self.zr is not None and (isinstance(self.zr, str) or len(self.zr) != 2):
-            raise ValueError(f"zr is {self.zr!r}; it must be the two numbers of Z = a R**b, such as [200, 1.6]")
+        if self.zr is not None:
+            zr_relation(self.zr)
 
 
 @dataclass(frozen=True)
@@ -341,7 +342,7 @@ def _config(content: dict[str, Any]) -> Config:
         )
     if not data.get("paths"):
         raise ValueError("[data] has no paths; write for example paths = ['radar.zarr']")
-    if data.get("zr") is not None:
+    if isinstance(data.get("zr"), list):
         data["zr"] = tuple(data["zr"])
     out = training.pop("out", None)
     return Config(model.pop("name"), model, DataSettings(**data), TrainingSettings(**training), out)

@@ -7,6 +7,7 @@ months can be added up (`merge`), and the scores taken of the sum. `scorecard` a
 valid time and returns many scores at once.
 """
 
+from xnowcast.units import ZR_RELATIONS
 from xnowcast.verify.align import align_observations, match_intervals
 from xnowcast.verify.areas import area_weights
 from xnowcast.verify.contingency import (
@@ -26,7 +27,6 @@ from xnowcast.verify.contingency import (
 )
 from xnowcast.verify.conversions import (
     PIXEL_SCALES,
-    ZR_RELATIONS,
     amount_to_rain_rate,
     dbz_to_pixel,
     dbz_to_rain_rate,

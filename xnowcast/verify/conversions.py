@@ -12,14 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast.units import MARSHALL_PALMER, NO_ECHO_DBZ
-
-ZR_RELATIONS = {
-    "hko7": (58.53, 1.56),  # Shi et al. (2017), arXiv:1706.03458
-    "dwd12": (256.0, 1.42),  # the relation of Germany's weather service, DWD
-    "marshall_palmer": MARSHALL_PALMER,
-}
-"""a and b of Z = a R**b, by data set."""
+from xnowcast import attributes, units
 
 PIXEL_SCALES = {"hko7": (70.0, -10.0), "dwd12": (70.0, -10.0), "meteonet": (70.0, 0.0)}
 """Factor and offset of dBZ = factor * pixel / 255 + offset, by data set."""
@@ -28,7 +21,7 @@ PIXEL_UNITS = "count"
 """What pixels have as ``units``: dimensionless numbers that only their data set explains."""
 
 Formula = Callable[[np.ndarray], np.ndarray]
-Relation = str | tuple[float, float]
+Scale = str | tuple[float, float]
 Rounding = Literal["nearest", "floor"] | None
 
 # Attributes that speak of the old values.
@@ -134,7 +127,7 @@ def _sevir_pixel(vil: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- reflectivity
 
 
-def pixel_to_dbz(pixel: Any, *, scale: Relation = "hko7") -> Any:
+def pixel_to_dbz(pixel: Any, *, scale: Scale = "hko7") -> Any:
     """Reflectivity of 8-bit pixels, ``factor * pixel / 255 + offset``.
 
     Parameters
@@ -164,12 +157,12 @@ def pixel_to_dbz(pixel: Any, *, scale: Relation = "hko7") -> Any:
     >>> pixel_to_dbz(np.array([0.0, 127.5, 255.0])).tolist()
     [-10.0, 25.0, 60.0]
     """
-    factor, offset = _looked_up("scale", scale, PIXEL_SCALES)
+    factor, offset = _pixel_scale(scale)
     about = {"units": "dBZ", "long_name": "reflectivity", "standard_name": "equivalent_reflectivity_factor"}
     return _converted(lambda p: factor * np.clip(p, 0, 255) / 255 + offset, pixel, PIXEL_UNITS, about)
 
 
-def dbz_to_pixel(dbz: Any, *, scale: Relation = "hko7", rounding: Rounding = None) -> Any:
+def dbz_to_pixel(dbz: Any, *, scale: Scale = "hko7", rounding: Rounding = None) -> Any:
     """8-bit pixels of reflectivity, ``255 * (dBZ - offset) / factor`` clipped to 0 to 255.
 
     Parameters
@@ -201,27 +194,28 @@ def dbz_to_pixel(dbz: Any, *, scale: Relation = "hko7", rounding: Rounding = Non
     >>> dbz_to_pixel(np.array([-32.0, 25.0, 70.0])).tolist()
     [0.0, 127.5, 255.0]
     """
-    factor, offset = _looked_up("scale", scale, PIXEL_SCALES)
+    factor, offset = _pixel_scale(scale)
     about = {"units": PIXEL_UNITS, "long_name": "pixel of reflectivity"}
     to_pixel = _with_rounding(lambda z: np.clip(255 * (z - offset) / factor, 0, 255), rounding)
     return _converted(to_pixel, dbz, "dBZ", about)
 
 
-def dbz_to_rain_rate(dbz: Any, *, zr: Relation = "hko7") -> Any:
+def dbz_to_rain_rate(dbz: Any, *, zr: units.Relation | None = None) -> Any:
     """Rain rate of reflectivity, from Z = a R**b.
 
     Parameters
     ----------
     dbz : array or xarray.DataArray
         dBZ.
-    zr : str or (float, float)
-        a and b, or a name: "hko7" (58.53, 1.56; Hong Kong), "dwd12" (256, 1.42; Germany) or "marshall_palmer"
-        (200, 1.6).
+    zr : str or (float, float), optional
+        A name of `xnowcast.units.ZR_RELATIONS`, such as "hko-7", or a and b. By default, as in `xnowcast.rain_rate`,
+        the attributes ``zr_a`` and ``zr_b`` of a DataArray, else Marshall-Palmer's 200 and 1.6.
 
     Returns
     -------
     array or xarray.DataArray
-        mm h-1; 0 at -32 dBZ, which stands for no echo, and below.
+        mm h-1; 0 where there is no echo, which is at -32 dBZ (or a DataArray's attribute ``zerovalue``), a quarter of
+        a dB above it, and below.
 
     Raises
     ------
@@ -234,32 +228,33 @@ def dbz_to_rain_rate(dbz: Any, *, zr: Relation = "hko7") -> Any:
 
     Examples
     --------
-    >>> dbz_to_rain_rate(np.array([-32.0, 40.717, np.nan])).round(2).tolist()
+    >>> dbz_to_rain_rate(np.array([-32.0, 40.717, np.nan]), zr="hko-7").round(2).tolist()
     [0.0, 30.0, nan]
     """
-    a, b = _looked_up("zr", zr, ZR_RELATIONS)
+    a, b = attributes.zr_of(dbz, zr)
+    no_echo = attributes.no_echo_of(dbz)
     about = {"units": "mm h-1", "long_name": "rain rate from reflectivity", "standard_name": "rainfall_rate"}
 
     def rate(z: np.ndarray) -> np.ndarray:
-        return np.where(z <= NO_ECHO_DBZ, 0.0, (10 ** (z / 10) / a) ** (1 / b))
+        return units.dbz_to_rain_rate(z, a, b, no_echo)
 
-    return _converted(rate, dbz, "dBZ", about | {"zr_a": a, "zr_b": b})
+    return _converted(rate, dbz, "dBZ", about | units.zr_attributes((a, b)))
 
 
-def rain_rate_to_dbz(rain_rate: Any, *, zr: Relation = "hko7") -> Any:
+def rain_rate_to_dbz(rain_rate: Any, *, zr: units.Relation | None = None) -> Any:
     """Reflectivity of rain rate, ``10 log10 a + 10 b log10 R``.
 
     Parameters
     ----------
     rain_rate : array or xarray.DataArray
         mm h-1.
-    zr : str or (float, float)
+    zr : str or (float, float), optional
         As for `dbz_to_rain_rate`.
 
     Returns
     -------
     array or xarray.DataArray
-        dBZ, -32 at the least, which stands for no echo.
+        dBZ; -32, which stands for no echo, where it would be less than a quarter of a dB above that.
 
     Raises
     ------
@@ -272,17 +267,16 @@ def rain_rate_to_dbz(rain_rate: Any, *, zr: Relation = "hko7") -> Any:
 
     Examples
     --------
-    >>> rain_rate_to_dbz(np.array([0.0, 30.0])).round(3).tolist()
+    >>> rain_rate_to_dbz(np.array([0.0, 30.0]), zr="hko-7").round(3).tolist()
     [-32.0, 40.717]
     """
-    a, b = _looked_up("zr", zr, ZR_RELATIONS)
+    a, b = attributes.zr_of(rain_rate, zr)
     about = {"units": "dBZ", "long_name": "reflectivity", "standard_name": "equivalent_reflectivity_factor"}
 
     def dbz(rate: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            return np.maximum(10 * np.log10(a) + 10 * b * np.log10(np.maximum(rate, 0)), NO_ECHO_DBZ)
+        return units.rain_rate_to_dbz(rate, a, b)
 
-    return _converted(dbz, rain_rate, "mm h-1", about | {"zr_a": a, "zr_b": b})
+    return _converted(dbz, rain_rate, "mm h-1", about | units.zr_attributes((a, b)))
 
 
 # ---------------------------------------------------------------- amounts
@@ -432,14 +426,14 @@ def _with_rounding(formula: Formula, rounding: Rounding) -> Formula:
     return lambda values: np.floor(formula(values) + up)
 
 
-def _looked_up(option: str, value: Relation, known: dict[str, tuple[float, float]]) -> tuple[float, float]:
-    if isinstance(value, str):
-        if value not in known:
-            raise ValueError(f"{option}={value!r} is unknown; there are {_listed(known)}, or give two numbers")
-        return known[value]
-    numbers = tuple(float(number) for number in value)
+def _pixel_scale(scale: Scale) -> tuple[float, float]:
+    if isinstance(scale, str):
+        if scale not in PIXEL_SCALES:
+            raise ValueError(f"scale={scale!r} is unknown; there are {_listed(PIXEL_SCALES)}, or give two numbers")
+        return PIXEL_SCALES[scale]
+    numbers = tuple(float(number) for number in scale)
     if len(numbers) != 2 or not numbers[0] > 0:
-        raise ValueError(f"{option}={value!r} must be two numbers, the first above 0, or one of {_listed(known)}")
+        raise ValueError(f"scale={scale!r} must be two numbers, the first above 0, or one of {_listed(PIXEL_SCALES)}")
     return numbers
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import cf, units
+from xnowcast.units import Relation
 from xnowcast.verify.align import align_observations, match_intervals
 from xnowcast.verify.contingency import Scales, contingency_table, ratio
 from xnowcast.verify.deterministic import correlation, error_sums, mean
@@ -160,7 +161,7 @@ def scorecard(
     scores: Iterable[str] | None = None,
     by: str | Sequence[Hashable] = ("lead_time",),
     variable: Hashable | None = None,
-    zr: tuple[float, float] | None = None,
+    zr: Relation | None = None,
     weights: xr.DataArray | None = None,
 ) -> xr.Dataset:
     """Scores of a forecast by lead time, threshold and scale.
@@ -187,7 +188,7 @@ def scorecard(
         table, whatever the forecasts call them.
     variable : hashable, optional
         Name of the variable in the Datasets that have it. Found by CF attributes where left out.
-    zr : (float, float), optional
+    zr : (float, float) or str, optional
         a and b of Z = a R**b for the inputs in dBZ, instead of their attributes.
     weights : xarray.DataArray, optional
         Along some dims of the forecasts, such as `area_weights` of a latitude-longitude grid, which need ``scales=1``,
@@ -296,7 +297,7 @@ def _rain_rates(
     observations: xr.DataArray | xr.Dataset,
     forecasts: xr.DataArray | xr.Dataset,
     variable: Hashable | None,
-    zr: tuple[float, float] | None,
+    zr: Relation | None,
 ) -> tuple[xr.DataArray, xr.DataArray, np.timedelta64 | None]:
     """Both fields in mm h-1, though they may have other names, units and kinds; and how late the first are."""
     both = (observations, forecasts)

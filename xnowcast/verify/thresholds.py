@@ -44,13 +44,13 @@ THRESHOLD_SETS: dict[str, ThresholdSet] = {
     "hko7": ThresholdSet(
         {
             "mm h-1": _HKO7_RATES,
-            "dBZ": _floats(rain_rate_to_dbz(np.array(_HKO7_RATES), zr="hko7")),
+            "dBZ": _floats(rain_rate_to_dbz(np.array(_HKO7_RATES), zr="hko-7")),
             PIXEL_UNITS: (84.0, 117.0, 140.0, 158.0, 185.0),
         },
         "rain rate of HKO-7, Shi et al. (2017), arXiv:1706.03458; its pixels as in the code of STLDM",
     ),
     "dwd12": ThresholdSet(
-        {"mm h-1": _DWD12_RATES, "dBZ": _floats(rain_rate_to_dbz(np.array(_DWD12_RATES), zr="dwd12"))},
+        {"mm h-1": _DWD12_RATES, "dBZ": _floats(rain_rate_to_dbz(np.array(_DWD12_RATES), zr="dwd"))},
         "rain rate of DWD-12 as in DB-RNN",
     ),
     "meteonet": ThresholdSet(
