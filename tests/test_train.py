@@ -947,11 +947,11 @@ def test_models_that_will_not_do_are_refused(event, tmp_path):
         ("min_coverage", 1.5, "from 0 to 1"),
         ("clip", 0.0, "above 0"),
         ("cache_gib", 0, "above 0"),
-        ("schedule", "linear", "'cosine', 'constant'"),
-        ("optimizer", "sgd", "'adam', 'adamw'"),
-        ("precision", "64", "'32', 'bf16', '16'"),
-        ("keep", "first", "'best', 'last'"),
-        ("augment", "yes", "true or false"),
+        ("schedule", "linear", "'cosine' or 'constant'"),
+        ("optimizer", "sgd", "'adam' or 'adamw'"),
+        ("precision", "64", "'32', 'bf16' or '16'"),
+        ("keep", "first", "'best' or 'last'"),
+        ("augment", "yes", "True or False"),
         ("warmup", 12, "end before the training does"),
         ("patience", 0, "1 or more"),
         ("pictures_every", -1, "0 or more"),
@@ -1016,6 +1016,35 @@ def test_a_run_is_not_resumed_with_another_model_settings_or_data(event, tmp_pat
     xnowcast.train("tiny", event, **SHORT | again | {"batch_size": 1, "accumulate": 2, "workers": 1, "log_every": 3})
     assert checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")["step"] == 12
     assert len((tmp_path / "run" / "checkpoint.safetensors").read_bytes()) == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resume": "yes"}, "resume is 'yes'"),
+        ({"progress": 1}, "progress is 1"),
+        ({"out": 3}, "out is 3"),
+        ({"mixed": "no"}, "mixed is 'no'"),
+        ({"stride": 0}, "stride is 0"),
+        ({"validation": 2.0}, "validation is 2.0"),
+        ({"variable": ["rain"]}, "variable is"),
+        ({"model_options": 3}, "model_options is 3"),
+        ({"betas": 3}, "betas is 3"),
+        ({"keep": ["best"]}, "keep is"),
+        ({"device": 3}, "device is 3"),
+        ({"steps": None}, "steps is None"),
+    ],
+    ids=str,
+)
+def test_every_argument_is_refused_by_its_own_name(event, options, message):
+    refused(message, event, **options)
+
+
+def test_numbers_of_numpy_are_numbers(event, tmp_path):
+    xnowcast.train(
+        "tiny", event, out=tmp_path / "a", **SHORT | {"steps": np.int64(4), "learning_rate": np.float32(0.003)}
+    )
+    assert "steps = 4" in (tmp_path / "a" / "config.toml").read_text()
 
 
 def test_two_runs_do_not_write_one_folder(event, tmp_path, monkeypatch):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf
+from xnowcast import cf, check
 from xnowcast.cf import Field, T_Xarray
+from xnowcast.models.kinds import LARGEST_COUNT
 
 if TYPE_CHECKING:
     from xnowcast.engine import ModelRecipe
@@ -244,12 +245,11 @@ def check_counts(*, seed: int, batch_size: int | None, members: int | None) -> N
     ------
     ValueError
     """
-    if members is not None and not _is_count(members):
-        raise ValueError(f"members is {members!r}; it must be a whole number of 1 or more")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed is {seed!r}; it must be a whole number of 0 or more")
-    if batch_size is not None and not _is_count(batch_size):
-        raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of 1 or more")
+    if members is not None:
+        check.whole("members", members, 1, LARGEST_COUNT)
+    check.whole("seed", seed, 0)
+    if batch_size is not None:
+        check.whole("batch_size", batch_size, 1)
 
 
 def member_numbers(task: "Task", model: Any, members: int | None) -> range | None:
@@ -278,10 +278,6 @@ def member_numbers(task: "Task", model: Any, members: int | None) -> range | Non
             "members out, or name a model that has some, such as 'stldm'"
         )
     return None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def frames_north_up(field: Field, **chunks: int) -> Any:

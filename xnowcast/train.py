@@ -8,6 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from xnowcast import check
 from xnowcast.training.settings import TrainingSettings, read_config
 from xnowcast.units import Relation
 from xnowcast.weights import weights_path
@@ -154,6 +155,15 @@ def train(
     (0.61, 0.61)
     """
     arguments = locals() | {"start": None if start is None else str(weights_path(start))}
+    check.flag("resume", resume)
+    if progress is not None:
+        check.flag("progress", progress)
+    if out is not None:
+        check.path("out", out)
+    if not isinstance(variable, Hashable):
+        raise ValueError(f"variable is {variable!r}; it must be the name of one")
+    if not isinstance(model_options, Mapping | None):
+        raise ValueError(f"model_options is {model_options!r}; it must be a mapping from names to values")
     settings = TrainingSettings(**{name: arguments[name] for name in TrainingSettings.__dataclass_fields__})
     options |= dict(model_options or {})
     _refuse_misspelt(options, model)

@@ -1,6 +1,6 @@
 """The verb `hindcast`: forecasts of an archive into a Zarr store, in batches, going on where it was stopped."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, planning, storage, windows
+from xnowcast import cf, check, planning, storage, windows
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
@@ -116,9 +116,10 @@ def hindcast(
     from xnowcast.archive.run import interruptible
 
     out = _checked_out(out, overwrite, [ds, model, weights])
-    engines.check(engine, workers)
-    _check_share(min_coverage)
-    planning.check_counts(seed=seed, batch_size=init_times_per_batch, members=None)
+    check_run(asked)
+    check.flag("retry_unreadable", retry_unreadable)
+    if init_times_per_batch is not None:
+        check.whole("init_times_per_batch", init_times_per_batch, 1)
     ready = prepare(
         ds,
         model,
@@ -445,9 +446,32 @@ def _checked_out(out: str | Path, overwrite: bool, inputs: list[Any]) -> Path:
     return path
 
 
-def _check_share(min_coverage: float) -> None:
-    if isinstance(min_coverage, bool) or not isinstance(min_coverage, int | float) or not 0 <= min_coverage <= 1:
-        raise ValueError(f"min_coverage is {min_coverage!r}; it must be a share of the grid, from 0 to 1")
+def check_run(asked: Mapping[str, Any]) -> None:
+    """Refuse what says how a run over an archive goes, before any data are looked at.
+
+    Parameters
+    ----------
+    asked : mapping of str to object
+        Arguments of `hindcast` or `score_archive`.
+
+    Raises
+    ------
+    ValueError
+    """
+    from xnowcast.archive import engines
+
+    engines.check(asked["engine"], asked["workers"])
+    check.number(
+        "min_coverage", asked["min_coverage"], "from 0 to 1, a share of the grid", lambda share: 0 <= share <= 1
+    )
+    check.flag("overwrite", asked["overwrite"])
+    if asked["progress"] is not None:
+        check.flag("progress", asked["progress"])
+    if asked["performance_report"] is not None:
+        check.path("performance_report", asked["performance_report"])
+    if not isinstance(asked["variable"], Hashable):
+        raise ValueError(f"variable is {asked['variable']!r}; it must be the name of one")
+    planning.check_counts(seed=asked["seed"], batch_size=asked["batch_size"], members=asked["members"])
 
 
 def _open_or_create(plan: _Plan, ds: xr.Dataset | xr.DataArray, overwrite: bool) -> np.ndarray:

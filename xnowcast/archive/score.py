@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, planning, storage, windows
+from xnowcast import cf, check, planning, storage, windows
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.hindcast import (
+    check_run,
     end_of_run,
     in_order,
     init_times_at_once,
@@ -136,7 +137,8 @@ def score_archive(
     from xnowcast.archive import engines
     from xnowcast.archive.run import interruptible
 
-    engines.check(engine, workers)
+    check_run(asked)
+    check.flag("same_cells", same_cells)
     shared = {"seed": seed, "variable": variable, "zr": zr, "on_mismatch": on_mismatch, "device": device}
     shared |= {"lead_time": lead_time, "steps": steps, "batch_size": batch_size}
     contenders, reference = _contenders(ds, models, baselines, members, shared)
@@ -215,7 +217,10 @@ def _contenders(
 ) -> tuple[dict[str, Contender], Prepared]:
     """Every model by its name, and one that tells the field and the steps that all have in common."""
     named = _named(models)
-    named |= {name: name for name in baselines if name not in named}
+    more = [baselines] if isinstance(baselines, str) else list(baselines) if isinstance(baselines, Iterable) else [None]
+    if not all(isinstance(name, str) for name in more):
+        raise ValueError(f"baselines is {baselines!r}; it must be names of models, such as {BASELINES}")
+    named |= {name: name for name in more if name not in named}
     if not named:
         raise ValueError("there is no model to score: name some, or baselines")
     in_stores = {name: given for name, given in named.items() if str(given).endswith(".zarr")}
@@ -232,7 +237,13 @@ def _contenders(
 def _named(models: Any) -> dict[str, Any]:
     if isinstance(models, Mapping) and "model" not in models:
         return {str(name): given for name, given in models.items()}
-    given = [models] if isinstance(models, str | Path | Mapping) or hasattr(models, "task") else list(models)
+    one = isinstance(models, str | Path | Mapping) or hasattr(models, "task")
+    if not one and not isinstance(models, Iterable):
+        raise ValueError(
+            f"models is {models!r}; it can be the name of a model, weights, a model, a store of a hindcast, several of "
+            "these, or a mapping from names of your choice"
+        )
+    given = [models] if one else list(models)
     names = [_name(model) for model in given]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -254,7 +265,6 @@ def _prepared(ds: Any, given: Any, members: int | None, shared: dict[str, Any]) 
     ready = prepare(ds, model, members=asked, weights=weights, options=about, **(shared | own))
     if ready.members is None or asked is not None or members is None:
         return ready
-    planning.check_counts(seed=0, batch_size=None, members=members)
     return replace(ready, members=range(members))
 
 
@@ -440,12 +450,13 @@ def _counted(step: Step, frames: Any) -> Step:
 
 def _plan(models: dict[str, Contender], reference: Prepared, asked: Mapping[str, Any]) -> _Plan:
     from xnowcast.archive import tables
+    from xnowcast.verify.contingency import scale_coordinate
     from xnowcast.verify.scorecard import _checked_thresholds
 
     init_times, on_gap, hours, regions = (asked[name] for name in ("init_times", "on_gap", "hours", "regions"))
     units = "kg m-2" if reference.field.quantity == "vil" else "mm h-1"
     threshold = _checked_thresholds(asked["thresholds"], xr.DataArray(0.0, attrs={"units": units}))
-    scales = np.atleast_1d(asked["scales"]).tolist()
+    scales = np.atleast_1d(scale_coordinate(asked["scales"], "pooling").values).tolist()
     options = {"thresholds": np.atleast_1d(threshold.values).tolist(), "scales": scales}
     kinds = _kinds(asked["scores"], models)
     masks = _masks(regions, reference)
@@ -503,6 +514,8 @@ def _kinds(scores: Iterable[str] | None, models: dict[str, Contender]) -> tuple[
     if scores is None:
         ensembles = any(isinstance(model, Prepared) and model.members is not None for model in models.values())
         return ("events", "errors", "crps") if ensembles else ("events", "errors")
+    if not isinstance(scores, Iterable):
+        raise ValueError(f"scores is {scores!r}; it must be names of scores")
     named = [scores] if isinstance(scores, str) else list(scores)
     if not named:
         raise ValueError("scores is empty: name at least one")
@@ -513,6 +526,8 @@ def _masks(regions: xr.DataArray | None, reference: Prepared) -> np.ndarray | No
     if regions is None:
         return None
     field = reference.field
+    if not isinstance(regions, xr.DataArray):
+        raise ValueError(f"regions is a {type(regions).__name__}; it must be a DataArray of bool")
     if set(regions.dims) != {"region", field.y, field.x} or regions.dtype != bool:
         raise ValueError(
             f"regions has dims {regions.dims} and holds {regions.dtype}; it must be bool with dims "

@@ -1,11 +1,13 @@
 """Settings of a training run: checked when they are made, read from TOML and written back."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from xnowcast import check
 from xnowcast.configuration import check_sections, read_toml, refuse_unknown
 from xnowcast.drafts import draft
 from xnowcast.units import Relation, zr_relation
@@ -139,31 +141,33 @@ class TrainingSettings:
     start: str | None = None
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # a file has Python's own numbers
+                object.__setattr__(self, name, value.item())
         for name in ("steps", "batch_size", "accumulate", "validation_crops", "log_every", "devices"):
-            _whole(name, getattr(self, name), 1)
+            check.whole(name, getattr(self, name), 1)
         for name in ("warmup", "seed", "workers"):
-            _whole(name, getattr(self, name), 0)
+            check.whole(name, getattr(self, name), 0)
         for name, lowest in (("crop", 1), ("validate_every", 1), ("checkpoint_every", 1), ("patience", 1)):
             if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), lowest)
+                check.whole(name, getattr(self, name), lowest)
         if self.pictures_every is not None:
-            _whole("pictures_every", self.pictures_every, 0)
-        _number("learning_rate", self.learning_rate, "above 0", lambda value: value > 0)
+            check.whole("pictures_every", self.pictures_every, 0)
+        check.number("learning_rate", self.learning_rate, "above 0", lambda value: value > 0)
         self._check_optimizer()
-        _number("weight_decay", self.weight_decay, "of 0 or more", lambda value: value >= 0)
-        _number("cache_gib", self.cache_gib, "above 0", lambda value: value > 0)
+        check.number("weight_decay", self.weight_decay, "of 0 or more", lambda value: value >= 0)
+        check.number("cache_gib", self.cache_gib, "above 0", lambda value: value > 0)
         if self.clip is not None:
-            _number("clip", self.clip, "above 0", lambda value: value > 0)
+            check.number("clip", self.clip, "above 0", lambda value: value > 0)
         for name in ("ema", "rain_preference"):
-            _number(name, getattr(self, name), "from 0 to below 1", lambda value: 0 <= value < 1)
-        _number("min_coverage", self.min_coverage, "from 0 to 1", lambda value: 0 <= value <= 1)
-        _one_of("schedule", self.schedule, ("cosine", "constant"))
-        _one_of("optimizer", self.optimizer, ("adam", "adamw"))
-        _one_of("precision", self.precision, ("32", "bf16", "16"))
-        _one_of("keep", self.keep, ("best", "last"))
+            check.number(name, getattr(self, name), "from 0 to below 1", lambda value: 0 <= value < 1)
+        check.number("min_coverage", self.min_coverage, "from 0 to 1", lambda value: 0 <= value <= 1)
+        check.one_of("schedule", self.schedule, ("cosine", "constant"))
+        check.one_of("optimizer", self.optimizer, ("adam", "adamw"))
+        check.one_of("precision", self.precision, ("32", "bf16", "16"))
+        check.one_of("keep", self.keep, ("best", "last"))
         for name in ("augment", "deterministic"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+            check.flag(name, getattr(self, name))
         if self.seed >= 2**63:
             raise ValueError(f"seed is {self.seed}; it must be below 2**63")
         if self.warmup >= self.steps:
@@ -171,13 +175,13 @@ class TrainingSettings:
 
     def _check_optimizer(self) -> None:
         least, most = self.min_learning_rate, self.learning_rate
-        _number("min_learning_rate", least, f"from 0 to learning_rate, {most:g}", lambda value: 0 <= value <= most)
+        check.number("min_learning_rate", least, f"from 0 to learning_rate, {most:g}", lambda value: 0 <= value <= most)
         if least and self.schedule != "cosine":
             raise ValueError(f"min_learning_rate is where a cosine ends, and the schedule is {self.schedule!r}")
         if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
             raise ValueError(f"betas is {self.betas!r}; it must be two numbers, such as [0.9, 0.999]")
         for value in self.betas:
-            _number("a number of betas", value, "from 0 to below 1", lambda beta: 0 <= beta < 1)
+            check.number("a number of betas", value, "from 0 to below 1", lambda beta: 0 <= beta < 1)
         object.__setattr__(self, "betas", tuple(self.betas))  # a file has a list
 
     def every(self, what: Literal["validate", "checkpoint", "pictures"]) -> int:
@@ -245,8 +249,9 @@ class DataSettings:
             found = getattr(self, name)
             if isinstance(found, str) or not all(isinstance(path, str) for path in found):
                 raise ValueError(f"{name} is {found!r}; it must be a list of paths")
-        _whole("stride", self.stride, 1)
-        _number("validation", self.validation, "from 0 to below 1", lambda value: 0 <= value < 1)
+        check.whole("stride", self.stride, 1)
+        check.flag("mixed", self.mixed)
+        check.number("validation", self.validation, "from 0 to below 1", lambda value: 0 <= value < 1)
         if self.zr is not None:
             zr_relation(self.zr)
 
@@ -272,22 +277,6 @@ class Config:
     data: DataSettings
     training: TrainingSettings
     out: str | None = None
-
-
-def _whole(name: str, value: Any, lowest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of {lowest} or more")
-
-
-def _number(name: str, value: Any, words: str, accepts: Any) -> None:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not accepts(value):
-        raise ValueError(f"{name} is {value!r}; it must be a number {words}")
-
-
-def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}; it can be {', '.join(map(repr, known))}")
 
 
 # ---------------------------------------------------------------- TOML
