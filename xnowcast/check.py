@@ -31,8 +31,8 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> None:
     """
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_whole or value < least or (most is not None and value > most):
-        bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} is {value!r}; it must be a whole number {bounds}")
+        bounds = f"{least} or more" if most is None else f"{least} or more, up to {most}"
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of {bounds}")
 
 
 def number(name: str, value: Any, words: str, accepts: Callable[[Any], bool]) -> None:
