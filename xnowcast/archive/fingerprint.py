@@ -170,7 +170,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | range | set | frozenset):
         return [plain(v) for v in (sorted(value, key=repr) if isinstance(value, set | frozenset) else value)]
     if is_dataclass(value) and not isinstance(value, type):
-        return {"kind": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {"kind": type(value).__name__} | {
+            f.name: plain(getattr(value, f.name)) for f in fields(value) if f.compare
+        }
     kind = value if isinstance(value, type) else type(value)
     return f"{kind.__module__}.{kind.__qualname__}"
 
@@ -199,7 +201,7 @@ def completed(path: Path, found: dict[str, Any], wanted: dict[str, Any], convers
 
     Examples
     --------
-    >>> wanted = {"seed": 4, "observed": of_conversion(units.Linear(1.0)), VERSION: 2}
+    >>> wanted = {"seed": 4, "observed": {"conversion": plain(units.Linear(1.0))}, VERSION: 2}
     >>> completed(Path("scores.nc"), {"seed": 3, "batch_size": 8}, wanted)["seed"]
     3
     """
@@ -214,26 +216,13 @@ def completed(path: Path, found: dict[str, Any], wanted: dict[str, Any], convers
                 f"{path} was begun by an earlier version, which did not note the Z-R relation: finish it with that "
                 "version, choose another name, or start anew with overwrite=True (--overwrite)"
             )
-        field = field | of_conversion(conversion)
+        numbers = {name: value for name, value in plain(conversion).items() if isinstance(value, int | float)}
+        field = field | {"conversion": field["conversion"] | numbers}  # what it declares missing is not kept there
     filled = wanted | found | {key: field}
     if "models" in found:
         of_each = {name: wanted["models"].get(name, {}) | about for name, about in found["models"].items()}
         filled["models"] = of_each
     return filled
-
-
-def of_conversion(conversion: units.Conversion) -> dict[str, Any]:
-    """How stored values become what is computed with.
-
-    Parameters
-    ----------
-    conversion : Conversion
-
-    Returns
-    -------
-    dict
-    """
-    return {"conversion": plain(conversion)}
 
 
 def model_hash(model: Any) -> str | None:
