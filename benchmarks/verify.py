@@ -1,10 +1,11 @@
 """Scores against their peers: the same numbers, how fast, in how little memory.
 
-    python benchmarks/verify.py [--compare] [--speed] [--memory] [--small] [--data ../shared/data] [--only csi,crps]
+    python benchmarks/verify.py [--compare] [--speed] [--sizes] [--memory] [--small] [--data FOLDER] [--only csi,crps]
 
 Peers are xskillscore, scores, properscoring, scoringrules, pysteps, scikit-image and scipy, whichever are installed,
 and "numpy": the formula written down. --compare has them all on a real event; --speed on made-up rain in one run,
-one thread, where CPU time counts; --memory has scores of a Zarr store that is many chunks large.
+one thread, where CPU time counts; --sizes has single small fields, maps, large planes and other layouts in memory
+beside the formula written down; --memory has scores of a Zarr store that is many chunks large.
 """
 
 import argparse
@@ -869,6 +870,109 @@ def print_speed(scores, small, repeats, limit):
     print_latency(made_up(10, 1, 64))
 
 
+# ---------------------------------------------------------------- small fields, maps, large planes, layouts
+
+
+def plain_fss(o, f, threshold=1.0, scale=5):
+    """Outside of the grid it is dry, as in pysteps."""
+    from scipy.ndimage import uniform_filter
+
+    shares = [uniform_filter((field >= threshold).astype("f8"), scale, mode="constant") for field in (o, f)]
+    return 1 - ((shares[0] - shares[1]) ** 2).sum() / ((shares[0] ** 2).sum() + (shares[1] ** 2).sum())
+
+
+def plain_spectrum(field):
+    n = len(field)
+    wave = np.fft.fftfreq(n, 1 / n)
+    ring = np.rint(np.hypot(wave[:, None], wave)).astype(int).ravel()
+    power = np.abs(np.fft.fft2(field)).ravel() ** 2 / field.size
+    return np.bincount(ring, power)[: n // 2] / np.bincount(ring)[: n // 2]
+
+
+def plain_csi(o, f, axis=None):
+    with np.errstate(invalid="ignore"):
+        return [((o >= t) & (f >= t)).sum(axis) / ((o >= t) | (f >= t)).sum(axis) for t in THRESHOLDS]
+
+
+def plain_rmse(o, f, axis=None):
+    return np.sqrt(np.nanmean((f.astype("f8") - o) ** 2, axis))
+
+
+def of_arrays(function, **options):
+    return lambda c: function(c.obs.values, c.one.values, **options)
+
+
+def groups(small):
+    """By title: a case, and by name ours and the formula written down, or a peer."""
+    at = {"thresholds": THRESHOLDS}
+    wide, long, side = (64, 20, 1000) if small else (128, 50, 4000)
+    one = {
+        "rmse": (lambda c: deterministic.rmse(c.obs, c.one), of_arrays(plain_rmse)),
+        "csi, 6 thresholds": (lambda c: contingency.csi(c.obs, c.one, **at), of_arrays(plain_csi)),
+        "fss, 1 threshold": (
+            lambda c: neighbourhood.fss(c.obs, c.one, thresholds=1.0, scales=5),
+            lambda c: plain_fss(*c.both[0]),
+        ),
+        "spectra of both": (
+            lambda c: spectra.spectral_ratio(c.obs, c.one, spacing_km=1.0),
+            lambda c: [plain_spectrum(field) for field in c.both[0]],
+        ),
+    }
+    maps = {
+        "rmse": (lambda c: deterministic.rmse(c.obs, c.one, dim="time"), of_arrays(plain_rmse, axis=0)),
+        "csi, 6 thresholds": (lambda c: contingency.csi(c.obs, c.one, dim="time", **at), of_arrays(plain_csi, axis=0)),
+        "crps": (lambda c: ensemble.crps_ensemble(c.obs, c.members, dim="time"), None),
+    }
+    if installed("xskillscore"):
+        maps["rmse, xskillscore"] = (None, lambda c: module("xskillscore").rmse(c.obs, c.one, dim="time", skipna=True))
+    plane = {name: one[name] for name in ("rmse", "csi, 6 thresholds")}
+    plane |= {
+        "correlation": (lambda c: deterministic.correlation(c.obs, c.one), None),
+        "fss, 1 threshold": one["fss, 1 threshold"],
+    }
+    layouts = {
+        "rmse": (lambda c: deterministic.rmse(c.obs, c.members), None),
+        "csi, 6 thresholds": (lambda c: contingency.csi(c.obs, c.members, **at), None),
+        "crps": (lambda c: ensemble.crps_ensemble(c.obs, c.members), None),
+        "rank histogram": (lambda c: ranks.rank_histogram(c.obs, c.members), None),
+    }
+    ensemble_of = made_up(10, 8, 2 * wide)
+    last = ensemble_of.members.transpose("time", "y", "x", "member")
+    last = xr.DataArray(np.ascontiguousarray(last.values), dims=last.dims)
+    return {
+        f"one field of {wide // 2} x {wide // 2}": (made_up(1, 1, wide // 2), one),
+        f"one field of {wide} x {wide}": (made_up(1, 1, wide), one),
+        f"maps over {long} times of {2 * wide} x {2 * wide}": (made_up(10, long, 2 * wide), maps),
+        f"one plane of {side} x {side}": (made_up(1, 1, side), plane),
+        "10 members, first in memory": (ensemble_of, layouts),
+        "10 members, last in memory": (Case(ensemble_of.obs, last), layouts),
+    }
+
+
+def print_sizes(small, repeats):
+    for title, (case, rows) in groups(small).items():
+        print(f"\n{title}, CPU ms{'':24}ours   written down")
+        _ = case.one, case.both
+        for name, runs in rows.items():
+            times = [math.nan if run is None else 1e3 * shortest(run, case, repeats) for run in runs]
+            print(f"    {name:38}{times[0]:12.2f}{times[1]:15.2f}")
+
+
+def shortest(run, case, repeats):
+    """CPU seconds of the fastest of some runs, each long enough for the clock."""
+    quietly(run, case)
+    start = time.process_time()
+    quietly(run, case)
+    n = max(1, min(50, round(0.02 / max(time.process_time() - start, 1e-6))))
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        for _ in range(n):
+            run(case)
+        times.append((time.process_time() - start) / n)
+    return min(times)
+
+
 # ---------------------------------------------------------------- how little memory
 
 
@@ -970,7 +1074,7 @@ def print_memory(small, only):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    for option in ("compare", "speed", "memory", "small"):
+    for option in ("compare", "speed", "sizes", "memory", "small"):
         parser.add_argument(f"--{option}", action="store_true")
     parser.add_argument("--data", type=Path, default=beside, help="folder with the events as CF NetCDF")
     parser.add_argument("--only", default="", help="names of scores, or how they begin, with commas between")
@@ -984,6 +1088,8 @@ def main():
         print_comparison(*real_event(arguments.data), scores)
     if arguments.speed:
         print_speed(scores, arguments.small, arguments.repeats, arguments.limit)
+    if arguments.sizes:
+        print_sizes(arguments.small, arguments.repeats)
     if arguments.memory:
         print_memory(arguments.small, only)
 

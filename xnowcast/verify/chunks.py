@@ -10,12 +10,16 @@ import xarray as xr
 
 from xnowcast import windows
 from xnowcast.verify.align import check_same_coordinates, check_weights
+from xnowcast.verify.kernels.compiled import one_of
 
 # Sums of so many chunks along a dim are added up by one task.
 CHUNKS_TOGETHER = 4
 
 # Sums that are kept at once, of parts with different weights.
 SUMS_AT_ONCE = 1 << 22
+
+# Values of an array that lies otherwise in memory than a kernel reads it, which are brought together at once.
+BLOCK_VALUES = 1 << 18
 
 Dims = str | Iterable[Hashable] | EllipsisType | None
 
@@ -135,6 +139,8 @@ def sum_over_chunks(
             "axis": tuple(dims.index(d) for d in reduce),
             **({} if member_dim is None else {"member_axis": dims.index(member_dim)}),
         },
+        tuple(dims.index(d) for d in dims if d in {*whole, *last}),
+        max(BLOCK_VALUES, math.prod(new_sizes.values())),
     )
     arrays = [observations, forecasts]
     if cell_weights is not None:
@@ -144,11 +150,13 @@ def sum_over_chunks(
         arrays.append(cell_weights)
     gone = [*reduce, *([] if member_dim is None else [member_dim])]
     gone_axes = tuple(dims.index(d) for d in gone)
-    if all(array.chunks is None for array in arrays):
+    if all(isinstance(array.data, np.ndarray) for array in arrays):
         data = on_block(*(array.values for array in arrays)).squeeze(gone_axes)
     else:
         # Variables, not DataArrays: chunks of coordinates, such as 2-D latitudes, do not matter here.
         chunked = _like_chunks([array.variable for array in arrays], list(whole))
+        of_dims = {d: len(n) for v in chunked for d, n in v.chunksizes.items()}
+        on_block.n_blocks = math.prod(of_dims.values())
         data = _added_up(_sums_per_chunk(on_block, chunked, dims, gone, new_sizes, dtype), gone_axes)
     kept = [d for d in dims if d not in gone]
     result = xr.DataArray(data, dims=[*kept, *new_sizes], coords=_kept_coords(observations, forecasts, kept))
@@ -208,23 +216,61 @@ def is_total(found: xr.DataArray, total: xr.DataArray) -> xr.DataArray:
 class _OnBlock:
     """The kernel with both blocks brought to the same axes; a class so that it can be pickled and has a name."""
 
-    def __init__(self, kernel: Callable, obs_dims: tuple, fcst_dims: tuple, dims: tuple, options: dict[str, Any]):
+    n_blocks = 1
+
+    def __init__(
+        self,
+        kernel: Callable,
+        obs_dims: tuple,
+        fcst_dims: tuple,
+        dims: tuple,
+        options: dict[str, Any],
+        whole_axes: tuple[int, ...],
+        block_values: int,
+    ):
         self.kernel, self.obs_dims, self.fcst_dims, self.dims, self.options = kernel, obs_dims, fcst_dims, dims, options
+        self.whole_axes, self.block_values = whole_axes, block_values
         self.__name__ = kernel.__name__
 
     def __dask_tokenize__(self) -> tuple:
         return (self.kernel, self.obs_dims, self.fcst_dims, self.dims, sorted(self.options.items()))
 
     def __call__(self, observations: np.ndarray, forecasts: np.ndarray) -> np.ndarray:
-        return self.kernel(
-            _with_dims(observations, self.obs_dims, self.dims),
-            _with_dims(forecasts, self.fcst_dims, self.dims),
-            **self.options,
-        )
+        with one_of(self.n_blocks):
+            return self.sums(
+                _with_dims(observations, self.obs_dims, self.dims),
+                _with_dims(forecasts, self.fcst_dims, self.dims),
+                self.options["axis"],
+            )
+
+    def sums(self, observations: np.ndarray, forecasts: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
+        """Sums over some axes; what does not lie in memory as it is read is brought together block by block."""
+        scattered = [a for a in (observations, forecasts) if a.size > self.block_values // 2 and _is_scattered(a)]
+        if not scattered:
+            return self.kernel(observations, forecasts, **(self.options | {"axis": axis}))
+        largest = max(scattered, key=lambda array: array.size)
+        along = [a for a in range(largest.ndim) if largest.shape[a] > 1 and a not in self.whole_axes]
+        if largest.size <= self.block_values or not along:
+            return self.sums(np.ascontiguousarray(observations), np.ascontiguousarray(forecasts), axis)
+        cut = max(along, key=lambda a: abs(largest.strides[a]))
+        half = largest.shape[cut] // 2
+        parts = [
+            self.sums(_cut(observations, cut, where), _cut(forecasts, cut, where), axis)
+            for where in (slice(None, half), slice(half, None))
+        ]
+        return parts[0] + parts[1] if cut in axis else np.concatenate(parts, cut)
+
+
+def _is_scattered(array: np.ndarray) -> bool:
+    """Whether neighbours along the last axis do not lie side by side in memory."""
+    last = next((a for a in reversed(range(array.ndim)) if array.shape[a] > 1), None)
+    return last is not None and array.strides[last] != array.itemsize
 
 
 class _Weighted:
     """The sums of a kernel, each part of them times its weight."""
+
+    n_blocks = 1
 
     def __init__(self, on_block: _OnBlock, weight_dims: tuple, n_sums: int):
         self.on_block, self.weight_dims, self.n_sums = on_block, weight_dims, n_sums
@@ -241,11 +287,12 @@ class _Weighted:
                 "weights must be finite and not below 0, as a sum with any other says nothing: give a cell that is not "
                 "to count the weight 0"
             )
-        return self._in_parts(
-            _with_dims(observations, block.obs_dims, block.dims),
-            _with_dims(forecasts, block.fcst_dims, block.dims),
-            weights,
-        )
+        with one_of(self.n_blocks):
+            return self._in_parts(
+                _with_dims(observations, block.obs_dims, block.dims),
+                _with_dims(forecasts, block.fcst_dims, block.dims),
+                weights,
+            )
 
     def _in_parts(self, observations: np.ndarray, forecasts: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The sums of parts with so few weights that all of them fit into memory."""
@@ -263,7 +310,7 @@ class _Weighted:
         options = self.on_block.options
         apart = tuple(a for a in options["axis"] if weights.shape[a] > 1)
         alike = tuple(a for a in options["axis"] if a not in apart)
-        sums = self.on_block.kernel(observations, forecasts, **(options | {"axis": alike}))
+        sums = self.on_block.sums(observations, forecasts, alike)
         weights = weights.reshape(weights.shape + (1,) * (sums.ndim - weights.ndim))
         with np.errstate(invalid="ignore"):  # what has no weight does not count, be it infinite
             return np.where(weights == 0, 0.0, sums * weights).sum(axis=apart, keepdims=True)

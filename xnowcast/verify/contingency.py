@@ -577,5 +577,4 @@ def ratio(name: str, table: xr.Dataset) -> xr.DataArray:
     """
     if name not in _FORMULAS:
         raise ValueError(f"there is no score {name!r} of a contingency table; there are {', '.join(_FORMULAS)}")
-    counts = [table[count] for count in ("hits", "false_alarms", "misses", "correct_negatives")]  # a, b, c, d
-    return per_cell(_FORMULAS[name], counts, name)
+    return per_cell(_FORMULAS[name], table, ["hits", "false_alarms", "misses", "correct_negatives"], name)  # a, b, c, d

@@ -263,7 +263,7 @@ def mean(name: str, sums: xr.Dataset) -> xr.DataArray:
     >>> float(mean("rmse", sums)), float(mean("mae", sums))
     (2.0, 1.5)
     """
-    return per_cell(_FORMULAS[name], [sums[part] for part in SUMS], name)
+    return per_cell(_FORMULAS[name], sums, SUMS, name)
 
 
 # ---------------------------------------------------------------- correlation
@@ -352,7 +352,7 @@ def correlation(sums: xr.Dataset) -> xr.DataArray:
     >>> round(float(correlation(o, f)), 4)
     0.5
     """
-    return per_cell(_correlation, [sums[name] for name in CORRELATION_SUMS], "correlation")
+    return per_cell(_correlation, sums, CORRELATION_SUMS, "correlation")
 
 
 def _correlation(n, o, f, oo, ff, of):
@@ -526,4 +526,4 @@ _DIVISORS = {"sum": "fields", "mean": "n", "weighted": "weight"}
 def _balanced(name: str, error: str, sums: xr.Dataset, reduce: str) -> xr.DataArray:
     if reduce not in _DIVISORS:
         raise ValueError(f"reduce={reduce!r} is unknown; there are 'sum', 'mean' and 'weighted'")
-    return per_cell(np.divide, [sums[error], sums[_DIVISORS[reduce]]], name)
+    return per_cell(np.divide, sums, [error, _DIVISORS[reduce]], name)

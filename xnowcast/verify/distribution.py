@@ -93,8 +93,8 @@ def intensity_histogram(
         edges=None if edges is None else tuple(bounds.tolist()),
         skipna=skipna,
     )
-    table = table_of(sums.transpose(..., "part"), TABLE)
-    return table.assign_coords(intensity=bounds[:-1], upper=("intensity", bounds[1:]))
+    coords = {"intensity": ("intensity", bounds[:-1]), "upper": ("intensity", bounds[1:])}
+    return table_of(sums.transpose(..., "part"), TABLE, coords=coords)
 
 
 _histogram_of = KINDS["intensity_histogram"].fields

@@ -248,7 +248,7 @@ def tw_crps_ensemble(sums: xr.Dataset) -> xr.DataArray:
 
 
 def _crps(sums: xr.Dataset, name: str) -> xr.DataArray:
-    return per_cell(lambda n, distance, spread: (distance - spread) / n, [sums[part] for part in CRPS_SUMS], name)
+    return per_cell(lambda n, distance, spread: (distance - spread) / n, sums, CRPS_SUMS, name)
 
 
 # ---------------------------------------------------------------- spread and skill
@@ -309,9 +309,8 @@ def spread_skill_sums(
     )
     if not edges.size:
         return table_of(sums.isel(spread_bin=0), SPREAD_SUMS)
-    return table_of(sums, SPREAD_SUMS).assign_coords(
-        spread_from=("spread_bin", np.array([0.0, *edges])), spread_to=("spread_bin", np.array([*edges, np.inf]))
-    )
+    bounds = {"spread_from": [0.0, *edges], "spread_to": [*edges, np.inf]}
+    return table_of(sums, SPREAD_SUMS, coords={name: ("spread_bin", np.array(ends)) for name, ends in bounds.items()})
 
 
 @score_of(spread_skill_sums, parts=True)
@@ -367,11 +366,14 @@ def spread_skill(sums: xr.Dataset) -> xr.Dataset:
     >>> {name: round(float(value), 4) for name, value in spread_skill(o, f).items()}
     {'spread': 1.4142, 'rmse': 1.5811, 'spread_skill_ratio': 1.0954, 'n': 2.0}
     """
-    n, variance, expected, squared_error = (sums[name] for name in SPREAD_SUMS)
     parts = {
-        "spread": per_cell(lambda total, n: np.sqrt(total / n), [variance, n], "spread"),
-        "rmse": per_cell(lambda total, n: np.sqrt(total / n), [squared_error, n], "rmse"),
+        "spread": per_cell(_root_of_ratio, sums, ["variance", "n"], "spread"),
+        "rmse": per_cell(_root_of_ratio, sums, ["squared_error", "n"], "rmse"),
         # Spread without error is infinite, nothing by nothing NaN.
-        "spread_skill_ratio": per_cell(lambda e, f: np.sqrt(e / f), [expected, squared_error], "spread_skill_ratio"),
+        "spread_skill_ratio": per_cell(_root_of_ratio, sums, SPREAD_SUMS[2:], "spread_skill_ratio"),
     }
-    return xr.Dataset({**parts, "n": without_label(n)})
+    return xr.Dataset({**parts, "n": without_label(sums["n"])})
+
+
+def _root_of_ratio(total, n):
+    return np.sqrt(total / n)

@@ -133,8 +133,8 @@ def image_sums(
         min_valid=float(min_valid),
         skipna=skipna,
     )
-    parts = {score: sums.isel(score=i) for i, score in enumerate(scores)}
-    return xr.merge([table_of(part, (score, f"{score}_fields")) for score, part in parts.items()])
+    names = [f"{score}{end}" for score in scores for end in ("", "_fields")]
+    return table_of(sums.stack(sums=("score", "sum"), create_index=False), names)
 
 
 def _check_options(
@@ -199,7 +199,7 @@ def ssim(sums: xr.Dataset) -> xr.DataArray:
     >>> round(float(ssim(o, 0.5 * o, data_range=1.0)), 4)
     0.6473
     """
-    return per_cell(np.divide, [sums["ssim"], sums["ssim_fields"]], "ssim")
+    return per_cell(np.divide, sums, ["ssim", "ssim_fields"], "ssim")
 
 
 @score_of(
@@ -244,7 +244,7 @@ def psnr(sums: xr.Dataset) -> xr.DataArray:
     >>> round(float(psnr(o, o + error, data_range=1.0)), 4), round(float(psnr_pooled(o, o + error, data_range=1.0)), 4)
     (30.0, 22.9671)
     """
-    return per_cell(np.divide, [sums["psnr"], sums["psnr_fields"]], "psnr")
+    return per_cell(np.divide, sums, ["psnr", "psnr_fields"], "psnr")
 
 
 @score_of(error_sums)
@@ -281,8 +281,8 @@ def psnr_pooled(sums: xr.Dataset, *, data_range: float | None = None) -> xr.Data
     if data_range is None:
         raise TypeError(f"psnr_pooled {_NEEDS_RANGE}")
     _check_options(data_range, SCORES, 1, None, 1)
-    parts = [sums["n"], sums["squared_error"]]
-    return per_cell(lambda n, squares: 10 * np.log10(data_range**2 / (squares / n)), parts, "psnr_pooled")
+    peak = data_range**2
+    return per_cell(lambda n, s: 10 * np.log10(peak / (s / n)), sums, ["n", "squared_error"], "psnr_pooled")
 
 
 @additive(*GRADIENT_SUMS, settings=["member_dim"], called="sums from gradient_sums")
@@ -381,5 +381,5 @@ def gradient_difference(sums: xr.Dataset, *, reduce: Literal["sum", "mean"] = "m
     """
     if reduce not in ("mean", "sum"):
         raise ValueError(f"reduce={reduce!r} is unknown; there are 'mean' and 'sum'")
-    n = sums["gradients" if reduce == "mean" else "fields"]
-    return per_cell(np.divide, [sums["gradient_difference"], n], "gradient_difference")
+    n = "gradients" if reduce == "mean" else "fields"
+    return per_cell(np.divide, sums, ["gradient_difference", n], "gradient_difference")

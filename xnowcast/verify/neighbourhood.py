@@ -136,10 +136,7 @@ def fss_sums(
         min_valid=float(min_valid),
         skipna=skipna,
     )
-    table = table_of(sums, SUMS, threshold, scale)
-    if scale.ndim:  # the same at every scale
-        table = table.assign({name: table[name].isel(scale=0, drop=True) for name in SUMS[3:]})
-    return table
+    return table_of(sums, SUMS, threshold, scale, once=dict.fromkeys(SUMS[3:], "scale"))
 
 
 @score_of(fss_sums, needs=SUMS[:3])
@@ -179,7 +176,7 @@ def fss(sums: xr.Dataset) -> xr.DataArray:
     >>> float(fss(o, f, thresholds=1, scales=3, boundary="interior"))
     0.4
     """
-    return per_cell(_ratio, [sums[name] for name in SUMS[:3]], "fss")
+    return per_cell(_ratio, sums, SUMS[:3], "fss")
 
 
 def fss_target(sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArray:
@@ -215,7 +212,7 @@ def fss_target(sums: xr.Dataset, *, keep_attrs: bool = False) -> xr.DataArray:
     0.625
     """
     sums = _checked(sums, "fss_target")
-    target = per_cell(lambda events, cells: 0.5 + events / cells / 2, [sums[name] for name in SUMS[3:]], "fss_target")
+    target = per_cell(lambda events, cells: 0.5 + events / cells / 2, sums, SUMS[3:], "fss_target")
     return with_attrs(target, sums["cells"] if keep_attrs else None)
 
 

@@ -149,7 +149,7 @@ def sal(sums: xr.Dataset) -> xr.Dataset:
     >>> {name: round(float(value), 4) for name, value in sal(o, f).items()}
     {'structure': 0.0, 'amplitude': 0.6667, 'location': 0.6, 'location_1': 0.6, 'location_2': 0.0}
     """
-    return xr.Dataset({n: per_cell(np.divide, [sums[n], sums[f"{n}_fields"]], n) for n in COMPONENTS})
+    return xr.Dataset({n: per_cell(np.divide, sums, [n, f"{n}_fields"], n) for n in COMPONENTS})
 
 
 @score_of(sal_sums, parts=True)
@@ -182,6 +182,6 @@ def object_free_fraction(sums: xr.Dataset) -> xr.Dataset:
     >>> {name: float(share) for name, share in object_free_fraction(o, o.max("time").expand_dims(time=2)).items()}
     {'observed': 0.5, 'forecast': 0.0}
     """
-    fields, observed, forecast = (sums[name] for name in FIELDS)
+    fields, observed, forecast = FIELDS
     parts = {"observed": observed, "forecast": forecast}
-    return xr.Dataset({name: per_cell(np.divide, [part, fields], name) for name, part in parts.items()})
+    return xr.Dataset({name: per_cell(np.divide, sums, [part, fields], name) for name, part in parts.items()})

@@ -1,6 +1,7 @@
 """Spectral scores: at which wavelengths a forecast has the variance that was observed, and where it has lost it."""
 
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def power_spectrum(
 
     def of_one(_: xr.DataArray, array: xr.DataArray) -> xr.DataArray:
         sums = _sums(_ALONE, array, dim, spatial_dims, spacing_km, options)
-        return with_attrs(_mean(sums, "forecast").rename("power_spectrum"), array if keep_attrs else None)
+        return with_attrs(per_cell(np.divide, sums, ["forecast", "n"], "power_spectrum"), array if keep_attrs else None)
 
     return each_variable(of_one, field, field, keep_attrs)
 
@@ -210,10 +211,11 @@ def spectral_ratio(sums: xr.Dataset, *, bands: Sequence[tuple[float, float]] | N
     array([0.25, 0.25])
     """
     if bands is None:
-        return per_cell(np.divide, [sums["forecast"], sums["observed"]], "spectral_ratio")
+        return per_cell(np.divide, sums, ["forecast", "observed"], "spectral_ratio")
     in_band = _bands(sums, bands)
-    power = [(sums[name] * sums["modes"] * in_band).sum("wavenumber") for name in ("forecast", "observed")]
-    return per_cell(np.divide, power, "spectral_ratio")
+    names = ("forecast", "observed")
+    power = {name: (sums[name] * sums["modes"] * in_band).sum("wavenumber") for name in names}
+    return per_cell(np.divide, power, names, "spectral_ratio")
 
 
 @score_of(spectrum_sums)
@@ -251,7 +253,7 @@ def effective_resolution(sums: xr.Dataset, *, ratio: float = 0.5) -> xr.DataArra
     >>> float(effective_resolution(sums.sel(wavenumber=[1 / 32, 1 / 16, 1 / 8, 1 / 4])))
     16.0
     """
-    resolved = per_cell(np.divide, [sums["forecast"], sums["observed"]], "ratio") > ratio
+    resolved = per_cell(np.divide, sums, ["forecast", "observed"], "ratio") > ratio
     wavelength = sums["wavelength"].where(resolved, np.inf).min("wavenumber")
     return without_label(wavelength.where(np.isfinite(wavelength)).rename("effective_resolution"))
 
@@ -291,7 +293,7 @@ def log_spectral_distance(sums: xr.Dataset, *, wavelengths: tuple[float, float] 
     >>> round(float(log_spectral_distance(noise, 10 * noise, spacing_km=1.0)), 6)
     20.0
     """
-    decibel = per_cell(lambda f, o: 10.0 * np.log10(f / o), [sums["forecast"], sums["observed"]], "decibel")
+    decibel = per_cell(lambda f, o: 10.0 * np.log10(f / o), sums, ["forecast", "observed"], "decibel")
     if wavelengths is not None:
         decibel = decibel.where(_bands(sums, [wavelengths]).isel(band=0, drop=True))
     mean_square: xr.DataArray = (decibel**2).mean("wavenumber")
@@ -308,7 +310,7 @@ def _sums(
     spatial_dims: SpatialDims,
     spacing_km: Spacing,
     options: dict[str, Any],
-) -> xr.Dataset:
+) -> Any:
     places = find_spatial_dims(forecasts, spatial_dims)
     if not options.get("alone"):
         find_spatial_dims(observations, places)
@@ -328,14 +330,20 @@ def _sums(
         spacing=spacing,
         **options,
     )
+    return table_of(sums.transpose(..., "sum"), SUMS, coords=_ring_coordinates(grid))
+
+
+@lru_cache(maxsize=8)
+def _ring_coordinates(grid: kernels.Rings) -> xr.Coordinates:
+    """Made once for a grid, since an index takes longer to make than a small spectrum."""
     with np.errstate(divide="ignore"):  # the ring of the mean, with "pysteps"
         wavelength = 1.0 / grid.wavenumber
-    table = table_of(sums.transpose(..., "sum"), SUMS)
-    return table.assign_coords(
-        wavenumber=("wavenumber", grid.wavenumber, {"units": "km-1"}),
-        wavelength=("wavenumber", wavelength, {"units": "km"}),
-        modes=("wavenumber", grid.modes),
-    )
+    coords = {
+        "wavenumber": ("wavenumber", grid.wavenumber, {"units": "km-1"}),
+        "wavelength": ("wavenumber", wavelength, {"units": "km"}),
+        "modes": ("wavenumber", grid.modes),
+    }
+    return xr.Dataset(coords=coords).coords
 
 
 def _spacing(array: xr.DataArray, places: tuple[Hashable, Hashable], spacing_km: Spacing) -> tuple[float, float]:
@@ -354,10 +362,6 @@ def _check_options(options: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {options[name]!r}; it can be {' or '.join(map(repr, known))}")
     if not 0 <= options["max_missing"] <= 1:
         raise ValueError(f"max_missing is {options['max_missing']!r}; it is a part of the cells, 0 to 1")
-
-
-def _mean(sums: xr.Dataset, name: str) -> xr.DataArray:
-    return sums[name] / sums["n"].where(sums["n"] > 0)
 
 
 def _bands(sums: xr.Dataset, bands: Sequence[tuple[float, float]]) -> xr.DataArray:

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import zlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from types import EllipsisType
@@ -117,23 +117,29 @@ def additive(
             given = resolved_thresholds(given, observations, forecasts, names)
             made_with = defaults | given
             keep_attrs = bool(made_with.get("keep_attrs"))
+
+            def settings() -> dict[str, Any]:
+                return kind.settings(made_with, observations, forecasts)
+
             if names is None:
-                sums = with_attrs(function(observations, forecasts, **given), observations if keep_attrs else None)
-                return labelled(sums, kind, kind.settings(made_with, observations, forecasts))
-            each = [
-                with_attrs(function(observations[v], forecasts[v], **given), observations[v] if keep_attrs else None)
-                for v in names
-            ]
+                sums = labelled(function(observations, forecasts, **given), kind, settings())
+                return with_attrs(sums, observations if keep_attrs else None)
+            each = [_as_xarray(function(observations[v], forecasts[v], **given)) for v in names]
+            each = [with_attrs(s, observations[v] if keep_attrs else None) for s, v in zip(each, names, strict=True)]
             if variables:
                 together = xr.concat(each, dim=xr.DataArray(names, dims="variable", name="variable"))
             else:
                 attrs = dict(observations.attrs) if keep_attrs else {}
                 together = xr.Dataset(dict(zip(names, each, strict=True)), attrs=attrs)
-            return labelled(together, kind, kind.settings(made_with, observations, forecasts))
+            return labelled(together, kind, settings())
 
         return of_any  # type: ignore[return-value]
 
     return decorate
+
+
+def _as_xarray(sums: Any) -> Any:
+    return sums.dataset() if isinstance(sums, Table) else sums
 
 
 def _named_settings(names: tuple[str, ...]) -> Settings:
@@ -172,20 +178,72 @@ def resolved_thresholds(
     return options | {"thresholds": threshold_coordinate(options["thresholds"], *fields)}
 
 
-def table_of(sums: xr.DataArray, names: Sequence[str], *scalars: xr.DataArray) -> xr.Dataset:
-    """A Dataset of sums from an array that has them along its last dim.
+@dataclass(frozen=True)
+class Table:
+    """Sums as a kernel gives them, along the last dim of an array; a Dataset of them costs more than small sums do.
+
+    Attributes
+    ----------
+    array : xarray.DataArray
+    names : tuple of str
+        Of the sums.
+    once : mapping of str to str
+        Sums that are the same along a dim, which they are without in a Dataset.
+    """
+
+    array: xr.DataArray
+    names: tuple[str, ...]
+    once: Mapping[str, str]
+
+    @property
+    def coords(self) -> Any:
+        """Coordinates of all sums."""
+        return self.array.coords
+
+    @property
+    def dims(self) -> tuple[Hashable, ...]:
+        """Dims of all sums."""
+        return self.array.dims[:-1]
+
+    def __getitem__(self, name: str) -> xr.DataArray:
+        if name not in self.names:
+            return self.array.coords[name]
+        one = xr.DataArray(self.array.data[..., self.names.index(name)], self.array.coords, self.dims)
+        return one.isel({self.once[name]: 0}, drop=True) if name in self.once else one
+
+    def dataset(self, coords: Mapping[str, xr.Variable] | None = None) -> xr.Dataset:
+        """A variable for each sum."""
+        data = {}
+        for i, name in enumerate(self.names):
+            variable = xr.Variable(self.dims, self.array.data[..., i])
+            data[name] = variable.isel({self.once[name]: 0}) if name in self.once else variable
+        return xr.Dataset(data, coords={**self.array.coords, **(coords or {})})
+
+
+def table_of(
+    sums: xr.DataArray,
+    names: Sequence[str],
+    *scalars: xr.DataArray,
+    coords: Mapping[Any, Any] | None = None,
+    once: Mapping[str, str] | None = None,
+) -> Any:
+    """Sums by name from an array that has them along its last dim.
 
     Parameters
     ----------
     sums : xarray.DataArray
     names : sequence of str
-        Of the variables.
+        Of the sums.
     *scalars : xarray.DataArray
         Coordinates of dims of the sums; one without a dim makes a scalar of it.
+    coords : mapping, optional
+        Further coordinates.
+    once : mapping, optional
+        As in `Table`.
 
     Returns
     -------
-    xarray.Dataset
+    Table
 
     Examples
     --------
@@ -194,12 +252,14 @@ def table_of(sums: xr.DataArray, names: Sequence[str], *scalars: xr.DataArray) -
     >>> float(table["error"]), int(table["scale"])
     (2.0, 4)
     """
-    # Made at once, as small inputs are felt here.
-    flat = {coordinate.name for coordinate in scalars if coordinate.ndim == 0}
-    place = [0 if dim in flat else slice(None) for dim in sums.dims[:-1]]
-    dims = [dim for dim in sums.dims[:-1] if dim not in flat]
-    data = {name: xr.Variable(dims, sums.data[(*place, i)]) for i, name in enumerate(names)}
-    return xr.Dataset(data, coords={**sums.coords, **{c.name: c.variable for c in scalars}})
+    if scalars or coords:
+        flat = {coordinate.name for coordinate in scalars if coordinate.ndim == 0}
+        place = [0 if dim in flat else slice(None) for dim in sums.dims]
+        along = {c.name: c.variable for c in scalars} | dict(coords or {})
+        dims = [dim for dim in sums.dims if dim not in flat]
+        sums = xr.DataArray(sums.data[tuple(place)], coords={**sums.coords, **along}, dims=dims)
+    once = {name: dim for name, dim in (once or {}).items() if dim in sums.dims}
+    return Table(sums, tuple(names), once)
 
 
 # ---------------------------------------------------------------- labels
@@ -210,7 +270,7 @@ def labelled(sums: Any, kind: Kind, settings: dict[str, Any]) -> Any:
 
     Parameters
     ----------
-    sums : xarray.Dataset or xarray.DataArray
+    sums : Table, xarray.Dataset or xarray.DataArray
     kind : Kind
     settings : dict
         That they were made with.
@@ -224,7 +284,8 @@ def labelled(sums: Any, kind: Kind, settings: dict[str, Any]) -> Any:
     text = json.dumps(settings)
     number = LARGEST_NUMBER * zlib.crc32(text.encode()) / 2**32
     about = {"long_name": "number that stands for the settings of the sums", "settings": text}
-    return sums.assign_coords({KIND: _text(kind.name), SETTINGS: xr.Variable((), number, about)})
+    labels = {KIND: _text(kind.name), SETTINGS: xr.Variable((), number, about)}
+    return sums.dataset(labels) if isinstance(sums, Table) else sums.assign_coords(labels)
 
 
 def _text(text: str) -> xr.Variable:
@@ -487,26 +548,28 @@ def _same_labels(dim: Hashable, one: Any, other: Any) -> bool:
 # ---------------------------------------------------------------- formulas
 
 
-def per_cell(formula: Callable[..., np.ndarray], parts: Sequence[xr.DataArray], name: str) -> xr.DataArray:
+def per_cell(formula: Callable[..., np.ndarray], sums: Any, names: Sequence[str], score: str) -> xr.DataArray:
     """A formula of sums, in float64, where nothing by nothing is NaN.
 
     Parameters
     ----------
     formula : callable
-        Of arrays, in the order of ``parts``.
-    parts : sequence of xarray.DataArray
-    name : str
-        Of the result.
+        Of arrays, in the order of ``names``.
+    sums : Table, xarray.Dataset or mapping
+    names : sequence of str
+        Of the sums that it takes.
+    score : str
+        Name of the result.
 
     Returns
     -------
     xarray.DataArray
-        Lazy where a part is; without attributes, its coordinates with theirs.
+        Lazy where the sums are; without attributes, its coordinates with theirs.
 
     Examples
     --------
-    >>> n = xr.DataArray([2, 0], dims="x")
-    >>> per_cell(lambda total, n: total / n, [xr.DataArray([3.0, 0.0], dims="x"), n], "mean").values
+    >>> sums = xr.Dataset({"total": ("x", [3.0, 0.0]), "n": ("x", [2, 0])})
+    >>> per_cell(lambda total, n: total / n, sums, ["total", "n"], "mean").values
     array([1.5, nan])
     """
 
@@ -515,14 +578,18 @@ def per_cell(formula: Callable[..., np.ndarray], parts: Sequence[xr.DataArray], 
         with np.errstate(divide="ignore", invalid="ignore"):
             return formula(*(np.asarray(array, dtype=np.float64) for array in arrays))
 
+    # Most of the time of a small input would be that of apply_ufunc, or of a Dataset.
+    if isinstance(sums, Table) and isinstance(sums.array.data, np.ndarray) and not set(names) & set(sums.once):
+        data = in_floats(*(sums.array.data[..., sums.names.index(name)] for name in names))
+        return xr.DataArray(data, sums.array.coords, sums.dims, name=score)
+    parts = [sums[name] for name in names]
     first = parts[0]
-    if all(part.chunks is None and part.dims == first.dims for part in parts):
-        # Most of the time of a small input would be that of apply_ufunc.
-        result = first.copy(deep=False, data=in_floats(*(part.values for part in parts)))
+    if all(isinstance(part.data, np.ndarray) and part.dims == first.dims for part in parts):
+        result = first.copy(deep=False, data=in_floats(*(part.data for part in parts)))
         result.attrs = {}
     else:
         result = xr.apply_ufunc(in_floats, *parts, dask="parallelized", output_dtypes=[np.float64])
         for coordinate in set(result.coords) & set(first.coords):  # what a threshold is stays known
             result.coords[coordinate].attrs = dict(first.coords[coordinate].attrs)
-    result.name = name
+    result.name = score
     return without_label(result)

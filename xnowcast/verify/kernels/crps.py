@@ -24,6 +24,8 @@ NETWORK_MEMBERS = 128
 STRIP = 128
 # Members up to which the network is compiled, in ten seconds for so many and one for few.
 COMPILED_MEMBERS = 256
+# Seconds that it takes to compile for one member and again for each 32, and that it saves with each value.
+COMPILING, SAVED = 2.0, 3e-9
 
 
 def crps_sums(
@@ -66,7 +68,7 @@ def crps_sums(
     dtype = float_dtype(observations, forecasts)
     shape = summed_shape(broadcast_shape(observations, forecasts), [member_axis])
     sums = np.zeros((*summed_shape(shape, axis), len(thresholds), 3))
-    fast = forecasts.shape[member_axis] <= COMPILED_MEMBERS and use_compiled(forecasts.size)
+    fast = _fits_compiled(forecasts.size * len(thresholds), forecasts.shape[member_axis], dtype)
     for slab in member_slabs(observations, forecasts, member_axis=member_axis, axis=axis):
         target = sums[slab.target]
         summed_whole = target[..., 0, 0].size == 1
@@ -83,6 +85,16 @@ def crps_sums(
             for i, values in enumerate((~missing, distance, spread)):
                 sum_to(sums[..., t, i], values, slab, axis)
     return sums
+
+
+def _fits_compiled(n_values: int, n_members: int, dtype: np.dtype) -> bool:
+    """It is compiled for each number of members."""
+    if n_members > COMPILED_MEMBERS:
+        return False
+    words = [dtype.name, f" {n_members})"]
+    return use_compiled(
+        n_values, _sum_strips, saves=n_values * SAVED, compiling=COMPILING * (1 + n_members / 32), words=words
+    )
 
 
 def crps_points(

@@ -1,6 +1,8 @@
 """Sums of errors, of their absolute values and squares, plain and weighted, and of products for correlations."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,19 +35,31 @@ def error_sums(
     """
     shape = broadcast_shape(observations, forecasts)
     kept = summed_shape(shape, axis)
-    sums = np.zeros((*kept, 4))
-    for index in slabs(shape):
+    sums = np.zeros((4, *kept))
+    for index in slabs(shape, axis):
         obs = observations[within(index, observations.shape)]
         error = np.subtract(forecasts[within(index, forecasts.shape)], obs, dtype=np.float64)
-        missing = np.isnan(error)
-        target = sums[within(index, kept)]
-        if skipna:
-            error[missing] = 0.0
-        target[..., 0] += np.sum(~missing, axis=tuple(axis), keepdims=True)
-        target[..., 1] += error.sum(axis=tuple(axis), keepdims=True)
-        target[..., 2] += np.abs(error).sum(axis=tuple(axis), keepdims=True)
-        target[..., 3] += np.square(error, out=error).sum(axis=tuple(axis), keepdims=True)
-    return sums
+        target = sums[(slice(None), *within(index, kept))]
+        total = _sum(error, axis)
+        n: Any = math.prod(error.shape[a] for a in axis)
+        if np.isnan(total).any():
+            missing = np.isnan(error)
+            n = n - _sum(missing, axis)
+            if skipna:
+                np.copyto(error, 0.0, where=missing)
+                total = _sum(error, axis)
+        target[0] += n
+        target[1] += total
+        target[2] += _sum(np.abs(error, out=error), axis)
+        target[3] += _sum(np.square(error, out=error), axis)
+    return np.moveaxis(sums, 0, -1)
+
+
+def _sum(values: np.ndarray, axis: Sequence[int]) -> np.ndarray:
+    if len(axis) == values.ndim:  # of a single row, which is cheaper than of several axes
+        whole = np.count_nonzero(values) if values.dtype == bool else values.ravel(order="K").sum()
+        return np.asarray(whole).reshape((1,) * values.ndim)
+    return values.sum(axis=tuple(axis), keepdims=True)
 
 
 def correlation_sums(
@@ -74,19 +88,19 @@ def correlation_sums(
     """
     shape = broadcast_shape(observations, forecasts)
     kept = summed_shape(shape, axis)
-    sums = np.zeros((*kept, 6))
-    for index in slabs(shape):
+    sums = np.zeros((6, *kept))
+    for index in slabs(shape, axis):
         obs = observations[within(index, observations.shape)].astype(np.float64)
         fcst = forecasts[within(index, forecasts.shape)].astype(np.float64)
         obs, fcst = np.broadcast_arrays(obs, fcst)
         missing = np.isnan(obs) | np.isnan(fcst)
         if skipna and missing.any():
             obs, fcst = np.where(missing, 0.0, obs), np.where(missing, 0.0, fcst)
-        target = sums[within(index, kept)]
-        target[..., 0] += np.sum(~missing, axis=tuple(axis), keepdims=True)
+        target = sums[(slice(None), *within(index, kept))]
+        target[0] += math.prod(missing.shape[a] for a in axis) - _sum(missing, axis)
         for i, part in enumerate((obs, fcst, obs * obs, fcst * fcst, obs * fcst), start=1):
-            target[..., i] += part.sum(axis=tuple(axis), keepdims=True)
-    return sums
+            target[i] += _sum(part, axis)
+    return np.moveaxis(sums, 0, -1)
 
 
 def balanced_sums(
@@ -131,17 +145,27 @@ def balanced_sums(
     sums = np.zeros((*kept, 5))
     of_class = np.asarray(weights, dtype=np.float64)
     for leading in np.ndindex(shape[:-2]):
+        field = np.zeros(4)
+        for rows in slabs(shape[-2:], (0, 1)):
+            index = (*(slice(i, i + 1) for i in leading), *rows)
+            obs = observations[within(index, observations.shape)]
+            field += _balanced(obs, forecasts[within(index, forecasts.shape)], bounds, of_class, skipna)
         index = (*(slice(i, i + 1) for i in leading), slice(None), slice(None))
-        obs = observations[within(index, observations.shape)]
-        error = np.subtract(forecasts[within(index, forecasts.shape)], obs, dtype=np.float64)
-        reached = np.zeros(obs.shape, np.uint8)
-        for bound in bounds:
-            reached += obs >= obs.dtype.type(bound)
-        weight = np.broadcast_to(of_class[reached], error.shape)
-        missing = np.isnan(error)
-        n = error.size - np.count_nonzero(missing)
-        if skipna and n < error.size:
-            error, weight = error[~missing], weight[~missing]
-        balanced = (np.sum(weight * np.abs(error)), np.sum(weight * error * error))
-        sums[within(index, kept)].reshape(5)[:] += (n > 0, n, weight.sum(), *balanced)
+        sums[within(index, kept)].reshape(5)[:] += (field[0] > 0, *field)
     return sums
+
+
+def _balanced(
+    obs: np.ndarray, fcst: np.ndarray, bounds: Sequence[float], of_class: np.ndarray, skipna: bool
+) -> tuple[float, ...]:
+    """Number of pairs, and sums of weights and of both errors times these."""
+    error = np.subtract(fcst, obs, dtype=np.float64)
+    reached = np.zeros(obs.shape, np.uint8)
+    for bound in bounds:
+        reached += obs >= obs.dtype.type(bound)
+    weight = np.broadcast_to(of_class[reached], error.shape)
+    missing = np.isnan(error)
+    n = error.size - np.count_nonzero(missing)
+    if skipna and n < error.size:
+        error, weight = error[~missing], weight[~missing]
+    return n, weight.sum(), np.sum(weight * np.abs(error)), np.sum(weight * error * error)

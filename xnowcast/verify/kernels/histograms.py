@@ -39,6 +39,9 @@ _COUNT_SHIFT = np.uint64(38)
 _ONE = np.uint64(1) << _COUNT_SHIFT
 _FULL = 1 << (38 - _REST_BITS)  # values until the sum of rests may reach the count
 
+# Seconds that it takes to compile a loop, and that it saves with each value.
+COMPILING, SAVED = 1.0, 13e-9
+
 _BLOCK = 1 << 20  # values of a block of rows that are sorted, and of a piece that numpy counts
 
 
@@ -123,7 +126,8 @@ class _FloatBins:
     """Counts and rests of both fields in the bins of float32."""
 
     def __init__(self, obs: np.ndarray, fcst: np.ndarray):
-        self.compiled = use_compiled(max(obs.size, fcst.size))
+        n = max(obs.size, fcst.size)
+        self.compiled = use_compiled(n, _count_pairs, saves=n * SAVED, compiling=COMPILING)
         self.packed = np.zeros((2, N_BINS + 2), np.uint64)
         self.n_packed = 0
         self.totals: np.ndarray | None = None  # counts and rests, where they do not fit in the packed ones
@@ -669,7 +673,9 @@ def rest_counts(places: np.ndarray, field: np.ndarray, *, axis: Sequence[int]) -
         table[wanted[wanted >= 0] + 1] = np.flatnonzero(wanted >= 0)
         counts = np.zeros((len(wanted), N_RESTS), np.int64)
         for _, part in _flat(values, values):
-            count_rests = _count_rests if use_compiled(values.size) else _count_rests_numpy
+            saves = values.size * SAVED
+            is_fast = use_compiled(values.size, _count_rests, saves=saves, compiling=COMPILING)
+            count_rests = _count_rests if is_fast else _count_rests_numpy
             count_rests(_single(part), table, counts)
         result[index[:-1]] = counts[which.reshape(-1)]
     return result

@@ -48,7 +48,7 @@ def member_slabs(
     """
     shape = summed_shape(broadcast_shape(observations, forecasts), [member_axis])
     kept = summed_shape(shape, axis)
-    for index in slabs(shape):
+    for index in slabs(shape, axis, alone=True):
         obs = observations[within(index, observations.shape)]
         of_members = (*index[:member_axis], slice(None), *index[member_axis + 1 :])
         fcst = np.moveaxis(forecasts[within(of_members, forecasts.shape)], member_axis, 0)

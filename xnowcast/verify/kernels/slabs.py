@@ -1,5 +1,7 @@
 """Cache-sized parts of arrays that share axes: what every kernel walks over."""
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,13 +21,42 @@ def broadcast_shape(observations: np.ndarray, forecasts: np.ndarray) -> tuple[in
     return np.broadcast_shapes(observations.shape, forecasts.shape)
 
 
-def slabs(shape: tuple[int, ...]) -> Iterator[Index]:
-    """Indices of cache-sized parts: whole trailing axes (two at least), one step of each leading axis at a time."""
-    n_leading = max(len(shape) - 2, 0)
-    while n_leading and np.prod(shape[n_leading - 1 :]) <= SLAB_VALUES:
-        n_leading -= 1
-    for leading in np.ndindex(shape[:n_leading]):
-        yield tuple(slice(i, i + 1) for i in leading) + (slice(None),) * (len(shape) - n_leading)
+def slabs(shape: tuple[int, ...], axis: Sequence[int] = (), *, whole: int = 0, alone: bool = False) -> Iterator[Index]:
+    """Indices of cache-sized parts.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    axis : sequence of int
+        Axes that are summed over. They are cut last, so that what is summed up lies in one part.
+    whole : int
+        How many trailing axes are never cut.
+    alone : bool
+        Whether large parts have one step of leading axes that are kept, and so one sum.
+
+    Yields
+    ------
+    tuple of slice
+
+    Examples
+    --------
+    >>> [index[0] for index in slabs((4, 256, 256), [1, 2])]
+    [slice(0, 2, None), slice(2, 4, None)]
+    >>> [index[1] for index in slabs((16, 256, 64), [0])]
+    [slice(0, 128, None), slice(128, 256, None)]
+    """
+    steps = list(shape)
+    last = len(shape) - 1
+    # Rows are cut at the very end: they are what lies side by side.
+    for a in sorted(range(len(shape) - whole), key=lambda a: (a == last, a in axis, a)):
+        size = math.prod(steps)
+        if size <= SLAB_VALUES:
+            break
+        one_sum = alone and a < last - 1 and a not in axis
+        steps[a] = 1 if one_sum else max(1, steps[a] * SLAB_VALUES // size)
+    starts = [range(0, n, max(step, 1)) for n, step in zip(shape, steps, strict=True)]
+    for start in itertools.product(*starts):
+        yield tuple(slice(i, min(i + step, n)) for i, step, n in zip(start, steps, shape, strict=True))
 
 
 def within(index: Index, shape: tuple[int, ...]) -> Index:
