@@ -180,6 +180,7 @@ def test_bad_input_is_told_in_one_line(event, tmp_path, capsys):
     assert "does not exist" in fails(capsys, "forecast", event, tmp_path / "no" / "out.nc")
     assert "NAME=VALUE" in fails(capsys, "forecast", event, out, "--option", "inflow")
     assert "200,1.6" in fails(capsys, "forecast", event, out, "--zr", "200")
+    assert "'hko-7'" in fails(capsys, "forecast", event, out, "--zr", "hkg")
     assert "--help" in fails(capsys, "forecast", event)
     assert "invalid choice" in fails(capsys, "foretell", event)
     assert "'0.5,x'" in fails(capsys, "score", event, event, "--thresholds", "0.5,x")

@@ -192,9 +192,11 @@ def _write(result: Any, output: Any, *, overwrite: bool) -> None:
             print(f"rain rate from reflectivity: Z = {array.attrs['zr_a']:g} R^{array.attrs['zr_b']:g}")
 
 
-def _relation(text: str) -> Any:
-    if not any(sign.isdigit() for sign in text.partition(",")[0]) or "," not in text:
-        return text
+def _relation(text: str) -> tuple[float, float]:
+    from xnowcast.units import zr_relation
+
+    if text[:1].isalpha():
+        return zr_relation(text)
     try:
         a, b = (float(number) for number in text.split(","))
     except ValueError:
