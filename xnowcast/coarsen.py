@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, grids
+from xnowcast import cf, grids, kinds
 from xnowcast.cf import Field, T_Xarray
 from xnowcast.units import Relation
 
@@ -62,6 +62,7 @@ def coarsen(
     >>> coarsen(rain, 2).values.tolist(), coarsen(rain, 2).x.values.tolist()
     ([[2.0, 2.0]], [0.5, 2.5])
     """
+    kinds.check_call(coarsen, locals())
     field = cf.find_field(obj, variable, zr=zr)
     _check(field, factor, min_coverage, boundary)
     name = field.name

@@ -1,12 +1,13 @@
 """The verb `deblur`, on one page: forecast -> frames -> engine -> CF dataset of the same shape."""
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, planning
+from xnowcast import cf, kinds, planning
 from xnowcast.cf import Field, T_Xarray
 from xnowcast.units import Relation
 
@@ -24,7 +25,7 @@ def deblur(
     variable: Hashable | None = None,
     zr: Relation | None = None,
     on_mismatch: planning.OnMismatch = "raise",
-    weights: str | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     diagnostics: bool = False,
@@ -79,6 +80,7 @@ def deblur(
     ValueError
         If the field, its units, the model or an argument will not do; the message says what would.
     """
+    kinds.check_call(deblur, locals())
     from xnowcast import engine
 
     field = cf.find_field(obj, variable, zr=zr)

@@ -2,12 +2,13 @@
 
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, channels, grids, planning
+from xnowcast import cf, channels, grids, kinds, planning
 from xnowcast.attributes import decoded
 from xnowcast.cf import Field, T_Xarray
 from xnowcast.units import Relation
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from xnowcast.engine.refining import FineGrid
     from xnowcast.models.base import DownscaleModel, Task
 
+
+LARGEST_FACTOR = 100
+"""Fine cells along a coarse one: 1 km of a global model. Areas of the fine cells are in memory while it is planned."""
 
 _FINE_GRID = ": bring it to the grid of ds.nowcast.downscale('nearest', factor=...)"
 
@@ -32,7 +36,7 @@ def downscale(
     variable: Hashable | None = None,
     zr: Relation | None = None,
     on_mismatch: planning.OnMismatch = "raise",
-    weights: str | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     progress: bool | None = None,
@@ -104,6 +108,7 @@ def downscale(
     >>> fine.rainfall_rate.shape, bool((fine.x == radar.x).all())
     ((2, 32, 32), True)
     """
+    kinds.check_call(downscale, locals())
     from xnowcast import engine
     from xnowcast.engine import refining
 
@@ -115,7 +120,7 @@ def downscale(
         model = _with_weights_for(factor, model, field)
     alone = members == 0
     if alone:
-        members, options = None, (options if hasattr(model, "task") else {**options, "stochastic": False})
+        members, options = None, options | _deterministic(weights or model)
     recipe, task = planning.plan_model(downscale, model, weights, options)
     task = replace(task, stochastic=task.stochastic and not alone)
     conserve = task.trained if conserve is None else bool(conserve)
@@ -173,8 +178,17 @@ def downscale(
 
 
 def _check_factor(factor: Any) -> None:
-    if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or factor < 2:
-        raise ValueError(f"factor is {factor!r}; it must be a whole number of 2 or more")
+    if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or not 2 <= factor <= LARGEST_FACTOR:
+        raise ValueError(f"factor is {factor!r}; it must be a whole number of 2 or more, up to {LARGEST_FACTOR}")
+
+
+def _deterministic(model: Any) -> dict[str, bool]:
+    """The option that leaves out a system's members, where it has some."""
+    from xnowcast import models, weights
+
+    if hasattr(model, "task"):
+        return {}
+    return {"stochastic": False} if "stochastic" in models.options(weights.card(model).system) else {}
 
 
 def _with_weights_for(factor: int, model: Any, field: Field) -> Any:

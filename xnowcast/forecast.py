@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, planning, windows
+from xnowcast import cf, kinds, planning, windows
 from xnowcast.cf import Field, T_Xarray
 from xnowcast.units import Relation
 
@@ -31,7 +32,7 @@ def forecast(
     zr: Relation | None = None,
     on_gap: windows.OnGap = "raise",
     on_mismatch: planning.OnMismatch = "raise",
-    weights: str | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     progress: bool | None = None,
@@ -100,6 +101,7 @@ def forecast(
     >>> dict(fc.sizes)
     {'init_time': 1, 'lead_time': 4, 'y': 32, 'x': 32}
     """
+    kinds.check_call(forecast, locals())
     ready = prepare(
         obj,
         model,
@@ -198,7 +200,7 @@ def prepare(
     zr: Relation | None,
     on_gap: windows.OnGap = "skip",
     on_mismatch: planning.OnMismatch,
-    weights: str | None,
+    weights: str | Path | None,
     device: str,
     batch_size: int | None,
     options: dict[str, Any],

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, intervals, units, windows
+from xnowcast import cf, intervals, kinds, units, windows
 from xnowcast import regrid as remapping
 from xnowcast.attributes import declared, decoded
 from xnowcast.intervals import is_accumulated
@@ -87,6 +87,7 @@ def pair(
     >>> pairs.observed_rain.dims, pairs.time.dims
     (('init_time', 'lead_time', 'y', 'x'), ('init_time', 'lead_time'))
     """
+    kinds.check_call(pair, locals())
     if on not in get_args(Target):
         raise ValueError(f"on is {on!r}; it can be 'observations' or 'nwp'")
     if not isinstance(nwp, xr.Dataset):

@@ -29,7 +29,7 @@ SPACING_TOLERANCE = 0.15
 
 
 def plan_model(
-    verb: Callable[..., Any], model: Any, weights: str | None, options: dict[str, Any]
+    verb: Callable[..., Any], model: Any, weights: str | PathLike[str] | None, options: dict[str, Any]
 ) -> "tuple[ModelRecipe | Any, Task]":
     """The recipe (or the model in memory) and its task, without building a network.
 
@@ -62,7 +62,7 @@ def plan_model(
 
 
 def _recipe(
-    verb: Callable[..., Any], model: Any, weights: str | None, options: dict[str, Any]
+    verb: Callable[..., Any], model: Any, weights: str | PathLike[str] | None, options: dict[str, Any]
 ) -> "tuple[ModelRecipe | Any, Task]":
     from xnowcast import models, pretrained
     from xnowcast.engine import ModelRecipe
@@ -166,7 +166,7 @@ def check_contract(
     ValueError
         With every mismatch explained.
     """
-    if on_mismatch not in ("raise", "warn"):
+    if not isinstance(on_mismatch, str) or on_mismatch not in ("raise", "warn"):
         raise ValueError(f"on_mismatch is {on_mismatch!r}; it can be 'raise' or 'warn'")
     mismatches = [*_step_mismatch(field, task, step), *_spacing_mismatch(field, task, another_grid)]
     if not mismatches:
@@ -247,7 +247,7 @@ def check_counts(*, seed: int, batch_size: int | None, members: int | None) -> N
     """
     if members is not None:
         check.whole("members", members, 1, LARGEST_COUNT)
-    check.whole("seed", seed, 0)
+    check.whole("seed", seed, 0, 2**63 - 1)
     if batch_size is not None:
         check.whole("batch_size", batch_size, 1)
 
@@ -404,7 +404,7 @@ def provenance(
     ('extrapolation + bicubic', "inflow='nan'")
     """
     from xnowcast import __version__
-    from xnowcast.models.kinds import plain
+    from xnowcast.kinds import plain
     from xnowcast.weights import sha256_of
 
     told = {str(k): v for k, v in (before or {}).items() if str(k).startswith("nowcast_")}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, windows
+from xnowcast import cf, kinds, windows
 from xnowcast.intervals import Interval
 from xnowcast.units import Linear
 from xnowcast.verify.align import MOMENT
@@ -129,6 +129,7 @@ def plot(
     >>> [axes.get_title() for axes in figure.axes[:2]]
     ['+5 min\\n12:05 UTC', '+15 min\\n12:15 UTC']
     """
+    kinds.check_call(plot, locals())
     forecasts = _in_forecast_layout(forecasts, variable)
     if "lead_time" not in forecasts.coords and observations is None and lead_times is None:
         return _plot_sequence(forecasts, variable, None, threshold, title, coastlines, path)
@@ -246,6 +247,7 @@ def animate(
     ...     written.exists()
     True
     """
+    kinds.check_call(animate, locals())
     _matplotlib()
     from matplotlib.animation import FuncAnimation
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Hashable, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, planning, units
+from xnowcast import cf, kinds, planning, units
 from xnowcast import regrid as remapping
 from xnowcast.cf import Field
 from xnowcast.channels import find_channels
@@ -33,7 +34,7 @@ def postprocess(
     regrid: remapping.Method = "bilinear",
     decision: Decision = "argmax",
     on_mismatch: planning.OnMismatch = "raise",
-    weights: str | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     progress: bool | None = None,
@@ -100,6 +101,7 @@ def postprocess(
     >>> corrected.probability.dims, float(corrected.rain_category[0, 0]), float(corrected.rainfall_rate[0, 0])
     (('category', 'y', 'x'), 2.0, 10.0)
     """
+    kinds.check_call(postprocess, locals())
     from xnowcast.engine.fields import postprocess_array
 
     _refuse_variable(model, weights, options)
@@ -133,7 +135,7 @@ def explain(
     grid: xr.Dataset | xr.DataArray | None = None,
     regrid: remapping.Method = "bilinear",
     on_mismatch: planning.OnMismatch = "raise",
-    weights: str | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     progress: bool | None = None,
@@ -163,6 +165,7 @@ def explain(
     ----------
     Selvaraju et al. (2017), doi:10.1109/ICCV.2017.74
     """
+    kinds.check_call(explain, locals())
     from xnowcast import pretrained
     from xnowcast.engine.fields import postprocess_array
 
@@ -221,7 +224,7 @@ def class_names(thresholds: tuple[float, ...]) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the model
 
 
-def _refuse_variable(model: Any, weights: str | None, options: dict[str, Any]) -> None:
+def _refuse_variable(model: Any, weights: str | Path | None, options: dict[str, Any]) -> None:
     """Other verbs read one field, which ``variable`` names; here each channel has a name of its own."""
     if "variable" not in options:
         return

@@ -224,7 +224,7 @@ def weights_path(name: Any) -> Any:
     from xnowcast import models, pretrained
 
     path = os.fspath(name) if isinstance(name, os.PathLike) else name
-    if path in pretrained.names():
+    if isinstance(path, str) and path in pretrained.names():
         return str(pretrained.path(path))
     if not isinstance(path, str) or path in models.REGISTRY:
         return path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import check, planning, windows
+from xnowcast import check, kinds, planning, windows
 from xnowcast.archive.desk import Desk as _Desk
 from xnowcast.archive.inbox import Inbox as _Inbox
 from xnowcast.archive.lock import StoreLock
@@ -46,7 +46,7 @@ def watch(
     zr: Relation | None = None,
     on_gap: Literal["skip", "fill"] = "skip",
     on_mismatch: planning.OnMismatch = "raise",
-    weights: str | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     **options: Any,
@@ -98,6 +98,7 @@ def watch(
         for one and the same reason before any forecast was made. What is wrong with a frame is logged, and the watch
         goes on.
     """
+    kinds.check_call(watch, locals())
     from xnowcast import pretrained
     from xnowcast.archive.run import interruptible
 

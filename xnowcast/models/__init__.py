@@ -6,7 +6,7 @@ from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from xnowcast.models.kinds import in_kind
+from xnowcast.kinds import LARGEST_COUNT, in_kind
 
 if TYPE_CHECKING:
     from xnowcast.models.base import Task
@@ -284,7 +284,7 @@ def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     check_options(name, given)
     takes = signature(find(name).declare).parameters
-    return {option: in_kind(option, value, takes[option]) for option, value in given.items()}
+    return {o: in_kind(o, value, takes[o].annotation, most=LARGEST_COUNT) for o, value in given.items()}
 
 
 def _entry(name: str) -> tuple[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, units
+from xnowcast import cf, kinds, units
 from xnowcast.units import Relation
 from xnowcast.verify.align import align_observations, match_intervals
 from xnowcast.verify.contingency import Scales, contingency_table, ratio
@@ -225,6 +225,7 @@ def scorecard(
     >>> card["mean_error"].values
     array([-2., -2.])
     """
+    kinds.check_call(scorecard, locals())
     observed, theirs, late = _rain_rates(observations, forecasts, variable, zr)
     forecast = cf.in_forecast_layout(theirs)
     ours = dict(zip(theirs.dims, forecast.dims, strict=True))
