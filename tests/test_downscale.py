@@ -218,7 +218,7 @@ def test_static_fields_on_another_grid_are_told_how_to_get_there(coarse):
     options = {"fixed": ["surface_altitude"], "members": 0}
     with pytest.raises(ValueError, match=r"the fine grid has .*: bring it to the grid of ds\.nowcast\.downscale"):
         refine(coarse, static=xr.DataArray(np.zeros((6, 8)), dims=("y", "x")), **options)
-    with pytest.raises(ValueError, match="static is a ndarray: give a Dataset or a DataArray on the fine grid"):
+    with pytest.raises(ValueError, match="it must be a Dataset, a DataArray or None"):
         refine(coarse, static=np.zeros((24, 32)), **options)
 
 

@@ -60,8 +60,9 @@ def check_call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> No
         if name not in arguments or parameter.default is Parameter.empty or (several and _is_several(arguments[name])):
             continue
         value = in_kind(name, arguments[name], parameter.annotation)
-        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-        if isinstance(value, str) and words and value not in words and str not in kinds:
+        choices = [get_args(kind) for kind in kinds if kind is not NoneType and get_origin(kind) is Literal]
+        words = [word for some in choices for word in some]
+        if isinstance(value, str) and value not in words and len(choices) == len(set(kinds) - {NoneType}) > 0:
             raise ValueError(f"{name} is {reprlib.repr(value)}; it can be {_or(map(repr, words))}")
 
 

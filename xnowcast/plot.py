@@ -935,7 +935,12 @@ def _lead_positions(lead_time: xr.DataArray, wanted: Any) -> np.ndarray:
     index = pd.TimedeltaIndex(lead_time.values)
     if isinstance(wanted, str | np.timedelta64 | pd.Timedelta):
         wanted = [wanted]
-    positions = index.get_indexer(pd.TimedeltaIndex([pd.Timedelta(lead) for lead in wanted]))
+    try:
+        positions = index.get_indexer(pd.TimedeltaIndex([pd.Timedelta(lead) for lead in wanted]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"lead_times is {wanted!r}; it must be 'all' or durations such as '30min' ({error})") from None
+    if not positions.size:
+        raise ValueError("lead_times is empty: give at least one, or 'all'")
     if (positions < 0).any():
         known = [f"{minutes:g}" for minutes in _minutes(lead_time.values)]
         absent = list(wanted)[int(np.argmin(positions))]

@@ -459,6 +459,9 @@ def _plan(models: dict[str, Contender], reference: Prepared, asked: Mapping[str,
     threshold = _checked_thresholds(asked["thresholds"], xr.DataArray(0.0, attrs={"units": units}))
     scales = np.atleast_1d(scale_coordinate(asked["scales"], "pooling").values).tolist()
     options = {"thresholds": np.atleast_1d(threshold.values).tolist(), "scales": scales}
+    smallest = min(reference.field.array.sizes[dim] for dim in (reference.field.y, reference.field.x))
+    if max(scales) > smallest:
+        raise ValueError(f"scales has {max(scales)}, and the grid has {smallest} cells: choose scales up to that")
     kinds = _kinds(asked["scores"], models)
     masks = _masks(regions, reference)
     forecasting = {name: model for name, model in models.items() if isinstance(model, Prepared)} or {"": reference}
@@ -828,7 +831,7 @@ def _run(
     from xnowcast.archive.run import run_batches
 
     table, to_do = plan.table, plan.table.pending()
-    attrs = {store.FINGERPRINT: json.dumps(plan.fingerprint)}
+    attrs = {store.FINGERPRINT: json.dumps(plan.fingerprint, default=kinds.plain)}
     if not to_do:
         return table.to_dataset(attrs)
     runner = engines.start(engine, score_block, plan.job, workers=workers, device=device)

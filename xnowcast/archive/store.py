@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import drafts
+from xnowcast import drafts, kinds
 from xnowcast.archive.fingerprint import completed
 from xnowcast.archive.logs import log
 from xnowcast.drafts import draft
@@ -162,7 +162,9 @@ def create(
         status_attributes(),
         {"chunks": (layout.per_batch,), "compressors": None},
     )
-    template = template.assign_coords({STATUS: status}).assign_attrs({FINGERPRINT: json.dumps(fingerprint)})
+    template = template.assign_coords({STATUS: status}).assign_attrs(
+        {FINGERPRINT: json.dumps(fingerprint, default=kinds.plain)}
+    )
     blosc = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
     for variable in template.variables.values():
         variable.encoding.pop("chunksizes", None)
