@@ -938,7 +938,7 @@ def test_models_that_will_not_do_are_refused(event, tmp_path):
         ("steps", 2.5, "whole number"),
         ("batch_size", True, "whole number"),
         ("seed", -1, "whole number of 0 or more"),
-        ("seed", 2**63, "below"),
+        ("seed", 2**63, "up to"),
         ("learning_rate", 0.0, "number above 0"),
         ("learning_rate", math.nan, "number above 0"),
         ("weight_decay", -1.0, "0 or more"),

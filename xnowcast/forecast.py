@@ -254,7 +254,13 @@ def _attempt(arguments: dict[str, Any]) -> Prepared:
     return ready
 
 
+MOST_STEPS = 10_000
+"""Of a forecast; at five minutes, a month. Its labels are in memory while it is planned."""
+
+
 def _check_forecast(field: Field, task: "Task", recipe: Any, steps: int) -> None:
+    if steps > MOST_STEPS:
+        raise ValueError(f"steps is {steps}, or lead_time is as long; a nowcast has up to {MOST_STEPS}")
     taken = {"init_time", "lead_time", *(["member"] if task.stochastic else [])} & set(field.extra)
     if taken:
         raise ValueError(

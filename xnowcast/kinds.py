@@ -59,14 +59,14 @@ def check_call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> No
         several = any(get_origin(kind) in _ORDERED for kind in kinds)
         if name not in arguments or parameter.default is Parameter.empty or (several and _is_several(arguments[name])):
             continue
-        value = in_kind(name, arguments[name], parameter.annotation)
+        value = in_kind(name, arguments[name], parameter.annotation, example=parameter.default)
         choices = [get_args(kind) for kind in kinds if kind is not NoneType and get_origin(kind) is Literal]
         words = [word for some in choices for word in some]
         if isinstance(value, str) and value not in words and len(choices) == len(set(kinds) - {NoneType}) > 0:
             raise ValueError(f"{name} is {reprlib.repr(value)}; it can be {_or(map(repr, words))}")
 
 
-def in_kind(name: str, value: Any, annotation: Any, *, most: int | None = None) -> Any:
+def in_kind(name: str, value: Any, annotation: Any, *, most: int | None = None, example: Any = None) -> Any:
     """A value in Python's own types where it is of the right kind.
 
     Parameters
@@ -79,6 +79,8 @@ def in_kind(name: str, value: Any, annotation: Any, *, most: int | None = None) 
         What says the kind. Where it tells nothing the value is taken as it is.
     most : int, optional
         The largest whole number.
+    example : object
+        Where it is a word, the message says it.
 
     Returns
     -------
@@ -102,7 +104,8 @@ def in_kind(name: str, value: Any, annotation: Any, *, most: int | None = None) 
         if most is not None and type(found) is int and int in kinds and found > most:
             raise ValueError(f"{name} is {found}; it can be {most} at most")
         return found
-    raise ValueError(f"{name} is {reprlib.repr(value)}; it must be {_or(map(_in_words, kinds))}")
+    such = f", such as {example!r}" if isinstance(example, str) else ""
+    raise ValueError(f"{name} is {reprlib.repr(value)}; it must be {_or(map(_in_words, kinds))}{such}")
 
 
 def plain(value: Any) -> Any:

@@ -8,13 +8,17 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from xnowcast import check
-from xnowcast.training.settings import TrainingSettings, read_config
+from xnowcast import check, kinds
+from xnowcast.training.settings import MOST_AT_ONCE, TrainingSettings, read_config
 from xnowcast.units import Relation
 from xnowcast.weights import weights_path
 
 if TYPE_CHECKING:
     from xnowcast.training.events import Data
+
+
+_CHECKED_HERE = ("resume", "progress", "mixed", "strategy", "start", "model_options", "device")
+"""Arguments whose kind is checked at the door; the numbers are settings, which know their ranges too."""
 
 
 def train(
@@ -154,16 +158,13 @@ def train(
     >>> round(model.factor.item(), 2), round(float(torch.tensor(-6.0 * 5 / 60).exp()), 2)
     (0.61, 0.61)
     """
+    kinds.check_call(train, {name: value for name, value in locals().items() if name in _CHECKED_HERE})
+    check.whole("stride", stride, 1, MOST_AT_ONCE)
     arguments = locals() | {"start": None if start is None else str(weights_path(start))}
-    check.flag("resume", resume)
-    if progress is not None:
-        check.flag("progress", progress)
     if out is not None:
         check.path("out", out)
     if not isinstance(variable, Hashable):
         raise ValueError(f"variable is {variable!r}; it must be the name of one")
-    if not isinstance(model_options, Mapping | None):
-        raise ValueError(f"model_options is {model_options!r}; it must be a mapping from names to values")
     settings = TrainingSettings(**{name: arguments[name] for name in TrainingSettings.__dataclass_fields__})
     options |= dict(model_options or {})
     _refuse_misspelt(options, model)

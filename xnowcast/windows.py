@@ -32,10 +32,6 @@ _UNIT_SECONDS = {"d": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0}  # by how the
 _ZONED = re.compile(r"(?P<clock>\d{4}-\d\d-\d\d(?:[T ].*?)?)\s?(?P<zone>Z|UTC|[+-]\d\d:?\d\d|(?<=[T: ]\d\d)[+-]\d\d)")
 
 
-MOST_STEPS = 10_000
-"""Of a forecast; at five minutes, a month."""
-
-
 @dataclass(frozen=True)
 class TimeAxis:
     """A checked time axis: rising, and regular but for gaps of whole steps.
@@ -720,20 +716,14 @@ def lead_steps(step: np.timedelta64, *, lead_time: Any = None, steps: int | None
             raise ValueError("lead_time and steps both say how far to forecast: give one of them")
         if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
             raise ValueError(f"steps is {steps!r}; it must be a whole number of 1 or more")
-        return _not_too_many(int(steps), f"steps is {steps}")
+        return int(steps)
     duration = to_timedelta("60min" if lead_time is None else lead_time, "the lead time")
     step = step.astype("m8[ns]")
     count, rest = divmod(duration.astype("i8"), step.astype("i8"))
     if rest or count < 1:
         what = "60 min (the default)" if lead_time is None else str(lead_time)
         raise ValueError(f"the lead time of {what} is no multiple of the data's step of {_minutes(step)}")
-    return _not_too_many(int(count), f"lead_time is {lead_time}, which is {count} steps")
-
-
-def _not_too_many(steps: int, asked: str) -> int:
-    if steps > MOST_STEPS:
-        raise ValueError(f"{asked}; a nowcast has up to {MOST_STEPS}")
-    return steps
+    return int(count)
 
 
 def _clock(time: np.datetime64) -> str:

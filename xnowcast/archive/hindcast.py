@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, check, kinds, planning, storage, windows
+from xnowcast import cf, check, planning, storage, windows
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
@@ -111,7 +111,6 @@ def hindcast(
     ...     dict(archive.sizes), int((archive.init_status == 1).sum())
     ({'init_time': 9, 'lead_time': 4, 'y': 32, 'x': 32}, 9)
     """
-    kinds.check_call(hindcast, locals())
     asked = dict(locals())
     from xnowcast.archive import engines
     from xnowcast.archive.run import interruptible

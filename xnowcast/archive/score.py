@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, check, kinds, planning, storage, windows
+from xnowcast import cf, check, planning, storage, windows
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.hindcast import (
     check_run,
@@ -133,7 +133,6 @@ def score_archive(
     >>> csi.dims, csi.model.values.tolist()
     (('model', 'lead_time', 'threshold', 'scale'), ['persistence', 'extrapolation'])
     """
-    kinds.check_call(score_archive, locals())
     asked = dict(locals())
     from xnowcast.archive import engines
     from xnowcast.archive.run import interruptible

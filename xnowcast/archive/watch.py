@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import check, kinds, planning, windows
+from xnowcast import check, planning, windows
 from xnowcast.archive.desk import Desk as _Desk
 from xnowcast.archive.inbox import Inbox as _Inbox
 from xnowcast.archive.lock import StoreLock
@@ -98,7 +98,6 @@ def watch(
         for one and the same reason before any forecast was made. What is wrong with a frame is logged, and the watch
         goes on.
     """
-    kinds.check_call(watch, locals())
     from xnowcast import pretrained
     from xnowcast.archive.run import interruptible
 

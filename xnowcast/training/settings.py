@@ -5,9 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from xnowcast import check
+from xnowcast import check, kinds
 from xnowcast.configuration import check_sections, read_toml, refuse_unknown
 from xnowcast.drafts import draft
 from xnowcast.units import Relation, zr_relation
@@ -18,6 +16,14 @@ _FREE_ON_RESUME = (
     *("steps", "device", "devices", "strategy", "batch_size", "accumulate", "workers", "cache_gib", "log_every"),
     *("validate_every", "checkpoint_every", "pictures_every", "patience", "keep", "deterministic"),
 )
+
+
+MOST_AT_ONCE = 10_000
+"""Samples of a batch, batches of a step, threads and the like: beyond it is a slip of the finger, which would fill the
+memory before the first step."""
+
+HIGHEST_LEARNING_RATE = 1000.0
+"""Beyond which any weights overflow at once."""
 
 
 @dataclass(frozen=True)
@@ -141,19 +147,22 @@ class TrainingSettings:
     start: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, np.generic):  # a file has Python's own numbers
-                object.__setattr__(self, name, value.item())
-        for name in ("steps", "batch_size", "accumulate", "validation_crops", "log_every", "devices"):
+        self._in_own_types()
+        for name in ("steps", "log_every"):
             check.whole(name, getattr(self, name), 1)
-        for name in ("warmup", "seed", "workers"):
-            check.whole(name, getattr(self, name), 0)
-        for name, lowest in (("crop", 1), ("validate_every", 1), ("checkpoint_every", 1), ("patience", 1)):
+        for name in ("batch_size", "accumulate", "validation_crops", "devices"):
+            check.whole(name, getattr(self, name), 1, MOST_AT_ONCE)
+        for name, most in (("warmup", None), ("workers", MOST_AT_ONCE), ("seed", 2**63 - 1)):
+            check.whole(name, getattr(self, name), 0, most)
+        for name, least in (
+            *(("crop", 1), ("validate_every", 1), ("checkpoint_every", 1), ("patience", 1), ("pictures_every", 0)),
+        ):
             if getattr(self, name) is not None:
-                check.whole(name, getattr(self, name), lowest)
-        if self.pictures_every is not None:
-            check.whole("pictures_every", self.pictures_every, 0)
-        check.number("learning_rate", self.learning_rate, "above 0", lambda value: value > 0)
+                check.whole(name, getattr(self, name), least)
+        highest = HIGHEST_LEARNING_RATE
+        check.number(
+            "learning_rate", self.learning_rate, f"above 0, up to {highest:g}", lambda value: 0 < value <= highest
+        )
         self._check_optimizer()
         check.number("weight_decay", self.weight_decay, "of 0 or more", lambda value: value >= 0)
         check.number("cache_gib", self.cache_gib, "above 0", lambda value: value > 0)
@@ -168,10 +177,13 @@ class TrainingSettings:
         check.one_of("keep", self.keep, ("best", "last"))
         for name in ("augment", "deterministic"):
             check.flag(name, getattr(self, name))
-        if self.seed >= 2**63:
-            raise ValueError(f"seed is {self.seed}; it must be below 2**63")
         if self.warmup >= self.steps:
             raise ValueError(f"warmup is {self.warmup} of {self.steps} steps; it must end before the training does")
+
+    def _in_own_types(self) -> None:
+        """NumPy's numbers are numbers, but no JSON, which the configuration of a run is written in."""
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, kinds.plain(getattr(self, name)))
 
     def _check_optimizer(self) -> None:
         least, most = self.min_learning_rate, self.learning_rate
@@ -249,7 +261,7 @@ class DataSettings:
             found = getattr(self, name)
             if isinstance(found, str) or not all(isinstance(path, str) for path in found):
                 raise ValueError(f"{name} is {found!r}; it must be a list of paths")
-        check.whole("stride", self.stride, 1)
+        check.whole("stride", self.stride, 1, MOST_AT_ONCE)
         check.flag("mixed", self.mixed)
         check.number("validation", self.validation, "from 0 to below 1", lambda value: 0 <= value < 1)
         if self.zr is not None:
