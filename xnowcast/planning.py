@@ -14,7 +14,7 @@ import xarray as xr
 
 from xnowcast import cf, check
 from xnowcast.cf import Field, T_Xarray
-from xnowcast.models.kinds import LARGEST_COUNT
+from xnowcast.kinds import LARGEST_COUNT
 
 if TYPE_CHECKING:
     from xnowcast.engine import ModelRecipe

@@ -31,6 +31,7 @@ from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress
 from xnowcast.forecast import Prepared, prepare
+from xnowcast.kinds import plain
 from xnowcast.units import Relation
 
 if TYPE_CHECKING:
@@ -830,7 +831,7 @@ def _run(
     from xnowcast.archive.run import run_batches
 
     table, to_do = plan.table, plan.table.pending()
-    attrs = {store.FINGERPRINT: json.dumps(plan.fingerprint, default=kinds.plain)}
+    attrs = {store.FINGERPRINT: json.dumps(plan.fingerprint, default=plain)}
     if not to_do:
         return table.to_dataset(attrs)
     runner = engines.start(engine, score_block, plan.job, workers=workers, device=device)
