@@ -153,9 +153,7 @@ def require_numba():
         pytest.skip("XNOWCAST_NUMBA=0")
 
 
-@pytest.mark.parametrize(
-    ("n_members", "dtype"), [(1, "f4"), (2, "f8"), (3, "f4"), (10, "f4"), (10, "f8"), (17, "f4"), (50, "f8")]
-)
+@pytest.mark.parametrize(("n_members", "dtype"), [(1, "f4"), (3, "f4"), (10, "f8"), (17, "f4")])
 def test_compiled_crps_equals_numpy(monkeypatch, n_members, dtype):
     require_numba()
     rng = np.random.default_rng(n_members)
@@ -178,7 +176,7 @@ def test_compiled_crps_equals_numpy(monkeypatch, n_members, dtype):
             np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("n_members", "dtype"), [(2, "f8"), (3, "f4"), (10, "f4"), (10, "f8")])
+@pytest.mark.parametrize(("n_members", "dtype"), [(3, "f4"), (10, "f8")])
 def test_compiled_crps_is_the_double_sum_of_ties_and_of_values_of_both_signs(monkeypatch, n_members, dtype):
     require_numba()
     monkeypatch.setattr(compiled, "WORTH_COMPILING", 0)
@@ -209,8 +207,8 @@ import numpy as np
 from xnowcast.verify.kernels import compiled, crps, vectors
 crps.vector_bytes = vectors.vector_bytes = lambda: 16
 rng = np.random.default_rng(0)
-x, y = rng.normal(size=(7, 333)).astype("f4"), rng.normal(size=(1, 333)).astype("f4")
-x[2:4, 200:] = np.nan
+x, y = rng.normal(size=(3, 333)).astype("f4"), rng.normal(size=(1, 333)).astype("f4")
+x[1:, 200:] = np.nan
 found = []
 for compiled.WORTH_COMPILING in (0, 10**9):
     found.append(crps.crps_sums(y, x, member_axis=0, axis=[]))
