@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 from xnowcast import verify
+from xnowcast.plot import plot_rank_histogram
 
 
 def fields(nan=True, members=3):
@@ -278,8 +279,11 @@ def test_histograms_of_ranks_are_merged_if_they_are_alike(maker):
         verify.merge([one, other])
     observed, members = fields()
     if maker == "rank_histogram":
+        fewer = verify.rank_histogram(observed, members[:2])
         with pytest.raises(ValueError, match="sums differ in rank"):
-            verify.merge([one, verify.rank_histogram(observed, members[:2])])
+            verify.merge([one, fewer])
+        with pytest.raises(ValueError, match="these sums were joined"):
+            plot_rank_histogram(one + fewer)
 
 
 def test_merging_says_what_is_wrong():

@@ -19,6 +19,7 @@ from xnowcast.intervals import Interval
 from xnowcast.units import Linear
 from xnowcast.verify.align import MOMENT
 from xnowcast.verify.spectra import power_spectrum
+from xnowcast.verify.sums import refuse_joined
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -518,6 +519,7 @@ def plot_rank_histogram(
     for axis, (name, counts) in zip(axes, by_name.items(), strict=True):
         if counts.dims != ("rank",):
             raise ValueError(f"the rank histogram {name!r} has the dims {counts.dims}; it needs 'rank' alone.")
+        refuse_joined(counts)
         values = np.asarray(counts.values, float)
         ranks = counts["rank"].values if "rank" in counts.coords else np.arange(len(values))
         axis.bar(ranks, values * len(values) / values.sum(), width=0.9, color="#7ab8ea")

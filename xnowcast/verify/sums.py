@@ -355,16 +355,30 @@ def takes(score: str, kind: Kind, needed: Sequence[str] = ()) -> str:
     return f"{score} takes {', '.join(first)} and {last}, or {kind.called} alone"
 
 
-def _settings(sums: Any, kind: Kind) -> dict[str, Any] | None:
-    made_by = sums.coords.get(KIND)
-    if made_by is None:
-        return None
-    settings = sums.coords.get(SETTINGS)
-    if made_by.ndim or settings is None or settings.ndim:
+def refuse_joined(sums: Any) -> None:
+    """Refuse sums that were joined of some that do not belong together, where that can be seen.
+
+    Parameters
+    ----------
+    sums : xarray.Dataset or xarray.DataArray
+
+    Raises
+    ------
+    ValueError
+    """
+    labels = [sums.coords.get(name) for name in (KIND, SETTINGS)]
+    if labels[0] is not None and not all(label is not None and label.ndim == 0 for label in labels):
         raise ValueError(
             "these sums were joined of some that were made with different settings, or of two kinds, which do not "
             "add up: make them alike; xnowcast.verify.merge says what differs"
         )
+
+
+def _settings(sums: Any, kind: Kind) -> dict[str, Any] | None:
+    refuse_joined(sums)
+    settings = sums.coords.get(SETTINGS)
+    if settings is None:
+        return None
     told = json.loads(settings.attrs.get("settings", "{}"))
     lost = [dim for dim in kind.own_dims if dim in told and dim not in sums.coords]
     if lost:
