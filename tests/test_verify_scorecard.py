@@ -141,6 +141,24 @@ def test_valid_times_after_one_start_are_lead_times():
     xr.testing.assert_allclose(verify.scorecard(observed, theirs), verify.scorecard(observed, one))
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_weights_of_cells_and_times_are_those_of_single_scores(lazy):
+    observed = observations()
+    forecast = forecasts_from(observed, members=2)
+    weights = xr.DataArray(np.linspace(0, 1, 16), dims="y") * xr.DataArray([1.0, 3.0], dims="step")
+    theirs = forecast.isel(lead_time=[0, 1]).rename(lead_time="step")
+    card = verify.scorecard(observed, theirs.chunk() if lazy else theirs, thresholds=[1.0], scales=1, weights=weights)
+    aligned = verify.align_observations(observed, theirs)
+    options = {"dim": ["init_time", "y", "x"], "weights": weights}
+    np.testing.assert_allclose(card.rmse, verify.rmse(aligned, theirs, member_dim="member", **options))
+    np.testing.assert_allclose(card.crps, verify.crps_ensemble(aligned, theirs, **options))
+    assert card.n_scored.values.tolist() == [2 * 16 * 16] * 2
+    with pytest.raises(ValueError, match="weights vary along 'y'"):
+        verify.scorecard(observed, theirs, scales=4, weights=weights)
+    with pytest.raises(ValueError, match="'emd' has no weights"):
+        verify.scorecard(observed, theirs, scores=["emd"], weights=weights)
+
+
 def test_units_are_converted_before_scoring():
     observed = observations()
     flux = (observed / 3600).assign_attrs(units="kg m-2 s-1").rename("precipitation_flux")
