@@ -447,7 +447,7 @@ def test_the_frames_of_broken_files_are_those_that_are_missing(radar, write, tmp
     for name in broken:
         halve(tmp_path / f"{name}.nc")
     if broken == "bcdef":  # one frame tells no step
-        with pytest.warns(UserWarning, match="times cannot be told"):
+        with pytest.warns(UserWarning, match="left out"):
             assert storage.open_inputs([pattern], on_unreadable="mark").sizes["time"] == 1
         return
     with pytest.warns(UserWarning, match=rf"{broken[0]}\.nc is cut short"):
@@ -462,10 +462,21 @@ def test_the_frames_of_broken_files_are_those_that_are_missing(radar, write, tmp
             np.testing.assert_array_equal(joined.rain.isel(time=i), radar.rain[i])
 
 
+def test_a_broken_file_beside_netcdf_files_is_one_whatever_its_name(radar, tmp_path):
+    for i in range(FRAMES):
+        radar.isel(time=[i]).to_netcdf(tmp_path / f"{i}.h5")
+    halve(tmp_path / "3.h5")
+    with pytest.raises(ValueError, match=r"3\.h5 is cut short"):
+        storage.open_input(f"{tmp_path}/*.h5")
+    with pytest.warns(UserWarning, match=r"3\.h5 is cut short"):
+        joined = storage.open_inputs([f"{tmp_path}/*.h5"], on_unreadable="mark")
+    np.testing.assert_array_equal(joined.time, radar.time)
+
+
 def test_files_with_several_frames_may_be_broken_too(radar, write, tmp_path):
     pattern = write(cuts=(0, 2, 4, FRAMES))
     halve(tmp_path / "b.nc")
-    with pytest.warns(UserWarning, match=r"b\.nc is cut short.*2 frames from 2024-06-01T12:10"):
+    with pytest.warns(UserWarning, match=r"b\.nc is cut short.*2 from 2024-06-01T12:10 on"):
         joined = storage.open_inputs([pattern], on_unreadable="mark")
     np.testing.assert_array_equal(joined.time, radar.time)
 

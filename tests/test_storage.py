@@ -1,5 +1,7 @@
 """Files that are whole, outputs that destroy nothing, and drafts that follow no links."""
 
+import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -89,6 +91,19 @@ def test_the_state_of_a_file_changes_with_its_content_and_with_what_stands_in_it
     assert state(path) != before
     path.unlink()
     assert state(path) == State(-1, -1, -1)
+
+
+def test_another_process_may_see_another_number_of_the_file(tmp_path):
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"rain")
+    before = state(path)
+    sent = pickle.loads(pickle.dumps(before))
+    other.write_bytes(b"snow")
+    os.utime(other, ns=(before.modified, before.modified))
+    other.replace(path)
+    assert before.is_over(path) and not sent.is_over(path)
+    path.write_bytes(b"more")
+    assert sent.is_over(path)
 
 
 # ---------------------------------------------------------------- what is read is never replaced
@@ -326,3 +341,15 @@ def test_leftovers_of_killed_processes_are_removed_and_links_not_followed(tmp_pa
     (tmp_path / ".out[1].zarr.more.notes.part").write_text("of another file")
     remove_leftovers(tmp_path / "out[1].zarr")
     assert sorted(content(tmp_path)) == [".out[1].zarr.more.notes.part", "precious", "precious/data"]
+
+
+def test_the_demo_and_a_training_keep_their_hands_off_what_they_read(frame, tmp_path):
+    from xnowcast import demo
+    from xnowcast.training.folder import RunFolder
+
+    frame.to_netcdf(tmp_path / "scores.nc")
+    frame.to_zarr(tmp_path / "radar.zarr", consolidated=False)
+    with pytest.raises(ValueError, match=r"scores\.nc is also an input"):
+        demo.run(str(tmp_path / "scores.nc"), tmp_path, "persistence")
+    with pytest.raises(ValueError, match="is a Zarr store"):
+        RunFolder(tmp_path / "radar.zarr", resume=True)

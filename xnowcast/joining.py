@@ -366,11 +366,11 @@ def _same_places(ours: xr.DataArray, theirs: xr.DataArray) -> bool:
 def _same_projection(first: _Series, one: _Series, names: list[Hashable]) -> None:
     for name in names:
         ours, theirs = (_projection(s, name) for s in (first, one))
-        for key in ours.keys() & theirs.keys():
+        for key in [key for key in ours if key in theirs]:
             if not _equal(ours[key], theirs[key]):
                 raise ValueError(
-                    f"{one.name} has another projection than {first.name} ({key} {theirs[key]!r} against "
-                    f"{ours[key]!r}): open files of each grid on their own"
+                    f"{one.name} has another projection than {first.name} ({key} {theirs[key]} against "
+                    f"{ours[key]}): open files of each grid on their own"
                 )
 
 
@@ -520,8 +520,8 @@ def _lacking(parts: Sequence[Part], readable: list[_Series]) -> list[_Series]:
         after = next((known[id(p.dataset)] for p in later if id(p.dataset) in known), None)
         missing = _missing_times(before, after, step, len(members) * each)
         reason = "; ".join(part.unreadable for part in members)
-        told = f"{missing.size} frames from {missing[0]:.16}" if missing.size else "its times cannot be told"
-        warnings.warn(f"{reason}: {told}", stacklevel=3)
+        told = f"{missing.size} from {missing[0]:.16} on are taken to be its frames" if missing.size else "left out"
+        warnings.warn(f"{reason} ({told})", stacklevel=3)
         if missing.size:
             found.append(_Series(members[0].name, None, readable[0].dim, missing, reason=reason))
     return found

@@ -48,7 +48,7 @@ def open_netcdf(path: str | os.PathLike) -> xr.Dataset:
     try:
         opened = xr.open_dataset(path, cache=False)
     except (OSError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path} is no NetCDF file that can be read: {_first_line(error)}") from error
+        raise ValueError(f"{path} is no NetCDF file that can be read: {first_line(error)}") from error
     watched = {
         name: xr.Variable(
             variable.dims,
@@ -114,11 +114,26 @@ class _Watched(xr.backends.BackendArray):
         except MemoryError:
             raise
         except Exception as error:  # of a dozen kinds, from the depths of HDF5
-            raise UnreadableInput(f"{self._path} cannot be read: {_first_line(error)}") from error
+            raise UnreadableInput(f"{self._path} cannot be read: {first_line(error)}") from error
         if self._before.is_over(self._path):
             raise UnreadableInput(f"{self._path} has changed since it was opened")
         return values
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, without the details.
+
+    Parameters
+    ----------
+    error : BaseException
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> first_line(OSError())
+    'OSError'
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ import xarray as xr
 from xnowcast import joining, windows
 from xnowcast.drafts import draft
 from xnowcast.joining import Part
-from xnowcast.netcdf import open_netcdf
+from xnowcast.netcdf import first_line, open_netcdf
 from xnowcast.sources import paths_behind
 from xnowcast.whole import check_whole as check_whole
 from xnowcast.whole import is_netcdf
@@ -176,7 +176,7 @@ def _open_zarr(path: Path) -> xr.Dataset:
         try:
             return xr.open_zarr(path)
         except Exception as error:  # broken metadata fail anywhere in Zarr, with any kind of exception
-            raise ValueError(f"{path} is no Zarr store that can be read: {_first_line(error)}") from error
+            raise ValueError(f"{path} is no Zarr store that can be read: {first_line(error)}") from error
 
 
 def _kind(path: str) -> str:
@@ -199,10 +199,6 @@ def _open_by_name(name: str) -> xr.Dataset:
             f"there is no file {name}, and no tutorial dataset of that name ({', '.join(dict.fromkeys(known))})"
         )
     return datasets.open(name, chunks={})
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # ---------------------------------------------------------------- outputs
