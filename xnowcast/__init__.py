@@ -6,6 +6,7 @@ Importing this registers ``ds.nowcast`` and imports no torch; whatever needs tor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xnowcast._version import __version__
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.archive import hindcast, score_archive
 from xnowcast.cf import rain_rate
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     import xnowcast.plot as plot
     import xnowcast.pretrained as pretrained
     import xnowcast.verify as verify
-
-__version__ = "0.1.0"
 
 __all__ = [
     "NowcastDataArrayAccessor",

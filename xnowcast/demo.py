@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-import xnowcast
-from xnowcast import cf, datasets, engine, plot, storage, verify, windows
+from xnowcast import cf, datasets, engine, plot, storage, verify, weights, windows
 
 BASELINES = ("persistence", "extrapolation")
 THRESHOLDS = (0.5, 2.0, 5.0)
@@ -137,7 +136,7 @@ def verifiable_init_times(radar: xr.Dataset, model: str) -> list[np.datetime64]:
     """
     field = cf.find_field(radar)
     axis = windows.time_axis(field.array, field.time)
-    frames = max(xnowcast.card(name).task.input_frames for name in (model, *BASELINES))
+    frames = max(weights.card(name).task.input_frames for name in (model, *BASELINES))
     steps = windows.lead_steps(axis.step, lead_time=LEAD_TIME)
     chosen = windows.input_windows(axis, frames, "all", on_gap="skip").init_times
     chosen = chosen[chosen + steps * axis.step <= axis.times[-1]]

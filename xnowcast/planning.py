@@ -403,7 +403,7 @@ def provenance(
     >>> refined["nowcast_model"], refined["nowcast_input_options"]
     ('extrapolation + bicubic', "inflow='nan'")
     """
-    from xnowcast import __version__
+    from xnowcast._version import __version__
     from xnowcast.kinds import plain
     from xnowcast.weights import sha256_of
 

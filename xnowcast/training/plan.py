@@ -78,7 +78,7 @@ class Run:
         """Write the resolved configuration into the run folder."""
         from importlib.metadata import version
 
-        from xnowcast import __version__
+        from xnowcast._version import __version__
 
         assert self.folder is not None
         versions = {name: version(name) for name in ("torch", "lightning", "numpy", "xarray")}
