@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 import xnowcast
-from xnowcast import cf
+from xnowcast import attributes, cf
 from xnowcast.models.base import Task
 from xnowcast.transforms import Identity
 
@@ -513,8 +513,8 @@ def test_the_users_dataset_is_not_touched(rich):
 def test_attributes_are_read_once_and_values_never_formatted(monkeypatch):
     """A forecast asks some twenty times what its coordinates are; each answer of cf_xarray takes milliseconds."""
     asked = []
-    answer = cf._cf_names.__wrapped__
-    monkeypatch.setattr(cf, "_cf_names", lru_cache(lambda *key: asked.append(key) or answer(*key)))
+    answer = attributes._cf_names.__wrapped__
+    monkeypatch.setattr(attributes, "_cf_names", lru_cache(lambda *key: asked.append(key) or answer(*key)))
     monkeypatch.setattr(np, "array2string", lambda *a, **k: pytest.fail("an array was formatted"))
     persisted(radar(), init_times="all")
     assert len(asked) <= 2, "once about the field, once about its frames at most"

@@ -6,7 +6,7 @@ Importing this registers ``ds.nowcast`` and imports no torch; whatever needs tor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from xnowcast._version import __version__
+from xnowcast._version import __version__ as __version__
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.archive import hindcast, score_archive
 from xnowcast.cf import rain_rate

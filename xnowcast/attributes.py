@@ -1,7 +1,10 @@
-"""What a variable's attributes say of its values: packing, missing values, valid range and Z-R relation."""
+"""What attributes say: the axes of coordinates; the packing, missing values, valid range and Z-R relation of values."""
 
+from collections.abc import Hashable
+from functools import lru_cache
 from typing import Any
 
+import cf_xarray
 import numpy as np
 import xarray as xr
 
@@ -29,6 +32,41 @@ def name_of(array: xr.DataArray) -> str:
     ('rr', 'precipitation')
     """
     return str(array.name) if array.name is not None else "precipitation"
+
+
+def coordinates_of(array: xr.Dataset | xr.DataArray, what: str) -> list[Hashable]:
+    """Coordinates that CF attributes tell to be an axis or a kind of coordinate.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+    what : {"X", "Y", "T", "latitude", "longitude"}
+
+    Returns
+    -------
+    list of hashable
+
+    Examples
+    --------
+    >>> north = xr.DataArray(np.zeros(2), dims="row", coords={"row": ("row", [0.0, 1.0], {"axis": "Y"})})
+    >>> coordinates_of(north, "Y"), coordinates_of(north, "X")
+    (['row'], [])
+    """
+    texts = tuple(
+        (name, tuple(sorted((str(k), v) for k, v in coordinate.attrs.items() if isinstance(v, str))))
+        for name, coordinate in array.coords.variables.items()
+    )
+    return [*_cf_names(texts, repr(cf_xarray.options.OPTIONS["custom_criteria"])).get(what, [])]
+
+
+@lru_cache(maxsize=256)  # of a few hundred bytes each; a forecast asks some twenty times about the same coordinates
+def _cf_names(texts: tuple[tuple[Hashable, tuple[tuple[str, str], ...]], ...], criteria: str) -> dict[str, list[Any]]:
+    """Axes and coordinates as cf_xarray knows them by their attributes.
+
+    It is asked about coordinates without values: every time it would format the values that it is given into words.
+    """
+    names = xr.Dataset(coords={name: ((), 0, dict(attrs)) for name, attrs in texts}).cf
+    return names.axes | names.coordinates
 
 
 def with_plain_text(array: xr.DataArray) -> xr.DataArray:

@@ -4,15 +4,24 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
-import cf_xarray
+import cf_xarray  # noqa: F401  (registers the .cf accessor)
 import numpy as np
 import xarray as xr
 
 from xnowcast import grids, intervals, units, windows
-from xnowcast.attributes import declared, decoded, name_of, no_echo_of, number, standard_name, with_plain_text, zr_of
+from xnowcast.attributes import (
+    coordinates_of,
+    declared,
+    decoded,
+    name_of,
+    no_echo_of,
+    number,
+    standard_name,
+    with_plain_text,
+    zr_of,
+)
 
 T_Xarray = TypeVar("T_Xarray", xr.Dataset, xr.DataArray)
 
@@ -388,48 +397,13 @@ def _horizontal_dim(array: xr.DataArray, axis: str) -> Hashable | None:
 
 def _axis_coordinates(array: xr.Dataset | xr.DataArray, axis: str) -> list[Hashable]:
     """Coordinates that tell places along y or x: those of the CF axis first, then latitudes or longitudes."""
-    return [*told_by_attributes(array, axis.upper()), *latlon_names(array, axis)]
-
-
-def told_by_attributes(array: xr.Dataset | xr.DataArray, what: str) -> list[Hashable]:
-    """Coordinates that CF attributes tell to be an axis or a kind of coordinate.
-
-    Parameters
-    ----------
-    array : xarray.DataArray
-    what : {"X", "Y", "T", "latitude", "longitude"}
-
-    Returns
-    -------
-    list of hashable
-
-    Examples
-    --------
-    >>> north = xr.DataArray(np.zeros(2), dims="row", coords={"row": ("row", [0.0, 1.0], {"axis": "Y"})})
-    >>> told_by_attributes(north, "Y"), told_by_attributes(north, "X")
-    (['row'], [])
-    """
-    texts = tuple(
-        (name, tuple(sorted((str(k), v) for k, v in coordinate.attrs.items() if isinstance(v, str))))
-        for name, coordinate in array.coords.variables.items()
-    )
-    return [*_cf_names(texts, repr(cf_xarray.options.OPTIONS["custom_criteria"])).get(what, [])]
-
-
-@lru_cache(maxsize=256)  # of a few hundred bytes each; a forecast asks some twenty times about the same coordinates
-def _cf_names(texts: tuple[tuple[Hashable, tuple[tuple[str, str], ...]], ...], criteria: str) -> dict[str, list[Any]]:
-    """Axes and coordinates as cf_xarray knows them by their attributes.
-
-    It is asked about coordinates without values: every time it would format the values that it is given into words.
-    """
-    names = xr.Dataset(coords={name: ((), 0, dict(attrs)) for name, attrs in texts}).cf
-    return names.axes | names.coordinates
+    return [*coordinates_of(array, axis.upper()), *latlon_names(array, axis)]
 
 
 def latlon_names(array: xr.Dataset | xr.DataArray, axis: str) -> list[Hashable]:
     """Coordinates of latitude ("y") or longitude ("x"), by CF attributes, else by name."""
     kind, names = _LATLON_NAMES[axis]
-    return told_by_attributes(array, kind) or [n for n in array.coords if str(n).lower() in names]
+    return coordinates_of(array, kind) or [n for n in array.coords if str(n).lower() in names]
 
 
 def along(array: xr.DataArray, axis: str, dim: Hashable) -> np.ndarray | None:
@@ -536,7 +510,7 @@ def _on_mercator(latitude: np.ndarray) -> np.ndarray:
 
 def _time_dim(array: xr.DataArray, horizontal: tuple[Hashable, Hashable]) -> Hashable | None:
     rest = [d for d in array.dims if d not in horizontal]
-    told = [n for n in told_by_attributes(array, "T") if n in rest and not _is_reference_time(array, n)]
+    told = [n for n in coordinates_of(array, "T") if n in rest and not _is_reference_time(array, n)]
     named = [n for n in _AXIS_NAMES["time"] if n in rest]
     dated = [d for d in rest if d in array.coords and array[d].dtype.kind == "M" and not _is_reference_time(array, d)]
     return next(iter([*told, *named, *dated]), None)
@@ -947,7 +921,7 @@ def grid_spacing(
         km = [units.length_in_km(array[d].attrs.get("units")) for d in (y, x)]
         if km[0] is not None and km[1] is not None:
             return float(dy * km[0]), float(dx * km[1])
-        if y in told_by_attributes(array, "latitude"):
+        if y in coordinates_of(array, "latitude"):
             degree = float(np.deg2rad(1.0)) * EARTH_RADIUS_KM
             return dy * degree, dx * degree * float(np.cos(np.deg2rad(array[y].values.mean())))
     return _curvilinear_spacing(array, y, x)

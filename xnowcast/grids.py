@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf
+from xnowcast.attributes import coordinates_of
 
 
 def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> np.ndarray:
@@ -149,7 +149,7 @@ def cell_areas(array: xr.DataArray, y: Hashable, x: Hashable, measured: xr.DataA
     """
     if measured is not None:
         return measured
-    if y in cf.told_by_attributes(array, "latitude"):
+    if y in coordinates_of(array, "latitude"):
         edges = np.clip(cell_edges(array[y]), -90.0, 90.0)
         return xr.DataArray(np.abs(np.diff(np.sin(np.deg2rad(edges)))), dims=[y])
     if latitude := _two_dimensional_latitude(array, y, x):
@@ -162,7 +162,7 @@ def _two_dimensional_latitude(array: xr.DataArray, y: Hashable, x: Hashable) -> 
     """Name of the latitudes of a grid that is told by nothing else."""
     if y in array.coords:
         return None
-    return next((n for n in cf.told_by_attributes(array, "latitude") if set(array[n].dims) == {y, x}), None)
+    return next((n for n in coordinates_of(array, "latitude") if set(array[n].dims) == {y, x}), None)
 
 
 def coarse_coordinate(variable: xr.Variable, factors: dict[Hashable, int]) -> xr.Variable:

@@ -424,7 +424,7 @@ def write(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = False, inp
 
 def _marked(dataset: xr.Dataset) -> xr.Dataset:
     """A copy with an attribute by which it is known as ours."""
-    from xnowcast import __version__
+    from xnowcast._version import __version__
 
     known = any(str(name).startswith("nowcast_") for name in dataset.attrs)
     return dataset.assign_attrs({} if known else {"nowcast_package": f"xnowcast {__version__}"})
