@@ -1,6 +1,6 @@
 """Arguments that are none, refused at the door by their own names."""
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
@@ -57,7 +57,7 @@ def number(name: str, value: Any, words: str, accepts: Callable[[Any], bool]) ->
     ValueError: min_coverage is nan; it must be a number from 0 to 1
     """
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not accepts(value):
+    if not real or not abs(value) <= sys.float_info.max or not accepts(value):
         raise ValueError(f"{name} is {value!r}; it must be a number {words}")
 
 

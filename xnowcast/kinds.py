@@ -15,6 +15,9 @@ LARGEST_COUNT = 100_000
 """Of a model's option that is a whole number: frames, channels, steps of a diffusion, cells of a tile. A slip of the
 finger beyond it would ask for all memory there is."""
 
+LARGEST_NUMBER = 1e30
+"""Of a model's option that is any other number: torch computes with float32."""
+
 _WORDS = {
     int: "a whole number",
     float: "a finite number",
@@ -78,7 +81,7 @@ def in_kind(name: str, value: Any, annotation: Any, *, most: int | None = None, 
     annotation : type
         What says the kind. Where it tells nothing the value is taken as it is.
     most : int, optional
-        The largest whole number.
+        The largest whole number; then other numbers have a bound too, `LARGEST_NUMBER`.
     example : object
         Where it is a word, the message says it.
 
@@ -101,8 +104,9 @@ def in_kind(name: str, value: Any, annotation: Any, *, most: int | None = None, 
     """
     found, kinds = plain(value), _kinds(annotation)
     if not kinds or any(_is(found, kind) for kind in kinds):
-        if most is not None and type(found) is int and int in kinds and found > most:
-            raise ValueError(f"{name} is {found}; it can be {most} at most")
+        largest = most if type(found) is int and int in kinds else LARGEST_NUMBER
+        if most is not None and type(found) in (int, float) and kinds and abs(found) > largest:
+            raise ValueError(f"{name} is {found}; it can be {largest:g} at most")
         return found
     such = f", such as {example!r}" if isinstance(example, str) else ""
     raise ValueError(f"{name} is {reprlib.repr(value)}; it must be {_or(map(_in_words, kinds))}{such}")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from xnowcast.models.base import Task
 from xnowcast.nn.advection import advect
-from xnowcast.nn.moving_frame import CARRIED, motion_of
+from xnowcast.nn.moving_frame import CARRIED, check_window, motion_of
 from xnowcast.noise import Noise
 from xnowcast.transforms import Identity
 
@@ -79,8 +79,7 @@ class Extrapolation:
             raise ValueError(f"input_frames is {input_frames}: motion needs at least 2 frames")
         if inflow not in ("nan", "dry"):
             raise ValueError(f"inflow is {inflow!r}: choose 'nan' or 'dry'")
-        if window <= 0:
-            raise ValueError(f"window is {window}: it is a length in grid cells, above 0")
+        check_window(window)
         if not 0 <= carried <= 1:
             raise ValueError(f"carried is {carried}: it is a share between 0 and 1")
         if interpolation not in ("bilinear", "nearest"):

@@ -11,7 +11,7 @@ from xnowcast.models.base import Loss, Task, TrainingBatch
 from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.sprog import SPROG
 from xnowcast.nn.cascade import check_share
-from xnowcast.nn.moving_frame import motion_of, onto_ground, onto_newest
+from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.probability_matching import matched
 from xnowcast.noise import Noise
 
@@ -154,8 +154,7 @@ class Lagrangian(nn.Module):
         for name, value in (("emphasis", emphasis), ("absolute_error", absolute_error)):
             if value < 0:
                 raise ValueError(f"{name} is {value}: it must be at least 0")
-        if window <= 0:
-            raise ValueError(f"window is {window}: it is a length in grid cells, above 0")
+        check_window(window)
         check_share(cascade, input_frames)
         further = dict(network_options or {})
         if not deblurred and not further.get("staged"):

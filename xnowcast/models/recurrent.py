@@ -31,8 +31,9 @@ def stack_cells(cell: str, size: str, width: int | None, depth: int, options: di
     for name in given:
         if name not in CELLS[cell].options:
             raise ValueError(f"the cell {cell!r} has no option {name!r}: leave it out")
-    if width is not None and width < 1:
-        raise ValueError(f"width is {width}: it must be at least 1")
+    for name, count in {**given, "width": width}.items():
+        if isinstance(count, int) and not isinstance(count, bool) and count < 1:
+            raise ValueError(f"{name} is {count}: it must be at least 1")
     if "window" in CELLS[cell].options:
         given.setdefault("window", WINDOWS[size])
     return CELLS[cell].stack(width or WIDTHS[size], depth, **given)

@@ -5,12 +5,14 @@ from torch import Tensor
 
 from xnowcast.models.base import Task
 from xnowcast.nn.cascade import LEVELS, continued
-from xnowcast.nn.moving_frame import motion_of, onto_ground, onto_newest
+from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.probability_matching import matched
 from xnowcast.noise import Noise
 from xnowcast.transforms import SCALINGS, Identity
 
 SMOOTH = 64.0  # grid cells: large rain areas move together, and what is kept of the rain are large areas
+
+MOST_LEVELS = 20  # octaves of a grid of a million cells along a side
 
 
 class SPROG:
@@ -83,10 +85,9 @@ class SPROG:
         """What it reads and gives; the options are those of the class, and are checked here."""
         if input_frames < 3:
             raise ValueError(f"input_frames is {input_frames}: the autoregression is fitted to at least 3 frames")
-        if levels < 2:
-            raise ValueError(f"levels is {levels}: a field is taken apart into at least 2")
-        if window <= 0:
-            raise ValueError(f"window is {window}: it is a length in grid cells, above 0")
+        if not 2 <= levels <= MOST_LEVELS:
+            raise ValueError(f"levels is {levels}: a field is taken apart into 2 to {MOST_LEVELS}")
+        check_window(window)
         if scaling not in SCALINGS:
             raise ValueError(f"scaling is {scaling!r}: choose one of {', '.join(map(repr, SCALINGS))}")
         return Task("forecast", input_frames=input_frames, coverage="advected")

@@ -10,6 +10,25 @@ TRACE = 0.2  # mm/h: added before the logarithm that motion is sought in
 CARRIED = 0.5  # share of the motion that travels with the rain; either kind of trajectory alone lost somewhere
 
 
+WIDEST = 1000.0  # grid cells: within wider windows the few numbers at the rim of a small grid no longer add up
+
+
+def check_window(window: float) -> None:
+    """Refuse a window within which no motion can be fitted.
+
+    Parameters
+    ----------
+    window : float
+        Its standard deviation in grid cells.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not 0 < window <= WIDEST:
+        raise ValueError(f"window is {window!r}: it is a length in grid cells, above 0 and up to {WIDEST:g}")
+
+
 def motion_of(rain: Tensor, observed: Tensor, *, window: float) -> Tensor:
     """Motion of the rain in some frames.
 

@@ -32,6 +32,7 @@ from xnowcast.training.settings import TrainingSettings
 _PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _TRAINING, _VALIDATION = 0, 1
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
@@ -154,14 +155,17 @@ def own_randomness(device: torch.device, deterministic: bool) -> Iterator[None]:
         Whether to ask for algorithms that repeat bit for bit.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    given = os.environ.get(_CUBLAS)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
+        os.environ.setdefault(_CUBLAS, ":4096:8")  # cuBLAS repeats itself only with this
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        if given is None:
+            os.environ.pop(_CUBLAS, None)
 
 
 # ---------------------------------------------------------------- networks

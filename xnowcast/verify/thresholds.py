@@ -100,7 +100,7 @@ def threshold_coordinate(thresholds: Thresholds, *fields: xr.DataArray) -> xr.Da
         attrs |= thresholds.attrs
     try:
         values = np.asarray(thresholds, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = np.empty(0)
     if values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
         raise ValueError(f"thresholds={thresholds!r} must be a finite number or a sequence of at least one")

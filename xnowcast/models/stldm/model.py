@@ -30,7 +30,7 @@ from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_dive
 from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
 from xnowcast.nn.cascade import check_share, continued
-from xnowcast.nn.moving_frame import motion_of, onto_ground, onto_newest
+from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.probability_matching import matched
 from xnowcast.noise import Noise
 from xnowcast.transforms import SCALINGS
@@ -352,8 +352,7 @@ class STLDM(nn.Module):
                 raise ValueError(f"{name} is {value!r}: it must be a number of 0 or more")
         if not isinstance(probability_matching, Real) or not 0 <= probability_matching <= 1:
             raise ValueError(f"probability_matching is {probability_matching!r}: it must be a share between 0 and 1")
-        if not isinstance(window, Real) or not 0 < window < math.inf:
-            raise ValueError(f"window is {window!r}: it is a length in grid cells, above 0")
+        check_window(window)
         if inflation != 1 and not residual:
             raise ValueError(f"inflation is {inflation}: it is an option of residual=True")
         check_share(cascade, input_frames or form.input_frames)
