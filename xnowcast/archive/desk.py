@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import storage, windows
+from xnowcast import drafts, storage, windows
 from xnowcast.archive.cadence import Kind, digest, kind_of, on_axis, together, usual_step
 from xnowcast.archive.logs import log
 from xnowcast.forecast import Prepared, forecast, prepare
@@ -210,9 +210,18 @@ class Desk:
         if found == mark:
             log.info("the newest forecast is from %.16s, and is there already", newest)
             self._last = newest, mark
+            self._point_at(path)  # a watch may have been killed before it did
+            self._tidy()
             return None
         log.info("the frames of the forecast from %.16s have changed since: it is made again", newest)
         return ", made again"
+
+    def clear(self) -> None:
+        """Remove what a watch that was killed has left half written."""
+        for path in self.folder.glob(".forecast_*"):
+            drafts.remove_leftovers(self.folder / path.name[1:].rsplit(".", 2)[0])
+        for link in self.folder.glob(".latest.*"):
+            link.unlink(missing_ok=True)
 
     def _point_at(self, path: Path) -> None:
         """The link changes from the last forecast to this one in one step."""

@@ -1,5 +1,6 @@
 """One run per store: a lock file with host, process and heartbeat, and what becomes of the lock of a dead run."""
 
+import glob
 import json
 import os
 import socket
@@ -54,6 +55,7 @@ class StoreLock:
     def __enter__(self) -> "StoreLock":
         while not self._create():
             self._clear_if_dead()
+        self._remove_drafts()
         self._pulse = threading.Thread(target=self._beat, name="store-lock", daemon=True)
         self._pulse.start()
         return self
@@ -114,6 +116,13 @@ class StoreLock:
         finally:
             draft.unlink()
         return True
+
+    def _remove_drafts(self) -> None:
+        """Drafts of locks, and probes of the clock, that killed runs have left; those of living ones are new."""
+        for left in self.path.parent.glob(f"{glob.escape(self.path.name)}.{'[0-9a-f]' * 32}"):
+            with suppress(OSError):
+                if self.path.stat().st_mtime - left.stat().st_mtime > STALE:
+                    left.unlink()
 
     def _clear_if_dead(self) -> None:
         """Take the lock of a dead run away; two runs that both see it dead cannot both take it."""

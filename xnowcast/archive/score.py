@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, check, planning, storage, windows
+from xnowcast import cf, check, drafts, planning, storage, windows
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.hindcast import (
     check_run,
@@ -157,6 +157,7 @@ def score_archive(
         LogFile(path.with_name(f"{path.name}.log")),
         interruptible() as interruption,
     ):
+        drafts.remove_leftovers(path)
         if overwrite and path.exists():
             log.info("%s is replaced", path)
         else:

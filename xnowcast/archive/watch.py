@@ -135,6 +135,7 @@ def watch(
         LogFile(target / "watch.log"),
         interruptible("the forecast under way is") as interruption,
     ):
+        desk.clear()
         wanted = "all files" if pattern == "*" else f"files like {pattern}"
         name = model if isinstance(model, str) else planning.model_name(recipe)
         log.info("watching %s for %s, to forecast with %s", source, wanted, name)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xnowcast import storage
+from xnowcast import drafts, storage
 from xnowcast.archive.lock import StoreLock
 from xnowcast.drafts import draft
 
@@ -88,6 +88,8 @@ class RunFolder:
         with StoreLock(self.path / LOCK) as lock:
             if (self._content(), self._newest_checkpoint()) != self._planned:
                 raise ValueError(f"another run wrote to {self.path} while this one was planned: start it again")
+            for path in (self.config, self.checkpoint, self.best, self.model, self._metrics):
+                drafts.remove_leftovers(path)
             yield lock
 
     def require_space(self, checkpoint_bytes: int, weights_bytes: int) -> None:
@@ -116,8 +118,9 @@ class RunFolder:
     def open(self, step: int) -> None:
         """Forget what a run that was stopped wrote after its checkpoint at ``step``."""
         if self._metrics.is_file() and step:
-            with open(self._metrics, newline="") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+            lines = self._metrics.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]  # the last was cut short if the run was killed
+            self._rows = [row for row in csv.DictReader(whole) if int(row["step"]) <= step]
         self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
         self._write_metrics()
 
