@@ -327,9 +327,7 @@ def test_half_a_file_waits_and_is_read_once_it_has_grown(radar, tmp_path, file_f
     np.testing.assert_array_equal(played.newest()[0, 0], radar.rain[1])
 
 
-def test_a_newest_forecast_is_known_after_a_restart_and_made_again_where_its_frames_have_changed(
-    radar, tmp_path, caplog
-):
+def test_a_restarted_watch_knows_the_newest_forecast_and_whether_its_frames_have_changed(radar, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     played = Played(tmp_path)
     for i in range(3):
@@ -472,6 +470,13 @@ def test_times_a_second_or_two_off_are_those_of_a_regular_radar(radar, tmp_path)
         frame = single(radar, i)
         played.comes(f"r{i}.nc", frame.assign_coords(time=frame.time + np.timedelta64(off, "s")))
     assert played.forecasts() == [f"20240601T12{m}" for m in ("05", "10", "15", "20", "25")]
+
+
+def test_a_file_with_a_time_that_is_no_axis_is_a_frame(radar, tmp_path):
+    played = Played(tmp_path)
+    for i in range(2):
+        played.comes(f"r{i}.nc", radar.isel(time=i))
+    np.testing.assert_array_equal(played.newest()[0, 0], radar.rain[1])
 
 
 def test_links_out_of_the_folder_are_followed_only_when_asked_for(radar, tmp_path, caplog):

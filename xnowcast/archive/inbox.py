@@ -170,9 +170,21 @@ def _now() -> np.datetime64:
 
 def _split(dataset: xr.Dataset) -> dict[np.datetime64, xr.Dataset]:
     """Each frame by its time."""
-    dataset = windows.with_real_times(dataset)
+    dataset = _with_time_axis(windows.with_real_times(dataset))
     times = [name for name, index in dataset.indexes.items() if index.dtype.kind == "M"]
     if len(times) != 1 or times[0] not in dataset.dims:
         raise ValueError(f"it has {len(times)} time axes, and a frame needs one")
     values = windows.real_times(dataset[times[0]])
     return {value: dataset.isel({times[0]: [i]}) for i, value in enumerate(values)}
+
+
+def _with_time_axis(dataset: xr.Dataset) -> xr.Dataset:
+    """A single frame whose time stands beside it gets an axis of one time."""
+    scalars = [
+        name for name, coordinate in dataset.coords.items() if not coordinate.dims and coordinate.dtype.kind == "M"
+    ]
+    told = [name for name in scalars if name == "time" or dataset[name].attrs.get("standard_name") == "time"] or scalars
+    if len(told) != 1 or any(index.dtype.kind == "M" for index in dataset.indexes.values()):
+        return dataset
+    fields = {name: v.expand_dims(told[0]) for name, v in dataset.data_vars.items() if v.ndim > 1}
+    return dataset.drop_vars(told).assign(fields)
