@@ -86,7 +86,7 @@ class SPROG:
         if input_frames < 3:
             raise ValueError(f"input_frames is {input_frames}: the autoregression is fitted to at least 3 frames")
         if not 2 <= levels <= MOST_LEVELS:
-            raise ValueError(f"levels is {levels}: a field is taken apart into 2 to {MOST_LEVELS}")
+            raise ValueError(f"levels is {levels}: a field is taken apart into at least 2, at most {MOST_LEVELS}")
         check_window(window)
         if scaling not in SCALINGS:
             raise ValueError(f"scaling is {scaling!r}: choose one of {', '.join(map(repr, SCALINGS))}")
