@@ -150,6 +150,12 @@ def test_the_demo_refuses_what_it_cannot_draw_before_any_work(radar, tmp_path, c
     assert "'tile' of length 3" in message and not (tmp_path / "demo").exists()
     (tmp_path / "taken").write_text("")
     assert "is a file" in fails(capsys, "demo", "--out", tmp_path / "taken")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "maps.png").write_text("of the office")
+    radar.to_netcdf(tmp_path / "radar.nc")
+    words = "demo", "--data", tmp_path / "radar.nc", "--out", tmp_path / "mine", "--model", "persistence"
+    assert "holds maps.png" in fails(capsys, *words)
+    assert (tmp_path / "mine" / "maps.png").read_text() == "of the office"
 
 
 def test_a_failure_in_the_middle_leaves_nothing_and_keeps_what_was_there(radar, tmp_path, capsys):

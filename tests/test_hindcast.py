@@ -610,6 +610,26 @@ def test_what_is_no_file_in_the_place_of_a_lock_is_told_or_cleared(tmp_path, mon
         pass
 
 
+def test_what_only_bears_the_name_of_a_lock_or_a_log_stays(archive, tmp_path):
+    notes = tmp_path / "a.zarr.lock"
+    notes.write_text("a diary\n" * 1000)
+    with pytest.raises(ValueError, match=r"a\.zarr\.lock is no lock"):
+        made(archive, tmp_path / "a.zarr")
+    assert notes.read_text() == "a diary\n" * 1000
+    (tmp_path / "b.zarr.log").mkdir()
+    with pytest.raises(ValueError, match=r"b\.zarr\.log is a folder"):
+        made(archive, tmp_path / "b.zarr")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.zarr.lock", "b.zarr.log"]
+
+
+def test_a_folder_that_is_refused_keeps_all_that_is_in_it(archive, tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "download.partial").write_text("half a day of it")
+    with pytest.raises(ValueError, match="no store of a hindcast"):
+        made(archive, tmp_path / "a.zarr")
+    assert (tmp_path / "a.zarr" / "download.partial").read_text() == "half a day of it"
+
+
 def test_a_lock_that_somebody_deleted_comes_back(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT", 0.02)
     path = tmp_path / "a.zarr.lock"

@@ -686,3 +686,38 @@ def test_a_real_squall_line_is_drawn(shared_data):
         np.testing.assert_array_equal(values, event.rainfall_rate[10])
     assert np.isnan(values).any()
     assert np.nanmax(values) > 50
+
+
+@pytest.mark.parametrize("draw", [plots.plot, plots.animate, plots.plot_field])
+def test_a_picture_never_replaces_what_is_drawn(tmp_path, draw):
+    """Some radars send pictures."""
+    sequence(2).to_netcdf(tmp_path / "radar.gif", engine="netcdf4")
+    before = (tmp_path / "radar.gif").read_bytes()
+    read = xr.open_dataset(tmp_path / "radar.gif", engine="netcdf4", chunks={})
+    with pytest.raises(ValueError, match="is also an input"):
+        draw(read, path=tmp_path / "radar.gif")
+    assert (tmp_path / "radar.gif").read_bytes() == before
+
+
+@pytest.mark.parametrize("draw", [plots.plot, plots.animate, plots.plot_field])
+@pytest.mark.parametrize(("path", "why"), [("", "a folder"), (".", "a folder"), ("nowhere/a.gif", "does not exist")])
+def test_where_no_picture_can_be_is_told_before_anything_is_computed(tmp_path, monkeypatch, draw, path, why):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dask.base, "compute", lambda *args, **kwargs: pytest.fail("computed"))
+    with pytest.raises(ValueError, match=f"path is '{path}'.*{why}"):
+        draw(sequence(2).chunk(time=1), path=path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "maps.png"
+    path.write_bytes(b"before")
+
+    def half(figure, name, **options):
+        name.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plt.Figure, "savefig", half)
+    with pytest.raises(KeyboardInterrupt):
+        plots.plot_field(sequence(2), path=path)
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("maps.png", b"before")]

@@ -153,6 +153,16 @@ def test_whatever_is_read_is_never_replaced(frame, tmp_path, name, way):
             storage.check_output(tmp_path / name, overwrite=True, inputs=[read])
 
 
+@pytest.mark.parametrize("name", ["classic.nc", "of\nradar.nc"], ids=["plain", "in two lines"])
+def test_a_file_that_is_read_by_its_handle_or_has_an_odd_name_is_not_replaced(frame, tmp_path, name):
+    path = tmp_path / name
+    frame.to_netcdf(path, format="NETCDF3_64BIT", engine="scipy")
+    with open(path, "rb") as file:
+        for read in (xr.open_dataset(path, chunks={}), xr.open_dataset(file, engine="scipy", chunks={})):
+            with pytest.raises(ValueError, match="is also an input"):
+                storage.check_output(path, overwrite=True, inputs=[read])
+
+
 def test_a_dataset_cannot_be_written_over_what_it_reads(frame, tmp_path):
     frame.assign_attrs(nowcast_model="none").to_zarr(tmp_path / "rain.zarr")
     with pytest.raises(ValueError, match="is also an input"):
@@ -203,6 +213,21 @@ def put_store_with_a_note(path):
     (path / "thesis.tex").write_text("years of work")
 
 
+def put_store_with_a_store_in_it(path):
+    storage.write(xr.Dataset({"rain": ("x", [1.0])}), path)
+    xr.Dataset({"thesis": ("x", [1.0])}).to_zarr(path / "mine.zarr")
+
+
+def put_store_without_attributes(path):
+    put_foreign_store(path)
+    (path / "zarr.json").write_text('{"attributes": null, "node_type": "group"}')
+
+
+def put_others_work_on_our_files(path):
+    history = "Mon Jun 3 12:00:00 2024: ncks /data/xnowcast/radar.nc radar.nc"
+    xr.Dataset({"rain": ("x", [1.0])}, attrs={"history": history}).to_netcdf(path)
+
+
 def put_broken_store(path):
     path.mkdir()
     (path / "zarr.json").write_text("{")
@@ -216,12 +241,15 @@ STRANGERS = [
     ("text.zarr", put_text),
     ("store.zarr", put_foreign_store),
     ("noted.zarr", put_store_with_a_note),
+    ("nested.zarr", put_store_with_a_store_in_it),
+    ("bare.zarr", put_store_without_attributes),
     ("broken.zarr", put_broken_store),
     ("file.zarr", lambda path: path.write_text("")),
     ("link.zarr", lambda path: path.symlink_to("nowhere")),
     ("link.nc", lambda path: path.symlink_to("nowhere.nc")),
     ("folder.nc", put_text),
     ("radar.nc", put_decoded_radar),
+    ("history.nc", put_others_work_on_our_files),
     ("foreign.nc", lambda path: xr.Dataset({"rain": ("x", [1.0])}).to_netcdf(path)),
 ]
 

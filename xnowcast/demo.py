@@ -1,5 +1,6 @@
 """The main job from end to end on one event: forecast, score against the baselines, write, plot."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ BASELINES = ("persistence", "extrapolation")
 THRESHOLDS = (0.5, 2.0, 5.0)
 SCALES = (1, 4, 16)
 LEAD_TIME = "60min"
+PICTURES = ("maps", "csi", "spectra")
 
 
 def run(
@@ -48,6 +50,9 @@ def run(
         model = radar.chunk().nowcast.forecast(lead_time=LEAD_TIME).attrs["nowcast_model"]
     outputs = folder / f"forecast_{model}.zarr", folder / "scores.nc"
     store, table = (storage.check_output(path, overwrite=True, inputs=[data, radar]) for path in outputs)
+    pictures = [folder / f"{name}.png" for name in PICTURES]
+    if not table.exists() and (strange := [path.name for path in pictures if path.exists()]):
+        raise ValueError(f"{folder} holds {strange[0]}, and no scores.nc of an earlier demo: name another with --out")
     starts = verifiable_init_times(radar, model)
     count = f"{len(starts)} forecast{'s' * (len(starts) > 1)}"
     print(f"{data}: {count} of {LEAD_TIME}, from {starts[0]:%Y-%m-%d %H:%M} to {starts[-1]:%H:%M} UTC\n")
@@ -66,7 +71,7 @@ def run(
     store = storage.write(forecasts[model], store, overwrite=True)
     cards = xr.concat(list(scores.values()), xr.DataArray(names, dims="model", name="model"))
     table = storage.write(cards, table, overwrite=True)
-    pictures = draw(radar, forecasts[model], rates, scores, folder)
+    draw(radar, forecasts[model], rates, scores, pictures)
     print("\nwritten:", *[f"  {path}" for path in (store, table, *pictures)], sep="\n")
     return folder
 
@@ -190,8 +195,8 @@ def draw(
     forecast: xr.Dataset,
     rates: dict[str, xr.DataArray],
     scores: dict[str, xr.Dataset],
-    folder: Path,
-) -> list[Path]:
+    paths: Sequence[Path],
+) -> None:
     """Observed beside forecast, score against lead time, and spectra after half an hour.
 
     Parameters
@@ -200,17 +205,12 @@ def draw(
         What is drawn as maps.
     rates, scores : dict
         By model.
-    folder : pathlib.Path
-
-    Returns
-    -------
-    list of pathlib.Path
+    paths : sequence of pathlib.Path
+        Of the three pictures.
     """
-    paths = [folder / f"{name}.png" for name in ("maps", "csi", "spectra")]
     plot.plot(forecast, radar, init_time=0, path=paths[0])
     plot.plot_scores(scores, "csi", path=paths[1])
     first = next(iter(rates.values()))
     observed = verify.align_observations(cf.rain_rate(radar), first).where(first.notnull())
     half_hour = {n: f.sel(lead_time="30min", method="nearest") for n, f in ({"observed": observed} | rates).items()}
     plot.plot_spectra(half_hour, title="after 30 minutes, where all models have an answer", path=paths[2])
-    return paths

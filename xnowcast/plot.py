@@ -4,7 +4,8 @@ matplotlib is imported when a picture is drawn, not before. Figures are unknown 
 notebook shows them once and none piles up; ``fig.savefig`` works as always, ``plt.show()`` does not see them.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,7 +15,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, kinds, windows
+from xnowcast import cf, kinds, storage, windows
+from xnowcast.drafts import draft
 from xnowcast.intervals import Interval
 from xnowcast.units import Linear
 from xnowcast.verify.align import MOMENT
@@ -131,6 +133,8 @@ def plot(
     ['+5 min\\n12:05 UTC', '+15 min\\n12:15 UTC']
     """
     kinds.check_call(plot, locals())
+    if path is not None:
+        _picture_path(path, forecasts, observations)
     forecasts = _in_forecast_layout(forecasts, variable)
     if "lead_time" not in forecasts.coords and observations is None and lead_times is None:
         return _plot_sequence(forecasts, variable, None, threshold, title, coastlines, path)
@@ -142,7 +146,7 @@ def plot(
     if title is None:
         title = _forecast_title(forecasts, shown)
     fig = _map_grid(rows, title, coastlines)
-    return _finish(fig, path)
+    return finish(fig, path)
 
 
 def plot_field(
@@ -184,6 +188,8 @@ def plot_field(
     >>> [axes.get_title() for axes in plot_field(rain).axes[:2]]
     ['2024-06-01\\n12:00 UTC', '12:05 UTC']
     """
+    if path is not None:
+        _picture_path(path, observations)
     return _plot_sequence(observations, variable, times, None, title, coastlines, path)
 
 
@@ -199,7 +205,7 @@ def _plot_sequence(
     shown = _observed_maps(sequence, variable, times, threshold)
     if title is None:
         title = str(sequence.attrs.get("title", "")) or ("observed" if shown.kind == "rain" else "post-processed")
-    return _finish(_map_grid([("", shown)], title, coastlines), path)
+    return finish(_map_grid([("", shown)], title, coastlines), path)
 
 
 def animate(
@@ -249,6 +255,8 @@ def animate(
     True
     """
     kinds.check_call(animate, locals())
+    if path is not None:
+        _picture_path(path, forecasts, observations)
     _matplotlib()
     from matplotlib.animation import FuncAnimation
 
@@ -269,7 +277,8 @@ def animate(
     fig, draw = _moving_maps(columns, title, coastlines)
     animation = FuncAnimation(fig, draw, frames=len(shown.labels), interval=1000.0 / fps, blit=False)
     if path is not None:
-        animation.save(str(path), writer="pillow" if Path(path).suffix.lower() == ".gif" else None, fps=cast(int, fps))
+        with _picture(path) as new:
+            animation.save(new, writer="pillow" if new.suffix.lower() == ".gif" else None, fps=cast(int, fps))
     return animation
 
 
@@ -347,7 +356,7 @@ def plot_scores(
         title = str(first.attrs.get("long_name", score.upper()))
         title += f", {scale} x {scale} cells" if "scale" in first.dims and scale != 1 else ""
     fig.suptitle(title, fontsize=11)
-    return _finish(fig, path)
+    return finish(fig, path)
 
 
 def plot_spectra(
@@ -415,7 +424,7 @@ def plot_spectra(
     _plain(axis)
     axis.legend(frameon=False, fontsize=9)
     fig.suptitle("Power spectrum of rain rate (not measured as dry)" if title is None else title, fontsize=11)
-    return _finish(fig, path)
+    return finish(fig, path)
 
 
 def plot_reliability(
@@ -530,7 +539,7 @@ def plot_rank_histogram(
         _plain(axis)
     axes[0].set_ylabel("part over that of a flat histogram")
     fig.suptitle("Rank histogram" if title is None else title, fontsize=11)
-    return _finish(fig, path)
+    return finish(fig, path)
 
 
 def plot_roc(
@@ -586,7 +595,7 @@ def plot_roc(
         _plain(axis)
     axes[0].set_ylabel("probability of detection")
     fig.suptitle("ROC" if title is None else title, fontsize=11)
-    return _finish(fig, path)
+    return finish(fig, path)
 
 
 def plot_qq(
@@ -1182,10 +1191,48 @@ def _figure(width: float, height: float) -> "Figure":
     return fig
 
 
-def _finish(fig: "Figure", path: str | Path | None) -> "Figure":
+def finish(fig: "Figure", path: str | Path | None) -> "Figure":
+    """The figure, written where a path is given.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+    path : str, path or None
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If it is a folder, or lies in none.
+    """
     if path is not None:
-        fig.savefig(path, dpi=150)
+        with _picture(path) as new:
+            fig.savefig(new, dpi=150)
     return fig
+
+
+@contextmanager
+def _picture(path: str | Path) -> Iterator[Path]:
+    """Where to draw a picture that takes its place once it is whole; a name without an ending gets .png."""
+    place = _picture_path(path)
+    with draft(place) as new:
+        yield new
+
+
+def _picture_path(path: str | Path, *inputs: Any) -> Path:
+    """The place of a picture, where it may be written; pictures are data of some radars, and may be what is drawn."""
+    place = Path(path).resolve()
+    if place.is_dir():
+        raise ValueError(f"path is {str(path)!r}, a folder; name a file such as rain.png")
+    place = place if place.suffix else place.with_name(f"{place.name}.png")
+    if not place.parent.is_dir():
+        raise ValueError(f"path is {str(path)!r}, and the folder {place.parent} does not exist: create it first")
+    if place.exists():
+        storage.refuse_inputs(place, inputs)
+    return place
 
 
 def _matplotlib() -> Any:
@@ -1293,7 +1340,7 @@ def _scores_finish(fig: "Figure", axis: "Axes", given: Any, title: str, path: st
     if isinstance(given, Mapping) and not isinstance(given, xr.Dataset):
         axis.legend(frameon=False, fontsize=9)
     fig.suptitle(title, fontsize=11)
-    return _finish(fig, path)
+    return finish(fig, path)
 
 
 LONGEST_IN_MINUTES = 180.0

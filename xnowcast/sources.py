@@ -1,5 +1,6 @@
 """Which files and stores stand behind a dataset, wherever xarray, Dask and Zarr keep their names."""
 
+import io
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -125,6 +126,7 @@ _WAYS: tuple[tuple[Any, _Parts], ...] = (
     (xr.DataArray, lambda thing: [thing.encoding.get("source"), thing.variable, *thing.coords.variables.values()]),
     (xr.Variable, lambda thing: [thing.encoding.get("source"), thing._data]),
     (np.memmap, lambda thing: [thing.filename]),
+    (io.IOBase, lambda thing: [getattr(thing, "name", None), getattr(thing, "raw", None)]),
     (Mapping, lambda thing: thing.values()),
     (list | tuple | set | frozenset, lambda thing: thing),
     (partial, lambda thing: [thing.func, thing.args, thing.keywords]),
@@ -148,7 +150,7 @@ _WAYS_BY_NAME: tuple[tuple[str, str, _Parts], ...] = (
 
 def _places(name: str) -> list[str]:
     """What exists under a name, which may be a pattern, have a period after it, or be a URL of this machine."""
-    if not name or len(name) > 4096 or "\n" in name or "\0" in name:
+    if not name or len(name) > 4096 or "\0" in name:
         return []
     name = name.removeprefix("file://")
     bare = name.rpartition("#")[0] or name

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 import warnings
@@ -24,6 +25,8 @@ from xnowcast.whole import is_netcdf
 NETCDF_ENDINGS = (".nc", ".nc4", ".netcdf", ".cdf")
 _STORE_MARKERS = ("zarr.json", ".zgroup", ".zmetadata")
 _STORE_FILES = (*_STORE_MARKERS, ".zattrs")
+_OUR_LINE = re.compile(r"[-\d]+[-:\dTZ]*: xnowcast ")
+"""Of a history, as `xnowcast.cf.dated` writes it; others tell of paths that have our name in them."""
 _NETCDF_LOCK = threading.Lock()
 """The libraries of NetCDF and HDF5 crash where two threads open or write files at once."""
 
@@ -354,15 +357,24 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _belongs_to_store(entry: Path) -> bool:
-    node = is_store(entry) or (entry / ".zarray").is_file()
-    return node or entry.name in _STORE_FILES or entry.name.endswith(".partial")
+    return entry.name in _STORE_FILES or entry.name.endswith(".partial") or _is_array(entry)
+
+
+def _is_array(entry: Path) -> bool:
+    """Whether it is an array of Zarr; our stores have no groups, so one in them is somebody's own store."""
+    if (entry / ".zarray").is_file():
+        return True
+    try:
+        return json.loads((entry / "zarr.json").read_text())["node_type"] == "array"
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _is_ours(path: Path) -> bool:
     """Whether attributes tell that this package wrote it."""
     attributes = read_attributes(path)
     lines = str(attributes.get("history", "")).splitlines()
-    written = any("xnowcast" in line and "decoded by xnowcast.io" not in line for line in lines)
+    written = any(_OUR_LINE.match(line) for line in lines)
     return written or any(str(name).startswith("nowcast_") for name in attributes)
 
 
@@ -382,7 +394,8 @@ def read_attributes(path: Path) -> Mapping[Any, Any]:
         if path.is_dir():
             third = path / "zarr.json"
             found = json.loads((third if third.exists() else path / ".zattrs").read_text())
-            return found.get("attributes", {}) if third.exists() else found
+            found = found.get("attributes") if third.exists() else found
+            return found if isinstance(found, dict) else {}
         with _NETCDF_LOCK, xr.open_dataset(path, decode_cf=False) as opened:
             return opened.attrs
     except (OSError, ValueError, RuntimeError, AttributeError):

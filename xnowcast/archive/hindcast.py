@@ -477,11 +477,12 @@ def check_run(asked: Mapping[str, Any]) -> None:
 def _open_or_create(plan: _Plan, ds: xr.Dataset | xr.DataArray, overwrite: bool) -> np.ndarray:
     """The store, new or as it was left; what became of each init time so far."""
     out, layout = plan.job.out, plan.job.layout
+    if out.exists() and not overwrite:
+        store.check_same_run(out, plan.fingerprint)
     store.remove_leftovers(out)
     if out.exists() and overwrite:
         log.info("%s is replaced", out)
     elif out.exists():
-        store.check_same_run(out, plan.fingerprint)
         status = store.read_status(out, layout)
         log.info("going on with %s: %d of %d init times are done", out, np.count_nonzero(status), status.size)
         return status

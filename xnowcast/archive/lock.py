@@ -17,6 +17,8 @@ HEARTBEAT = 15.0
 """Seconds between two signs of life."""
 STALE = 180.0
 """Seconds without a sign of life after which a run on another host is taken for dead."""
+LARGEST = 4096
+"""Bytes. A longer file is no lock, and nobody's to remove."""
 MOMENT = 1.0
 """Seconds in which a lock that is just being written must be whole; one that is cut short for longer is nobody's."""
 
@@ -150,6 +152,9 @@ class StoreLock:
         """
         if self.path.is_dir():
             raise ValueError(f"the lock {self.path} of {self._store} is a folder: move it away")
+        with suppress(FileNotFoundError):
+            if self.path.stat().st_size > LARGEST:
+                raise ValueError(f"{self.path} is no lock, and lies where that of {self._store} must be: move it away")
         holder = _read(self.path)
         if holder == {}:
             time.sleep(MOMENT)

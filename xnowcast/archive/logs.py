@@ -35,6 +35,11 @@ class LogFile:
     ----------
     path : pathlib.Path
 
+    Raises
+    ------
+    ValueError
+        If a folder is in the place of the file.
+
     Examples
     --------
     >>> import tempfile
@@ -46,6 +51,8 @@ class LogFile:
     """
 
     def __init__(self, path: Path):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, and the log is written there: move it away")
         self._handler = logging.FileHandler(path, delay=True)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 

@@ -71,6 +71,4 @@ def plot_table(
     tallest = float((highest.sel(scale=scale) if "scale" in highest.dims else highest).max())
     if figure.axes[0].get_ylim() == (0.0, 1.0) and tallest > 0:  # differences show where the lines fill the panel
         figure.axes[0].set_ylim(0.0, min(1.0, 1.1 * tallest))
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return plot.finish(figure, path)
