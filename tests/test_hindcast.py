@@ -505,6 +505,7 @@ def test_something_else_in_the_place_of_the_store_is_left_alone(archive, tmp_pat
         ({"on_gap": "join"}, "on_gap is 'join'"),
         ({"steps": 0}, "steps is 0"),
         ({"device": 3}, "device is 3"),
+        ({"weights": 3}, "weights is 3"),
         ({"out": None}, "out is None"),
         ({"performance_report": "report.html"}, "of a Dask cluster"),
         ({"init_times": "2024-06-02"}, "not in the data"),

@@ -1027,6 +1027,8 @@ def test_a_run_is_not_resumed_with_another_model_settings_or_data(event, tmp_pat
         ({"mixed": "no"}, "mixed is 'no'"),
         ({"stride": 0}, "stride is 0"),
         ({"validation": 2.0}, "validation is 2.0"),
+        ({"validation": True}, "validation is True"),
+        ({"start": 3}, "start is 3"),
         ({"variable": ["rain"]}, "variable is"),
         ({"model_options": 3}, "model_options is 3"),
         ({"betas": 3}, "betas is 3"),

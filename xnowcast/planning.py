@@ -68,6 +68,8 @@ def _recipe(
     from xnowcast.engine import ModelRecipe
     from xnowcast.weights import looks_like_weights, read_card, weights_path, with_options
 
+    if weights is not None:
+        check.path("weights", weights)
     if model is None:
         model, weights = weights or pretrained.default(verb.__name__), None
     source = weights_path(model) if weights is None else weights_path(weights)

@@ -160,6 +160,10 @@ def train(
     """
     kinds.check_call(train, {name: value for name, value in locals().items() if name in _CHECKED_HERE})
     check.whole("stride", stride, 1, MOST_AT_ONCE)
+    if start is not None:
+        check.path("start", start)
+    if isinstance(validation, bool) or validation is None:
+        raise ValueError(f"validation is {validation!r}; it must be a share of the time, 0 for none, or data")
     arguments = locals() | {"start": None if start is None else str(weights_path(start))}
     if out is not None:
         check.path("out", out)
