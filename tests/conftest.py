@@ -27,6 +27,13 @@ def _stopped_clock(monkeypatch):
     monkeypatch.setattr("xnowcast.cf.datetime", _StoppedClock)
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """What a test draws without a seed of its own is the same whatever ran before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Path to the real radar events; the test is skipped where they are absent."""

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from einops import rearrange
+from rounding import assert_close
 from torch import nn
 
 from xnowcast.nn import attention as attention_module
@@ -48,8 +49,8 @@ def test_linear_attention_by_hand():
 def test_both_orders_of_contraction_agree(shape):
     q, k, v = torch.randn(3, *shape)
     features, tokens = (linear_attention(q, k, v, order) for order in ("features", "tokens"))
-    torch.testing.assert_close(features, tokens, atol=2e-7, rtol=1e-4)
-    torch.testing.assert_close(linear_attention(q, k, v), features, atol=2e-7, rtol=1e-4)
+    assert_close(features, tokens)
+    assert_close(linear_attention(q, k, v), features)
 
 
 def test_linear_attention_is_the_double_sum():
@@ -75,7 +76,7 @@ def test_linear_spatial_attention_is_its_definition():
     out = torch.einsum("bersdf, bersdn -> bersfn", context, q.softmax(-2) / 2)
     out = layer.out(rearrange(out, "b e r s f (p q) -> b (r p) (s q) (e f)", p=3))
     out = (out - out.mean(-1, keepdim=True)) / torch.sqrt(out.var(-1, keepdim=True, unbiased=False) + 1e-5)
-    torch.testing.assert_close(layer(x), x + out.movedim(-1, 1), atol=1e-5, rtol=1e-5)
+    assert_close(layer(x), x + out.movedim(-1, 1))
 
 
 def test_patches_do_not_leak():
@@ -102,7 +103,7 @@ def test_attention_over_space_knows_no_order_of_cells(layer):
     x = torch.randn(3, 8, 4, 5)
     order = torch.randperm(20)
     shuffled = x.flatten(2)[..., order].reshape(x.shape)
-    torch.testing.assert_close(layer(shuffled), layer(x).flatten(2)[..., order].reshape(x.shape), atol=1e-5, rtol=1e-5)
+    assert_close(layer(shuffled), layer(x).flatten(2)[..., order].reshape(x.shape))
 
 
 def test_spatial_attention_is_that_of_torch():
@@ -112,7 +113,7 @@ def test_spatial_attention_is_that_of_torch():
     x = torch.randn(3, 8, 4, 5)
     tokens = nn.functional.layer_norm(x.flatten(2).mT, (8,))
     expected = torchs(tokens, tokens, tokens)[0] + layer.out.bias
-    torch.testing.assert_close(layer(x), x + expected.mT.reshape(x.shape), atol=1e-5, rtol=1e-5)
+    assert_close(layer(x), x + expected.mT.reshape(x.shape))
 
 
 def test_patches_that_do_not_divide_the_grid_are_refused():
@@ -131,7 +132,7 @@ def test_temporal_attention_is_that_of_torch():
     tokens = nn.functional.layer_norm(rearrange(x, "(b t) c y x -> (b y x) t c", t=5), (8,))
     expected = torchs(tokens, tokens, tokens)[0] + layer.out.bias
     expected = rearrange(expected, "(b y x) t c -> (b t) c y x", y=3, x=4)
-    torch.testing.assert_close(layer(x, 5), x + expected, atol=1e-5, rtol=1e-5)
+    assert_close(layer(x, 5), x + expected)
 
 
 @pytest.mark.parametrize("kind", [LINEAR, FULL], ids=["linear", "full"])
@@ -143,7 +144,7 @@ def test_attention_over_time_knows_no_order_of_frames(kind, whole_map, norm_over
     order = torch.randperm(5)
     there = layer(x.flatten(0, 1), 5).unflatten(0, (2, 5))
     shuffled = layer(x[:, order].flatten(0, 1), 5).unflatten(0, (2, 5))
-    torch.testing.assert_close(shuffled, there[:, order], atol=1e-5, rtol=1e-5)
+    assert_close(shuffled, there[:, order])
 
 
 @pytest.mark.parametrize("kind", [LINEAR, FULL], ids=["linear", "full"])
@@ -169,7 +170,7 @@ def test_a_whole_map_is_one_token_per_frame_and_head():
     q, k, v = projected
     weights = (torch.einsum("etyxd, esyxd -> ets", q, k) / math.sqrt(3)).softmax(-1)
     out = layer.out(rearrange(torch.einsum("ets, esyxd -> etyxd", weights, v), "e t y x d -> t y x (e d)"))
-    torch.testing.assert_close(layer(x, 5), x + out.movedim(-1, 1), atol=1e-5, rtol=1e-5)
+    assert_close(layer(x, 5), x + out.movedim(-1, 1))
 
 
 def test_a_norm_over_time_leaves_nothing_of_a_single_frame():
@@ -191,7 +192,7 @@ def test_how_much_is_attended_to_at_once_changes_nothing(tokens, monkeypatch):
     whole = [layer(x) for layer in layers]
     monkeypatch.setattr(attention_module, "TOKENS_AT_ONCE", tokens)
     for layer, expected in zip(layers, whole, strict=True):
-        torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=1e-6)
+        assert_close(layer(x), expected)
 
 
 def test_parameters_are_those_of_the_published_networks():
@@ -212,8 +213,8 @@ def test_channel_norm_leaves_mean_zero_and_the_gain():
     norm = ChannelNorm(16)
     norm.gain.data.fill_(2.0)
     out = norm(torch.randn(2, 16, 3, 3) * 5 + 1)
-    torch.testing.assert_close(out.mean(1), torch.zeros(2, 3, 3), atol=1e-6, rtol=0)
-    torch.testing.assert_close(out.std(1, unbiased=False), torch.full((2, 3, 3), 2.0), atol=1e-4, rtol=0)
+    assert_close(out - out.mean(1, keepdim=True), out)
+    assert_close(out.std(1, unbiased=False), torch.full((2, 3, 3), 2.0))
 
 
 def test_standardized_filters_forget_their_mean_and_scale():

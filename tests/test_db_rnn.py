@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 import torch
 from reference_recurrent import PlainDBRNN, PlainMSRNN
+from rounding import assert_close
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -155,7 +156,7 @@ def test_ms_rnn_is_equations_three_and_four(cell):
     model, frames = tiny(f"ms-{cell}"), torch.rand(2, 3, 1, 16, 24)
     with torch.no_grad():
         (ours,) = model.rollout(frames, 5, known=3)
-        torch.testing.assert_close(ours, PlainMSRNN(model)(frames, 3), atol=1e-5, rtol=0)
+        assert_close(ours, PlainMSRNN(model)(frames, 3))
 
 
 @each_cell
@@ -164,7 +165,7 @@ def test_db_rnn_is_equations_two_to_six(cell):
     with torch.no_grad():
         ours = model.rollout(frames, 4, known=2)
         for mine, plain in zip(ours, PlainDBRNN(model)(frames, 3), strict=True):
-            torch.testing.assert_close(mine, plain, atol=1e-5, rtol=0)
+            assert_close(mine, plain)
 
 
 def test_the_largest_of_four_is_the_same_with_and_without_gradient():
@@ -273,7 +274,7 @@ def test_every_grid_that_is_a_multiple_of_four_will_do_and_samples_do_not_mix(na
     together = model.forecast(frames, frames >= 0, 2)
     for sample in (0, 1):
         alone = model.forecast(frames[sample : sample + 1], frames[:1] >= 0, 2)
-        torch.testing.assert_close(together[sample : sample + 1], alone, atol=1e-6, rtol=0)
+        assert_close(together[sample : sample + 1], alone)
 
 
 @pytest.mark.parametrize("name", ["convlstm", "ms-mim", "db-predrnn"])

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from rounding import OTHERS, assert_close
 
 from xnowcast.diffusion import (
     CLEAN,
@@ -313,7 +314,7 @@ def test_a_denoiser_that_knows_the_answer_gives_it_in_any_number_of_steps(sample
     for count in (1, 2, 30):
         steps = evenly_spaced_steps(1400, count)
         x = schedule.add_noise(truth, eps, torch.full((2,), steps[0]))
-        torch.testing.assert_close(sampler(denoise, x, schedule, steps), truth, atol=1e-5, rtol=0)
+        assert_close(sampler(denoise, x, schedule, steps), truth)
 
 
 def test_one_step_of_ddim_by_hand():
@@ -370,8 +371,8 @@ def test_a_member_alone_is_the_member_in_a_batch(sampler, options):
         return SAMPLERS[sampler](gaussian(schedule), source.normal(4, 3), schedule, steps, source, **options)
 
     together = run(range(5))
-    torch.testing.assert_close(run([3]), together[3:4], rtol=0, atol=1e-6)
-    torch.testing.assert_close(run([4, 0]), together[[4, 0]], rtol=0, atol=1e-6)
+    assert_close(run([3]), together[3:4])
+    assert_close(run([4, 0]), together[[4, 0]])
     assert not torch.allclose(together[0], together[1])
 
 
@@ -431,7 +432,7 @@ def test_ddim_is_that_of_diffusers_step_by_step():
     for theirs, own in zip(
         replay(scheduler, eps_network(schedule), x, schedule), ours(ddim, steps, x, schedule), strict=True
     ):
-        torch.testing.assert_close(own, theirs, atol=2e-4, rtol=1e-4)
+        assert_close(own, theirs, OTHERS)
 
 
 def test_ddim_with_noise_is_that_of_diffusers():
@@ -452,7 +453,7 @@ def test_ddim_with_noise_is_that_of_diffusers():
         noise([0, 1], seed=1),
         eta=0.6,
     )
-    torch.testing.assert_close(own, x, atol=2e-4, rtol=1e-4)
+    assert_close(own, x, OTHERS)
 
 
 @pytest.mark.parametrize(("variance", "theirs"), [("small", "fixed_small"), ("large", "fixed_large")])
@@ -468,7 +469,7 @@ def test_the_ancestral_step_is_that_of_diffusers(variance, theirs):
         state = torch.Generator().manual_seed(7)
         expected = scheduler.step(eps, step, x, generator=state).prev_sample
         draw = torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
-        torch.testing.assert_close(mean + spread * draw, expected, atol=1e-4, rtol=1e-4)
+        assert_close(mean + spread * draw, expected, OTHERS)
 
 
 def test_dpm_solver_is_that_of_diffusers_step_by_step():
@@ -480,7 +481,7 @@ def test_dpm_solver_is_that_of_diffusers_step_by_step():
     for theirs, own in zip(
         replay(scheduler, eps_network(schedule), x, schedule), ours(dpm_solver, steps, x, schedule), strict=True
     ):
-        torch.testing.assert_close(own, theirs, atol=5e-4, rtol=5e-4)
+        assert_close(own, theirs, OTHERS)
 
 
 def test_heun_is_that_of_diffusers():
@@ -492,7 +493,7 @@ def test_heun_is_that_of_diffusers():
     # theirs is scaled by 1 / signal and takes two calls per step
     start = x / schedule.levels(steps[0])[0]
     *_, theirs = replay(scheduler, eps_network(schedule), start, schedule, scaled=True)
-    torch.testing.assert_close(ours(heun, steps, x, schedule)[-1], theirs, atol=2e-3, rtol=2e-3)
+    assert_close(ours(heun, steps, x, schedule)[-1], theirs, OTHERS)
 
 
 # ---------------------------------------------------------------- guidance
@@ -598,7 +599,7 @@ def test_a_local_denoiser_gives_the_same_with_and_without_tiles(sampler):
     for denoise in (lambda x, step: denoise_tile(x, step, whole), tiles):
         source = noise([0, 1])
         samples.append(SAMPLERS[sampler](denoise, source.normal(2, *shape), schedule, steps, source))
-    torch.testing.assert_close(samples[1], samples[0], atol=1e-5, rtol=1e-5)
+    assert_close(samples[1], samples[0])
 
 
 @torch.no_grad()

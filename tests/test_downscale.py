@@ -100,7 +100,7 @@ def test_a_long_sequence_has_no_seam(coarse, monkeypatch):
 
 def test_frames_of_two_stretches_are_faded():
     before, here = np.zeros((1, 5, 1, 1), "f4"), np.ones((1, 5, 1, 1), "f4")
-    np.testing.assert_allclose(refining._faded(before, here, 2, 3).ravel(), [1 / 3, 2 / 3, 1])
+    np.testing.assert_allclose(refining._faded(before, here, 2, 3).ravel(), [1 / 3, 2 / 3, 1], rtol=1e-6)
     np.testing.assert_array_equal(refining._faded(None, here, 0, 3).ravel(), [1, 1, 1])
 
 

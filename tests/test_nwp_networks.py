@@ -3,6 +3,7 @@
 import pytest
 import reference_nwp as reference
 import torch
+from rounding import FLOAT64, assert_close
 from torch.nn import functional as F
 
 from xnowcast.nn import deformable
@@ -55,9 +56,9 @@ def test_sums_and_gradients_are_those_of_loops(ours, spread):
     given = inputs(spread=spread)
     expected, slopes = with_gradients(reference.deformable_sum, given)
     found, own = with_gradients(ours, given)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert_close(found, expected, FLOAT64)
     for mine, theirs in zip(own, slopes, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+        assert_close(mine, theirs, FLOAT64)
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -81,7 +82,7 @@ def test_a_fresh_layer_is_a_mean_over_three_by_three_cells():
     x = torch.randn(2, 6, 5, 8)
     values = layer.values(x).permute(0, 3, 1, 2)
     mean = F.avg_pool2d(values, 3, stride=1, padding=1).permute(0, 2, 3, 1)
-    torch.testing.assert_close(layer(x), layer.out(mean), rtol=1e-5, atol=1e-5)
+    assert_close(layer(x), layer.out(mean))
 
 
 def test_whole_offsets_shift_the_map():
@@ -103,7 +104,7 @@ def test_weights_of_the_points_sum_to_one():
     torch.nn.init.ones_(layer.values.bias)  # V is 1 everywhere, so that sums of weights come out
     torch.nn.init.eye_(layer.out.weight)
     out = layer(torch.randn(1, 12, 12, 8))
-    torch.testing.assert_close(out[:, 5:7, 5:7], torch.ones(1, 2, 2, 8), rtol=1e-5, atol=1e-5)
+    assert_close(out[:, 5:7, 5:7], torch.ones(1, 2, 2, 8))
 
 
 def test_positions_keep_their_digits_in_bfloat16():

@@ -11,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 from reference_postcast import algorithm_1, expected_field, gaussian_fields, plain_noise, spectrum
+from rounding import FLOAT64, assert_close
 
 import xnowcast
 from xnowcast import models, weights
@@ -119,7 +120,7 @@ def test_the_network_is_its_plain_reading(network):
     with torch.no_grad():
         said, plain = network(x, torch.tensor([17.0])), plain_noise(network, x, 17)
     assert said.abs().max() > 0.1
-    torch.testing.assert_close(said, plain, rtol=1e-4, atol=1e-4)
+    assert_close(said, plain)
 
 
 def test_the_network_treats_each_sample_by_itself(network):
@@ -128,8 +129,8 @@ def test_the_network_treats_each_sample_by_itself(network):
         together = network(x, steps)
         alone = torch.cat([network(x[i : i + 1], steps[i : i + 1]) for i in range(3)])
         shared = network(x[::2], torch.tensor([3.0]))
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(together[::2], shared, rtol=1e-4, atol=1e-5)
+    assert_close(together, alone)
+    assert_close(together[::2], shared)
     assert (together[1] - network(x[1:2], torch.tensor([3.0]))).abs().max() > 1e-3
 
 
@@ -161,7 +162,7 @@ def test_guiding_the_mean_is_guiding_the_signal():
         s = 2 * 16 * 16 * PAPER_RHO
         mean = posterior(x, x0, schedule, step, step - 1)[0]
         moved = posterior(x, x0 - s / c1 * gradient, schedule, step, step - 1)[0]
-        torch.testing.assert_close(guidance.correct(mean, x0, step), moved, rtol=0, atol=1e-12)
+        assert_close(guidance.correct(mean, x0, step), moved, FLOAT64)
 
 
 def test_the_posterior_carries_the_signal_on():
@@ -170,7 +171,7 @@ def test_the_posterior_carries_the_signal_on():
     assert float(schedule.abar[-1]) == pytest.approx(4.036e-5, rel=1e-3)
     for step, following in ((999, 998), (999, 899), (500, 100), (1, 0)):
         mean, _ = posterior(schedule.levels(step)[0] * x0, x0, schedule, step, following)
-        torch.testing.assert_close(mean, schedule.levels(following)[0] * x0, rtol=0, atol=1e-12)
+        assert_close(mean, schedule.levels(following)[0] * x0, FLOAT64)
 
 
 def test_blurring_by_hand():
@@ -213,7 +214,7 @@ def test_kernels_learn_along_the_gradient_of_the_distance(edges, smoothness):
     x0 = x0.detach()
     strength = (2 * guidance.cells * guidance.rho)[:, None, None, None]
     torch.testing.assert_close(guidance.correct(x0, x0, 999), x0 - strength * of_signal)
-    torch.testing.assert_close(guidance.kernels.values, logits.detach() - 250 * gradient, rtol=1e-9, atol=1e-9)
+    assert_close(guidance.kernels.values, logits.detach() - 250 * gradient, FLOAT64)
 
 
 @pytest.mark.parametrize("update", ["sgd", "adam"])
@@ -492,8 +493,8 @@ def test_a_frame_is_the_same_in_any_company(truth):
     whole = model.deblur(frames, everywhere, noise(4))
     for i in (0, 3):
         alone = model.deblur(frames[i : i + 1], everywhere[:1], Noise([member_generator(0, 0, i)]))
-        torch.testing.assert_close(alone.frames[0], whole.frames[i], rtol=0, atol=1e-4)
-        torch.testing.assert_close(alone.kernel[0], whole.kernel[i], rtol=0, atol=1e-5)
+        assert_close(alone.frames[0], whole.frames[i])
+        assert_close(alone.kernel[0], whole.kernel[i])
 
 
 def test_tiles_leave_no_seam():

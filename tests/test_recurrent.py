@@ -3,6 +3,7 @@
 import pytest
 import torch
 from reference_recurrent import plain, plain_attention, read_displaced
+from rounding import assert_close
 from torch import nn
 
 from xnowcast.nn import local_attention as attention
@@ -55,10 +56,10 @@ def test_every_cell_of_a_stack_is_the_plain_reading_of_its_formulas(name, record
             ours, memory = run(cell, x, below)
         with torch.no_grad():
             theirs, plain_memory = run(plain(cell), x, below)
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+        assert_close(ours, theirs)
         assert (memory is None) == (plain_memory is None)
         if memory is not None:
-            torch.testing.assert_close(memory, plain_memory, atol=1e-5, rtol=0)
+            assert_close(memory, plain_memory)
 
 
 def test_a_convlstm_step_worked_by_hand():
@@ -82,7 +83,7 @@ def test_a_state_that_is_not_there_is_zero(name):
     zeros = tuple(None if s is None else torch.zeros_like(s) for s in state)
     bare = cell(x)[0]
     given = cell(x, zeros, None if memory is None else torch.zeros_like(memory))[0]
-    torch.testing.assert_close(bare, given, atol=1e-6, rtol=0)
+    assert_close(bare, given)
 
 
 @each_cell
@@ -93,7 +94,7 @@ def test_samples_of_a_batch_do_not_mix(name):
         together, _ = run(cell, x)
         for sample in range(3):
             alone, _ = run(cell, x[:, sample : sample + 1])
-            torch.testing.assert_close(together[:, sample : sample + 1], alone, atol=1e-6, rtol=0)
+            assert_close(together[:, sample : sample + 1], alone)
 
 
 @each_cell
@@ -221,8 +222,8 @@ def test_updates_in_place_equal_updates_with_gradient():
         fast = updated(gates.clone(), memory), updated(gates.clone(), None), gated(gates.clone()[:, :4], memory)
     slow = updated(gates, memory), updated(gates, None), gated(gates[:, :4], memory)
     for a, b in zip(fast, slow, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
-    torch.testing.assert_close(slow[1], updated(gates, torch.zeros_like(memory)), atol=1e-6, rtol=0)
+        assert_close(a, b)
+    assert_close(slow[1], updated(gates, torch.zeros_like(memory)))
 
 
 @pytest.mark.parametrize("separate", [True, False])
@@ -259,7 +260,7 @@ def test_warp_equals_bilinear_reading_by_hand():
     read = warp(field, flow)
     for n in range(4):
         expected = read_displaced(field, flow[:, n, 0], flow[:, n, 1])
-        torch.testing.assert_close(read[:, :, n], expected, atol=2e-5, rtol=0)
+        assert_close(read[:, :, n], expected)
 
 
 def test_positions_are_exact_in_bfloat16():
@@ -285,7 +286,7 @@ def test_links_of_trajgru_follow_their_flow():
     new = cell(torch.zeros_like(h), (h,))[0][0, 0].detach()
     expected = torch.zeros(4, 4)
     expected[1, 1], expected[1, 2] = 4.0, 2.0  # z.H stays, (1 - z).h~ moved on
-    torch.testing.assert_close(new, expected, atol=1e-5, rtol=0)
+    assert_close(new, expected)
 
 
 # ---------------------------------------------------------------- local attention
@@ -295,7 +296,7 @@ def test_links_of_trajgru_follow_their_flow():
 def test_local_attention_is_that_of_every_offset_in_turn(window, shape):
     q, k, v = torch.randn(3, 2, 4, *shape)
     ours = attention.local_attention(q, k, v, window)
-    torch.testing.assert_close(ours, plain_attention(q, k, v, window), atol=1e-5, rtol=0)
+    assert_close(ours, plain_attention(q, k, v, window))
 
 
 def test_blocks_of_any_size_give_the_same(monkeypatch):
@@ -303,7 +304,7 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
     one = attention.local_attention(q, k, v, 9)
     for block in ((1, 1), (5, 7), (64, 64)):
         monkeypatch.setattr(attention, "BLOCKS", {"cpu": block})
-        torch.testing.assert_close(attention.local_attention(q, k, v, 9), one, atol=1e-6, rtol=0)
+        assert_close(attention.local_attention(q, k, v, 9), one)
 
 
 def test_keys_outside_the_window_and_the_map_have_no_weight():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference_stldm as reference
 import torch
+from rounding import assert_close
 
 import xnowcast
 from xnowcast import engine, models, weights
@@ -92,10 +93,10 @@ def test_the_denoiser_is_the_plain_reading(sizes):
     z, condition = torch.randn(2, 2, 3, 16, 16, 24)
     steps = torch.tensor([7, 41])
     expected = plain(z, steps, condition)
-    torch.testing.assert_close(unet(z, steps, unet.project(condition)), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(unet(z, steps, None), plain(z, steps, None), atol=1e-5, rtol=1e-5)
+    assert_close(unet(z, steps, unet.project(condition)), expected)
+    assert_close(unet(z, steps, None), plain(z, steps, None))
     one_step = unet(z[:1], steps[:1], unet.project(condition[:1]))  # a sampler has one step for all samples
-    torch.testing.assert_close(one_step, expected[:1], atol=1e-5, rtol=1e-5)
+    assert_close(one_step, expected[:1])
 
 
 @torch.inference_mode()
@@ -107,9 +108,9 @@ def test_the_autoencoder_and_the_translator_are_the_plain_reading():
     for own, theirs in zip(networks, plain, strict=True):
         reference.copy_weights(theirs, own)
     frames, latent = torch.rand(2, 1, 32, 48), torch.randn(2, 3, 16, 8, 12)
-    torch.testing.assert_close(networks[0].encode(frames), plain[0].encode(frames), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(networks[0].decode(latent[0]), plain[0].decode(latent[0]), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(networks[1](latent), plain[1](latent), atol=1e-5, rtol=1e-5)
+    assert_close(networks[0].encode(frames), plain[0].encode(frames))
+    assert_close(networks[0].decode(latent[0]), plain[0].decode(latent[0]))
+    assert_close(networks[1](latent), plain[1](latent))
 
 
 @torch.inference_mode()
@@ -121,7 +122,7 @@ def test_a_forecast_is_the_plain_reading_of_the_paper():
     condition, _ = model.translator(z)
     latent = reference.sample(plain, noise([2]).normal(4, 16, 8, 8), condition)
     expected = model.autoencoder.decode(latent[0])[None]
-    torch.testing.assert_close(model.forecast(frames, observed, 4, noise([2])), expected, atol=2e-4, rtol=2e-4)
+    assert_close(model.forecast(frames, observed, 4, noise([2])), expected)
 
 
 @torch.inference_mode()
@@ -153,7 +154,7 @@ def test_the_order_of_frames_is_in_the_condition_alone(norm_over):
     z, condition, step = *torch.randn(2, 2, 5, 16, 8, 8), torch.tensor([5])
     order = torch.randperm(5)
     shuffled = unet(z[:, order], step, unet.project(condition[:, order]))
-    torch.testing.assert_close(shuffled, unet(z, step, unet.project(condition))[:, order], atol=1e-5, rtol=1e-5)
+    assert_close(shuffled, unet(z, step, unet.project(condition))[:, order])
 
 
 @torch.inference_mode()
@@ -269,7 +270,7 @@ def test_a_member_is_the_same_alone_and_in_any_batch(options):
     model, (frames, observed) = tiny(**options), past(2)
     together = model.forecast(frames, observed, 4, noise([0, 1, 2, 0, 1, 2]))
     alone = model.forecast(frames[1:], observed[1:], 4, noise([2]))
-    torch.testing.assert_close(alone, together[5:], atol=1e-5, rtol=1e-5)
+    assert_close(alone, together[5:])
 
 
 def test_how_many_samples_are_denoised_at_once_changes_nothing(monkeypatch):
@@ -279,7 +280,7 @@ def test_how_many_samples_are_denoised_at_once_changes_nothing(monkeypatch):
     with torch.inference_mode():
         one_by_one = model._denoise(condition, 6)(x, 20)
         monkeypatch.setattr(module, "_samples_at_once", lambda condition: 4)
-        torch.testing.assert_close(model._denoise(condition, 6)(x, 20), one_by_one, atol=1e-5, rtol=1e-5)
+        assert_close(model._denoise(condition, 6)(x, 20), one_by_one)
 
 
 def test_the_condition_is_computed_once_for_all_members_and_steps():
@@ -354,7 +355,7 @@ def test_a_large_grid_is_denoised_in_tiles_with_one_noise_field():
     forecast = model.forecast(frames, frames >= 0, 4, noise([0, 1]))
     assert set(seen) == {(8, 8)} and forecast.shape == (2, 4, 1, 64, 96) and torch.isfinite(forecast).all()
     alone = model.forecast(frames, frames >= 0, 4, noise([1]))
-    torch.testing.assert_close(alone, forecast[1:], atol=1e-5, rtol=1e-5)
+    assert_close(alone, forecast[1:])
     whole = [tiny(tile=tile).forecast(frames, frames >= 0, 4, noise([0])) for tile in (96, None)]
     torch.testing.assert_close(*whole, rtol=0, atol=0)
 

@@ -8,6 +8,7 @@ import pytest
 import reference_stvd as reference
 import torch
 import xarray as xr
+from rounding import assert_close
 from torch.nn import functional as F
 
 import xnowcast
@@ -126,13 +127,13 @@ def test_the_networks_are_the_plain_reading(sizes):
     x, r, done = torch.rand(2, 3, 2, 16, 32) * 2 - 1, torch.randn(2, 3, 1, 16, 32), torch.tensor([0.2, 0.7])
     expected, maps = plain(x)
     estimate, context = downscaler(x)
-    torch.testing.assert_close(estimate, expected, atol=2e-5, rtol=1e-5)
+    assert_close(estimate, expected)
     for own, other in zip(context, maps, strict=True):
-        torch.testing.assert_close(own, other.flatten(0, 1), atol=2e-4, rtol=1e-4)
+        assert_close(own, other.flatten(0, 1))
     velocity = denoiser(r, done, denoiser.project(x, estimate, context))
-    torch.testing.assert_close(velocity, plain_denoiser(r, done, x, expected, maps), atol=3e-5, rtol=1e-5)
+    assert_close(velocity, plain_denoiser(r, done, x, expected, maps))
     per_frame = denoiser(r, done[:, None].expand(2, 3), denoiser.project(x, estimate, context))
-    torch.testing.assert_close(per_frame, velocity, atol=1e-5, rtol=1e-5)
+    assert_close(per_frame, velocity)
 
 
 @torch.inference_mode()
@@ -143,7 +144,7 @@ def test_a_refinement_is_the_plain_reading_of_the_paper():
     x = F.interpolate(frames[0], scale_factor=4, mode="bicubic").clamp(-1, 1)[None]
     expected = reference.sample(plain, plain_denoiser, x, noise([1]).normal(1, 16, 24)[None])
     fine = model.downscale(frames, observed, 4, noise=noise([0, 1]))
-    torch.testing.assert_close(fine[1:], expected, atol=1e-4, rtol=1e-4)
+    assert_close(fine[1:], expected)
 
 
 @torch.inference_mode()
@@ -151,7 +152,7 @@ def test_fixed_filters_change_nothing_and_leave_the_network_alone():
     network = Downscaler(1, Shape(*TINY)).eval()
     fixed = with_fixed_filters(network)
     x = torch.randn(1, 3, 1, 8, 8)
-    torch.testing.assert_close(fixed(x)[0], network(x)[0], atol=1e-6, rtol=1e-6)
+    assert_close(fixed(x)[0], network(x)[0])
     assert not any(isinstance(m, StandardizedConvolution) for m in fixed.modules())
     assert sum(isinstance(m, StandardizedConvolution) for m in network.modules()) == 4 * 2 + 6 + 4 * 2 + 2
 
@@ -220,7 +221,7 @@ def test_the_exact_velocity_gives_the_truth_in_any_number_of_steps(monkeypatch, 
     denoise = model._denoise(model.denoiser, pieces, own, residuals, estimate)
     start, visited = torch.randn(2 * frames, 1, 8, 24), evenly_spaced_steps(1400, steps)
     found = estimate + SAMPLERS["ddim"](denoise, start, model.schedule, visited).unflatten(0, (2, frames))
-    torch.testing.assert_close(found, truth.expand_as(found), atol=1e-5, rtol=0)
+    assert_close(found, truth.expand_as(found))
 
 
 @pytest.mark.parametrize("eps", [3.6e-4, 3.6e-11])
@@ -325,7 +326,7 @@ def test_a_member_is_the_same_alone_and_in_any_batch(options):
     model, (frames, observed) = tiny(**options), coarse(2)
     together = model.downscale(frames, observed, 4, noise=noise([0, 1, 2, 0, 1, 2]))
     alone = model.downscale(frames[1:], observed[1:], 4, noise=noise([2]))
-    torch.testing.assert_close(alone, together[5:], atol=1e-5, rtol=1e-5)
+    assert_close(alone, together[5:])
 
 
 @pytest.mark.parametrize("at_once", [1, 2 * 3 * 16 * 24])
@@ -333,7 +334,7 @@ def test_how_many_members_are_denoised_at_once_changes_nothing(monkeypatch, at_o
     model, (frames, observed) = tiny(), coarse()
     expected = model.downscale(frames, observed, 4, noise=noise(range(3)))
     monkeypatch.setitem(module.CELLS_AT_ONCE, "cpu", at_once)
-    torch.testing.assert_close(model.downscale(frames, observed, 4, noise=noise(range(3))), expected, atol=1e-5, rtol=0)
+    assert_close(model.downscale(frames, observed, 4, noise=noise(range(3))), expected)
 
 
 def test_estimate_and_maps_are_computed_once_for_all_members_and_steps(monkeypatch):
@@ -353,7 +354,7 @@ def test_without_noise_it_is_the_estimate_of_the_downscaler():
     model, (frames, observed) = tiny(stochastic=False), coarse(2)
     x = F.interpolate(frames.flatten(0, 1), scale_factor=4, mode="bicubic").clamp(-1, 1).unflatten(0, (2, 3))
     expected = model.downscaler(x)[0].clamp(-1, 1)
-    torch.testing.assert_close(model.downscale(frames, observed, 4), expected, atol=1e-5, rtol=1e-5)
+    assert_close(model.downscale(frames, observed, 4), expected)
 
 
 @pytest.mark.parametrize("frames", [1, 3])
@@ -393,7 +394,7 @@ def test_windows_of_one_frame_are_refined_one_by_one():
     whole = model.downscale(frames, observed, 4, noise=noise([0], frames=4))
     for t in range(4):
         alone = model.downscale(frames[:, t : t + 1], observed[:, :1], 4, noise=Noise([member_generator(0, t, 0)]))
-        torch.testing.assert_close(whole[:, t : t + 1], alone, atol=1e-5, rtol=0)
+        assert_close(whole[:, t : t + 1], alone)
 
 
 def test_a_scene_that_stands_still_has_no_seam_in_time():
@@ -401,7 +402,7 @@ def test_a_scene_that_stands_still_has_no_seam_in_time():
     still = frames.expand(-1, 9, -1, -1, -1)
     sources = Noise([member_generator(0, 0, 0) for _ in range(9)])
     fine = model.downscale(still, observed.expand_as(still), 4, noise=sources)
-    torch.testing.assert_close(fine, fine[:, :1].expand_as(fine), atol=1e-5, rtol=0)
+    assert_close(fine, fine[:, :1].expand_as(fine))
     assert fine.std() > 0.1
 
 
@@ -421,7 +422,7 @@ def test_tiles_have_one_noise_and_one_estimate(monkeypatch):
     monkeypatch.setattr(Denoiser, "project", lambda self, x, estimate, context: None)
     frames, observed = coarse(shape=(8, 12))
     whole, tiled = (tiny(tile=tile).downscale(frames, observed, 4, noise=noise([0])) for tile in (384, 16))
-    torch.testing.assert_close(tiled, whole, atol=1e-6, rtol=0)
+    assert_close(tiled, whole)
 
 
 def test_a_grid_larger_than_a_tile_is_refined():
@@ -598,9 +599,9 @@ def test_the_loss_is_equation_4():
     alpha, sigma = (torch.tensor(v).float()[n].reshape(2, 1, 1, 1, 1) for v in reference.levels(1400))
     v = plain_denoiser(alpha * r0 + sigma * eps, (n + 1) / 1400, x, estimate, context)
     diffusion, squares = (alpha * eps - sigma * r0 - v).square().mean(), r0.square().mean()
-    torch.testing.assert_close(loss.parts["diffusion"], diffusion, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(loss.parts["estimate"], squares, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(loss.total, diffusion + 0.7 * squares, atol=1e-5, rtol=1e-4)
+    assert_close(loss.parts["diffusion"], diffusion)
+    assert_close(loss.parts["estimate"], squares)
+    assert_close(loss.total, diffusion + 0.7 * squares)
 
 
 def test_one_loss_trains_both_networks():

@@ -175,7 +175,7 @@ def test_diagram_equals_pysteps_where_no_probability_is_on_an_edge():
     found = probability.reliability_diagram(observed, forecast, thresholds=2.0)
     seen = theirs["num_idx"] > 0
     np.testing.assert_allclose(found["observed_frequency"], frequency[seen], rtol=1e-12)
-    np.testing.assert_allclose(found["forecast_probability"], mean[seen], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(found["forecast_probability"], mean[seen], rtol=1e-12, atol=1e-12)
 
 
 # ---------------------------------------------------------------- invariances

@@ -225,7 +225,7 @@ def test_errors_equal_xskillscore(rain, dim, skipna):
 
 
 @pytest.mark.parametrize("n_members", [1, 2, 3, 10, 33, 130])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("f8", 1e-12), ("f4", 2e-6)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("f8", 1e-12), ("f4", 1e-5)])
 def test_crps_map_equals_properscoring(n_members, dtype, tolerance):
     rng = np.random.default_rng(n_members)
     # More points than one tile has, with ties, a missing corner, and single missing members.
@@ -283,7 +283,7 @@ def every_score(observed, forecast, **options):
 def assert_same_scores(found, expected):
     assert set(found) == set(expected)
     for name in expected:
-        xr.testing.assert_allclose(found[name], expected[name], rtol=1e-9)
+        xr.testing.assert_allclose(found[name], expected[name], rtol=1e-6)  # of float32 members
 
 
 def test_a_perfect_forecast_is_perfect(rain):
@@ -305,7 +305,7 @@ def test_order_of_dims_changes_nothing(rain):
         observed.transpose("x", "time", "y"), forecast.transpose("x", "member", "y", "time"), dim="time"
     )
     for name, expected in every_score(observed, forecast, dim="time").items():
-        xr.testing.assert_allclose(turned[name].transpose(*expected.dims), expected, rtol=1e-9)
+        xr.testing.assert_allclose(turned[name].transpose(*expected.dims), expected, rtol=1e-6)
 
 
 def test_one_member_has_the_absolute_error_as_crps(rain):
