@@ -13,9 +13,26 @@ BLOCK = re.compile(r"^```python[ ]*(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MUL
 FILE = re.compile(r"# (?P<name>\w+\.py)\n")
 
 
+LESS = (
+    (r"(\bsteps=)(\d{3,})", 20),  # of a training
+    (r'(\bwarmup(?:=|": ))(\d+)', 20),
+    (r"(\bvalidation_crops=)(\d+)", 4),
+    (r"(\bsampling_steps=)(\d+)", 5),
+    (r"(\bshape=\()(\d{3})", 2),
+    (r"(\bshape=\(\d+, )(\d{3})", 2),
+)
+"""What takes time for nothing but better pictures, and how many times less of it a test does than a reader."""
+
+
+def shortened(source):
+    for pattern, part in LESS:
+        source = re.sub(pattern, lambda found, part=part: f"{found[1]}{max(2, int(found[2]) // part)}", source)
+    return source
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
 def test_the_code_on_a_page_runs(page, tmp_path, monkeypatch):
-    """All blocks of a page in one namespace; one that begins with a file's name is that file."""
+    """All blocks of a page in one namespace, on smaller grids; one that begins with a file's name is that file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("xnowcast.models.REGISTRY", dict(_registry()))
@@ -27,7 +44,7 @@ def test_the_code_on_a_page_runs(page, tmp_path, monkeypatch):
         if named:
             (tmp_path / named["name"]).write_text(block["code"])
         else:
-            exec(compile(block["code"], f"{page.name}, block {number}", "exec"), namespace)
+            exec(compile(shortened(block["code"]), f"{page.name}, block {number}", "exec"), namespace)
 
 
 def _registry():
@@ -57,23 +74,6 @@ def test_a_tutorial_runs_from_top_to_bottom(notebook, kernel, tmp_path, monkeypa
             cell.source = shortened(cell.source)
     content.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\nimport os\nos.chdir({str(tmp_path)!r})"))
     nbclient.NotebookClient(content, km=kernel, timeout=None).execute()
-
-
-LESS = (
-    (r"(\bsteps=)(\d{3,})", 20),  # of a training
-    (r'(\bwarmup(?:=|": ))(\d+)', 20),
-    (r"(\bvalidation_crops=)(\d+)", 4),
-    (r"(\bsampling_steps=)(\d+)", 5),
-    (r"(\bshape=\()(\d{3})", 2),
-    (r"(\bshape=\(\d+, )(\d{3})", 2),
-)
-"""What takes time in a tutorial and makes nothing but better pictures, and the part of it that a test leaves."""
-
-
-def shortened(source):
-    for pattern, part in LESS:
-        source = re.sub(pattern, lambda found, part=part: f"{found[1]}{max(2, int(found[2]) // part)}", source)
-    return source
 
 
 def test_the_documentation_builds_without_a_warning(tmp_path):
