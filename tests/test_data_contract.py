@@ -101,9 +101,20 @@ def _():
     assert rate(amount(cell_methods="time: sum (interval: 1 hour)")) == 1.0
 
 
+@row('an amount with `cell_methods = "time: sum (interval: 5 minutes)"` and time bounds of an hour')
+def _():
+    assert rate(bounded(60, minutes=15, cell_methods="time: sum (interval: 5 minutes)")) == 1.0
+
+
 @row("an amount with times one step apart")
 def _():
     assert rate(amount(minutes=10)) == 6.0
+
+
+@row("an amount whose times have no common step")
+def _():
+    with pytest.raises(ValueError, match="leaves open what it is an amount of"):
+        rate(amount(frames=7).isel(time=[0, 2, 5]))
 
 
 @row("an amount along init times and lead times")

@@ -94,6 +94,16 @@ def test_attributes_tell_the_interval_where_no_bounds_do(attrs):
     assert rates(amounts(**attrs).rain) == [4.0]
 
 
+@pytest.mark.parametrize("interval", ["5 minutes", "60 s", "1 hour", "5 minutes comment: samples of a gauge"])
+def test_cell_methods_beside_a_longer_interval_tell_the_spacing_of_what_was_added_up(interval):
+    methods = f"time: sum (interval: {interval})"
+    assert rates(bounded(amounts(cell_methods=methods))) == [4.0]
+    assert rates(amounts(cell_methods=methods, accutime=60)) == [4.0]
+    assert rates(bounded(amounts(cell_methods=methods, accutime=60))) == [4.0]
+    mean = bounded(amounts(units="mm h-1", standard_name="rainfall_rate", cell_methods=methods.replace("sum", "mean")))
+    assert intervals.of_rate(mean.rain, mean).minutes == 60.0
+
+
 @pytest.mark.parametrize("attrs", [{}, {"cell_methods": "time: sum"}, {"cell_methods": "area: mean (interval: 1 km)"}])
 def test_the_step_of_the_times_tells_it_where_nothing_else_does(attrs):
     assert rates(amounts(**attrs)) == [16.0]
@@ -106,8 +116,12 @@ def test_the_step_of_the_times_tells_it_where_nothing_else_does(attrs):
     [
         (bounded(amounts(accutime=15)), "60 min by its time bounds, and of 15 min by its attribute accutime"),
         (
-            bounded(amounts(cell_methods="time: sum (interval: 5 minutes)")),
-            "60 min by its time bounds, and of 5 min by its cell_methods",
+            bounded(amounts(cell_methods="time: sum (interval: 2 hours)")),
+            "60 min by its time bounds, and of 120 min by its cell_methods",
+        ),
+        (
+            bounded(amounts(cell_methods="time: sum (interval: 25 minutes)")),
+            "60 min by its time bounds, and of 25 min by its cell_methods",
         ),
         (amounts(accutime=5), "5 min by its attribute accutime, but its times are 15 min apart"),
         (amounts(accutime="hourly"), "accutime='hourly'; it is the length of an amount's interval in minutes"),
@@ -247,3 +261,35 @@ def test_what_makes_up_a_longer_interval():
     for whole, spacing, own in ((60, 25, None), (60, 10, 5), (60, 15, 40), (5, 60, None)):
         with pytest.raises(ValueError, match="do not make up"):
             parts(whole * MINUTE, spacing * MINUTE, None if own is None else own * MINUTE)
+
+
+# ---------------------------------------------------------------- the distance of times
+
+
+@pytest.mark.parametrize("frames", [[4, 3, 2, 1, 0], [2, 0, 4, 1, 3], [0, 1, 4], [0, 2, 3]])
+def test_the_order_of_times_and_gaps_of_whole_steps_change_no_amount(frames):
+    assert rates(amounts().isel(time=frames)) == [16.0]
+
+
+def test_a_break_between_two_events_does_not_tell_the_step():
+    later = amounts()
+    later["time"] = later.time + np.timedelta64(26 * 60 + 7, "m")
+    assert rates(xr.concat([amounts(), later], "time")) == [16.0]
+
+
+@pytest.mark.parametrize("minutes", [[0, 30, 75], [0, 30, 60, 105], [0, 15, 31, 45], [0, 15, 20, 30, 45]])
+def test_an_amount_whose_times_have_no_common_step_is_refused_unless_something_tells_its_interval(minutes):
+    ds = amounts(frames=len(minutes))
+    ds["time"] = START + np.array(minutes) * MINUTE
+    with pytest.raises(ValueError, match=r"'rain' is an amount, and its times are .* min apart, which leaves open"):
+        cf.find_field(ds)
+    assert rates(bounded(ds)) == [4.0]
+    assert rates(ds.assign(rain=ds.rain.assign_attrs(accutime=60))) == [4.0]
+    assert rates(ds.assign(rain=ds.rain.assign_attrs(units="mm h-1", standard_name="rainfall_rate"))) == [4.0]
+
+
+@pytest.mark.parametrize("seconds", [[1, 3, 0, 2, 1], [0, 8, 0, 8, 0]])
+def test_times_a_few_seconds_beside_their_axis_change_no_amount(seconds):
+    ds = amounts()
+    ds["time"] = ds.time + np.array(seconds) * np.timedelta64(1, "s")
+    np.testing.assert_allclose(cf.rain_rate(ds), 16.0, rtol=0.01)

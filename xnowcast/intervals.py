@@ -17,6 +17,8 @@ _SPACING = re.compile(r"interval:\s*([\d.]+)\s*([A-Za-z]+)")
 
 _SINCE_START = ("since the start", "since start", "since initial", "since init", "accumulated total", "run total")
 _NOTHING = np.timedelta64(0, "ns")
+_LONG_BREAK = 10
+"""Steps between two events; such a distance says nothing about the step."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def of_amount(
     -------
     Interval or None
         By CF time bounds; else by the attribute ``accutime`` (minutes) or ``cell_methods`` ("time: sum (interval: 1
-        hour)"); else the distance of the lead times or times. None where nothing tells.
+        hour)", which beside a whole multiple of it is the spacing of what was added up); else the distance of the lead
+        times or times. None where nothing tells.
 
     Raises
     ------
@@ -88,6 +91,8 @@ def of_amount(
     _refuse_lost_bounds(array, (time, lead_time))
     if is_accumulated(array):
         return _since_start(array, lead_time) or (None if step is None else Interval(step))
+    if lead_time is None:
+        _refuse_irregular(array, time, step)
     return None if step is None else Interval(step)
 
 
@@ -259,7 +264,18 @@ def _stated(array: xr.DataArray, dataset: xr.Dataset | None, dims: Iterable[Hash
         _ACCUTIME: _by_accutime(array),
         _METHODS: _by_cell_methods(array, dims),
     }
-    return {where: interval for where, interval in found.items() if interval is not None}
+    stated = {where: interval for where, interval in found.items() if interval is not None}
+    if _METHODS in stated and any(
+        _is_spacing(stated[_METHODS], stated[k]) for k in (_BOUNDS, _ACCUTIME) if k in stated
+    ):
+        del stated[_METHODS]
+    return stated
+
+
+def _is_spacing(interval: Interval, whole: Interval) -> bool:
+    """Whether what cell_methods call interval is the spacing of what was added up, as CF has it, not the length."""
+    count, rest = divmod(round(whole.minutes, 3), round(interval.minutes, 3))
+    return count > 1 and rest < 1e-3
 
 
 def _time_names(array: xr.DataArray, dims: Iterable[Hashable | None]) -> list[Hashable]:
@@ -406,9 +422,29 @@ def _step(array: xr.DataArray, time: Hashable | None, lead_time: Hashable | None
             return None
     if time is None or time not in array.coords or array.sizes.get(time, 0) < 2:
         return None
-    differences = np.diff(windows.real_times(array[time]).astype("i8"))
-    rising = differences[differences > 0]
-    return np.timedelta64(windows.common_step(rising), "ns") if rising.size else None
+    differences = _distances(array, time)
+    return np.timedelta64(windows.common_step(differences), "ns") if differences.size else None
+
+
+def _distances(array: xr.DataArray, time: Hashable) -> np.ndarray:
+    """Of the times, in whatever order they are."""
+    differences = np.diff(np.sort(windows.real_times(array[time]).astype("i8")))
+    return differences[differences > 0]
+
+
+def _refuse_irregular(array: xr.DataArray, time: Hashable | None, step: np.timedelta64 | None) -> None:
+    """Times that are no multiples of a step apart, but for long breaks between events."""
+    if step is None or time is None:
+        return
+    length, differences = int(step.astype("i8")), _distances(array, time)
+    allowed = 2 * max(windows.TIME_TOLERANCE * length, windows.stored_blur(array[time]))
+    misses = np.abs(differences - np.maximum(np.rint(differences / length), 1) * length)
+    odd = differences[(misses > allowed) & (differences < _LONG_BREAK * length)]
+    if odd.size:
+        raise ValueError(
+            f"variable {_name(array)!r} is an amount, and its times are {_words(step)} and {_words(odd[0])} apart, "
+            "which leaves open what it is an amount of: give the attribute accutime, in minutes, or time bounds"
+        )
 
 
 def _step_of_leads(array: xr.DataArray, leads: np.ndarray) -> np.timedelta64:
