@@ -286,6 +286,38 @@ def test_axes_and_grid_mappings_that_repeat_in_time_are_made_constant():
     assert fc.crs.attrs["grid_mapping_name"] == "polar_stereographic"
 
 
+@pytest.mark.parametrize("dims", [("time", "y", "x"), ("y", "x"), ("time",)])
+def test_a_dataset_that_was_masked_as_a_whole_keeps_its_grid_mapping(dims):
+    ds = radar(grid_mapping="crs").to_dataset()
+    ds["crs"] = ((), 0, {"grid_mapping_name": "polar_stereographic"})
+    mask = xr.DataArray(np.indices([ds.sizes[d] for d in dims]).sum(0) % 5 > 0, dims=dims)
+    fc = persisted(ds.where(mask))
+    assert fc.crs.dims == () and fc.crs.attrs["grid_mapping_name"] == "polar_stereographic"
+    xr.testing.assert_equal(xnowcast.rain_rate(ds.where(mask)), xnowcast.rain_rate(ds).where(mask))
+
+
+def test_the_grid_mapping_of_a_masked_dataset_reads_nothing_of_a_lazy_field():
+    def read(values):
+        raise AssertionError("read at the door")
+
+    ds = radar(grid_mapping="crs").to_dataset()
+    ds["crs"] = ((), 0, {"grid_mapping_name": "polar_stereographic"})
+    ds["rr"] = ds.rr.copy(data=ds.rr.chunk().data.map_blocks(read, dtype="f4", meta=np.zeros((0, 0, 0), "f4")))
+    assert persisted(ds.where(ds.rr > 0)).crs.dims == ()
+
+
+def test_bounds_of_places_that_were_masked_with_the_field_are_those_that_are_known():
+    ds = radar().to_dataset()
+    ds["y"] = ds.y.assign_attrs(bounds="y_bnds")
+    ds["y_bnds"] = (("time", "y", "bnds"), np.repeat(np.stack([ds.y - 500, ds.y + 500], 1)[None], len(TIMES), 0))
+    later = ds.assign(y_bnds=ds.y_bnds.where(ds.time > ds.time[0]))
+    np.testing.assert_array_equal(cf.without_time(later).y_bnds, ds.y_bnds[0])
+    moved = later.y_bnds.copy(deep=True)
+    moved[2] += 100
+    with pytest.raises(ValueError, match="'y_bnds' tells where the grid lies"):
+        cf.without_time(ds.assign(y_bnds=moved))
+
+
 @pytest.mark.parametrize("verb", [persisted, xnowcast.rain_rate, lambda d: d.nowcast.coarsen(3, boundary="trim")])
 def test_a_grid_that_moves_is_refused(verb):
     with pytest.raises(ValueError, match="'lat' tells where the grid lies, and it is not the same at all times"):

@@ -502,6 +502,14 @@ def _():
     assert forecast(north, "persistence", steps=1).north.dims == ("y",)
 
 
+@row("a dataset that was masked as a whole, `ds.where(...)`, with its grid mapping and bounds")
+def _():
+    ds = bounded(60, minutes=15).assign(crs=((), 0, {"grid_mapping_name": "polar_stereographic"}))
+    ds["rain"].attrs["grid_mapping"] = "crs"
+    masked = ds.where(ds.x + ds.y > 3e3)
+    xr.testing.assert_equal(cf.rain_rate(masked), cf.rain_rate(ds).where(ds.x + ds.y > 3e3))
+
+
 @row("places that move in time")
 def _():
     moving = np.add.outer(np.arange(4) * 500.0, rain().y.values)

@@ -263,6 +263,20 @@ def test_what_makes_up_a_longer_interval():
             parts(whole * MINUTE, spacing * MINUTE, None if own is None else own * MINUTE)
 
 
+@pytest.mark.parametrize("known", [slice(0, 1), slice(12, 13), slice(3, 5)])
+def test_time_bounds_that_were_masked_with_the_field_are_those_that_are_known(known):
+    ds = bounded(amounts())
+    mask = xr.zeros_like(ds.rain, bool)
+    mask[:, known, known] = True
+    np.testing.assert_array_equal(cf.rain_rate(ds.where(mask)), xr.full_like(ds.rain, 4.0).where(mask))
+    lazy = ds.where(mask.chunk())
+    if known.start == 3:
+        with pytest.raises(ValueError, match="'time_bnds' are masked along y, x: mask the variable alone"):
+            cf.find_field(lazy)
+    else:
+        assert cf.find_field(lazy).interval.minutes == 60.0
+
+
 # ---------------------------------------------------------------- the distance of times
 
 

@@ -295,7 +295,7 @@ def without_time(obj: T_Xarray) -> T_Xarray:
     ('j', 'i')
     """
     _check_kinds(obj)
-    data: Any = obj
+    data: Any = _with_plain_mappings(obj)
     times = {dim for dim in data.dims if _is_of_times(data, dim)}
     repeated = [name for name in _named_as_grid(data, times) if not times.isdisjoint(data[name].dims)]
     many = [c.name for c in data.coords.values() if not times.isdisjoint(c.dims) and not times.issuperset(c.dims)]
@@ -303,11 +303,35 @@ def without_time(obj: T_Xarray) -> T_Xarray:
         places = {*_axis_coordinates(data, "y"), *_axis_coordinates(data, "x"), *data.dims}
         repeated += [name for name in many if name in places and name not in repeated]
     if not repeated:
-        return obj
+        return data
     constant = {name: _constant(data[name], times) for name in repeated}
     result = data.assign_coords({name: v for name, v in constant.items() if name in data.coords})
     fields = {name: v for name, v in constant.items() if name not in data.coords}
     return result.assign(fields) if fields else result
+
+
+def _with_plain_mappings(data: Any) -> Any:
+    """Grid mappings without the dims and NaN of ``ds.where``: by CF only their attributes mean anything."""
+    named = _named_in(data, "grid_mapping")
+    mapped = [n for n in named if data[n].ndim and not _OF_MAPPINGS.isdisjoint(data[n].attrs)]
+    plain = {name: xr.Variable((), np.int32(0), data[name].attrs) for name in mapped}
+    if not plain:
+        return data
+    result = data.assign_coords({name: v for name, v in plain.items() if name in data.coords})
+    fields = {name: v for name, v in plain.items() if name not in data.coords}
+    return result.assign(fields) if fields else result
+
+
+_OF_MAPPINGS = {"grid_mapping_name", "crs_wkt", "spatial_ref"}
+
+
+def _named_in(obj: xr.Dataset | xr.DataArray, *attributes: str) -> list[Hashable]:
+    """Variables, other than dims, that these attributes of the fields name."""
+    arrays = [*obj.data_vars.values()] if isinstance(obj, xr.Dataset) else [obj]
+    told = " ".join(str(a.attrs.get(k, a.encoding.get(k, ""))) for a in arrays for k in attributes)
+    known = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
+    words = dict.fromkeys(word.rstrip(":") for word in told.split())
+    return [word for word in words if word in known and word not in obj.dims]
 
 
 def _is_of_times(obj: xr.Dataset | xr.DataArray, dim: Hashable) -> bool:
@@ -322,35 +346,49 @@ def _is_of_times(obj: xr.Dataset | xr.DataArray, dim: Hashable) -> bool:
 
 def _named_as_grid(obj: xr.Dataset | xr.DataArray, times: set[Hashable]) -> list[Hashable]:
     """Variables that attributes name as a grid mapping, areas of cells, or bounds of coordinates other than times."""
-    arrays = [*obj.data_vars.values()] if isinstance(obj, xr.Dataset) else [obj]
-    told = [a.attrs.get(k, a.encoding.get(k, "")) for a in arrays for k in ("grid_mapping", "cell_measures")]
     bounds = {n: c.attrs.get("bounds", c.encoding.get("bounds", "")) for n, c in obj.coords.items()}
     of_times = {told for n, told in bounds.items() if {*obj[n].dims} <= times and obj[n].ndim}
-    words = dict.fromkeys(word.rstrip(":") for word in " ".join(map(str, [*told, *bounds.values()])).split())
     known = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
-    return [word for word in words if word in known and word not in obj.dims and word not in of_times]
+    places = [word for word in map(str, bounds.values()) if word in known and word not in obj.dims]
+    named = dict.fromkeys([*_named_in(obj, "grid_mapping", "cell_measures"), *places])
+    return [name for name in named if name not in of_times]
 
 
 def _constant(variable: xr.DataArray, times: set[Hashable]) -> xr.Variable:
-    """A variable without its dims of times, along which it has to repeat itself, to a millionth."""
+    """A variable without its dims of times, along which what is known of it has to repeat itself, to a millionth."""
     for dim in [d for d in variable.dims if d in times and variable.sizes[d]]:
         first = variable.isel({dim: 0}, drop=True)
         numeric = variable.dtype.kind in "fiu"
-        close = 1e-6 * np.nanmax(np.abs(first.values), initial=0.0) if numeric else 0.0
+        known = np.array(first.values)
         many = variable.chunksizes[dim][0] if variable.chunks else max(1, 2**24 // max(first.size, 1))
         for start in range(0, variable.sizes[dim], many):
             some = variable.isel({dim: slice(start, start + many)}).transpose(dim, ...).values
-            same = (
-                np.isclose(some, first.values, rtol=0, atol=close, equal_nan=True) if numeric else some == first.values
-            )
-            if not np.all(same):
+            if variable.dtype.kind == "f":  # ds.where has masked it with the fields
+                known = _filled([known, *some])
+            if not np.all(_repeats(some, known) if numeric else some == known):
                 raise ValueError(
                     f"{variable.name!r} tells where the grid lies, and it is not the same at all times along {dim!r}: "
                     "a grid that moves is not taken for one that stands. Select the times of one grid, or bring each "
                     f"time to a common grid first, with xnowcast.regrid.regrid(ds.isel({dim}=[i]), grid)"
                 )
-        variable = first
+        variable = first.copy(data=known)
     return variable.variable
+
+
+def _filled(many: list[np.ndarray]) -> np.ndarray:
+    """The first, with what is NaN there from those that follow."""
+    known, *rest = many
+    for some in rest:
+        lacking = np.isnan(known)
+        if not lacking.any():
+            break
+        known = np.where(lacking, some, known)
+    return known
+
+
+def _repeats(some: np.ndarray, known: np.ndarray) -> np.ndarray:
+    largest = np.abs(known[np.isfinite(known)]).max(initial=0.0)
+    return np.isnan(some) | np.isclose(some, known, rtol=0, atol=1e-6 * largest)
 
 
 def horizontal_dims(array: xr.DataArray) -> tuple[Hashable, Hashable]:

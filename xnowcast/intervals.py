@@ -311,7 +311,7 @@ def _length_of_bounds(array: xr.DataArray, name: Hashable, bounds: xr.DataArray)
     """Their one length; None where they are those of moments."""
     coordinate, variable = array[name], _name(array)
     ends = [d for d in bounds.dims if d not in (*coordinate.dims, *array.dims) and bounds.sizes[d] == 2]
-    bounds = bounds.isel(dict.fromkeys({*bounds.dims} & {*array.dims} - {*coordinate.dims}, 0))  # repeated along them
+    bounds = _once(bounds, [d for d in bounds.dims if d in array.dims and d not in coordinate.dims])
     if len(ends) != 1 or {*bounds.dims} != {*coordinate.dims, *ends}:
         raise ValueError(
             f"time bounds {bounds.name!r} have dims {bounds.dims}; those of {name!r} need {(*coordinate.dims, 'bnds')}"
@@ -339,6 +339,20 @@ def _length_of_bounds(array: xr.DataArray, name: Hashable, bounds: xr.DataArray)
     late = (end - _values(coordinate, coordinate)).ravel().astype("i8")
     shift = windows.rounded(np.array([late[0]], "m8[ns]"))[0] if (np.abs(late - late[0]) <= 10**9).all() else None
     return Interval(length, shift)
+
+
+def _once(bounds: xr.DataArray, repeated: list[Hashable]) -> xr.DataArray:
+    """Bounds without dims along which they are repeated, and where ``ds.where`` has left some of them out."""
+    for place in (dict.fromkeys(repeated, 0), {d: bounds.sizes[d] // 2 for d in repeated}):
+        one = bounds.isel(place)
+        if not repeated or not one.isnull().any():
+            return one
+    if bounds.chunks is not None:  # they depend on the field itself, which is not read here
+        raise ValueError(
+            f"the time bounds {bounds.name!r} are masked along {', '.join(map(str, repeated))}: mask the variable "
+            "alone, ds.assign(rain=ds.rain.where(...)), or assign the bounds of the unmasked dataset"
+        )
+    return bounds.reduce(np.fmax.reduce, repeated, keep_attrs=True)  # of what is known
 
 
 def _length_of_coarse(mean: float, blur: int, bounds: xr.DataArray, variable: str) -> np.timedelta64:
