@@ -377,6 +377,11 @@ def _():
     refused(r"b\.nc holds sums over 60 min", lambda data: data.assign_attrs(accutime=60.0), amount(accutime=5.0))
 
 
+@row("a file that declares a valid range, after a first that declares none")
+def _():
+    refused(r"b\.nc has a valid range from -inf to 3, and of \S*a\.nc none", lambda d: d.assign_attrs(valid_max=3.0))
+
+
 @row("files that hold the same time")
 def _():
     refused(

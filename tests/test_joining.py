@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import xnowcast
-from xnowcast import cf, storage
+from xnowcast import cf, joining, storage
 from xnowcast.netcdf import UnreadableInput
 from xnowcast.sources import paths_behind
 
@@ -374,6 +374,15 @@ def test_what_contradicts_is_refused_by_the_names_of_the_files(radar, write, way
         with pytest.raises(ValueError, match=message) as caught:
             read(write(change, data=radar, ending=ending), way)
     assert f"b.{ending}" in str(caught.value)
+
+
+def test_a_valid_range_that_only_a_later_file_declares_is_refused(radar):
+    late = radar.assign_coords(time=radar.time + np.timedelta64(1, "D"))
+    ranged = late.assign(rain=late.rain.assign_attrs(valid_max=3.0))
+    with pytest.raises(ValueError, match=r"'rain' of b.nc has a valid range from -inf to 3, and of a.nc none"):
+        joining.join([joining.Part("a.nc", radar), joining.Part("b.nc", ranged)])
+    both = joining.join([joining.Part("b.nc", ranged), joining.Part("a.nc", radar)])
+    assert both.rain.attrs["valid_max"] == 3.0
 
 
 @pytest.mark.parametrize(

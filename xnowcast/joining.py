@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import cf, intervals, units, windows
+from xnowcast.attributes import declared
 from xnowcast.netcdf import UnreadableInput, in_own_chunks
 
 OF_A_CELL = 0.01
@@ -411,6 +412,7 @@ def _same_meaning(first: _Series, one: _Series, name: Hashable) -> tuple[float, 
         return 1.0, 0.0
     if _is_rain(ours) or _is_rain(theirs):
         _same_interval(first, one, name)
+        _same_valid_range(first, one, name)
         return _rain_factor(first, one, name), 0.0
     units_of = [v.attrs.get("units") for v in (theirs, ours)]
     if units_of[0] == units_of[1]:
@@ -419,6 +421,29 @@ def _same_meaning(first: _Series, one: _Series, name: Hashable) -> tuple[float, 
     if change is None:
         raise _differs(first, one, name, "has units", *map(repr, units_of))
     return change
+
+
+def _same_valid_range(first: _Series, one: _Series, name: Hashable) -> None:
+    """What only one part declares invalid, or in packed units of its own, would be taken for rain."""
+    theirs, ours = (_valid_range(s, name) for s in (one, first))
+    if theirs is not None and (ours is None or not _equal(theirs, ours)):
+        raise _differs(first, one, name, "has a valid range", *(_range_in_words(r) for r in (theirs, ours)))
+
+
+def _valid_range(one: _Series, name: Hashable) -> tuple[float, float] | None:
+    """In the units of the unpacked values."""
+    assert one.dataset is not None
+    if not any(key in one.variables[name].attrs for key in ("valid_min", "valid_max", "valid_range")):
+        return None
+    try:
+        found = declared(one.dataset[name])
+    except ValueError as error:
+        raise ValueError(f"{one.name}: {error}") from None
+    return found.low, found.high
+
+
+def _range_in_words(valid: tuple[float, float] | None) -> str:
+    return "none" if valid is None else f"from {valid[0]:g} to {valid[1]:g}"
 
 
 def _rain_factor(first: _Series, one: _Series, name: Hashable) -> float:
