@@ -143,6 +143,27 @@ def test_messages_speak_of_options_as_they_are_written_here(radar, tmp_path, cap
     assert "choose one with --variable" in fails(capsys, "forecast", tmp_path / "two.nc", tmp_path / "f.nc")
 
 
+HOSTILE = "\x1b[2J\x9b\nxnowcast: all is well\r\u202e"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["forecast", "no" + HOSTILE, "f.nc"],
+        ["forecast", "a" + HOSTILE + ".nc", "f.nc"],
+        ["forecast", "radar.nc", HOSTILE + ".txt", "--model", "persistence"],
+        ["watch", "no" + HOSTILE, "--out", "out"],
+    ],
+    ids=["no file", "a broken file", "an output", "a folder"],
+)
+def test_no_name_steers_the_terminal(radar, tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    radar.to_netcdf("radar.nc")
+    (tmp_path / f"a{HOSTILE}.nc").write_bytes(b"CDF\x01rubbish")
+    message = fails(capsys, *words)
+    assert message.isprintable() and "\\x1b[2J\\x9b xnowcast: all is well \\u202e" in message
+
+
 def test_the_demo_refuses_what_it_cannot_draw_before_any_work(radar, tmp_path, capsys):
     tiles = radar.expand_dims(tile=3)
     tiles.to_netcdf(tmp_path / "tiles.nc")

@@ -21,6 +21,7 @@ from archive_models import Noisy, wait_until
 
 import xnowcast
 from xnowcast.archive import IncompleteRun, engines, frames, hindcast, lock, open_archive, progress, run, store
+from xnowcast.archive.logs import LogFile, log
 from xnowcast.cli import main
 
 FORECAST, GAP, COVERAGE, UNREADABLE = 1, 2, 3, 4
@@ -629,6 +630,44 @@ def test_a_folder_that_is_refused_keeps_all_that_is_in_it(archive, tmp_path):
     with pytest.raises(ValueError, match="no store of a hindcast"):
         made(archive, tmp_path / "a.zarr")
     assert (tmp_path / "a.zarr" / "download.partial").read_text() == "half a day of it"
+
+
+def test_what_others_wrote_is_one_line_of_a_log_and_steers_no_terminal(tmp_path, caplog):
+    with LogFile(tmp_path / "a.log"):
+        log.warning("%s cannot be read", "a\x1b[2J\n2024-06-01 INFO all is well.nc")
+    (line,) = (tmp_path / "a.log").read_text().splitlines()
+    assert line.endswith("WARNING a\\x1b[2J 2024-06-01 INFO all is well.nc cannot be read")
+    assert caplog.messages == ["a\\x1b[2J 2024-06-01 INFO all is well.nc cannot be read"]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("path = 3", "path"),
+        ("path = [1]", "path"),
+        ("path = 2024-06-01", "path"),
+        ('path = "a.nc"\nchunks = true', "chunks"),
+        ('path = "a.nc"\nchunks = {time = 1.5}', "chunks"),
+    ],
+)
+def test_data_of_a_configuration_are_refused_by_name(tmp_path, capsys, data, name):
+    (tmp_path / "a.toml").write_text(f'[data]\n{data}\n[model]\nname = "persistence"\n[hindcast]\nout = "a.zarr"\n')
+    assert main(["hindcast", str(tmp_path / "a.toml")]) == 2
+    assert f"{name} in [data] is " in capsys.readouterr().err
+
+
+def test_a_configuration_may_ask_to_overwrite_and_what_is_no_answer_is_refused(archive, tmp_path, capsys):
+    archive.to_netcdf(tmp_path / "radar.nc")
+    words = ["hindcast", str(tmp_path / "a.toml")]
+    about = f'[data]\npath = "{tmp_path}/radar.nc"\n[model]\nname = "persistence"\n[hindcast]\nsteps = 1\n'
+    (tmp_path / "a.toml").write_text(f'{about}out = "{tmp_path}/a.zarr"\n')
+    assert main(words) == 0
+    words += ["--set", "hindcast.steps=2"]
+    assert main(words) == 2, "another run"
+    assert main([*words, "--set", "hindcast.overwrite=maybe"]) == 2
+    assert "overwrite is 'maybe'" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*words, "--set", "hindcast.overwrite=true"]) == 0
+    assert open_archive(tmp_path / "a.zarr").sizes["lead_time"] == 2
 
 
 def test_a_lock_that_somebody_deleted_comes_back(tmp_path, monkeypatch):

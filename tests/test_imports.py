@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "xnowcast"
 
 LAYERS = [
     {"_version", "units", "transforms", "noise", "nn", "diffusion"}
-    | {"check", "configuration", "interruption", "drafts", "kinds", "sources", "whole"},
+    | {"check", "configuration", "interruption", "drafts", "kinds", "sources", "terminal", "whole"},
     {"models"},
     {"attributes", "grids", "cf", "channels", "regrid", "windows", "intervals", "weights", "pretrained"},
     {"engine", "io", "synthetic", "synthetic_nwp"},

@@ -20,6 +20,7 @@ from xnowcast.archive import (
     store,
     table_scores,
 )
+from xnowcast.archive.config import run_score
 
 THRESHOLDS, SCALES = [0.5, 2.0], [1, 4]
 SCORES = ["csi", "hss", "frequency_bias", "rmse", "mae", "mean_error", "correlation", "fss"]
@@ -483,3 +484,10 @@ def test_plots_and_tables_take_the_scores(tables, tmp_path):
     pytest.importorskip("matplotlib")
     xnowcast.plot.plot_scores(cards, "csi", path=tmp_path / "csi.png")
     assert (tmp_path / "csi.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("about", ["3", "true", "[1]", "2024-06-01"])
+def test_a_model_of_a_configuration_that_is_no_section_is_refused_by_name(tmp_path, about):
+    (tmp_path / "a.toml").write_text(f'[data]\npath = "a.nc"\n[models]\nmine = {about}\n')
+    with pytest.raises(ValueError, match=r"mine in \[models\] is .*it must be a section"):
+        run_score(tmp_path / "a.toml")

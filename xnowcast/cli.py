@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import xnowcast
 from xnowcast.configuration import init_times
+from xnowcast.terminal import printable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args([word for word in words if word != "--debug"])
         return options.run(options) or 0
     except KeyboardInterrupt as interruption:
-        print(f"xnowcast: {str(interruption) or 'interrupted; nothing half-written was left'}", file=sys.stderr)
+        message = printable(str(interruption)) or "interrupted; nothing half-written was left"
+        print(f"xnowcast: {message}", file=sys.stderr)
         return 130
     except Exception as error:
         if debug:
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _in_one_line(error: Exception) -> str:
-    message = " ".join(str(error).split())
+    message = printable(str(error))
     message = re.sub(r"\b(variable|on_gap|on_mismatch|weights|mirror)=(?=([\w']?))", _as_option, message)
     told = isinstance(error, ValueError | OSError | ImportError | FloatingPointError) or hasattr(error, "exit_code")
     if told and message:
@@ -182,11 +184,11 @@ def _write(result: Any, output: Any, *, overwrite: bool) -> None:
     from xnowcast.engine import progress_bar
 
     if not sys.stderr.isatty():  # nothing else would be seen until it is done
-        print(planning.to_do(result), file=sys.stderr)
+        print(printable(planning.to_do(result)), file=sys.stderr)
     with progress_bar(None):
         storage.write(result, output, overwrite=overwrite)
     sizes = ", ".join(f"{dim} {size}" for dim, size in result.sizes.items() if dim != "bnds")
-    print(f"wrote {output}: {result.attrs['nowcast_model']}, {sizes}")
+    print(printable(f"wrote {output}: {result.attrs['nowcast_model']}, {sizes}"))
     for array in result.data_vars.values():
         if "zr_a" in array.attrs:
             print(f"rain rate from reflectivity: Z = {array.attrs['zr_a']:g} R^{array.attrs['zr_b']:g}")
@@ -244,13 +246,18 @@ def _hindcast(options: argparse.Namespace) -> int:
     from xnowcast.archive.store import MEANINGS, UNREADABLE
 
     _show_log()
-    out = {"out": options.out} if options.out else {}
-    stored = run_hindcast(options.config, options.changes, **out, overwrite=options.overwrite)
+    stored = run_hindcast(options.config, options.changes, **_given(options))
     counts = stored["init_status"].to_series().value_counts().sort_index()
     became = ", ".join(f"{count} {MEANINGS[status].replace('_', ' ')}" for status, count in counts.items())
     size = stored.sizes["init_time"]
-    print(f"{stored.encoding['source']}: {stored.attrs['nowcast_model']}, {size} init times: {became}")
+    print(printable(f"{stored.encoding['source']}: {stored.attrs['nowcast_model']}, {size} init times: {became}"))
     return 3 if UNREADABLE in counts.index else 0
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """What is asked for beside a configuration, and goes before it."""
+    out = {"out": options.out} if options.out else {}
+    return out | ({"overwrite": True} if options.overwrite else {})
 
 
 def _show_log() -> None:
@@ -413,8 +420,7 @@ def _score_archive(options: argparse.Namespace) -> int:
     from xnowcast.archive.store import UNREADABLE
 
     _show_log()
-    out = {"out": options.out} if options.out else {}
-    tables = run_score(options.forecast, options.changes, **out, overwrite=options.overwrite)
+    tables = run_score(options.forecast, options.changes, **_given(options))
     scores = table_scores(tables)
     first = scores.isel(region=0, drop=True) if "region" in scores.dims else scores
     cards = {str(name): first.sel(model=name, drop=True) for name in first["model"].values}
@@ -448,9 +454,10 @@ def _score(options: argparse.Namespace) -> int | None:
     with progress_bar(None):
         scores = scores.compute()
     shown = options.scores.split(",") if options.scores else ["csi"]
-    print(verify.format_scorecard({forecast.attrs.get("nowcast_model", "forecast"): scores}, scores=shown))
+    name = printable(str(forecast.attrs.get("nowcast_model", "forecast")))
+    print(verify.format_scorecard({name: scores}, scores=shown))
     if options.out:
-        print(f"wrote {storage.write(scores, options.out, overwrite=options.overwrite)}")
+        print(printable(f"wrote {storage.write(scores, options.out, overwrite=options.overwrite)}"))
     return None
 
 

@@ -17,6 +17,7 @@ import xarray as xr
 from xnowcast import cf, intervals, units, windows
 from xnowcast.attributes import declared
 from xnowcast.netcdf import UnreadableInput, in_own_chunks
+from xnowcast.terminal import printable
 
 OF_A_CELL = 0.01
 """Coordinates that differ by less than this share of a cell tell the same grid."""
@@ -187,7 +188,7 @@ def _shared_names(series: list[_Series]) -> list[Hashable]:
                 f"{lacking.name} lacks the variable {name!r}, which {there.name} has: open them on their own, or give "
                 "it the same name everywhere"
             )
-        warnings.warn(f"the variable {name!r} is left out: {lacking.name} lacks it", stacklevel=4)
+        warnings.warn(printable(f"the variable {name!r} is left out: {lacking.name} lacks it"), stacklevel=4)
     if not everywhere:
         raise ValueError(f"{series[0].name} and {series[-1].name} have no variable with times in common")
     return everywhere
@@ -281,7 +282,7 @@ def _without_unlike(names: list[Hashable], fitted: list[_Series]) -> list[Hashab
     """The variables that all parts agree about; who wants another is told why it is not there."""
     told = {name: why for one in fitted for name, why in one.unlike.items()}
     for name, why in told.items():
-        warnings.warn(f"the variable {name!r} is left out: {why}", stacklevel=3)
+        warnings.warn(printable(f"the variable {name!r} is left out: {why}"), stacklevel=3)
     return [name for name in names if name not in told]
 
 
@@ -546,7 +547,7 @@ def _lacking(parts: Sequence[Part], readable: list[_Series]) -> list[_Series]:
         missing = _missing_times(before, after, step, len(members) * each)
         reason = "; ".join(part.unreadable for part in members)
         told = f"{missing.size} from {missing[0]:.16} on are taken to be its frames" if missing.size else "left out"
-        warnings.warn(f"{reason} ({told})", stacklevel=3)
+        warnings.warn(printable(f"{reason} ({told})"), stacklevel=3)
         if missing.size:
             found.append(_Series(members[0].name, None, readable[0].dim, missing, reason=reason))
     return found

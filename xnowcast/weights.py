@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnowcast.drafts import draft
-from xnowcast.models.cards import fields_of, printable
+from xnowcast.models.cards import fields_of
+from xnowcast.terminal import printable
 
 if TYPE_CHECKING:
     from torch import Tensor

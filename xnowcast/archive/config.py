@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from xnowcast import storage
+from xnowcast import check, storage
 from xnowcast.archive.hindcast import hindcast
 from xnowcast.archive.score import score_archive
 from xnowcast.configuration import check_sections, init_times, read_toml, refuse_unknown
@@ -110,9 +110,23 @@ def _read(path: str | Path, changes: Iterable[str], sections: tuple[str, ...]) -
             raise ValueError("[data] has no path; write for example path = 'radar.zarr'")
         refuse_unknown("key in [data]", content["data"], _DATA)
         refuse_unknown("key in [engine]", content.get("engine", {}), _ENGINE)
+        _check_data(content["data"])
+        for name, about in content.get("models", {}).items():
+            if not isinstance(about, dict | str):
+                raise ValueError(f"{name} in [models] is {about!r}; it must be a section, [models.{name}]")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return {section: dict(content.get(section, {})) for section in sections}
+
+
+def _check_data(data: dict[str, Any]) -> None:
+    paths = [data["path"]] if isinstance(data["path"], str) else data["path"]
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"path in [data] is {data['path']!r}; it must be a path or a list of paths")
+    chunks = data.get("chunks", "auto")
+    for size in chunks.values() if isinstance(chunks, dict) else [chunks]:
+        if size != "auto":
+            check.whole("chunks in [data]", size, -1)
 
 
 def _arguments(section: str, found: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import logging
 from contextvars import ContextVar
 from pathlib import Path
 
+from xnowcast.terminal import printable
+
 _FILE: ContextVar[logging.Handler | None] = ContextVar("xnowcast.archive.log", default=None)
 
 
@@ -18,6 +20,7 @@ class _RunLogger(logging.Logger):
         super().__init__("xnowcast.archive", logging.INFO)
 
     def callHandlers(self, record: logging.LogRecord) -> None:
+        record.msg, record.args = printable(record.getMessage()), ()  # names of files and errors are others' words
         file, shared = _FILE.get(), logging.getLogger(self.name)
         if file is not None:
             file.handle(record)

@@ -5,13 +5,14 @@ import gzip
 import importlib
 import io
 import os
-import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from glob import glob
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TypeVar
+
+from xnowcast.terminal import printable
 
 Decoded = TypeVar("Decoded")
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
@@ -287,25 +288,6 @@ def unpack(content: bytes, most: int) -> bytes:
     (b'ra', b'ra')
     """
     return unpacked(io.BytesIO(content)).read(most)
-
-
-def printable(text: str) -> str:
-    """Text that does nothing to a terminal: what cannot be printed is escaped, as in a string of Python.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> printable("rain" + chr(27) + "[2J")
-    'rain\\\\x1b[2J'
-    """
-    return re.sub(r"[^ -~]", lambda letter: letter[0] if letter[0].isprintable() else repr(letter[0])[1:-1], text)
 
 
 def decode(path: Path, product: str, reader: Callable[[bytes], Decoded], most: int | None = None) -> Decoded:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from xnowcast.io.files import MOST_UNPACKED, extra, is_packed, printable, raw_bytes
+from xnowcast.io.files import MOST_UNPACKED, extra, is_packed, raw_bytes
 from xnowcast.io.grid import refuse_huge
+from xnowcast.terminal import printable
 
 DEFLATE = 1
 MOST_DEFLATED = 1032  # bytes that deflate can make of one at the most

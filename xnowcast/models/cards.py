@@ -58,25 +58,6 @@ def fields_of(text: str) -> dict[str, Any]:
     return known
 
 
-def printable(text: str) -> str:
-    """A text of others on one line, with what steers a terminal shown instead of obeyed.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> printable("rain\\n of \\x1b[31mJuly\\u202e")
-    'rain of \\\\x1b[31mJuly\\\\u202e'
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
-
-
 def _require(name: str, value: Any, holds: Callable[[Any], bool], kind: str) -> None:
     if not holds(value):
         shown = ascii(value)
