@@ -162,6 +162,8 @@ def _is(value: Any, kind: Any) -> bool:
     if origin is Mapping:
         return isinstance(value, Mapping)
     if origin is not None:
+        if isinstance(value, Mapping):  # may name its items, as channels of a data set: what takes it says how it would
+            return True
         one = _kinds(get_args(kind)[0]) if get_args(kind) else []
         return isinstance(value, list | tuple) and (not one or all(any(_is(v, k) for k in one) for v in value))
     if kind is float:
