@@ -895,7 +895,7 @@ def test_data_that_will_not_do_are_refused(event):
     refused("there are no data", [])
     refused("data holds a int", [event, 3])
     refused("data are a int", 3)
-    refused("data are a bool", event, validation=True)
+    refused("validation is True; it must be a share", event, validation=True)
     refused("there is no file nowhere.nc", "nowhere.nc")
     refused("dataset 1: there is no precipitation field", event.drop_vars("rainfall_rate"))
     refused("validation=0.2 leaves 0 of 9 windows to train on", event.isel(time=slice(12)))
