@@ -592,7 +592,7 @@ def test_a_model_learns_from_further_fields(weather):
     model = xnowcast.train("reader", weather, **SHORT | {"steps": 200, "learning_rate": 0.05, "validate_every": 50})
     assert model.centre.item() == pytest.approx(283.15, abs=3) and model.centre.item() > 283.15
     np.testing.assert_allclose(model.largest.item(), float(weather.z.max()), rtol=1e-6)
-    assert model.read.weight[0, 0].sum().item() / model.spread.item() == pytest.approx(1.0, abs=0.1)  # mm/h a degree
+    assert model.read.weight[0, 0].sum().item() / model.spread.item() == pytest.approx(1.0, abs=0.2)  # mm/h a degree
 
 
 def test_the_statistics_are_those_of_the_samples_and_belong_to_the_weights(weather, tmp_path):
