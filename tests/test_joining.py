@@ -385,6 +385,19 @@ def test_a_valid_range_that_only_a_later_file_declares_is_refused(radar):
     assert both.rain.attrs["valid_max"] == 3.0
 
 
+def test_a_valid_range_in_packed_units_holds_for_files_that_are_packed_otherwise(radar, tmp_path):
+    rain = radar.rain.copy(data=np.full(radar.rain.shape, 20.0, "f4"))
+    for number, (scale, attrs) in enumerate([(0.01, {"valid_max": np.int16(1500)}), (0.1, {})]):
+        part = radar.assign(rain=rain.assign_attrs(attrs)).assign_coords(
+            time=radar.time + number * np.timedelta64(1, "D")
+        )
+        part.rain.encoding = {"dtype": "i2", "scale_factor": scale, "_FillValue": np.int16(-1)}
+        part.to_netcdf(tmp_path / f"{number}.nc")
+    assert xnowcast.rain_rate(storage.open_input(str(tmp_path / "*.nc"))).isnull().all(), (
+        "15 mm h-1 is the most that is valid"
+    )
+
+
 @pytest.mark.parametrize(
     "attrs", [{"zr_a": 300.0, "zr_b": 1.4}, {"zr_a": 316.0, "zr_b": 1.6}, {"zerovalue": 0.0}], ids=str
 )

@@ -26,7 +26,8 @@ _OF_NUMBERS = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_val
 _OF_ONE_FILE = ("source", "original_shape", "preferred_chunks", "chunksizes", "chunks", "shards", "contiguous")
 _TEXTS_OF_GRIDS = ("grid_mapping_name", "crs_wkt", "spatial_ref")
 _OF_REFLECTIVITY = ("zr_a", "zr_b", "zerovalue")
-_DECLARED = ("valid_min", "valid_max", "valid_range", "_FillValue", "missing_value", "scale_factor", "add_offset")
+_VALID = ("valid_min", "valid_max", "valid_range")
+_DECLARED = (*_VALID, "_FillValue", "missing_value", "scale_factor", "add_offset")
 
 
 @dataclass(frozen=True, eq=False)
@@ -434,7 +435,7 @@ def _same_valid_range(first: _Series, one: _Series, name: Hashable) -> None:
 def _valid_range(one: _Series, name: Hashable) -> tuple[float, float] | None:
     """In the units of the unpacked values."""
     assert one.dataset is not None
-    if not any(key in one.variables[name].attrs for key in ("valid_min", "valid_max", "valid_range")):
+    if not any(key in one.variables[name].attrs for key in _VALID):
         return None
     try:
         found = declared(one.dataset[name])
@@ -633,7 +634,18 @@ class _Joined:
         values = self._values(name) if in_memory else self._lazily(name)
         if values is None:
             return None
-        return xr.Variable(self.first.fits[name].dims, values, like.attrs, self._common_encoding(name))
+        encoding = self._common_encoding(name)
+        return xr.Variable(self.first.fits[name].dims, values, self._common_attrs(name, encoding), encoding)
+
+    def _common_attrs(self, name: Hashable, encoding: dict[Hashable, Any]) -> dict[Hashable, Any]:
+        """Those of the first, a valid range of packed numbers unpacked where the packing is not kept."""
+        like = self.first.variables[name]
+        kept = "scale_factor" in encoding or "add_offset" in encoding
+        valid = None if kept or like.dtype.kind not in "fiu" else _valid_range(self.first, name)
+        if valid is None:
+            return like.attrs
+        unpacked = {k: float(v) for k, v in zip(("valid_min", "valid_max"), valid, strict=True) if np.isfinite(v)}
+        return {k: v for k, v in like.attrs.items() if k not in _VALID} | unpacked
 
     def _values(self, name: Hashable) -> np.ndarray | None:
         """Of coordinates and bounds, in memory; None where nothing can stand for those that cannot be read."""
