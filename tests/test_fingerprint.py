@@ -85,7 +85,7 @@ def test_an_argument_that_is_new_is_noted_by_its_name():
     ids=lambda value: type(value).__name__,  # the same in every process of a run
 )
 def test_whatever_is_asked_for_can_be_noted(value):
-    assert fingerprint.plain(value) == json.loads(json.dumps(fingerprint.plain(value)))
+    assert fingerprint.for_json(value) == json.loads(json.dumps(fingerprint.for_json(value)))
 
 
 # ---------------------------------------------------------------- going on with something else

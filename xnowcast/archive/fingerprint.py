@@ -84,7 +84,7 @@ def of_forecast(ready: Prepared, init_times: np.ndarray) -> dict[str, Any]:
     field = ready.field
     places = [field.array[d].values for d in (field.y, field.x) if d in field.array.coords]
     made = planning.provenance(ready.recipe, ready.options, ready.plan.seed)
-    model = {key.removeprefix("nowcast_"): plain(value) for key, value in made.items() if key != "nowcast_package"}
+    model = {key.removeprefix("nowcast_"): for_json(value) for key, value in made.items() if key != "nowcast_package"}
     return model | {
         **_interval(field),
         "model_in_memory": model_hash(ready.recipe),
@@ -111,9 +111,9 @@ def of_field(field: Field, source: xr.DataArray) -> dict[str, Any]:
     -------
     dict
     """
-    known = {f.name: plain(getattr(field, f.name)) for f in fields(field) if f.name != "array"}
-    labels = {str(d): [plain(label) for label in planning.labels(field.array, d)] for d in field.extra}
-    attributes = {str(k): plain(v) for k, v in source.attrs.items() if k not in DESCRIPTIVE}
+    known = {f.name: for_json(getattr(field, f.name)) for f in fields(field) if f.name != "array"}
+    labels = {str(d): [for_json(label) for label in planning.labels(field.array, d)] for d in field.extra}
+    attributes = {str(k): for_json(v) for k, v in source.attrs.items() if k not in DESCRIPTIVE}
     return known | {"labels": labels, "attributes": attributes}
 
 
@@ -131,11 +131,11 @@ def of_call(arguments: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, 
     -------
     dict
     """
-    own = {name: plain(value) for name, value in arguments.items() if name not in SAME_NUMBERS and name not in told}
+    own = {name: for_json(value) for name, value in arguments.items() if name not in SAME_NUMBERS and name not in told}
     return own | {VERSION: 2}
 
 
-def plain(value: Any) -> Any:
+def for_json(value: Any) -> Any:
     """A value as JSON knows it: fields and arrays by a hash of their content, classes by their names.
 
     Parameters
@@ -148,7 +148,7 @@ def plain(value: Any) -> Any:
 
     Examples
     --------
-    >>> plain({"zr": (200, np.float64(1.6)), "every": slice(None, None, "1h"), "static": np.zeros(2)})
+    >>> for_json({"zr": (200, np.float64(1.6)), "every": slice(None, None, "1h"), "static": np.zeros(2)})
     {'zr': [200, 1.6], 'every': ['slice', None, None, '1h'], 'static': ['float64', [2], '374708fff771']}
     """
     if value is None or isinstance(value, bool | int | str):
@@ -162,16 +162,18 @@ def plain(value: Any) -> Any:
         return [str(value.dtype), list(value.shape), _hash([value])]
     if isinstance(value, xr.Dataset | xr.DataArray | xr.Variable):
         variables = value.variables if isinstance(value, xr.Dataset) else {"": value}
-        return {str(n): [list(map(str, v.dims)), plain(v.values), plain(dict(v.attrs))] for n, v in variables.items()}
+        return {
+            str(n): [list(map(str, v.dims)), for_json(v.values), for_json(dict(v.attrs))] for n, v in variables.items()
+        }
     if isinstance(value, slice):
         return ["slice", *map(plain, (value.start, value.stop, value.step))]
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): for_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple | range | set | frozenset):
-        return [plain(v) for v in (sorted(value, key=repr) if isinstance(value, set | frozenset) else value)]
+        return [for_json(v) for v in (sorted(value, key=repr) if isinstance(value, set | frozenset) else value)]
     if is_dataclass(value) and not isinstance(value, type):
         return {"kind": type(value).__name__} | {
-            f.name: plain(getattr(value, f.name)) for f in fields(value) if f.compare
+            f.name: for_json(getattr(value, f.name)) for f in fields(value) if f.compare
         }
     kind = value if isinstance(value, type) else type(value)
     return f"{kind.__module__}.{kind.__qualname__}"
@@ -201,7 +203,7 @@ def completed(path: Path, found: dict[str, Any], wanted: dict[str, Any], convers
 
     Examples
     --------
-    >>> wanted = {"seed": 4, "observed": {"conversion": plain(units.Linear(1.0))}, VERSION: 2}
+    >>> wanted = {"seed": 4, "observed": {"conversion": for_json(units.Linear(1.0))}, VERSION: 2}
     >>> completed(Path("scores.nc"), {"seed": 3, "batch_size": 8}, wanted)["seed"]
     3
     """
@@ -216,7 +218,7 @@ def completed(path: Path, found: dict[str, Any], wanted: dict[str, Any], convers
                 f"{path} was begun by an earlier version, which did not note the Z-R relation: finish it with that "
                 "version, choose another name, or start anew with overwrite=True (--overwrite)"
             )
-        numbers = {name: value for name, value in plain(conversion).items() if isinstance(value, int | float)}
+        numbers = {name: value for name, value in for_json(conversion).items() if isinstance(value, int | float)}
         field = field | {"conversion": field["conversion"] | numbers}  # what it declares missing is not kept there
     filled = wanted | found | {key: field}
     if "models" in found:
@@ -241,7 +243,7 @@ def _settings_hash(model: Any) -> str | None:
     if not isinstance(model, torch.nn.Module):
         return None
     told = [
-        (name, key, plain(value))
+        (name, key, for_json(value))
         for name, part in model.named_modules()
         for key, value in sorted(vars(part).items())
         if not key.startswith("_") and key not in ("training", "card")
