@@ -166,7 +166,7 @@ def for_json(value: Any) -> Any:
             str(n): [list(map(str, v.dims)), for_json(v.values), for_json(dict(v.attrs))] for n, v in variables.items()
         }
     if isinstance(value, slice):
-        return ["slice", *map(plain, (value.start, value.stop, value.step))]
+        return ["slice", *map(for_json, (value.start, value.stop, value.step))]
     if isinstance(value, Mapping):
         return {str(k): for_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple | range | set | frozenset):
