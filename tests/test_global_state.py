@@ -57,7 +57,7 @@ def global_state():
         "warnings": [f for f in warnings.filters if "decode_timedelta" not in str(f)],  # xarray's, of every opening
         "loggers": {n: (log.level, list(log.handlers), log.propagate, log.disabled) for n, log in loggers.items()},
         "matplotlib": (dict(matplotlib.rcParams), matplotlib.get_backend(), plt.get_fignums()),
-        "pandas": {name: pd.get_option(name) for name in ("display.max_rows", "mode.chained_assignment")},
+        "pandas": {name: pd.get_option(name) for name in ("display.max_rows", "display.precision")},
         "xarray": dict(xr.get_options()),
         "environment": dict(os.environ),
         "folder": os.getcwd(),

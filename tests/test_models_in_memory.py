@@ -204,6 +204,12 @@ def test_a_large_tensor_is_read_once(monkeypatch):
     contents._seen(model.weight)
 
 
+def test_a_sparse_tensor_is_known_by_itself():
+    model = Scaled()
+    model.register_buffer("table", torch.eye(3).to_sparse())
+    assert workers.node_of(model).token == workers.node_of(model).token
+
+
 def test_objects_without_parameters_are_known_by_their_content_too():
     one, other = (models.build("extrapolation", window=window) for window in (8.0, 9.0))
     assert workers.node_of(one).token != workers.node_of(other).token

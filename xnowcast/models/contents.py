@@ -104,7 +104,10 @@ def _shape(tensor: Tensor) -> tuple[int, ...] | None:
 def _seen(tensor: Tensor) -> _Seen:
     if torch.nn.parameter.is_lazy(tensor):  # made by the first call
         return _Seen((), b"", True)
-    mark = _mark(tensor)
+    try:
+        mark = _mark(tensor)
+    except (RuntimeError, NotImplementedError, TypeError):  # sparse, quantized: kinds that show no bytes, known by name
+        return _Seen((), f"{id(tensor)} {tensor._version}".encode(), True)
     with _SEEN_LOCK:
         known = _SEEN.get(tensor)
     if known is None or known.mark != mark:
