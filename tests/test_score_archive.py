@@ -392,6 +392,8 @@ def test_one_block_has_no_interval(archive):
         ({"versus": "stldm"}, "the table has the models 'm0'"),
         ({"scores": "rmse"}, "no sums for 'rmse'"),
         ({"scores": "sal"}, "there is no score 'sal'"),
+        ({"scores": 3}, "scores is 3"),
+        ({"seed": 0.5}, "seed is 0.5"),
     ],
     ids=str,
 )
@@ -399,6 +401,13 @@ def test_a_wrong_call_of_the_bootstrap_is_refused(options, message):
     table = by_hand(np.ones((1, 3), int), np.ones((1, 3), int))
     with pytest.raises(ValueError, match=message):
         bootstrap_scores(table, **({"scores": "csi"} | options))
+
+
+@pytest.mark.parametrize("options", [{"scores": 3}, {"by": 3}], ids=str)
+def test_a_wrong_call_of_the_scores_of_a_table_is_refused(options):
+    table = by_hand(np.ones((1, 3), int), np.ones((1, 3), int))
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is 3; it must be"):
+        table_scores(table, **options)
 
 
 # ---------------------------------------------------------------- wrong calls

@@ -435,6 +435,7 @@ def test_named_thresholds_score_as_their_numbers(rain):
         (("mm h-1", "dBZ"), "hko7", "found 'mm h-1' and 'dBZ'"),
         (("1", "1"), "sevir", "found '1'"),
         ((None, None), "hko7", "found none.*set attrs"),
+        ((None, None), True, "must be a finite number"),
         (("kg m-2 s-1", "kg m-2 s-1"), "nwp", "found 'kg m-2 s-1'"),
     ],
 )

@@ -306,6 +306,7 @@ def test_without_skipna_a_nan_makes_its_field_nan(rain, score):
         (gradient_difference, {"reduce": "max"}, ValueError, "reduce='max' is unknown"),
         (balanced_mse, {"reduce": "max"}, ValueError, "reduce='max' is unknown"),
         (balanced_mae, {"bounds": [5, 2], "weights": [1, 2, 3]}, ValueError, "must rise"),
+        (balanced_mae, {"weights": xr.DataArray([1.0, 2.0], dims="y")}, ValueError, "those of classes of rain"),
         (balanced_mae, {"bounds": [2, 5]}, ValueError, "one more than these"),
         (correlation, {"dim": "lead"}, ValueError, "dim 'lead' is in neither array"),
     ],

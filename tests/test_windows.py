@@ -314,6 +314,8 @@ def test_a_window_across_a_gap_is_refused():
     with pytest.raises(ValueError, match=r"2 of 6 forecasts .*the first, of 2024-06-01 12:25, misses .*12:20"):
         windows.input_windows(axis(*GAPPY), 3, "all")
     assert minutes_of(windows.input_windows(axis(*GAPPY), 3, ["2024-06-01T12:15"]).init_times) == [15]
+    with pytest.raises(ValueError, match=r"on_gap is .*; it can be 'raise', 'skip' or 'fill'"):
+        windows.input_windows(axis(*GAPPY), 3, on_gap=np.array(["skip", "fill"]))
     with pytest.raises(ValueError, match="on_gap is 'ignore'; it can be 'raise', 'skip' or 'fill'"):
         windows.input_windows(axis(*GAPPY), 3, on_gap="ignore")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import units
+from xnowcast import check, units
 
 OnGap = Literal["raise", "skip", "fill"]
 InitTimes = Any  # "latest", "all", a time, a list of times or a slice of times
@@ -526,8 +526,7 @@ def input_windows(
     >>> input_windows(axis, 3, "all").before.tolist()
     [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
     """
-    if on_gap not in ("raise", "skip", "fill"):
-        raise ValueError(f"on_gap is {on_gap!r}; it can be 'raise', 'skip' or 'fill'")
+    check.one_of("on_gap", on_gap, ("raise", "skip", "fill"))
     if axis.times.size < input_frames:
         raise ValueError(
             f"the model reads {input_frames} frames, and there are {axis.times.size}; 'persistence' reads one"

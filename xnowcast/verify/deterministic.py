@@ -429,6 +429,10 @@ def balanced_sums(
     >>> [float(value) for value in balanced_sums(o, o + 1).values()]
     [1.0, 6.0, 49.0, 49.0, 49.0]
     """
+    if isinstance(weights, xr.DataArray):
+        raise ValueError(
+            "weights= of a balanced error are those of classes of rain, one more than bounds=, not of cells"
+        )
     bounds, weights = tuple(float(b) for b in bounds), tuple(float(w) for w in weights)
     if len(weights) != len(bounds) + 1 or not all(np.diff(bounds) > 0):
         raise ValueError(f"bounds={bounds} must rise, and weights={weights} must be one more than these")

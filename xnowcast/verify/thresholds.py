@@ -102,7 +102,7 @@ def threshold_coordinate(thresholds: Thresholds, *fields: xr.DataArray) -> xr.Da
         values = np.asarray(thresholds, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         values = np.empty(0)
-    if values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
+    if np.asarray(thresholds).dtype == bool or values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
         raise ValueError(f"thresholds={thresholds!r} must be a finite number or a sequence of at least one")
     return xr.DataArray(values, dims=["threshold"][: values.ndim], name="threshold", attrs=attrs)
 
