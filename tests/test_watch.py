@@ -612,17 +612,13 @@ progress = false
     return path
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    yield
-    log = logging.getLogger("xnowcast.archive")
-    log.handlers = []
-    log.setLevel(logging.NOTSET)
-
-
 def test_hindcast_is_one_command(config, radar, tmp_path, capsys):
+    log = logging.getLogger("xnowcast.archive")
+    before = log.level, list(log.handlers)
     assert main(["hindcast", str(config)]) == 0
-    assert "persistence, 8 init times: 8 forecast" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "persistence, 8 init times: 8 forecast" in shown.out and "INFO a.zarr" in shown.err
+    assert (log.level, log.handlers) == before, "the command shows the log while it runs, and no longer"
     stored = xr.open_zarr(tmp_path / "a.zarr")
     wanted = radar.nowcast.forecast("persistence", steps=2, init_times=slice("2024-06-01T12:05", "2024-06-01T12:40"))
     np.testing.assert_array_equal(stored.rain, wanted.rain)

@@ -3,7 +3,8 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import xnowcast
@@ -221,6 +222,25 @@ def _name_and_value(text: str) -> tuple[str, Any]:
 # ---------------------------------------------------------------- archives and real time
 
 
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """What archives log meanwhile goes to stderr: all of it into a file, and warnings alone beside a moving line."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("xnowcast.archive")
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
 def _add_hindcast(commands: Any) -> None:
     text = "Forecast from every init time of an archive into a Zarr store, or go on where that was stopped."
     command = _command(commands, "hindcast", _hindcast, text)
@@ -241,11 +261,11 @@ def _add_set(command: argparse.ArgumentParser, such_as: str) -> None:
     )
 
 
+@_log_on_stderr()
 def _hindcast(options: argparse.Namespace) -> int:
     from xnowcast.archive.config import run_hindcast
     from xnowcast.archive.store import MEANINGS, UNREADABLE
 
-    _show_log()
     stored = run_hindcast(options.config, options.changes, **_given(options))
     counts = stored["init_status"].to_series().value_counts().sort_index()
     became = ", ".join(f"{count} {MEANINGS[status].replace('_', ' ')}" for status, count in counts.items())
@@ -258,18 +278,6 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     """What is asked for beside a configuration, and goes before it."""
     out = {"out": options.out} if options.out else {}
     return out | ({"overwrite": True} if options.overwrite else {})
-
-
-def _show_log() -> None:
-    """What archives log goes to stderr: all of it into a file, and warnings alone beside a moving line."""
-    import logging
-
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("xnowcast.archive")
-    log.handlers = [handler]
-    log.setLevel(logging.INFO)
 
 
 def _add_watch(commands: Any) -> None:
@@ -290,10 +298,10 @@ def _add_watch(commands: Any) -> None:
     _add_running(command)
 
 
+@_log_on_stderr()
 def _watch(options: argparse.Namespace) -> None:
     from xnowcast.archive import watch
 
-    _show_log()
     made = watch(
         options.folder,
         options.model,
@@ -412,6 +420,7 @@ def _add_score(commands: Any) -> None:
     _add_set(command, "score.hours=3")
 
 
+@_log_on_stderr()
 def _score_archive(options: argparse.Namespace) -> int:
     from xnowcast import verify
     from xnowcast.archive import table_scores
@@ -419,7 +428,6 @@ def _score_archive(options: argparse.Namespace) -> int:
     from xnowcast.archive.picture import plot_table
     from xnowcast.archive.store import UNREADABLE
 
-    _show_log()
     tables = run_score(options.forecast, options.changes, **_given(options))
     scores = table_scores(tables)
     first = scores.isel(region=0, drop=True) if "region" in scores.dims else scores
