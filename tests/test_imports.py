@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,13 @@ def modules():
             yield relative, path
 
 
-def imported(path, top_level_only=False):
+@cache
+def imported(path):
     """Absolute names that a file imports, those for type checking alone left out."""
+    return tuple(_imported(path))
+
+
+def _imported(path):
     tree = ast.parse(path.read_text())
     guarded = {
         id(inner)
@@ -53,7 +59,7 @@ def imported(path, top_level_only=False):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
-    for node in tree.body if top_level_only else ast.walk(tree):
+    for node in ast.walk(tree):
         if id(node) in guarded:
             continue
         if isinstance(node, ast.Import):
