@@ -1,6 +1,5 @@
 """Fixtures that every test may use."""
 
-import logging
 import os
 import sys
 from datetime import datetime
@@ -33,15 +32,6 @@ def _seeded():
     """What a test draws without a seed of its own is the same whatever ran before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _unheard():
-    """The command line logs to the stderr of its process, which in a test is gone when the test ends."""
-    yield
-    log = logging.getLogger("xnowcast.archive")
-    log.handlers = []
-    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
