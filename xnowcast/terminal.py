@@ -1,4 +1,6 @@
-"""What others wrote, so that a terminal or a log shows it and does not obey it."""
+"""Where words are shown: what others wrote must steer no terminal, and a notebook is none."""
+
+import sys
 
 
 def printable(text: str) -> str:
@@ -18,3 +20,20 @@ def printable(text: str) -> str:
     'rain of \\\\x1b[31mJuly\\\\u202e'
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+
+
+def in_notebook() -> bool:
+    """Whether a kernel of Jupyter runs this process; that its libraries are imported says less.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> in_notebook()
+    False
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None

@@ -5,6 +5,7 @@ import time
 from typing import TextIO
 
 from xnowcast.archive.logs import log
+from xnowcast.terminal import in_notebook
 
 LINE_EVERY = 60.0
 """Seconds between two lines of a log."""
@@ -34,7 +35,7 @@ class Progress:
     def __init__(self, total: int, done: int, unit: str, *, shown: bool | None = None):
         self.total, self.done, self.unit = total, done, unit
         self.new = 0
-        self._notebook = "ipykernel" in sys.modules
+        self._notebook = in_notebook()
         self._stream: TextIO = sys.stdout if self._notebook else sys.stderr
         self._shown = (self._notebook or self._stream.isatty()) if shown is None else shown
         self._began = self._logged = time.monotonic()

@@ -20,6 +20,7 @@ from dask.diagnostics import ProgressBar
 from xnowcast import models
 from xnowcast.models import contents
 from xnowcast.models.base import NotFinite
+from xnowcast.terminal import in_notebook
 
 CELLS_PER_BATCH = 2**21
 """Cells of the samples of one batch where no batch size is asked for: 8 of 512 x 512, 32 of 256 x 256 or less."""
@@ -328,7 +329,7 @@ def progress_bar(wanted: bool | None) -> AbstractContextManager[Any]:
     context manager
     """
     if wanted is None:
-        wanted = sys.stderr.isatty() or "ipykernel" in sys.modules
+        wanted = sys.stderr.isatty() or in_notebook()
     return ProgressBar(minimum=1.0) if wanted else nullcontext()
 
 

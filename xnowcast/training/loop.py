@@ -23,6 +23,7 @@ from xnowcast.archive.lock import StoreLock
 from xnowcast.interruption import Interruption
 from xnowcast.models.base import Loss, TrainingBatch
 from xnowcast.models.contents import is_finite
+from xnowcast.terminal import in_notebook
 from xnowcast.training import checkpoint
 from xnowcast.training.crops import Sample, read_ahead
 from xnowcast.training.folder import RunFolder
@@ -603,7 +604,7 @@ class _Screen:
 
     def __init__(self, wanted: bool | None, folder: RunFolder | None, done: int, steps: int):
         self._folder, self._bar, self._lines = folder, None, wanted is None
-        if wanted or (wanted is None and (sys.stderr.isatty() or "ipykernel" in sys.modules)):
+        if wanted or (wanted is None and (sys.stderr.isatty() or in_notebook())):
             from tqdm import tqdm
 
             self._bar = tqdm(total=steps, initial=done, unit="step", desc="training", dynamic_ncols=True)

@@ -1,7 +1,6 @@
 """From what the user asks for to a run: everything that can be refused is refused here, before any long work."""
 
 import math
-import sys
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -20,6 +19,7 @@ from xnowcast.channels import is_vector_component
 from xnowcast.engine import choose_device
 from xnowcast.models.base import Task
 from xnowcast.planning import SPACING_TOLERANCE
+from xnowcast.terminal import in_notebook
 from xnowcast.training import checkpoint, crops
 from xnowcast.training.crops import Crops, Sample, TrainingWindows
 from xnowcast.training.events import Event, as_entries, open_events, refuse_mixture
@@ -332,7 +332,7 @@ def _device(settings: TrainingSettings) -> torch.device:
             )
         if device.type == "cuda" and settings.devices > torch.cuda.device_count():
             raise ValueError(f"devices is {settings.devices}, and torch sees {torch.cuda.device_count()} GPUs here")
-        if "ipykernel" in sys.modules:
+        if in_notebook():
             raise ValueError(
                 "several devices need a process each, which a notebook cannot start: run a script, or xnowcast train"
             )
