@@ -173,7 +173,7 @@ def a_bad_week(rng, count):
     return arrivals
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_service_goes_on_whatever_single_frames_are_like(seed, tmp_path, caplog):
     """After as many good frames as a forecast reads there is a forecast from each, and of good frames alone."""
     rng = np.random.default_rng(seed)

@@ -18,8 +18,8 @@ LESS = (
     (r'(\bwarmup(?:=|": ))(\d+)', 20),
     (r"(\bvalidation_crops=)(\d+)", 4),
     (r"(\bsampling_steps=)(\d+)", 5),
-    (r"(\bshape=\()(64|\d{3})", 2),
-    (r"(\bshape=\(\d+, )(64|\d{3})", 2),
+    (r"(\bshape=\()(\d{3})", 2),
+    (r"(\bshape=\(\d+, )(\d{3})", 2),
 )
 """What takes time for nothing but better pictures, and how many times less of it a test does than a reader."""
 

@@ -420,11 +420,8 @@ def test_a_store_is_replaced_only_once_the_new_one_is_made(archive, tmp_path, mo
     assert made(archive, tmp_path / "a.zarr", seed=8, overwrite=True).attrs["nowcast_seed"] == 8
 
 
-@pytest.mark.parametrize(
-    ("kind", "broken"),
-    [("NETCDF4", [0]), ("NETCDF3_64BIT", [10]), ("NETCDF3_64BIT", [39]), ("NETCDF4", [10, 11])],
-    ids=str,
-)
+@pytest.mark.parametrize("kind", ["NETCDF4", "NETCDF3_64BIT"])
+@pytest.mark.parametrize("broken", [[0], [10], [39], [10, 11]], ids=str)
 def test_a_broken_netcdf_file_costs_what_reads_it_and_is_done_again_once_it_is_mended(archive, tmp_path, kind, broken):
     (tmp_path / "radar").mkdir()
     for i in range(40):
@@ -678,7 +675,10 @@ def test_a_lock_that_somebody_deleted_comes_back(tmp_path, monkeypatch):
     path = tmp_path / "a.zarr.lock"
     with lock.StoreLock(path) as held:
         path.unlink()
-        wait_until(path.exists)
+        until = time.monotonic() + 60
+        while not path.exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
         held.check()
     assert list(tmp_path.iterdir()) == []
 

@@ -4,7 +4,6 @@ import ast
 import json
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,13 +44,8 @@ def modules():
             yield relative, path
 
 
-@cache
-def imported(path):
+def imported(path, top_level_only=False):
     """Absolute names that a file imports, those for type checking alone left out."""
-    return tuple(_imported(path))
-
-
-def _imported(path):
     tree = ast.parse(path.read_text())
     guarded = {
         id(inner)
@@ -59,7 +53,7 @@ def _imported(path):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
+    for node in tree.body if top_level_only else ast.walk(tree):
         if id(node) in guarded:
             continue
         if isinstance(node, ast.Import):

@@ -751,7 +751,8 @@ def test_tensorboard_has_the_curves(event, tmp_path):
     assert len(events.Scalars("loss")) == 12
 
 
-def test_progress_is_lines_where_nobody_watches_and_nothing_when_unwanted(event, capfd):
+def test_progress_is_lines_where_nobody_watches_and_nothing_when_unwanted(event, capfd, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # which tests of notebooks import
     xnowcast.train("tiny", event, **SHORT | {"progress": None})
     told = capfd.readouterr().err
     assert "step 12 of 12: loss" in told and "windows to train on" in told
