@@ -206,7 +206,7 @@ def test_nothing_is_left_changed(call, radar, forecast, nwp, tmp_path, monkeypat
         before["warnings"] = global_state()["warnings"]
         CALLS[call](radar, forecast, nwp, tmp_path)
         after = global_state()
-    for _ in range(20):  # threads end a moment after what they worked for
+    for _ in range(600):  # threads end a moment after what they worked for
         if after["threads"] == before["threads"]:
             break
         time.sleep(0.1)

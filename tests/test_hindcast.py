@@ -675,10 +675,7 @@ def test_a_lock_that_somebody_deleted_comes_back(tmp_path, monkeypatch):
     path = tmp_path / "a.zarr.lock"
     with lock.StoreLock(path) as held:
         path.unlink()
-        until = time.monotonic() + 60
-        while not path.exists():
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_until(path.exists)
         held.check()
     assert list(tmp_path.iterdir()) == []
 
