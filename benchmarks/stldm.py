@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from xnowcast.models.stldm import STLDM
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import reference_stldm as reference

@@ -42,7 +42,7 @@ from xnowcast.engine.refining import conserved, cut_sequence
 from xnowcast.models.stvd import SIZES, STVD
 from xnowcast.models.stvd.pieces import cut
 from xnowcast.nn.blocks import with_fixed_filters
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import reference_stvd as reference

@@ -31,7 +31,7 @@ from xnowcast.diffusion import (
     tiled,
 )
 from xnowcast.diffusion.tiling import blend_weights, tile_windows
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 
 SCHEDULES = {
     "linear": linear_schedule(1000),

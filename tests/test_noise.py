@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 
 TIME = 1_717_243_200_000_000_000
 STREAM = [

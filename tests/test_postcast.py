@@ -20,7 +20,7 @@ from xnowcast.diffusion.blur_guidance import PAPER_RHO, BlurGuidance, BlurSettin
 from xnowcast.models.base import DeblurModel, TrainableModel, TrainingBatch
 from xnowcast.models.postcast import PostCast, centred, late_steps, sharpen, within_reach
 from xnowcast.nn.guided_unet import GuidedUNet
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 
 LENGTH = 100
 CELLS = 64

@@ -16,7 +16,7 @@ from xnowcast.models.stldm import model as module
 from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
 from xnowcast.models.stldm.denoiser import Denoiser
 from xnowcast.models.stldm.translator import Translator
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 
 TINY_UNET = {"latent": 16, "base": 32, "multipliers": (1, 2), "heads": 4, "head_width": 16, "patch": 4}
 

@@ -11,7 +11,7 @@ from xnowcast import models, verify
 from xnowcast.models.base import TrainingBatch
 from xnowcast.models.stldm import STLDM
 from xnowcast.nn.moving_frame import motion_of, onto_newest
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 from xnowcast.transforms import SCALINGS
 
 

@@ -22,7 +22,7 @@ from xnowcast.models.stvd.pieces import cut
 from xnowcast.models.stvd.unet import Denoiser, Downscaler, Shape
 from xnowcast.nn.attention import LinearSpatialAttention
 from xnowcast.nn.blocks import StandardizedConvolution, with_fixed_filters
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 from xnowcast.transforms import Logarithm
 
 TINY = (16, (1, 2), 2, 8)

@@ -303,7 +303,7 @@ class BlurGuidance:
     Examples
     --------
     >>> from xnowcast.diffusion import ancestral, evenly_spaced_steps, linear_schedule
-    >>> from xnowcast.noise import Noise, member_generator
+    >>> from xnowcast.nn.noise import Noise, member_generator
     >>> blurry, noise = torch.zeros(1, 1, 12, 12), Noise([member_generator(0, 0, 0)])
     >>> schedule, steps = linear_schedule(50), evenly_spaced_steps(50, 50)
     >>> guidance = BlurGuidance(blurry, blurry == 0, BlurSettings(), schedule, steps, noise.normal(9, 9))

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from xnowcast.diffusion.schedules import Schedule
-from xnowcast.noise import Noise
+from xnowcast.nn.noise import Noise
 
 Denoise = Callable[[Tensor, float], Tensor]
 """``(x, step)`` to the expected signal, of the shape of ``x``."""

@@ -29,7 +29,7 @@ from xnowcast.engine.workers import (
     time_in_words,
 )
 from xnowcast.models.base import DeblurModel, NotFinite
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 from xnowcast.units import Conversion
 
 

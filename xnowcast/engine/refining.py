@@ -27,7 +27,7 @@ from xnowcast.engine.workers import (
     split,
 )
 from xnowcast.models.base import DownscaleModel, NotFinite, Task
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 from xnowcast.units import Conversion
 
 FINE_CELLS_PER_TASK = 2**24

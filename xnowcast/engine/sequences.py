@@ -29,7 +29,7 @@ from xnowcast.engine.workers import (
     split,
 )
 from xnowcast.models.base import ForecastModel, NotFinite, Task
-from xnowcast.noise import Noise, member_generator
+from xnowcast.nn.noise import Noise, member_generator
 from xnowcast.units import Conversion
 from xnowcast.windows import Windows
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from xnowcast.noise import Noise
+from xnowcast.nn.noise import Noise
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 from xnowcast.models.base import Task
 from xnowcast.nn.advection import advect
 from xnowcast.nn.moving_frame import CARRIED, check_window, motion_of
-from xnowcast.noise import Noise
+from xnowcast.nn.noise import Noise
 from xnowcast.transforms import Identity
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xnowcast.models.base import Task
-from xnowcast.noise import Noise
+from xnowcast.nn.noise import Noise
 from xnowcast.transforms import Identity
 
 Method = Literal["bicubic", "bilinear", "nearest"]

@@ -12,8 +12,8 @@ from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.sprog import SPROG
 from xnowcast.nn.cascade import check_share
 from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
+from xnowcast.nn.noise import Noise
 from xnowcast.nn.probability_matching import matched
-from xnowcast.noise import Noise
 
 
 class Lagrangian(nn.Module):

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from xnowcast.models.base import Task
-from xnowcast.noise import Noise
+from xnowcast.nn.noise import Noise
 from xnowcast.transforms import Identity
 
 

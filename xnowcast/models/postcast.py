@@ -34,7 +34,7 @@ from xnowcast.diffusion.blur_guidance import (
 from xnowcast.diffusion.tiling import tiled
 from xnowcast.models.base import Deblurred, Loss, Task, TrainingBatch
 from xnowcast.nn.guided_unet import GuidedUNet
-from xnowcast.noise import Noise
+from xnowcast.nn.noise import Noise
 from xnowcast.transforms import Reflectivity
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -369,7 +369,7 @@ def sharpen(
     --------
     A blurry square, and a diffusion model that thinks that a cell is either dry or as wet as can be:
 
-    >>> from xnowcast.noise import member_generator
+    >>> from xnowcast.nn.noise import member_generator
     >>> kernel = torch.full((1, 3, 3), 1 / 9)
     >>> square = torch.zeros(1, 1, 16, 16)
     >>> square[..., 5:11, 5:11] = 1

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.nn.losses import pixel_loss
+from xnowcast.nn.noise import Noise
 from xnowcast.nn.recurrent import CELLS, Cell
-from xnowcast.noise import Noise
 from xnowcast.transforms import SCALINGS
 
 WIDTHS = {"full": 24, "tiny": 8}

@@ -31,8 +31,8 @@ from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
 from xnowcast.nn.cascade import check_share, continued
 from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
+from xnowcast.nn.noise import Noise
 from xnowcast.nn.probability_matching import matched
-from xnowcast.noise import Noise
 from xnowcast.transforms import SCALINGS
 
 KL_WEIGHT = 1e-6

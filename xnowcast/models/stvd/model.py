@@ -13,7 +13,7 @@ from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.models.stvd.pieces import Piece, blended, cut
 from xnowcast.models.stvd.unet import Condition, Denoiser, Downscaler, Shape
 from xnowcast.nn.blocks import with_fixed_filters
-from xnowcast.noise import Noise
+from xnowcast.nn.noise import Noise
 from xnowcast.transforms import Logarithm
 
 SIZES = {
