@@ -34,8 +34,8 @@ from xnowcast import models, verify
 from xnowcast.diffusion import evenly_spaced_steps, linear_schedule
 from xnowcast.diffusion.blur_guidance import BlurGuidance, BlurSettings, blurred
 from xnowcast.models.postcast import late_steps, sharpen
+from xnowcast.models.transforms import Reflectivity
 from xnowcast.nn.noise import Noise, member_generator
-from xnowcast.transforms import Reflectivity
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from reference_postcast import expected_field, gaussian_fields, plain_noise

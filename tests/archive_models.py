@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from xnowcast.models.base import Task
-from xnowcast.transforms import Identity
+from xnowcast.models.transforms import Identity
 
 
 def wait_until(condition):

@@ -6,7 +6,7 @@ import xarray as xr
 
 import xnowcast
 from xnowcast.models.base import Task
-from xnowcast.transforms import Identity
+from xnowcast.models.transforms import Identity
 
 RAIN = np.random.default_rng(0).gamma(0.5, 4, (6, 9, 10)).astype("f4")
 

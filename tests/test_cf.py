@@ -10,7 +10,7 @@ import xarray as xr
 import xnowcast
 from xnowcast import attributes, cf
 from xnowcast.models.base import Task
-from xnowcast.transforms import Identity
+from xnowcast.models.transforms import Identity
 
 TIMES = np.datetime64("2024-06-01T12:00", "ns") + np.arange(4) * np.timedelta64(5, "m")
 RAIN = np.random.default_rng(0).gamma(0.5, 4, (4, 9, 10)).astype("f4")

@@ -11,13 +11,14 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import xnowcast
-from xnowcast import models, weights
+from xnowcast import models
+from xnowcast.models import weights
 from xnowcast.models.base import Adversary, ForecastModel, TrainableModel, TrainingBatch
 from xnowcast.models.db_rnn import DBRNN
 from xnowcast.models.ms_rnn import MSRNN
+from xnowcast.models.transforms import Reflectivity
 from xnowcast.nn.losses import gradient_difference_loss, pixel_loss
 from xnowcast.nn.multiscale import halved
-from xnowcast.transforms import Reflectivity
 
 CELLS = models.CELLS
 SYSTEMS = [prefix + cell for prefix in ("", "ms-", "db-") for cell in CELLS]

@@ -9,7 +9,7 @@ from torch import nn
 import xnowcast
 from xnowcast.engine import refining
 from xnowcast.models.base import Task
-from xnowcast.transforms import Identity, Logarithm
+from xnowcast.models.transforms import Identity, Logarithm
 
 pytestmark = pytest.mark.usefixtures("toy_models")
 

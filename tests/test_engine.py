@@ -11,7 +11,7 @@ import xarray as xr
 import xnowcast  # noqa: F401
 from xnowcast import engine, models
 from xnowcast.models.base import Task
-from xnowcast.transforms import Identity
+from xnowcast.models.transforms import Identity
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,7 @@ def test_only_the_frames_that_are_needed_are_read(radar):
 
 
 def test_a_grid_that_the_model_does_not_divide_is_padded_and_cropped(radar, tmp_path):
-    from xnowcast import weights
+    from xnowcast.models import weights
 
     model = models.build("tiny-net")
     path = tmp_path / "tiny.safetensors"

@@ -26,7 +26,7 @@ import xarray as xr
 import xnowcast
 from xnowcast.engine import workers
 from xnowcast.models.base import Loss, Task
-from xnowcast.transforms import Identity
+from xnowcast.models.transforms import Identity
 
 matplotlib.use("Agg")
 

@@ -8,8 +8,8 @@ import xnowcast
 from xnowcast import models
 from xnowcast.models.base import ForecastModel, TrainableModel, TrainingBatch
 from xnowcast.models.lagrangian import Lagrangian
+from xnowcast.models.transforms import SCALINGS
 from xnowcast.nn.moving_frame import motion_of, onto_newest
-from xnowcast.transforms import SCALINGS
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from xnowcast import engine, models
 from xnowcast.engine import workers
 from xnowcast.models import contents
 from xnowcast.models.base import Task
-from xnowcast.transforms import Identity
+from xnowcast.models.transforms import Identity
 
 
 class Scaled(nn.Module):
@@ -229,7 +229,7 @@ def test_a_model_that_changed_after_planning_is_refused(radar):
 
 
 def test_a_model_that_was_trained_on_is_not_named_by_its_old_hash(radar, tmp_path):
-    from xnowcast import weights
+    from xnowcast.models import weights
 
     network = {"network": "ms-convlstm", "size": "tiny"}
     weights.save(

@@ -7,7 +7,8 @@ from rounding import assert_close
 from torch.nn import functional as F
 
 import xnowcast
-from xnowcast import models, weights
+from xnowcast import models
+from xnowcast.models import weights
 from xnowcast.models.base import PostprocessModel, TrainableModel, TrainingBatch
 from xnowcast.models.metnet import NwpMetNet
 from xnowcast.models.nwp_mae import CHANNELS, NwpMae

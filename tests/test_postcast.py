@@ -14,9 +14,10 @@ from reference_postcast import algorithm_1, expected_field, gaussian_fields, pla
 from rounding import FLOAT64, assert_close
 
 import xnowcast
-from xnowcast import models, weights
+from xnowcast import models
 from xnowcast.diffusion import evenly_spaced_steps, linear_schedule, posterior
 from xnowcast.diffusion.blur_guidance import PAPER_RHO, BlurGuidance, BlurSettings, as_composite, blurred
+from xnowcast.models import weights
 from xnowcast.models.base import DeblurModel, TrainableModel, TrainingBatch
 from xnowcast.models.postcast import PostCast, centred, late_steps, sharpen, within_reach
 from xnowcast.nn.guided_unet import GuidedUNet

@@ -909,7 +909,7 @@ def test_sevir_is_opened_for_training_as_one_sequence_an_event(tmp_path):
 
 def test_sevir_scaling_of_models_is_the_pixel_of_the_file():
     torch = pytest.importorskip("torch")
-    from xnowcast.transforms import SCALINGS
+    from xnowcast.models.transforms import SCALINGS
 
     pixels = np.arange(6, 255)
     scaled = SCALINGS["sevir"](torch.tensor(vil_of_pixel()[6:255]))

@@ -9,7 +9,8 @@ import torch
 from rounding import assert_close
 
 import xnowcast
-from xnowcast import engine, models, weights
+from xnowcast import engine, models
+from xnowcast.models import weights
 from xnowcast.models.base import ForecastModel, TrainableModel, TrainingBatch
 from xnowcast.models.stldm import STLDM, STRATEGIES
 from xnowcast.models.stldm import model as module

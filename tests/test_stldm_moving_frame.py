@@ -10,9 +10,9 @@ import xnowcast
 from xnowcast import models, verify
 from xnowcast.models.base import TrainingBatch
 from xnowcast.models.stldm import STLDM
+from xnowcast.models.transforms import SCALINGS
 from xnowcast.nn.moving_frame import motion_of, onto_newest
 from xnowcast.nn.noise import Noise, member_generator
-from xnowcast.transforms import SCALINGS
 
 
 @pytest.fixture(autouse=True)

@@ -12,18 +12,19 @@ from rounding import assert_close
 from torch.nn import functional as F
 
 import xnowcast
-from xnowcast import models, weights
+from xnowcast import models
 from xnowcast.diffusion import SAMPLERS, evenly_spaced_steps, sigmoid_schedule
+from xnowcast.models import weights
 from xnowcast.models.base import DownscaleModel, TrainableModel, TrainingBatch
 from xnowcast.models.stvd import STVD
 from xnowcast.models.stvd import model as module
 from xnowcast.models.stvd.model import coarsened
 from xnowcast.models.stvd.pieces import cut
 from xnowcast.models.stvd.unet import Denoiser, Downscaler, Shape
+from xnowcast.models.transforms import Logarithm
 from xnowcast.nn.attention import LinearSpatialAttention
 from xnowcast.nn.blocks import StandardizedConvolution, with_fixed_filters
 from xnowcast.nn.noise import Noise, member_generator
-from xnowcast.transforms import Logarithm
 
 TINY = (16, (1, 2), 2, 8)
 

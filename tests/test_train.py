@@ -24,10 +24,10 @@ import xnowcast
 from xnowcast import models
 from xnowcast.cli import main
 from xnowcast.models.base import Loss, Task
+from xnowcast.models.transforms import Reflectivity
 from xnowcast.train import train_from_config
 from xnowcast.training import checkpoint
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, read_config, write_config
-from xnowcast.transforms import Reflectivity
 
 pytest.importorskip("lightning", reason="needs the extra train")
 

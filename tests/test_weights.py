@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import xnowcast
-from xnowcast import models, pretrained, weights
+from xnowcast import models, pretrained
+from xnowcast.models import weights
 from xnowcast.models.base import Task
 from xnowcast.models.cards import fields_of
-from xnowcast.transforms import Decibel
+from xnowcast.models.transforms import Decibel
 
 
 class Blur(nn.Module):
@@ -370,7 +371,7 @@ def test_foreign_files_are_refused(tmp_path):
         weights.load(pickled)
     bare = tmp_path / "bare.safetensors"
     save_file({"a": torch.zeros(2)}, bare)
-    with pytest.raises(ValueError, match=r"without an xnowcast card: write weights with xnowcast.weights.save"):
+    with pytest.raises(ValueError, match=r"without an xnowcast card: write weights with xnowcast.models.weights.save"):
         weights.load(bare)
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 import xnowcast  # noqa: F401  (registers the accessor)
 from xnowcast import cf, windows
 from xnowcast.models.base import Task
-from xnowcast.transforms import Identity
+from xnowcast.models.transforms import Identity
 
 START = np.datetime64("2024-06-01T12:00", "ns")
 

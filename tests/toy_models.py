@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xnowcast.models.base import Deblurred, Task
-from xnowcast.transforms import Decibel, Identity
+from xnowcast.models.transforms import Decibel, Identity
 
 
 class NoisyPersistence:

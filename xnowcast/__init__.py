@@ -14,10 +14,10 @@ from xnowcast.coarsen import coarsen
 from xnowcast.deblur import deblur
 from xnowcast.downscale import downscale
 from xnowcast.forecast import forecast
+from xnowcast.models.weights import card, load
 from xnowcast.pairing import pair
 from xnowcast.postprocess import explain, postprocess
 from xnowcast.train import train
-from xnowcast.weights import card, load
 
 if TYPE_CHECKING:
     import xnowcast.archive as archive

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, datasets, engine, plot, storage, verify, weights, windows
+from xnowcast import cf, datasets, engine, plot, storage, verify, windows
+from xnowcast.models import weights
 
 BASELINES = ("persistence", "extrapolation")
 THRESHOLDS = (0.5, 2.0, 5.0)

@@ -184,7 +184,8 @@ def _check_factor(factor: Any) -> None:
 
 def _deterministic(model: Any) -> dict[str, bool]:
     """The option that leaves out a system's members, where it has some."""
-    from xnowcast import models, weights
+    from xnowcast import models
+    from xnowcast.models import weights
 
     if hasattr(model, "task"):
         return {}

@@ -66,7 +66,7 @@ def _recipe(
 ) -> "tuple[ModelRecipe | Any, Task]":
     from xnowcast import models, pretrained
     from xnowcast.engine import ModelRecipe
-    from xnowcast.weights import looks_like_weights, read_card, weights_path, with_options
+    from xnowcast.models.weights import looks_like_weights, read_card, weights_path, with_options
 
     if weights is not None:
         check.path("weights", weights)
@@ -407,7 +407,7 @@ def provenance(
     """
     from xnowcast._version import __version__
     from xnowcast.kinds import plain
-    from xnowcast.weights import sha256_of
+    from xnowcast.models.weights import sha256_of
 
     told = {str(k): v for k, v in (before or {}).items() if str(k).startswith("nowcast_")}
     earlier = told.pop("nowcast_model", None)

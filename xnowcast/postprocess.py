@@ -239,8 +239,9 @@ def _refuse_variable(model: Any, weights: str | Path | None, options: dict[str, 
 
 def _thresholds(recipe: Any) -> tuple[float, ...]:
     """The model's thresholds: its own, or those of its options, its weights or its system."""
-    from xnowcast import models, weights
+    from xnowcast import models
     from xnowcast.engine import ModelRecipe
+    from xnowcast.models import weights
     from xnowcast.nn.labels import check_thresholds
 
     told = getattr(recipe, "thresholds", None)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xnowcast import check, kinds
+from xnowcast.models.weights import weights_path
 from xnowcast.training.settings import MOST_AT_ONCE, TrainingSettings, read_config
 from xnowcast.units import Relation
-from xnowcast.weights import weights_path
 
 if TYPE_CHECKING:
     from xnowcast.training.events import Data
@@ -140,7 +140,7 @@ def train(
 
     >>> import torch, xnowcast
     >>> from xnowcast.models.base import Loss, Task
-    >>> from xnowcast.transforms import Identity
+    >>> from xnowcast.models.transforms import Identity
     >>> class Factor(torch.nn.Module):
     ...     task, transform, training_frames = Task("forecast", input_frames=1), Identity(), 2
     ...     def __init__(self):

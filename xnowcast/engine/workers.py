@@ -38,7 +38,7 @@ class ModelRecipe:
     def make(self) -> Any:
         if self.weights is None:
             return models.build(self.name, **dict(self.options))
-        from xnowcast.weights import load
+        from xnowcast.models.weights import load
 
         return load(self.weights, sha256=self.sha256, **dict(self.options))
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from xnowcast.models.base import Task
+from xnowcast.models.transforms import Identity
 from xnowcast.nn.advection import advect
 from xnowcast.nn.moving_frame import CARRIED, check_window, motion_of
 from xnowcast.nn.noise import Noise
-from xnowcast.transforms import Identity
 
 
 class Extrapolation:

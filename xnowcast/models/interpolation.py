@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xnowcast.models.base import Task
+from xnowcast.models.transforms import Identity
 from xnowcast.nn.noise import Noise
-from xnowcast.transforms import Identity
 
 Method = Literal["bicubic", "bilinear", "nearest"]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from xnowcast.models.base import Task
+from xnowcast.models.transforms import Identity
 from xnowcast.nn.channel_scaling import is_rain
 from xnowcast.nn.labels import check_thresholds, continuous_labels, one_hot_labels
-from xnowcast.transforms import Identity
 
 
 class NwpRaw:

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from xnowcast.models.base import Task
+from xnowcast.models.transforms import Identity
 from xnowcast.nn.noise import Noise
-from xnowcast.transforms import Identity
 
 
 class Persistence:

@@ -33,9 +33,9 @@ from xnowcast.diffusion.blur_guidance import (
 )
 from xnowcast.diffusion.tiling import tiled
 from xnowcast.models.base import Deblurred, Loss, Task, TrainingBatch
+from xnowcast.models.transforms import Reflectivity
 from xnowcast.nn.guided_unet import GuidedUNet
 from xnowcast.nn.noise import Noise
-from xnowcast.transforms import Reflectivity
 
 SIZES: dict[str, dict[str, Any]] = {
     "full": {"base": 256, "multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (8, 16, 32), "groups": 32},

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.models.transforms import Identity
 from xnowcast.nn.channel_scaling import ChannelScaling
 from xnowcast.nn.labels import check_thresholds, continuous_labels, one_hot_labels, weighted_cross_entropy
-from xnowcast.transforms import Identity
 
 CHANNELS = (
     "eastward_wind at 10 m",

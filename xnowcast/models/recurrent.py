@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
+from xnowcast.models.transforms import SCALINGS
 from xnowcast.nn.losses import pixel_loss
 from xnowcast.nn.noise import Noise
 from xnowcast.nn.recurrent import CELLS, Cell
-from xnowcast.transforms import SCALINGS
 
 WIDTHS = {"full": 24, "tiny": 8}
 WINDOWS = {"full": 31, "tiny": 7}

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from xnowcast.models.base import Task
+from xnowcast.models.transforms import SCALINGS, Identity
 from xnowcast.nn.cascade import LEVELS, continued
 from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise
 from xnowcast.nn.probability_matching import matched
-from xnowcast.transforms import SCALINGS, Identity
 
 SMOOTH = 64.0  # grid cells: large rain areas move together, and what is kept of the rain are large areas
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xnowcast.drafts import draft
-from xnowcast.weights import share
+from xnowcast.models.weights import share
 
 _KEY = "xnowcast-checkpoint"
 

@@ -14,9 +14,10 @@ import torch
 import xarray as xr
 from torch import nn
 
-from xnowcast import models, weights
+from xnowcast import models
 from xnowcast.channels import is_vector_component
 from xnowcast.engine import choose_device
+from xnowcast.models import weights
 from xnowcast.models.base import Task
 from xnowcast.planning import SPACING_TOLERANCE
 from xnowcast.terminal import in_notebook

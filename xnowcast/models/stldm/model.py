@@ -29,11 +29,11 @@ from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
 from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
+from xnowcast.models.transforms import SCALINGS
 from xnowcast.nn.cascade import check_share, continued
 from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise
 from xnowcast.nn.probability_matching import matched
-from xnowcast.transforms import SCALINGS
 
 KL_WEIGHT = 1e-6
 """Of the divergence of the latent frames; it appears in the published code alone."""
@@ -98,7 +98,7 @@ class STLDM(nn.Module):
     input_frames, target_frames : int, optional
         By default 5 and 20 (full), 5 and 12 (small), 4 and 4 (tiny); the paper has 13 and 12 for SEVIR.
     scaling : str
-        Z-R relation and bounds between rain rate and [0, 1]: one of ``xnowcast.transforms.SCALINGS``.
+        Z-R relation and bounds between rain rate and [0, 1]: one of ``xnowcast.models.transforms.SCALINGS``.
     diffusion_steps : int
         T of the training; a schedule of its own goes with each.
     frame_wise : bool

@@ -12,9 +12,9 @@ from xnowcast.diffusion import PARAMETERIZATIONS, SAMPLERS, Denoise, evenly_spac
 from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.models.stvd.pieces import Piece, blended, cut
 from xnowcast.models.stvd.unet import Condition, Denoiser, Downscaler, Shape
+from xnowcast.models.transforms import Logarithm
 from xnowcast.nn.blocks import with_fixed_filters
 from xnowcast.nn.noise import Noise
-from xnowcast.transforms import Logarithm
 
 SIZES = {
     "full": Shape(),
@@ -51,7 +51,7 @@ class STVD(nn.Module):
         Further fields on the coarse grid, named as in `xnowcast.channels`, and on the fine grid such as the topography.
         `xnowcast.train` measures the ranges that they are scaled by; in a loop of your own give them with `set_ranges`.
     eps, highest : float
-        Of the scaling of the rain: see `xnowcast.transforms.Logarithm`.
+        Of the scaling of the rain: see `xnowcast.models.transforms.Logarithm`.
     diffusion_steps : int
         N of the training; a schedule of its own goes with each.
     aux_mse_weight : float
