@@ -32,9 +32,9 @@ evaluate: $(VENV)/.bench
 	$(EVALUATE)/evaluate.py --only stldm steps --size 256 --starts 3 --out runs/evaluate_members
 	$(EVALUATE)/evaluate.py --post-processors
 	$(EVALUATE)/postcast.py --quality blurs --grid 96 --frames 2 --sampling 50
-	$(EVALUATE)/stvd.py --quality --factor 4 --weights xnowcast/pretrained/stvd-4.safetensors \
+	$(EVALUATE)/stvd.py --quality --factor 4 --weights xnowcast/models/pretrained/stvd-4.safetensors \
 		--members 10 --sampling-steps 10 --grid 128 --cases 1 --threads 1 --out runs/stvd-4
-	$(EVALUATE)/stvd.py --quality --factor 8 --weights xnowcast/pretrained/stvd-8.safetensors \
+	$(EVALUATE)/stvd.py --quality --factor 8 --weights xnowcast/models/pretrained/stvd-8.safetensors \
 		--members 10 --sampling-steps 10 --grid 96 --cases 1 --threads 1 --out runs/stvd-8
 
 lint: $(VENV)/.test

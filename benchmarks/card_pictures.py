@@ -28,7 +28,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import xnowcast
-from xnowcast import pretrained, verify
+from xnowcast import verify
+from xnowcast.models import shipped
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "cards"
 MRMS = "raw/mrms_grib2/PrecipRate_00.00_20190610-000000.grib2"
@@ -553,7 +554,7 @@ def main() -> None:
         parser.error(f"no cases for {', '.join(unknown)}; there are some for {', '.join(TRIALS)}")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.names or [name for name in TRIALS if name in pretrained.names()]:
+    for name in options.names or [name for name in TRIALS if name in shipped.names()]:
         try_out(name, options)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 import xnowcast
-from xnowcast import pretrained
+from xnowcast.models import shipped
 
 HERE = Path(__file__).resolve().parent
 SCORES, MEMBERS = HERE / "results" / "forecast.csv", HERE / "results" / "members.csv"
@@ -145,7 +145,7 @@ def table_of(cases):
 
 def section(name):
     """The card of some weights."""
-    card, file = xnowcast.card(name), pretrained.path(name)
+    card, file = xnowcast.card(name), shipped.path(name)
     options = ", ".join(f"`{key}={value!r}`" for key, value in card.options.items())
     rows = {
         "system": f"`{card.system}`: {card.description}",
@@ -180,7 +180,7 @@ def by_event(scores):
 
 def page():
     """The whole page."""
-    parts = [INTRODUCTION, *(section(name) for name in pretrained.names())]
+    parts = [INTRODUCTION, *(section(name) for name in shipped.names())]
     if SCORES.exists():
         scores = pd.read_csv(SCORES)
         parts += [FORECASTS, *by_event(scores)]

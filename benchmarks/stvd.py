@@ -2,7 +2,7 @@
 
     python benchmarks/stvd.py --speed [--coarse 48] [--factor 8] [--repeats 3] [--threads 1] [--device cpu]
     python benchmarks/stvd.py --quality [--factor 4] [--frames 5 3 1] [--steps 3000] [--size small] [--device cpu]
-    python benchmarks/stvd.py --quality --factor 8 --weights xnowcast/pretrained/stvd-8.safetensors   # scores alone
+    python benchmarks/stvd.py --quality --factor 8 --weights xnowcast/models/pretrained/stvd-8.safetensors  # scores
     python benchmarks/stvd.py --seams [--frames 5] [--grid 256] ...
 
 --speed times one call of the denoiser for one member of a window of 5 frames, in float32 and bfloat16, and the same

@@ -67,7 +67,7 @@ def nothing_ships(monkeypatch, tmp_path):
     """A package without trained weights; the folder, for a test to put some into."""
     folder = tmp_path / "pretrained"
     folder.mkdir()
-    monkeypatch.setattr("xnowcast.pretrained.FOLDER", folder)
+    monkeypatch.setattr("xnowcast.models.shipped.FOLDER", folder)
     return folder
 
 

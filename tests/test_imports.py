@@ -33,7 +33,7 @@ ARRAY_CODE = ("nn", "diffusion", "models", "transforms", "noise", "verify/kernel
 """Parts that work on arrays and know neither xarray nor dask."""
 
 
-KNOWN_CIRCLE = ("xnowcast.pretrained", "xnowcast.models.weights")
+KNOWN_CIRCLE = ("xnowcast.models.shipped", "xnowcast.models.weights")
 """Weights are found by the names of those that ship, and what ships is read as weights. To be ended."""
 
 

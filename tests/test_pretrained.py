@@ -469,7 +469,7 @@ def test_what_ships_is_in_the_wheel():
     import tomllib
 
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
-    assert tomllib.loads(text)["tool"]["setuptools"]["package-data"]["xnowcast.pretrained"] == ["*.safetensors"]
+    assert tomllib.loads(text)["tool"]["setuptools"]["package-data"]["xnowcast.models"] == ["pretrained/*.safetensors"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

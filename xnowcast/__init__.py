@@ -6,6 +6,7 @@ Importing this registers ``ds.nowcast`` and imports no torch; whatever needs tor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xnowcast import _names
 from xnowcast._version import __version__ as __version__
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.archive import hindcast, score_archive
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     import xnowcast.datasets as datasets
     import xnowcast.io as io
     import xnowcast.models as models
+    import xnowcast.models.shipped as pretrained
     import xnowcast.plot as plot
-    import xnowcast.pretrained as pretrained
     import xnowcast.verify as verify
 
 __all__ = [
@@ -54,6 +55,9 @@ __all__ = [
 ]
 
 _ON_DEMAND = ("datasets", "io", "models", "plot", "pretrained", "verify")
+
+
+_names.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -485,14 +485,15 @@ def _add_models(commands: Any) -> None:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from xnowcast import models, pretrained
+    from xnowcast import models
+    from xnowcast.models import shipped
 
     if options.name:
         print(xnowcast.card(options.name))
         return
-    for name in sorted({*models.names(), *pretrained.names()}):
+    for name in sorted({*models.names(), *shipped.names()}):
         about = xnowcast.card(name)
-        ships = about.sha256 or pretrained.of_system(name)
+        ships = about.sha256 or shipped.of_system(name)
         needs = "weights ship" if ships else "to be trained" if about.task.trained else "ready"
         members = "members" if about.task.stochastic else ""
         what = about.description if name == about.system else f"The weights of {about.system}{_for_factor(about.task)}."

@@ -194,9 +194,9 @@ def _deterministic(model: Any) -> dict[str, bool]:
 
 def _with_weights_for(factor: int, model: Any, field: Field) -> Any:
     """The name of the weights that ship for the factor, where some ship for the model; else the model as it is."""
-    from xnowcast import pretrained
+    from xnowcast.models import shipped
 
-    system = pretrained.default("downscale") if model is None else model
+    system = shipped.default("downscale") if model is None else model
     by_factor = _shipped(system)
     if by_factor and factor not in by_factor:
         suited = _suited(system, field)
@@ -211,9 +211,9 @@ def _with_weights_for(factor: int, model: Any, field: Field) -> Any:
 
 def _shipped(system: Any) -> dict[int | None, str]:
     """Names of the weights of a system that ship, by their factors."""
-    from xnowcast import pretrained
+    from xnowcast.models import shipped
 
-    ships = pretrained.of_system(system) if isinstance(system, str) else {}
+    ships = shipped.of_system(system) if isinstance(system, str) else {}
     return {card.task.factor: name for name, card in ships.items()}
 
 
@@ -223,9 +223,9 @@ def _listed(factors: Iterable[int | None]) -> str:
 
 def _suited(system: str, field: Field) -> int | None:
     """The factor of those weights that ship for data of this grid spacing."""
-    from xnowcast import pretrained
+    from xnowcast.models import shipped
 
-    tasks = [card.task for card in pretrained.of_system(system).values()]
+    tasks = [card.task for card in shipped.of_system(system).values()]
     suited = (task.factor for task in tasks if planning.suits_grid(field, _on_coarse_grid(task, task.factor or 1)))
     return next(suited, None)
 

@@ -224,10 +224,11 @@ def prepare(
         As `forecast`.
     """
     arguments = locals()
-    from xnowcast import engine, pretrained
+    from xnowcast import engine
+    from xnowcast.models import shipped
 
     if model is None and weights is None:
-        return pretrained.first_that_fits(lambda name: _attempt(arguments | {"model": name}))
+        return shipped.first_that_fits(lambda name: _attempt(arguments | {"model": name}))
     field = cf.find_field(obj, variable, zr=zr)
     recipe, task = planning.plan_model(forecast, model, weights, options)
     axis = windows.time_axis(field.array, field.time)

@@ -64,14 +64,15 @@ def plan_model(
 def _recipe(
     verb: Callable[..., Any], model: Any, weights: str | PathLike[str] | None, options: dict[str, Any]
 ) -> "tuple[ModelRecipe | Any, Task]":
-    from xnowcast import models, pretrained
+    from xnowcast import models
     from xnowcast.engine import ModelRecipe
+    from xnowcast.models import shipped
     from xnowcast.models.weights import looks_like_weights, read_card, weights_path, with_options
 
     if weights is not None:
         check.path("weights", weights)
     if model is None:
-        model, weights = weights or pretrained.default(verb.__name__), None
+        model, weights = weights or shipped.default(verb.__name__), None
     source = weights_path(model) if weights is None else weights_path(weights)
     if not isinstance(model, str | PathLike):
         if not (hasattr(model, "task") and (hasattr(model, verb.__name__) or hasattr(model, model.task.verb))):
@@ -100,7 +101,7 @@ def _recipe(
     options = models.checked_options(card.system, options)
     card = with_options(card, options)
     given = model if weights is None else weights
-    kept = given if given in pretrained.names() else source  # what ships is found by its name wherever a worker has it
+    kept = given if given in shipped.names() else source  # what ships is found by its name wherever a worker has it
     return ModelRecipe(card.system, _hashable(options), kept, card.sha256), card.task
 
 

@@ -166,11 +166,11 @@ def explain(
     Selvaraju et al. (2017), doi:10.1109/ICCV.2017.74
     """
     kinds.check_call(explain, locals())
-    from xnowcast import pretrained
     from xnowcast.engine.fields import postprocess_array
+    from xnowcast.models import shipped
 
     if model is None and weights is None:
-        model = pretrained.default("explain")
+        model = shipped.default("explain")
     _refuse_variable(model, weights, options)
     recipe, task = planning.plan_model(postprocess, model, weights, options)
     thresholds = _thresholds(recipe)

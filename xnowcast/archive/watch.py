@@ -98,8 +98,8 @@ def watch(
         for one and the same reason before any forecast was made. What is wrong with a frame is logged, and the watch
         goes on.
     """
-    from xnowcast import pretrained
     from xnowcast.archive.run import interruptible
+    from xnowcast.models import shipped
 
     settings = {"lead_time": lead_time, "steps": steps, "members": members, "seed": seed, "variable": variable}
     settings |= {"zr": zr, "on_mismatch": on_mismatch, "weights": weights, "device": device}
@@ -124,7 +124,7 @@ def watch(
     def planned(name: "str | ForecastModel | None") -> Any:
         return planning.plan_model(forecast, name, weights, dict(options))
 
-    recipe, task = pretrained.first_that_fits(planned) if model is None and weights is None else planned(model)
+    recipe, task = shipped.first_that_fits(planned) if model is None and weights is None else planned(model)
     _rehearse(model, task, settings)
     needed = max(2, task.input_frames)
     inbox = _Inbox(source, pattern, task.input_frames + FRAMES_BESIDE, needed, follow_links)

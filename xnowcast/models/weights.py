@@ -149,10 +149,11 @@ def card(model: Any) -> ModelCard:
         raise ValueError(f"a {type(model).__name__} has no card: give a name, a weights file or a trained model")
     if looks_like_weights(model):
         return read_card(model)
-    from xnowcast import models, pretrained
+    from xnowcast import models
+    from xnowcast.models import shipped
 
     task = models.declare(model)
-    ships = ", ".join(pretrained.of_system(model))
+    ships = ", ".join(shipped.of_system(model))
     needs = f"ship as {ships}" if ships else "none ship: they come from xnowcast.train or a file"
     return ModelCard(
         model,
@@ -222,11 +223,12 @@ def weights_path(name: Any) -> Any:
     >>> weights_path(Path("runs", "mine.safetensors")) == str(Path("runs", "mine.safetensors"))
     True
     """
-    from xnowcast import models, pretrained
+    from xnowcast import models
+    from xnowcast.models import shipped
 
     path = os.fspath(name) if isinstance(name, os.PathLike) else name
-    if isinstance(path, str) and path in pretrained.names():
-        return str(pretrained.path(path))
+    if isinstance(path, str) and path in shipped.names():
+        return str(shipped.path(path))
     if not isinstance(path, str) or path in models.REGISTRY:
         return path
     inside = Path(path) / "model.safetensors"
@@ -505,14 +507,15 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
     >>> load("persistence").card.system
     'persistence'
     """
-    from xnowcast import models, pretrained
+    from xnowcast import models
+    from xnowcast.models import shipped
     from xnowcast.models.contents import digest
 
     model = weights_path(model)
     if not looks_like_weights(str(model)):
         built = models.build(str(model), **options)
         if built.task.trained:
-            ships = "".join(f"{name!r} or " for name in pretrained.of_system(str(model)))
+            ships = "".join(f"{name!r} or " for name in shipped.of_system(str(model)))
             raise ValueError(f"{model!r} needs weights: load {ships}the path of a weights file instead")
         built.card = card(str(model))
         return built

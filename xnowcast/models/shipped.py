@@ -15,7 +15,7 @@ from xnowcast.models.weights import ModelCard, read_card
 
 log = logging.getLogger("xnowcast")
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "pretrained"
 """Where the files lie."""
 
 PREFERRED: dict[str, tuple[str, ...]] = {
