@@ -57,7 +57,7 @@ def toy_models(monkeypatch):
     """The registry with the toy models in it, for one test."""
     from xnowcast import models
 
-    monkeypatch.setattr(models, "REGISTRY", models.REGISTRY | TOY_MODELS)
+    monkeypatch.setattr("xnowcast.models.registry.REGISTRY", models.REGISTRY | TOY_MODELS)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     return TOY_MODELS
 

@@ -602,7 +602,7 @@ def test_the_scalings_are_those_of_equations_nine_and_ten():
 
 
 def test_a_registered_name_may_fix_options(monkeypatch):
-    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))
+    monkeypatch.setattr("xnowcast.models.registry.REGISTRY", dict(models.REGISTRY))
     models.register("shallow", "xnowcast.models.stacked_rnn:StackedRNN", cell="predrnn", layers=2)
     assert len(models.build("shallow", size="tiny").network.cells) == 2
     assert "shallow" in models.names() and models.declare("shallow").trained
@@ -615,7 +615,7 @@ def test_a_registered_name_may_fix_options(monkeypatch):
 
 def test_an_entry_of_the_registry_may_be_a_string_or_a_pair(monkeypatch):
     entries = {"plain": "xnowcast.models.ms_rnn:MSRNN", "fixed": ("xnowcast.models.ms_rnn:MSRNN", {"size": "tiny"})}
-    monkeypatch.setattr(models, "REGISTRY", models.REGISTRY | entries)
+    monkeypatch.setattr("xnowcast.models.registry.REGISTRY", models.REGISTRY | entries)
     assert models.find("plain") is models.find("fixed") is MSRNN
     assert count(models.build("fixed")) == 28_057
     assert count(models.build("plain", size="tiny")) == 28_057

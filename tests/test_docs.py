@@ -35,7 +35,7 @@ def test_the_code_on_a_page_runs(page, tmp_path, monkeypatch):
     """All blocks of a page in one namespace, on smaller grids; one that begins with a file's name is that file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("xnowcast.models.REGISTRY", dict(_registry()))
+    monkeypatch.setattr("xnowcast.models.registry.REGISTRY", dict(_registry()))
     namespace = {}
     for number, block in enumerate(BLOCK.finditer(page.read_text()), start=1):
         if block["info"] == "notest":  # needs a file or a network that a test has not

@@ -51,7 +51,7 @@ class Wetter:
 
 @pytest.fixture
 def wetter(monkeypatch):
-    monkeypatch.setattr(models, "REGISTRY", models.REGISTRY | {"wetter": f"{__name__}:Wetter"})
+    monkeypatch.setattr("xnowcast.models.registry.REGISTRY", models.REGISTRY | {"wetter": f"{__name__}:Wetter"})
     monkeypatch.setattr(Wetter, "built", 0)
     monkeypatch.setattr(Wetter, "calls", [])
     return Wetter

@@ -134,7 +134,7 @@ class Reader(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
-    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))
+    monkeypatch.setattr("xnowcast.models.registry.REGISTRY", dict(models.REGISTRY))
     models.register("tiny", f"{__name__}:Tiny")
     models.register("reader", f"{__name__}:Reader")
     torch.set_num_threads(1)

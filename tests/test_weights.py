@@ -53,7 +53,7 @@ class Untrained(Blur):
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
-    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))
+    monkeypatch.setattr("xnowcast.models.registry.REGISTRY", dict(models.REGISTRY))
     models.register("blur", f"{__name__}:Blur")
 
 

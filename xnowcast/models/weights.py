@@ -223,13 +223,12 @@ def weights_path(name: Any) -> Any:
     >>> weights_path(Path("runs", "mine.safetensors")) == str(Path("runs", "mine.safetensors"))
     True
     """
-    from xnowcast import models
-    from xnowcast.models import shipped
+    from xnowcast.models import registry, shipped
 
     path = os.fspath(name) if isinstance(name, os.PathLike) else name
     if isinstance(path, str) and path in shipped.names():
         return str(shipped.path(path))
-    if not isinstance(path, str) or path in models.REGISTRY:
+    if not isinstance(path, str) or path in registry.REGISTRY:
         return path
     inside = Path(path) / "model.safetensors"
     return str(inside) if is_file(inside) else path
@@ -460,9 +459,9 @@ def read_card(path: str | Path) -> ModelCard:
 
 def _in_words_of_this_version(about: ModelCard) -> ModelCard:
     """What the model reads follows from its task, and a file may have it in words of an earlier version."""
-    from xnowcast import models
+    from xnowcast.models import registry
 
-    if about.system not in models.REGISTRY:
+    if about.system not in registry.REGISTRY:
         return about
     with _options_explained(about.system):
         return replace(about, reads=_in_words(about.task))

@@ -1,0 +1,298 @@
+"""The registry: one line a system, nothing imported until a model is asked for."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from xnowcast.kinds import LARGEST_COUNT, in_kind
+
+if TYPE_CHECKING:
+    from xnowcast.models.base import Task
+
+CELLS = ("convlstm", "trajgru", "predrnn", "predrnn++", "mim", "motionrnn", "preciplstm")
+
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+
+REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
+    "persistence": "xnowcast.models.persistence:Persistence",
+    "extrapolation": "xnowcast.models.extrapolation:Extrapolation",
+    "sprog": "xnowcast.models.sprog:SPROG",
+    "lagrangian": "xnowcast.models.lagrangian:Lagrangian",
+    "stldm": "xnowcast.models.stldm:STLDM",
+    "postcast": "xnowcast.models.postcast:PostCast",
+    "stvd": "xnowcast.models.stvd:STVD",
+    "nwp-mae": "xnowcast.models.nwp_mae:NwpMae",
+    "nwp-metnet": "xnowcast.models.metnet:NwpMetNet",
+    "nwp-raw": "xnowcast.models.nwp_raw:NwpRaw",
+    **{how: ("xnowcast.models.interpolation:Interpolation", {"method": how}) for how in INTERPOLATIONS},
+    **{cell: ("xnowcast.models.stacked_rnn:StackedRNN", {"cell": cell}) for cell in CELLS},
+    **{f"ms-{cell}": ("xnowcast.models.ms_rnn:MSRNN", {"cell": cell}) for cell in CELLS},
+    **{f"db-{cell}": ("xnowcast.models.db_rnn:DBRNN", {"cell": cell}) for cell in CELLS},
+}
+"""Name to ``"module:Class"``, or to that and the options which the name fixes."""
+
+
+def names() -> list[str]:
+    """Names of all systems that `build` and the verbs understand.
+
+    Examples
+    --------
+    >>> "extrapolation" in names()
+    True
+    """
+    return sorted(REGISTRY)
+
+
+def register(name: str, target: str, **fixed: Any) -> None:
+    """Add a system of your own to the registry.
+
+    Parameters
+    ----------
+    name : str
+        What users write: ``ds.nowcast.forecast(name)``.
+    target : str
+        ``"package.module:Class"``. The class has ``declare(**options) -> Task`` and the methods of
+        `xnowcast.models.base.ForecastModel`. It is imported when it is first used.
+    **fixed
+        Options that belong to the name: users of it cannot choose them.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken by another class or the target has no colon.
+
+    Examples
+    --------
+    >>> register("steady", "xnowcast.models.persistence:Persistence")
+    >>> "steady" in names()
+    True
+    >>> del REGISTRY["steady"]
+    """
+    if ":" not in target:
+        raise ValueError(f"the target {target!r} names no class; write it as 'package.module:Class'")
+    entry = (target, fixed) if fixed else target
+    if REGISTRY.get(name, entry) != entry:
+        raise ValueError(f"there is a system {name!r} already ({_entry(name)[0]}); choose another name")
+    REGISTRY[name] = entry
+
+
+def find(name: str) -> Any:
+    """The class of a system.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+
+    Returns
+    -------
+    type
+        The model's class.
+
+    Raises
+    ------
+    ValueError
+        If there is no such system; the nearest names are suggested.
+
+    Examples
+    --------
+    >>> find("persistance")
+    Traceback (most recent call last):
+    ValueError: there is no model 'persistance'; did you mean 'persistence'? Known models: ...
+    """
+    if name not in REGISTRY:
+        near = get_close_matches(name, REGISTRY, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"there is no model {name!r}{hint} Known models: {', '.join(names())}")
+    module, attribute = _entry(name)[0].split(":")
+    return getattr(import_module(module), attribute)
+
+
+def name_of(model_class: type) -> str:
+    """What a model of a class is called: its system, where one name alone stands for the class, else the class itself.
+
+    Parameters
+    ----------
+    model_class : type
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> name_of(find("persistence"))
+    'persistence'
+    """
+    target = f"{model_class.__module__}:{model_class.__qualname__}"
+    found = [name for name in REGISTRY if _entry(name)[0].split(":")[1] == model_class.__qualname__]
+    same = [name for name in found if _entry(name)[0] == target or find(name) is model_class]
+    return same[0] if len(same) == 1 else model_class.__name__
+
+
+def called(model: Any) -> str:
+    """What a recipe or a model in memory is called; one that was trained or loaded has a card.
+
+    Parameters
+    ----------
+    model : object
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> called(build("persistence"))
+    'persistence'
+    """
+    card = getattr(model, "card", None)
+    return card.system if card is not None else getattr(model, "name", None) or name_of(type(model))
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options that a user of a system may choose, with their defaults.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+
+    Returns
+    -------
+    dict of str
+
+    Examples
+    --------
+    >>> options("extrapolation")["inflow"]
+    'nan'
+    """
+    fixed, takes = _entry(name)[1], signature(find(name).declare).parameters
+    return {option: told.default for option, told in takes.items() if option not in fixed}
+
+
+def declare(name: str, **options: Any) -> "Task":
+    """What a system reads and gives, without building its network.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    **options
+        The system's own options.
+
+    Returns
+    -------
+    xnowcast.models.base.Task
+
+    Raises
+    ------
+    ValueError
+        If the system or one of its options is unknown.
+
+    Examples
+    --------
+    >>> declare("persistence").input_frames
+    1
+    """
+    return _call(find(name).declare, name, options)
+
+
+def build(name: str, **options: Any) -> Any:
+    """The untrained model of a system.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    **options
+        The system's own options, ``size="tiny"`` among them where it has a network.
+
+    Returns
+    -------
+    xnowcast.models.base.ForecastModel
+
+    Raises
+    ------
+    ValueError
+        If the system or one of its options is unknown.
+
+    Examples
+    --------
+    >>> build("persistence").task.stochastic
+    False
+    """
+    built = _call(find(name), name, options)
+    built.name = name  # what forecasts and messages call it
+    return built
+
+
+def check_options(name: str, given: Iterable[str]) -> None:
+    """Refuse options that a system does not have.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    given : iterable of str
+
+    Raises
+    ------
+    ValueError
+        With the nearest option, if there is one near.
+
+    Examples
+    --------
+    >>> check_options("extrapolation", ["inflo"])
+    Traceback (most recent call last):
+    ValueError: 'extrapolation' has no option 'inflo'; did you mean 'inflow'? Its options are: ...
+    """
+    known = list(options(name))
+    unknown = [option for option in given if option not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}? Its" if near else "; its"
+        names = ", ".join(map(repr, unknown))
+        raise ValueError(f"{name!r} has no option {names}{hint} options are: {', '.join(known) or 'none'}")
+
+
+def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a system in Python's own types, each known to it and of its kind.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    given : mapping of str
+
+    Returns
+    -------
+    dict of str
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown, or of another kind than the system's ``declare`` says.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> checked_options("extrapolation", {"input_frames": np.int16(3)})
+    {'input_frames': 3}
+    """
+    check_options(name, given)
+    takes = signature(find(name).declare).parameters
+    return {o: in_kind(o, value, takes[o].annotation, most=LARGEST_COUNT) for o, value in given.items()}
+
+
+def _entry(name: str) -> tuple[str, dict[str, Any]]:
+    """Target and fixed options of a system in the registry."""
+    entry = REGISTRY[name]
+    return (entry, {}) if isinstance(entry, str) else entry
+
+
+def _call(function: Any, name: str, options: dict[str, Any]) -> Any:
+    """``function(**options)``, with options that will not do named as such rather than as an error from inside."""
+    return function(**_entry(name)[1], **checked_options(name, options))
