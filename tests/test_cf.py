@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 import xnowcast
-from xnowcast import attributes, cf
+from xnowcast.fields import attributes, cf
 from xnowcast.models.base import Task
 from xnowcast.models.transforms import Identity
 

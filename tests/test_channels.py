@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast.channels import (
+from xnowcast.fields.channels import (
     Level,
     canonical_units,
     find_channel,

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import xnowcast
-from xnowcast import grids
+from xnowcast.fields import grids
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import xnowcast
-from xnowcast import units
+from xnowcast.fields import units
 from xnowcast.training import crops
 from xnowcast.training.crops import Crops, Frames, acceptance, find_windows, read_ahead, split_by_time
 from xnowcast.training.events import open_events

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import cf, forecast, storage, verify, windows
+from xnowcast import forecast, storage, verify
+from xnowcast.fields import cf, windows
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data_contract.md"
 ROW = re.compile(r"^\| (?P<found>.+?) \| (?P<read>.+?) \|$", re.MULTILINE)

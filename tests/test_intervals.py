@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 
 import xnowcast
-from xnowcast import cf, intervals, pair
+from xnowcast import pair
+from xnowcast.fields import cf, intervals
 
 START = np.datetime64("2024-06-01T12:00", "ns")
 MINUTE = np.timedelta64(1, "m").astype("m8[ns]")
@@ -212,7 +213,7 @@ def test_other_verbs_keep_the_interval():
 
 
 def test_an_hourly_amount_is_a_channel_as_it_is_a_field():
-    from xnowcast.channels import find_channel
+    from xnowcast.fields.channels import find_channel
 
     hourly = bounded(amounts())
     assert float(find_channel(hourly, "precipitation_amount")[0, 0, 0]) == 4.0
@@ -251,7 +252,7 @@ def test_the_interval_of_a_forecasts_amount_is_its_step_in_a_pair():
 
 def test_an_amount_with_bounds_is_a_rate_by_them_and_not_by_the_lead_times():
     run = bounded(amounts(apart=15)).assign_coords(init_time=START - 15 * MINUTE)
-    assert np.unique(xnowcast.pairing.rain_per_step(run).rain).tolist() == [4.0]
+    assert np.unique(xnowcast.fields.pairing.rain_per_step(run).rain).tolist() == [4.0]
 
 
 def test_what_makes_up_a_longer_interval():

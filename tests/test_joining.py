@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 
 import xnowcast
-from xnowcast import cf, joining, storage
+from xnowcast import joining, storage
+from xnowcast.fields import cf
 from xnowcast.netcdf import UnreadableInput
 from xnowcast.sources import paths_behind
 

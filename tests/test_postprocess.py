@@ -336,7 +336,7 @@ def test_accumulated_rain_is_refused_with_the_remedy(nwp):
     total.attrs = {"standard_name": "precipitation_amount", "units": "kg m-2", "long_name": "total since start of run"}
     with pytest.raises(ValueError, match=r"'rain' is accumulated since the start of the run.*rain_per_step"):
         nwp.assign(rain=total).nowcast.postprocess(Wetter())
-    rates = xnowcast.pairing.rain_per_step(nwp.assign(rain=total))
+    rates = xnowcast.fields.pairing.rain_per_step(nwp.assign(rain=total))
     np.testing.assert_allclose(
         rates.nowcast.postprocess("nwp-raw", soft=True).rainfall_rate, np.minimum(nwp.rain[:, 1:], 10), atol=1e-4
     )

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from scipy.interpolate import RegularGridInterpolator
 
-from xnowcast.regrid import find_grid, refuse_staggered, regrid, remapping_weights, same_grid
+from xnowcast.fields.regrid import find_grid, refuse_staggered, regrid, remapping_weights, same_grid
 
 pytest.importorskip("pyproj", reason="pyproj is in the extra 'io'")
 pytest.importorskip("shapely", reason="shapely is in the extra 'io'")

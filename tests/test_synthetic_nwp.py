@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast.channels import find_channels
 from xnowcast.datasets import synthetic_nwp
+from xnowcast.fields.channels import find_channels
+from xnowcast.fields.pairing import pair
 from xnowcast.models.rain_classes import CHANNELS
-from xnowcast.pairing import pair
 
 PERFECT = {"timing_error": 0.0, "random_displacement": 0.0, "damping": 0.0, "drizzle": 0.0, "local_rain": 0.0}
 

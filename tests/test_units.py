@@ -8,7 +8,7 @@ import xarray as xr
 from rounding import assert_close
 
 import xnowcast  # noqa: F401  (registers the accessor)
-from xnowcast import cf, units
+from xnowcast.fields import cf, units
 
 RAIN = np.random.default_rng(1).gamma(0.5, 4, (3, 8, 9))  # mm h-1
 RAIN[RAIN < 0.01] = 0.0  # below what dBZ can tell from dry

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 import xnowcast
-from xnowcast.verify import conversions as conv
+from xnowcast.fields import pixels as conv
 from xnowcast.verify.thresholds import THRESHOLD_SETS, threshold_coordinate
 
 
@@ -196,7 +196,7 @@ def test_bytes_convert_as_their_numbers_do():
 
 def test_the_product_of_the_conversions_is_scored_as_liquid():
     vil = conv.sevir_pixel_to_vil(xr.DataArray(np.zeros((4, 4), "u1"), dims=("y", "x"), name="vil"))
-    from xnowcast.cf import find_field
+    from xnowcast.fields.cf import find_field
 
     assert find_field(vil).quantity == "vil"
 

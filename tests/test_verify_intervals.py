@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import cf
+from xnowcast.fields import cf
 from xnowcast.verify import align_observations, mae, match_intervals, rmse, scorecard
 
 START = np.datetime64("2024-06-01T12:00", "ns")

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 import xnowcast  # noqa: F401  (registers the accessor)
-from xnowcast import cf, windows
+from xnowcast.fields import cf, windows
 from xnowcast.models.base import Task
 from xnowcast.models.transforms import Identity
 

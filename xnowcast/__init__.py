@@ -10,13 +10,13 @@ from xnowcast import _names
 from xnowcast._version import __version__ as __version__
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.archive import hindcast, score_archive
-from xnowcast.cf import rain_rate
 from xnowcast.coarsen import coarsen
 from xnowcast.deblur import deblur
 from xnowcast.downscale import downscale
+from xnowcast.fields.cf import rain_rate
+from xnowcast.fields.pairing import pair
 from xnowcast.forecast import forecast
 from xnowcast.models.weights import card, load
-from xnowcast.pairing import pair
 from xnowcast.postprocess import explain, postprocess
 from xnowcast.train import train
 

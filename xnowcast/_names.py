@@ -9,9 +9,16 @@ from types import ModuleType
 from typing import Any
 
 HOMES = {
+    "cf": "fields.cf",
+    "channels": "fields.channels",
+    "datasets": "data.datasets",
     "noise": "nn.noise",
+    "pairing": "fields.pairing",
     "pretrained": "models.shipped",
+    "regrid": "fields.regrid",
+    "storage": "data.storage",
     "transforms": "models.transforms",
+    "units": "fields.units",
     "weights": "models.weights",
 }
 """Short name to where the module is, both below ``xnowcast``."""

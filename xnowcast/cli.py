@@ -196,7 +196,7 @@ def _write(result: Any, output: Any, *, overwrite: bool) -> None:
 
 
 def _relation(text: str) -> tuple[float, float]:
-    from xnowcast.units import zr_relation
+    from xnowcast.fields.units import zr_relation
 
     if text[:1].isalpha():
         return zr_relation(text)

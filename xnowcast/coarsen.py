@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, grids, kinds
-from xnowcast.cf import Field, T_Xarray
-from xnowcast.units import Relation
+from xnowcast import kinds
+from xnowcast.fields import cf, grids
+from xnowcast.fields.cf import Field, T_Xarray
+from xnowcast.fields.units import Relation
 
 
 def coarsen(

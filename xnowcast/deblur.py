@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, kinds, planning
-from xnowcast.cf import Field, T_Xarray
-from xnowcast.units import Relation
+from xnowcast import kinds, planning
+from xnowcast.fields import cf
+from xnowcast.fields.cf import Field, T_Xarray
+from xnowcast.fields.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.engine import FrameLabels

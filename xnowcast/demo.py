@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, datasets, engine, plot, storage, verify, windows
+from xnowcast import datasets, engine, plot, storage, verify
+from xnowcast.fields import cf, windows
 from xnowcast.models import weights
 
 BASELINES = ("persistence", "extrapolation")

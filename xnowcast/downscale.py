@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, channels, grids, kinds, planning
-from xnowcast.attributes import decoded
-from xnowcast.cf import Field, T_Xarray
-from xnowcast.units import Relation
+from xnowcast import kinds, planning
+from xnowcast.fields import cf, channels, grids
+from xnowcast.fields.attributes import decoded
+from xnowcast.fields.cf import Field, T_Xarray
+from xnowcast.fields.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.engine.refining import FineGrid

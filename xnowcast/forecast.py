@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, kinds, planning, windows
-from xnowcast.cf import Field, T_Xarray
-from xnowcast.units import Relation
+from xnowcast import kinds, planning
+from xnowcast.fields import cf, windows
+from xnowcast.fields.cf import Field, T_Xarray
+from xnowcast.fields.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.engine import ForecastPlan

@@ -14,8 +14,8 @@ from uuid import uuid4
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, intervals, units, windows
-from xnowcast.attributes import declared
+from xnowcast.fields import cf, intervals, units, windows
+from xnowcast.fields.attributes import declared
 from xnowcast.netcdf import UnreadableInput, in_own_chunks
 from xnowcast.terminal import printable
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, check
-from xnowcast.cf import Field, T_Xarray
+from xnowcast import check
+from xnowcast.fields import cf
+from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.kinds import LARGEST_COUNT
 
 if TYPE_CHECKING:

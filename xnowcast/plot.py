@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, kinds, storage, windows
+from xnowcast import kinds, storage
 from xnowcast.drafts import draft
-from xnowcast.intervals import Interval
-from xnowcast.units import Linear
+from xnowcast.fields import cf, windows
+from xnowcast.fields.intervals import Interval
+from xnowcast.fields.units import Linear
 from xnowcast.verify.align import MOMENT
 from xnowcast.verify.spectra import power_spectrum
 from xnowcast.verify.sums import refuse_joined

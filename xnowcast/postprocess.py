@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, kinds, planning, units
-from xnowcast import regrid as remapping
-from xnowcast.cf import Field
-from xnowcast.channels import find_channels
-from xnowcast.pairing import OBSERVED_RAIN, refuse_accumulated
+from xnowcast import kinds, planning
+from xnowcast.fields import cf, units
+from xnowcast.fields import regrid as remapping
+from xnowcast.fields.cf import Field
+from xnowcast.fields.channels import find_channels
+from xnowcast.fields.pairing import OBSERVED_RAIN, refuse_accumulated
 
 if TYPE_CHECKING:
     from xnowcast.models.base import PostprocessModel, Task

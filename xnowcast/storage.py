@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import joining, windows
+from xnowcast import joining
 from xnowcast.drafts import draft
+from xnowcast.fields import windows
 from xnowcast.joining import Part
 from xnowcast.netcdf import first_line, open_netcdf
 from xnowcast.sources import paths_behind

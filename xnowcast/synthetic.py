@@ -19,7 +19,7 @@ import xarray as xr
 from scipy.ndimage import map_coordinates
 from scipy.special import ndtr, ndtri
 
-from xnowcast import units, windows
+from xnowcast.fields import units, windows
 
 EARTH_RADIUS_M = 6_371_000.0
 CENTRE_LAT, CENTRE_LON = 45.0, -30.0  # open ocean: nobody can take it for a real radar

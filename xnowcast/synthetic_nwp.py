@@ -16,8 +16,8 @@ import scipy.fft
 import xarray as xr
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from xnowcast import windows
-from xnowcast.cf import CONVENTIONS
+from xnowcast.fields import windows
+from xnowcast.fields.cf import CONVENTIONS
 
 CORIOLIS = 1.0e-4  # s-1, about 43 degrees north
 GRAVITY = 9.80665  # m s-2

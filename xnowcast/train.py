@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xnowcast import check, kinds
+from xnowcast.fields.units import Relation
 from xnowcast.models.weights import weights_path
 from xnowcast.training.settings import MOST_AT_ONCE, TrainingSettings, read_config
-from xnowcast.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.training.events import Data

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, windows
+from xnowcast.fields import cf, windows
 
 GRID_TOLERANCE = 0.01
 """Part of a cell by which the places of two frames may differ and still be the same grid."""

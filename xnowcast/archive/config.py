@@ -12,7 +12,7 @@ from xnowcast import check, storage
 from xnowcast.archive.hindcast import hindcast
 from xnowcast.archive.score import score_archive
 from xnowcast.configuration import check_sections, init_times, read_toml, refuse_unknown
-from xnowcast.units import zr_relation
+from xnowcast.fields.units import zr_relation
 
 _ELSEWHERE = (
     "ds",

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import planning, units
-from xnowcast.cf import Field
+from xnowcast import planning
+from xnowcast.fields import units
+from xnowcast.fields.cf import Field
 from xnowcast.forecast import Prepared
 
 SAME_NUMBERS = {

@@ -11,8 +11,8 @@ import dask
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf
-from xnowcast.cf import Field
+from xnowcast.fields import cf
+from xnowcast.fields.cf import Field
 from xnowcast.netcdf import UnreadableInput
 from xnowcast.sources import names_behind
 from xnowcast.whole import State, check_whole, state
@@ -46,7 +46,7 @@ class Frames:
 
         Parameters
         ----------
-        conversion : xnowcast.units.Conversion
+        conversion : xnowcast.fields.units.Conversion
             From the stored values to what is computed with; impossible values are refused by it.
         """
         try:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, check, planning, storage, windows
+from xnowcast import check, planning, storage
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress, duration, rate
+from xnowcast.fields import cf, windows
+from xnowcast.fields.units import Relation
 from xnowcast.forecast import Prepared, prepare
-from xnowcast.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.archive.frames import Frames, ReadFrames
@@ -208,7 +209,7 @@ class Batch:
     number : int
     rows : numpy.ndarray
         Which init times of the batch have all their frames.
-    chosen : xnowcast.windows.Windows
+    chosen : xnowcast.fields.windows.Windows
         Of these, counted in ``frames``.
     status : numpy.ndarray
         int8, one per init time of the batch, as far as it is known.

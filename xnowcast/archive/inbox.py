@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xnowcast import storage, windows
+from xnowcast import storage
 from xnowcast.archive.cadence import digest, doubts, usual_step
 from xnowcast.archive.logs import log
+from xnowcast.fields import windows
 
 ATTEMPTS = 5
 """How often a file that cannot be read is tried, once per poll: it may be half copied."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, check, drafts, planning, storage, windows
+from xnowcast import check, drafts, planning, storage
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.hindcast import (
     check_run,
@@ -30,12 +30,13 @@ from xnowcast.archive.hindcast import (
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress
+from xnowcast.fields import cf, windows
+from xnowcast.fields.units import Relation
 from xnowcast.forecast import Prepared, prepare
 from xnowcast.kinds import plain
-from xnowcast.units import Relation
 
 if TYPE_CHECKING:
-    from xnowcast.cf import Field
+    from xnowcast.fields.cf import Field
 
 SAVE_EVERY = 60.0
 """Seconds between two writings of a table that grows."""
@@ -178,7 +179,7 @@ class Stored:
     name : str
         The variable.
     init_times : numpy.ndarray
-    conversion : xnowcast.units.Conversion
+    conversion : xnowcast.fields.units.Conversion
     steps : int
         How many lead times are scored.
     """

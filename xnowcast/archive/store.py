@@ -207,7 +207,7 @@ def check_same_run(path: Path, fingerprint: dict[str, Any]) -> None:
 
 def _conversion(path: Path) -> Any:
     """What the forecasts of a store tell of their units; None where they do not."""
-    from xnowcast import cf
+    from xnowcast.fields import cf
 
     try:
         with xr.open_zarr(path) as opened:

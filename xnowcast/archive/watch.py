@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import check, planning, windows
+from xnowcast import check, planning
 from xnowcast.archive.desk import Desk as _Desk
 from xnowcast.archive.inbox import Inbox as _Inbox
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
+from xnowcast.fields import windows
+from xnowcast.fields.units import Relation
 from xnowcast.forecast import forecast
-from xnowcast.units import Relation
 
 if TYPE_CHECKING:
     from xnowcast.models.base import ForecastModel, Task

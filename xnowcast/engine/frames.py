@@ -28,9 +28,9 @@ from xnowcast.engine.workers import (
     split,
     time_in_words,
 )
+from xnowcast.fields.units import Conversion
 from xnowcast.models.base import DeblurModel, NotFinite
 from xnowcast.nn.noise import Noise, member_generator
-from xnowcast.units import Conversion
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from xnowcast.engine.workers import (
     running,
     split,
 )
+from xnowcast.fields.units import Conversion
 from xnowcast.models.base import DownscaleModel, NotFinite, Task
 from xnowcast.nn.noise import Noise, member_generator
-from xnowcast.units import Conversion
 
 FINE_CELLS_PER_TASK = 2**24
 """Cells of the fine frames of one task, members counted, where no batch size is asked for."""

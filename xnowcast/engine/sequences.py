@@ -28,10 +28,10 @@ from xnowcast.engine.workers import (
     running,
     split,
 )
+from xnowcast.fields.units import Conversion
+from xnowcast.fields.windows import Windows
 from xnowcast.models.base import ForecastModel, NotFinite, Task
 from xnowcast.nn.noise import Noise, member_generator
-from xnowcast.units import Conversion
-from xnowcast.windows import Windows
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from datetime import datetime
 import numpy as np
 import xarray as xr
 
+from xnowcast.fields.units import ZR_RELATIONS, zr_attributes
 from xnowcast.io.files import Paths, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, refuse_huge, to_dataset
-from xnowcast.units import ZR_RELATIONS, zr_attributes
 
 PRODUCT = "FMI PGM composite"
 MISSING = 255

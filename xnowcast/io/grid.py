@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from xnowcast.fields.units import is_amount
 from xnowcast.io.files import extra
 from xnowcast.io.lazy import pictures
-from xnowcast.units import is_amount
 
 # CF wants all of these or none.
 DATUM_NAMES = ("reference_ellipsoid_name", "prime_meridian_name", "horizontal_datum_name")

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from xnowcast.fields.units import ZR_RELATIONS, zr_attributes
 from xnowcast.io.files import Paths, blame, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, LocalGrid, to_dataset
-from xnowcast.units import ZR_RELATIONS, zr_attributes
 
 PRODUCT = "HKO-7 picture"
 SIZE = 480

@@ -13,11 +13,11 @@ from typing import IO
 import numpy as np
 import xarray as xr
 
+from xnowcast.fields.units import MARSHALL_PALMER, zr_attributes
 from xnowcast.io import grib, pickled_dates
 from xnowcast.io.files import Paths, beside, blame, decode, path_list
 from xnowcast.io.grid import Frame, LatLonGrid, along_time, labelled, refuse_huge, to_dataset
 from xnowcast.io.lazy import Stack, lazy
-from xnowcast.units import MARSHALL_PALMER, zr_attributes
 
 PRODUCT = "MeteoNet radar archive"
 MODEL = "MeteoNet model forecast (GRIB)"

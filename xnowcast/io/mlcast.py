@@ -6,7 +6,7 @@ from os import PathLike, fspath
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, windows
+from xnowcast.fields import cf, windows
 
 
 def open_mlcast(path: str | PathLike, variable: str | None = None) -> xr.Dataset:

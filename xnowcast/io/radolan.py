@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from xnowcast.fields.units import ZR_RELATIONS, zr_attributes
 from xnowcast.io.files import Paths, archived, blame, decode, is_archive, is_packed, path_list, raw_bytes, unpack
 from xnowcast.io.grid import Frame, Grid, to_dataset
-from xnowcast.units import ZR_RELATIONS, zr_attributes
 
 PRODUCT = "DWD RADOLAN composite"
 HEADER = re.compile(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import windows
+from xnowcast.fields import windows
 from xnowcast.io.files import Paths, beside, blame, extra, path_list
 from xnowcast.io.grid import Grid, LocalGrid, along_time, labelled
 from xnowcast.io.hdf5 import check_array, picture, text

@@ -113,7 +113,7 @@ def require_finite(answer: Tensor) -> Tensor:
 
 
 class Transform(Protocol):
-    """An invertible scaling from mm h-1 to what the model reads: see `xnowcast.models.transforms`."""
+    """An invertible scaling from mm h-1 to what the model reads: see `xnowcast.transforms`."""
 
     def __call__(self, rain: Tensor, /) -> Tensor: ...
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from xnowcast.units import MARSHALL_PALMER, ZR_RELATIONS
+from xnowcast.fields.units import MARSHALL_PALMER, ZR_RELATIONS
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, channels, storage, windows
-from xnowcast.channels import Channel
+from xnowcast import storage
+from xnowcast.fields import cf, channels, windows
+from xnowcast.fields.channels import Channel
+from xnowcast.fields.units import Relation
 from xnowcast.planning import SPACING_TOLERANCE
-from xnowcast.units import Relation
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +57,11 @@ class Event:
     ----------
     name : str
         For messages.
-    field : xnowcast.cf.Field
+    field : xnowcast.fields.cf.Field
         The rain that it is, or is a part of, lazy where the data are; ``field.time`` is the dim of its sequence.
     at : mapping
         Where it lies along the other dims.
-    axis : xnowcast.windows.TimeAxis
+    axis : xnowcast.fields.windows.TimeAxis
     grid : Grid
     channels : tuple of Channel
         Further fields with a time, as a whole.

@@ -15,8 +15,9 @@ import xarray as xr
 from torch import nn
 
 from xnowcast import models
-from xnowcast.channels import is_vector_component
 from xnowcast.engine import choose_device
+from xnowcast.fields.channels import is_vector_component
+from xnowcast.fields.units import Relation
 from xnowcast.models import weights
 from xnowcast.models.base import Task
 from xnowcast.planning import SPACING_TOLERANCE
@@ -27,7 +28,6 @@ from xnowcast.training.events import Event, as_entries, open_events, refuse_mixt
 from xnowcast.training.folder import RunFolder
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, write_config
 from xnowcast.training.statistics import tell_statistics
-from xnowcast.units import Relation
 
 _ADVERSARY = 2**32 - 1
 """Tells the seed of the adversary's first weights from that of the model's."""

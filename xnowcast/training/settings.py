@@ -8,7 +8,7 @@ from typing import Any, Literal
 from xnowcast import check, kinds
 from xnowcast.configuration import check_sections, read_toml, refuse_unknown
 from xnowcast.drafts import draft
-from xnowcast.units import Relation, zr_relation
+from xnowcast.fields.units import Relation, zr_relation
 
 _SECTIONS = ("model", "data", "training", "about")
 

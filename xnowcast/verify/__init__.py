@@ -7,7 +7,18 @@ months can be added up (`merge`), and the scores taken of the sum. `scorecard` a
 valid time and returns many scores at once.
 """
 
-from xnowcast.units import ZR_RELATIONS
+from xnowcast.fields.pixels import (
+    PIXEL_SCALES,
+    amount_to_rain_rate,
+    dbz_to_pixel,
+    dbz_to_rain_rate,
+    pixel_to_dbz,
+    rain_rate_to_amount,
+    rain_rate_to_dbz,
+    sevir_pixel_to_vil,
+    vil_to_sevir_pixel,
+)
+from xnowcast.fields.units import ZR_RELATIONS
 from xnowcast.verify.align import align_observations, match_intervals
 from xnowcast.verify.areas import area_weights
 from xnowcast.verify.contingency import (
@@ -24,17 +35,6 @@ from xnowcast.verify.contingency import (
     probability_of_false_detection,
     recall,
     sedi,
-)
-from xnowcast.verify.conversions import (
-    PIXEL_SCALES,
-    amount_to_rain_rate,
-    dbz_to_pixel,
-    dbz_to_rain_rate,
-    pixel_to_dbz,
-    rain_rate_to_amount,
-    rain_rate_to_dbz,
-    sevir_pixel_to_vil,
-    vil_to_sevir_pixel,
 )
 from xnowcast.verify.deterministic import (
     balanced_mae,

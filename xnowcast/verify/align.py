@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, intervals, units, windows
+from xnowcast.fields import cf, intervals, units, windows
 
 # Grids that were computed twice differ in the last digits; beyond this part of a cell they are two grids.
 GRID_TOLERANCE = 0.01

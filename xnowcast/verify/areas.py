@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf
+from xnowcast.fields import cf
 
 
 def area_weights(obj: xr.Dataset | xr.DataArray) -> xr.DataArray:

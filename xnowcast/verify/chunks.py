@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import windows
+from xnowcast.fields import windows
 from xnowcast.verify.align import check_same_coordinates, check_weights
 from xnowcast.verify.kernels.compiled import one_of
 

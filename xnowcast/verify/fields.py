@@ -5,7 +5,7 @@ from typing import Any
 
 import xarray as xr
 
-from xnowcast import cf
+from xnowcast.fields import cf
 
 XarrayObject = Any  # a DataArray or a Dataset; what comes out is what went in
 

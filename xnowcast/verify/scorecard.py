@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, kinds, units
-from xnowcast.units import Relation
+from xnowcast import kinds
+from xnowcast.fields import cf, units
+from xnowcast.fields.units import Relation
 from xnowcast.verify.align import align_observations, match_intervals
 from xnowcast.verify.contingency import Scales, contingency_table, ratio
 from xnowcast.verify.deterministic import correlation, error_sums, mean

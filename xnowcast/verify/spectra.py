@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf
+from xnowcast.fields import cf
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, with_attrs

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from xnowcast.verify.conversions import PIXEL_UNITS, is_in, rain_rate_to_dbz, sevir_pixel_to_vil
+from xnowcast.fields.pixels import PIXEL_UNITS, is_in, rain_rate_to_dbz, sevir_pixel_to_vil
 
 Thresholds = str | float | Sequence[float] | np.ndarray | xr.DataArray
 

@@ -98,7 +98,7 @@ class STLDM(nn.Module):
     input_frames, target_frames : int, optional
         By default 5 and 20 (full), 5 and 12 (small), 4 and 4 (tiny); the paper has 13 and 12 for SEVIR.
     scaling : str
-        Z-R relation and bounds between rain rate and [0, 1]: one of ``xnowcast.models.transforms.SCALINGS``.
+        Z-R relation and bounds between rain rate and [0, 1]: one of ``xnowcast.transforms.SCALINGS``.
     diffusion_steps : int
         T of the training; a schedule of its own goes with each.
     frame_wise : bool

@@ -51,7 +51,7 @@ class STVD(nn.Module):
         Further fields on the coarse grid, named as in `xnowcast.channels`, and on the fine grid such as the topography.
         `xnowcast.train` measures the ranges that they are scaled by; in a loop of your own give them with `set_ranges`.
     eps, highest : float
-        Of the scaling of the rain: see `xnowcast.models.transforms.Logarithm`.
+        Of the scaling of the rain: see `xnowcast.transforms.Logarithm`.
     diffusion_steps : int
         N of the training; a schedule of its own goes with each.
     aux_mse_weight : float

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import check, units
+from xnowcast import check
+from xnowcast.fields import units
 
 OnGap = Literal["raise", "skip", "fill"]
 InitTimes = Any  # "latest", "all", a time, a list of times or a slice of times

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, grids, units
-from xnowcast.attributes import declared, decoded
-from xnowcast.cf import T_Xarray
+from xnowcast.fields import cf, grids, units
+from xnowcast.fields.attributes import declared, decoded
+from xnowcast.fields.cf import T_Xarray
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast.attributes import coordinates_of
+from xnowcast.fields.attributes import coordinates_of
 
 
 def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> np.ndarray:

@@ -10,8 +10,8 @@ import cf_xarray  # noqa: F401  (registers the .cf accessor)
 import numpy as np
 import xarray as xr
 
-from xnowcast import grids, intervals, units, windows
-from xnowcast.attributes import (
+from xnowcast.fields import grids, intervals, units, windows
+from xnowcast.fields.attributes import (
     coordinates_of,
     declared,
     decoded,
@@ -91,9 +91,9 @@ class Field:
         Name of the time dim; None for a single field or a forecast.
     quantity : {"rain_rate", "vil"}
         What is computed: rain rate in mm h-1, or vertically integrated liquid in kg m-2.
-    conversion : xnowcast.units.Conversion
+    conversion : xnowcast.fields.units.Conversion
         From the stored values to that and back.
-    interval : xnowcast.intervals.Interval or None
+    interval : xnowcast.fields.intervals.Interval or None
         The time that each value is the amount or the mean of; None where nothing tells.
     """
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import cf, intervals, units
-from xnowcast.attributes import declared, decoded, with_plain_text
+from xnowcast.fields import cf, intervals, units
+from xnowcast.fields.attributes import declared, decoded, with_plain_text
 
 STANDARD_GRAVITY = 9.80665
 """m s-2, between geopotential and geopotential height."""

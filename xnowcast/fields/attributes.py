@@ -8,7 +8,7 @@ import cf_xarray
 import numpy as np
 import xarray as xr
 
-from xnowcast import units
+from xnowcast.fields import units
 
 _TEXTS = ("units", "standard_name")
 _PACKING = ("scale_factor", "add_offset")
@@ -235,7 +235,7 @@ def declared(array: xr.DataArray) -> units.Declared:
 
     Returns
     -------
-    xnowcast.units.Declared
+    xnowcast.fields.units.Declared
 
     Raises
     ------

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import attributes, units
+from xnowcast.fields import attributes, units
 
 PIXEL_SCALES = {"hko7": (70.0, -10.0), "dwd12": (70.0, -10.0), "meteonet": (70.0, 0.0)}
 """Factor and offset of dBZ = factor * pixel / 255 + offset, by data set."""

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import cf, intervals, kinds, units, windows
-from xnowcast import regrid as remapping
-from xnowcast.attributes import declared, decoded
-from xnowcast.intervals import is_accumulated
-from xnowcast.units import Relation
+from xnowcast import kinds
+from xnowcast.fields import cf, intervals, units, windows
+from xnowcast.fields import regrid as remapping
+from xnowcast.fields.attributes import declared, decoded
+from xnowcast.fields.intervals import is_accumulated
+from xnowcast.fields.units import Relation
 
 OBSERVED_RAIN = "observed_rain"
 """Name of the observed rain in a pair."""
@@ -206,7 +207,7 @@ def refuse_accumulated(nwp: xr.Dataset, names: Sequence[str], mapping: Mapping[s
         what = "accumulated since the start of the run" if told else "an amount, and nothing tells of what"
         how = f"{name!r}" if told else f"{name!r}, accumulated=True or False"
         raise ValueError(
-            f"variable {name!r} is {what}; make it a rate first with xnowcast.pairing.rain_per_step(nwp, {how})"
+            f"variable {name!r} is {what}; make it a rate first with xnowcast.fields.pairing.rain_per_step(nwp, {how})"
         )
 
 

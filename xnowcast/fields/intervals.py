@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import units, windows
+from xnowcast.fields import units, windows
 
 # name: [name: ...] method [over ...] [(what else is known)]
 _CELL_METHOD = re.compile(r"((?:[\w.-]+\s*:\s*)+)(\w+)((?:\s+(?:within|over|where|in)\s+\w+)*)\s*(?:\(([^)]*)\))?")
@@ -484,7 +484,7 @@ def _since_start(array: xr.DataArray, lead_time: Hashable | None) -> Interval | 
 def _counted_from_start(array: xr.DataArray) -> str:
     return (
         f"variable {_name(array)!r} is accumulated since the start of the run, so that its step is no interval of it: "
-        f"make it a rate first with xnowcast.pairing.rain_per_step(ds, {_name(array)!r}, accumulated=True)"
+        f"make it a rate first with xnowcast.fields.pairing.rain_per_step(ds, {_name(array)!r}, accumulated=True)"
     )
 
 
