@@ -327,7 +327,7 @@ def main() -> None:
     options.out = options.out / options.name
     model = RECIPES[options.name](options)
     if options.ship:
-        card = xnowcast.models.weights.slim(
+        card = xnowcast.weights.slim(
             options.out / "model.safetensors",
             options.ship / f"{options.name}.safetensors",
             training_data=NWP_DATA if synthetic_alone else RADAR_DATA,

@@ -24,7 +24,7 @@ class _StoppedClock(datetime):
 @pytest.fixture(autouse=True)
 def _stopped_clock(monkeypatch):
     """Forecasts made in different seconds have the same history, so that they can be compared whole."""
-    monkeypatch.setattr("xnowcast.fields.cf.datetime", _StoppedClock)
+    monkeypatch.setattr("xnowcast.cf.datetime", _StoppedClock)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def nothing_ships(monkeypatch, tmp_path):
     """A package without trained weights; the folder, for a test to put some into."""
     folder = tmp_path / "pretrained"
     folder.mkdir()
-    monkeypatch.setattr("xnowcast.models.shipped.FOLDER", folder)
+    monkeypatch.setattr("xnowcast.pretrained.FOLDER", folder)
     return folder
 
 

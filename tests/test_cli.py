@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import storage
 from xnowcast.cli import main
+from xnowcast.data import storage
 
 
 @pytest.fixture

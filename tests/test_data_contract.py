@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import forecast, storage, verify
+from xnowcast import forecast, verify
+from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data_contract.md"

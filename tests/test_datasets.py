@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import datasets
+from xnowcast.data import datasets
 
 pytest.importorskip("pyproj")
 h5py = pytest.importorskip("h5py")

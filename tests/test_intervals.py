@@ -252,7 +252,7 @@ def test_the_interval_of_a_forecasts_amount_is_its_step_in_a_pair():
 
 def test_an_amount_with_bounds_is_a_rate_by_them_and_not_by_the_lead_times():
     run = bounded(amounts(apart=15)).assign_coords(init_time=START - 15 * MINUTE)
-    assert np.unique(xnowcast.fields.pairing.rain_per_step(run).rain).tolist() == [4.0]
+    assert np.unique(xnowcast.pairing.rain_per_step(run).rain).tolist() == [4.0]
 
 
 def test_what_makes_up_a_longer_interval():

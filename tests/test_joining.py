@@ -10,10 +10,10 @@ import pytest
 import xarray as xr
 
 import xnowcast
-from xnowcast import joining, storage
+from xnowcast.data import joining, storage
+from xnowcast.data.netcdf import UnreadableInput
+from xnowcast.data.sources import paths_behind
 from xnowcast.fields import cf
-from xnowcast.netcdf import UnreadableInput
-from xnowcast.sources import paths_behind
 
 FRAMES = 6
 
@@ -96,7 +96,7 @@ def test_files_in_order_are_one_dataset(radar, write, way, ending, cuts):
 def test_nothing_is_read_to_join_files_and_only_what_is_used_afterwards(radar, write, way, tmp_path, monkeypatch):
     pattern = write(cuts=tuple(range(FRAMES + 1)))
     reads = []
-    from xnowcast.netcdf import _Watched
+    from xnowcast.data.netcdf import _Watched
 
     before = _Watched._read
     monkeypatch.setattr(_Watched, "_read", lambda self, key: reads.append(self._path.name) or before(self, key))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from xnowcast.datasets import synthetic_nwp
+from xnowcast.data.datasets import synthetic_nwp
 from xnowcast.fields.pairing import OBSERVED_RAIN, is_accumulated, pair, rain_per_step, refuse_accumulated, utc_times
 
 START = np.datetime64("2024-06-01T00:00", "ns")

@@ -16,7 +16,7 @@ from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.colors import to_rgba
 
 from xnowcast import plot as plots
-from xnowcast.synthetic import synthetic_radar
+from xnowcast.data.synthetic import synthetic_radar
 
 START = np.datetime64("2024-06-01T12:00", "ns")
 FIVE_MINUTES = np.timedelta64(5, "m").astype("timedelta64[ns]")

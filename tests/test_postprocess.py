@@ -10,7 +10,7 @@ import xarray as xr
 import xnowcast
 from xnowcast import models
 from xnowcast.accessor import NowcastAccessor
-from xnowcast.datasets import synthetic_nwp
+from xnowcast.data.datasets import synthetic_nwp
 from xnowcast.models.base import Task
 from xnowcast.models.transforms import Identity
 from xnowcast.nn.labels import continuous_labels
@@ -336,7 +336,7 @@ def test_accumulated_rain_is_refused_with_the_remedy(nwp):
     total.attrs = {"standard_name": "precipitation_amount", "units": "kg m-2", "long_name": "total since start of run"}
     with pytest.raises(ValueError, match=r"'rain' is accumulated since the start of the run.*rain_per_step"):
         nwp.assign(rain=total).nowcast.postprocess(Wetter())
-    rates = xnowcast.fields.pairing.rain_per_step(nwp.assign(rain=total))
+    rates = xnowcast.pairing.rain_per_step(nwp.assign(rain=total))
     np.testing.assert_allclose(
         rates.nowcast.postprocess("nwp-raw", soft=True).rainfall_rate, np.minimum(nwp.rain[:, 1:], 10), atol=1e-4
     )

@@ -16,7 +16,7 @@ import xarray as xr
 import xnowcast
 from xnowcast import models, planning, pretrained
 from xnowcast.cli import main
-from xnowcast.datasets import synthetic_nwp, synthetic_radar
+from xnowcast.data.datasets import synthetic_nwp, synthetic_radar
 from xnowcast.engine import ModelRecipe
 from xnowcast.models import weights
 

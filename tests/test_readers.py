@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import io, storage
+from xnowcast import io
+from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 from xnowcast.io import pickled_dates, radolan
 from xnowcast.io.backend import XnowcastBackendEntrypoint

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast import storage
+from xnowcast.data import storage
+from xnowcast.data.sources import paths_behind
+from xnowcast.data.whole import State, state
 from xnowcast.drafts import draft, remove_leftovers
-from xnowcast.sources import paths_behind
-from xnowcast.whole import State, state
 
 FORMATS = [
     ("scipy", "NETCDF3_CLASSIC"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast.synthetic import _gaussian_field, synthetic_motion, synthetic_radar
+from xnowcast.data.synthetic import _gaussian_field, synthetic_motion, synthetic_radar
 
 
 def refuse_to_compute(*args, **kwargs):
@@ -71,7 +71,7 @@ def fields_made(monkeypatch):
         made.append(arguments)
         return _gaussian_field(*arguments)
 
-    monkeypatch.setattr("xnowcast.synthetic._gaussian_field", gaussian_field)
+    monkeypatch.setattr("xnowcast.data.synthetic._gaussian_field", gaussian_field)
     return made
 
 

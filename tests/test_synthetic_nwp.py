@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast.datasets import synthetic_nwp
+from xnowcast.data.datasets import synthetic_nwp
 from xnowcast.fields.channels import find_channels
 from xnowcast.fields.pairing import pair
 from xnowcast.models.rain_classes import CHANNELS

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xnowcast.synthetic import synthetic_radar
+from xnowcast.data.synthetic import synthetic_radar
 from xnowcast.verify import spectra
 from xnowcast.verify.kernels.spectra import radial_power_spectrum, rings
 

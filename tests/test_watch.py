@@ -295,7 +295,7 @@ def test_of_two_versions_at_once_the_one_that_was_written_last_counts(radar, tmp
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(radar, tmp_path, monkeypatch):
-    from xnowcast import storage
+    from xnowcast.data import storage
 
     played, opened = Played(tmp_path), storage.open_input
     played.comes("r0.nc", single(radar, 0))

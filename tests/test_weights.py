@@ -371,7 +371,7 @@ def test_foreign_files_are_refused(tmp_path):
         weights.load(pickled)
     bare = tmp_path / "bare.safetensors"
     save_file({"a": torch.zeros(2)}, bare)
-    with pytest.raises(ValueError, match=r"without an xnowcast card: write weights with xnowcast.models.weights.save"):
+    with pytest.raises(ValueError, match=r"without an xnowcast card: write weights with xnowcast.weights.save"):
         weights.load(bare)
 
 

@@ -22,7 +22,7 @@ from xnowcast.train import train
 
 if TYPE_CHECKING:
     import xnowcast.archive as archive
-    import xnowcast.datasets as datasets
+    import xnowcast.data.datasets as datasets
     import xnowcast.io as io
     import xnowcast.models as models
     import xnowcast.models.shipped as pretrained

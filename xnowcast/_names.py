@@ -27,7 +27,7 @@ _PREFIX = "xnowcast."
 
 
 class _ByShortName(MetaPathFinder, Loader):
-    """Makes ``import xnowcast.datasets`` the import of the module that has this name in `HOMES`."""
+    """Makes ``import xnowcast.data.datasets`` the import of the module that has this name in `HOMES`."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
         known = name.startswith(_PREFIX) and name.removeprefix(_PREFIX) in HOMES

@@ -158,7 +158,7 @@ def _running(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _forecast(options: argparse.Namespace) -> None:
-    from xnowcast import storage
+    from xnowcast.data import storage
 
     output = _output(options)
     forecast = xnowcast.forecast(
@@ -174,14 +174,15 @@ def _forecast(options: argparse.Namespace) -> None:
 
 
 def _output(options: argparse.Namespace, *more_inputs: str | None) -> Any:
-    from xnowcast import storage
+    from xnowcast.data import storage
 
     inputs = [options.input, options.model, options.weights, *more_inputs]
     return storage.check_output(options.output, overwrite=options.overwrite, inputs=inputs)
 
 
 def _write(result: Any, output: Any, *, overwrite: bool) -> None:
-    from xnowcast import planning, storage
+    from xnowcast import planning
+    from xnowcast.data import storage
     from xnowcast.engine import progress_bar
 
     if not sys.stderr.isatty():  # nothing else would be seen until it is done
@@ -334,7 +335,7 @@ def _add_deblur(commands: Any) -> None:
 
 
 def _deblur(options: argparse.Namespace) -> None:
-    from xnowcast import storage
+    from xnowcast.data import storage
 
     output = _output(options)
     sharp = xnowcast.deblur(
@@ -361,7 +362,7 @@ def _add_downscale(commands: Any) -> None:
 
 
 def _downscale(options: argparse.Namespace) -> None:
-    from xnowcast import storage
+    from xnowcast.data import storage
 
     output = _output(options, options.static)
     fine = xnowcast.downscale(
@@ -439,7 +440,8 @@ def _score_archive(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int | None:
-    from xnowcast import storage, verify
+    from xnowcast import verify
+    from xnowcast.data import storage
     from xnowcast.engine import progress_bar
 
     if options.forecast.endswith(".toml"):
@@ -511,7 +513,7 @@ def _add_datasets(commands: Any) -> None:
 
 
 def _datasets(options: argparse.Namespace) -> None:
-    from xnowcast import datasets
+    from xnowcast.data import datasets
 
     if options.name is None:
         for name in datasets.names():

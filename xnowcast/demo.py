@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xnowcast import datasets, engine, plot, storage, verify
+from xnowcast import engine, plot, verify
+from xnowcast.data import datasets, storage
 from xnowcast.fields import cf, windows
 from xnowcast.models import weights
 

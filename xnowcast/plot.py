@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import kinds, storage
+from xnowcast import kinds
+from xnowcast.data import storage
 from xnowcast.drafts import draft
 from xnowcast.fields import cf, windows
 from xnowcast.fields.intervals import Interval
@@ -247,7 +248,7 @@ def animate(
 
     Examples
     --------
-    >>> from xnowcast.synthetic import synthetic_radar
+    >>> from xnowcast.data.synthetic import synthetic_radar
     >>> import tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     written = pathlib.Path(folder, "radar.gif")
@@ -401,7 +402,7 @@ def plot_spectra(
 
     Examples
     --------
-    >>> from xnowcast.synthetic import synthetic_radar
+    >>> from xnowcast.data.synthetic import synthetic_radar
     >>> figure = plot_spectra({"observed": synthetic_radar(frames=2, shape=(32, 32))})
     >>> figure.axes[0].get_xlabel()
     'wavelength (km)'

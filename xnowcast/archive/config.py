@@ -8,10 +8,11 @@ from typing import Any
 
 import xarray as xr
 
-from xnowcast import check, storage
+from xnowcast import check
 from xnowcast.archive.hindcast import hindcast
 from xnowcast.archive.score import score_archive
 from xnowcast.configuration import check_sections, init_times, read_toml, refuse_unknown
+from xnowcast.data import storage
 from xnowcast.fields.units import zr_relation
 
 _ELSEWHERE = (

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import drafts, storage
+from xnowcast import drafts
 from xnowcast.archive.cadence import Kind, digest, kind_of, on_axis, together, usual_step
 from xnowcast.archive.logs import log
+from xnowcast.data import storage
 from xnowcast.fields import windows
 from xnowcast.forecast import Prepared, forecast, prepare
 

@@ -11,11 +11,11 @@ import dask
 import numpy as np
 import xarray as xr
 
+from xnowcast.data.netcdf import UnreadableInput
+from xnowcast.data.sources import names_behind
+from xnowcast.data.whole import State, check_whole, state
 from xnowcast.fields import cf
 from xnowcast.fields.cf import Field
-from xnowcast.netcdf import UnreadableInput
-from xnowcast.sources import names_behind
-from xnowcast.whole import State, check_whole, state
 
 BATCHES_PER_STRETCH = 32
 """A graph of years is cut once for so many batches: cutting it for each would take longer than the forecasts."""
@@ -46,7 +46,7 @@ class Frames:
 
         Parameters
         ----------
-        conversion : xnowcast.fields.units.Conversion
+        conversion : xnowcast.units.Conversion
             From the stored values to what is computed with; impossible values are refused by it.
         """
         try:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import check, planning, storage
+from xnowcast import check, planning
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress, duration, rate
+from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 from xnowcast.fields.units import Relation
 from xnowcast.forecast import Prepared, prepare

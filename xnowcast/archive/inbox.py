@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xnowcast import storage
 from xnowcast.archive.cadence import digest, doubts, usual_step
 from xnowcast.archive.logs import log
+from xnowcast.data import storage
 from xnowcast.fields import windows
 
 ATTEMPTS = 5

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import check, drafts, planning, storage
+from xnowcast import check, drafts, planning
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.hindcast import (
     check_run,
@@ -30,6 +30,7 @@ from xnowcast.archive.hindcast import (
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.archive.progress import Progress
+from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 from xnowcast.fields.units import Relation
 from xnowcast.forecast import Prepared, prepare
@@ -179,7 +180,7 @@ class Stored:
     name : str
         The variable.
     init_times : numpy.ndarray
-    conversion : xnowcast.fields.units.Conversion
+    conversion : xnowcast.units.Conversion
     steps : int
         How many lead times are scored.
     """

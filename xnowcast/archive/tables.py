@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import check, kinds, storage, verify
+from xnowcast import check, kinds, verify
 from xnowcast.archive.store import differences, in_words
+from xnowcast.data import storage
 from xnowcast.verify.contingency import COUNTS, ratio
 from xnowcast.verify.deterministic import CORRELATION_SUMS, mean
 from xnowcast.verify.deterministic import SUMS as ERROR_SUMS

@@ -235,7 +235,7 @@ def declared(array: xr.DataArray) -> units.Declared:
 
     Returns
     -------
-    xnowcast.fields.units.Declared
+    xnowcast.units.Declared
 
     Raises
     ------

@@ -91,7 +91,7 @@ class Field:
         Name of the time dim; None for a single field or a forecast.
     quantity : {"rain_rate", "vil"}
         What is computed: rain rate in mm h-1, or vertically integrated liquid in kg m-2.
-    conversion : xnowcast.fields.units.Conversion
+    conversion : xnowcast.units.Conversion
         From the stored values to that and back.
     interval : xnowcast.fields.intervals.Interval or None
         The time that each value is the amount or the mean of; None where nothing tells.

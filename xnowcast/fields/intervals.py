@@ -484,7 +484,7 @@ def _since_start(array: xr.DataArray, lead_time: Hashable | None) -> Interval | 
 def _counted_from_start(array: xr.DataArray) -> str:
     return (
         f"variable {_name(array)!r} is accumulated since the start of the run, so that its step is no interval of it: "
-        f"make it a rate first with xnowcast.fields.pairing.rain_per_step(ds, {_name(array)!r}, accumulated=True)"
+        f"make it a rate first with xnowcast.pairing.rain_per_step(ds, {_name(array)!r}, accumulated=True)"
     )
 
 

@@ -207,7 +207,7 @@ def refuse_accumulated(nwp: xr.Dataset, names: Sequence[str], mapping: Mapping[s
         what = "accumulated since the start of the run" if told else "an amount, and nothing tells of what"
         how = f"{name!r}" if told else f"{name!r}, accumulated=True or False"
         raise ValueError(
-            f"variable {name!r} is {what}; make it a rate first with xnowcast.fields.pairing.rain_per_step(nwp, {how})"
+            f"variable {name!r} is {what}; make it a rate first with xnowcast.pairing.rain_per_step(nwp, {how})"
         )
 
 

@@ -448,7 +448,7 @@ def read_card(path: str | Path) -> ModelCard:
         )
     if _KEY not in metadata:
         raise ValueError(
-            f"{name} is a safetensors file without an xnowcast card: write weights with xnowcast.models.weights.save"
+            f"{name} is a safetensors file without an xnowcast card: write weights with xnowcast.weights.save"
         )
     try:
         about = ModelCard(**fields_of(metadata[_KEY]))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import storage
+from xnowcast.data import storage
 from xnowcast.fields import cf, channels, windows
 from xnowcast.fields.channels import Channel
 from xnowcast.fields.units import Relation
@@ -57,7 +57,7 @@ class Event:
     ----------
     name : str
         For messages.
-    field : xnowcast.fields.cf.Field
+    field : xnowcast.cf.Field
         The rain that it is, or is a part of, lazy where the data are; ``field.time`` is the dim of its sequence.
     at : mapping
         Where it lies along the other dims.

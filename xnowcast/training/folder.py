@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xnowcast import drafts, storage
+from xnowcast import drafts
 from xnowcast.archive.lock import StoreLock
+from xnowcast.data import storage
 from xnowcast.drafts import draft
 
 CHECKPOINT, BEST, MODEL = "checkpoint.safetensors", "best.safetensors", "model.safetensors"

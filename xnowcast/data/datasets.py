@@ -26,9 +26,9 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import io
+from xnowcast.data.synthetic import synthetic_radar
+from xnowcast.data.synthetic_nwp import synthetic_nwp
 from xnowcast.drafts import draft
-from xnowcast.synthetic import synthetic_radar
-from xnowcast.synthetic_nwp import synthetic_nwp
 
 __all__ = ["describe", "names", "open", "synthetic_nwp", "synthetic_radar"]
 
@@ -284,7 +284,7 @@ def _event(name: str) -> Event:
 
 @functools.cache
 def _registry() -> tuple[RawFile, ...]:
-    table = resources.files("xnowcast").joinpath("registry.csv").read_text(encoding="utf-8")
+    table = resources.files("xnowcast.data").joinpath("registry.csv").read_text(encoding="utf-8")
     rows = csv.DictReader(table.splitlines())
     return tuple(RawFile(row["path"], row["sha256"], int(row["size"])) for row in rows)
 

@@ -14,9 +14,9 @@ from uuid import uuid4
 import numpy as np
 import xarray as xr
 
+from xnowcast.data.netcdf import UnreadableInput, in_own_chunks
 from xnowcast.fields import cf, intervals, units, windows
 from xnowcast.fields.attributes import declared
-from xnowcast.netcdf import UnreadableInput, in_own_chunks
 from xnowcast.terminal import printable
 
 OF_A_CELL = 0.01

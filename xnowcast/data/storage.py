@@ -14,14 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import joining
+from xnowcast.data import joining
+from xnowcast.data.joining import Part
+from xnowcast.data.netcdf import first_line, open_netcdf
+from xnowcast.data.sources import paths_behind
+from xnowcast.data.whole import check_whole as check_whole
+from xnowcast.data.whole import is_netcdf
 from xnowcast.drafts import draft
 from xnowcast.fields import windows
-from xnowcast.joining import Part
-from xnowcast.netcdf import first_line, open_netcdf
-from xnowcast.sources import paths_behind
-from xnowcast.whole import check_whole as check_whole
-from xnowcast.whole import is_netcdf
 
 NETCDF_ENDINGS = (".nc", ".nc4", ".netcdf", ".cdf")
 _STORE_MARKERS = ("zarr.json", ".zgroup", ".zmetadata")
@@ -76,7 +76,7 @@ def open_inputs(paths: Sequence[str], *, on_unreadable: Literal["raise", "mark"]
     Returns
     -------
     xarray.Dataset
-        With Dask arrays; see `xnowcast.joining.join` for what the datasets must share.
+        With Dask arrays; see `xnowcast.data.joining.join` for what the datasets must share.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def _kind(path: str) -> str:
 
 
 def _open_by_name(name: str) -> xr.Dataset:
-    from xnowcast import datasets
+    from xnowcast.data import datasets
 
     known = ["synthetic", *datasets.names()]
     if name not in known:

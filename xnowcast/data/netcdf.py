@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from xnowcast.whole import State, check_whole, state
+from xnowcast.data.whole import State, check_whole, state
 
 
 class UnreadableInput(OSError):
