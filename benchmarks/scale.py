@@ -27,7 +27,7 @@ import xnowcast
 from xnowcast import archive, engine, models
 from xnowcast.archive import hindcast, score_archive
 from xnowcast.archive.hindcast import _plan
-from xnowcast.forecast import prepare
+from xnowcast.verbs.forecast import prepare
 
 QUIET = {"progress": False}
 

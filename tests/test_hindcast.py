@@ -141,7 +141,7 @@ def test_batches_chunks_and_files_have_a_reasonable_size(shape, shard, chunk):
 def test_a_year_of_five_minute_data_is_planned_in_few_steps(tmp_path, calls_made):
     """`benchmarks/scale.py plan` measures how long it takes."""
     from xnowcast.archive.hindcast import _plan
-    from xnowcast.forecast import prepare
+    from xnowcast.verbs.forecast import prepare
 
     frames = 105_120
     data = da.zeros((frames, 64, 64), chunks=(288, 64, 64), dtype="f4")

@@ -14,7 +14,7 @@ from xnowcast.data.datasets import synthetic_nwp
 from xnowcast.models.base import Task
 from xnowcast.models.transforms import Identity
 from xnowcast.nn.labels import continuous_labels
-from xnowcast.postprocess import class_names, explain, postprocess
+from xnowcast.verbs.postprocess import class_names, explain, postprocess
 
 WARM = "air_temperature at 850 hPa"
 CHANNELS = ("rainfall_rate", WARM, "eastward_wind at 10 m")

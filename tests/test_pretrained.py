@@ -14,11 +14,12 @@ import torch
 import xarray as xr
 
 import xnowcast
-from xnowcast import models, planning, pretrained
+from xnowcast import models, pretrained
 from xnowcast.cli import main
 from xnowcast.data.datasets import synthetic_nwp, synthetic_radar
 from xnowcast.engine import ModelRecipe
 from xnowcast.models import weights
+from xnowcast.verbs import planning
 
 SHIPPED = pretrained.names()
 WORDS = {"training_data": "nothing", "licence": "CC0-1.0", "scores": {"csi": 0.25}}

@@ -10,15 +10,15 @@ from xnowcast import _names
 from xnowcast._version import __version__ as __version__
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.archive import hindcast, score_archive
-from xnowcast.coarsen import coarsen
-from xnowcast.deblur import deblur
-from xnowcast.downscale import downscale
 from xnowcast.fields.cf import rain_rate
 from xnowcast.fields.pairing import pair
-from xnowcast.forecast import forecast
 from xnowcast.models.weights import card, load
-from xnowcast.postprocess import explain, postprocess
 from xnowcast.train import train
+from xnowcast.verbs.coarsen import coarsen
+from xnowcast.verbs.deblur import deblur
+from xnowcast.verbs.downscale import downscale
+from xnowcast.verbs.forecast import forecast
+from xnowcast.verbs.postprocess import explain, postprocess
 
 if TYPE_CHECKING:
     import xnowcast.archive as archive

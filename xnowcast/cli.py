@@ -181,9 +181,9 @@ def _output(options: argparse.Namespace, *more_inputs: str | None) -> Any:
 
 
 def _write(result: Any, output: Any, *, overwrite: bool) -> None:
-    from xnowcast import planning
     from xnowcast.data import storage
     from xnowcast.engine import progress_bar
+    from xnowcast.verbs import planning
 
     if not sys.stderr.isatty():  # nothing else would be seen until it is done
         print(printable(planning.to_do(result)), file=sys.stderr)

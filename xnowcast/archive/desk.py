@@ -18,7 +18,7 @@ from xnowcast.archive.cadence import Kind, digest, kind_of, on_axis, together, u
 from xnowcast.archive.logs import log
 from xnowcast.data import storage
 from xnowcast.fields import windows
-from xnowcast.forecast import Prepared, forecast, prepare
+from xnowcast.verbs.forecast import Prepared, forecast, prepare
 
 MARK = "nowcast_watch_input"
 """Attribute of the forecasts of a watch: a hash of the frames that each was made from."""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import planning
 from xnowcast.fields import units
 from xnowcast.fields.cf import Field
-from xnowcast.forecast import Prepared
+from xnowcast.verbs import planning
+from xnowcast.verbs.forecast import Prepared
 
 SAME_NUMBERS = {
     "ds": "its field is told by its axes, units and attributes; the frames themselves are not read beforehand",

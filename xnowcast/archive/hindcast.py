@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import check, planning
+from xnowcast import check
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
@@ -17,7 +17,8 @@ from xnowcast.archive.progress import Progress, duration, rate
 from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 from xnowcast.fields.units import Relation
-from xnowcast.forecast import Prepared, prepare
+from xnowcast.verbs import planning
+from xnowcast.verbs.forecast import Prepared, prepare
 
 if TYPE_CHECKING:
     from xnowcast.archive.frames import Frames, ReadFrames

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import check, drafts, planning
+from xnowcast import check, drafts
 from xnowcast.archive import fingerprint, store
 from xnowcast.archive.hindcast import (
     check_run,
@@ -33,8 +33,9 @@ from xnowcast.archive.progress import Progress
 from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 from xnowcast.fields.units import Relation
-from xnowcast.forecast import Prepared, prepare
 from xnowcast.kinds import plain
+from xnowcast.verbs import planning
+from xnowcast.verbs.forecast import Prepared, prepare
 
 if TYPE_CHECKING:
     from xnowcast.fields.cf import Field

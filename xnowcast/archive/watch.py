@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import check, planning
+from xnowcast import check
 from xnowcast.archive.desk import Desk as _Desk
 from xnowcast.archive.inbox import Inbox as _Inbox
 from xnowcast.archive.lock import StoreLock
 from xnowcast.archive.logs import LogFile, log
 from xnowcast.fields import windows
 from xnowcast.fields.units import Relation
-from xnowcast.forecast import forecast
+from xnowcast.verbs import planning
+from xnowcast.verbs.forecast import forecast
 
 if TYPE_CHECKING:
     from xnowcast.models.base import ForecastModel, Task

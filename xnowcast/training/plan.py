@@ -20,7 +20,6 @@ from xnowcast.fields.channels import is_vector_component
 from xnowcast.fields.units import Relation
 from xnowcast.models import weights
 from xnowcast.models.base import Task
-from xnowcast.planning import SPACING_TOLERANCE
 from xnowcast.terminal import in_notebook
 from xnowcast.training import checkpoint, crops
 from xnowcast.training.crops import Crops, Sample, TrainingWindows
@@ -28,6 +27,7 @@ from xnowcast.training.events import Event, as_entries, open_events, refuse_mixt
 from xnowcast.training.folder import RunFolder
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, write_config
 from xnowcast.training.statistics import tell_statistics
+from xnowcast.verbs.planning import SPACING_TOLERANCE
 
 _ADVERSARY = 2**32 - 1
 """Tells the seed of the adversary's first weights from that of the model's."""
@@ -519,7 +519,7 @@ def draw_sample(path: Path, model: Any, source: Crops, sample: Sample) -> None:
     sample : Sample
     """
     from xnowcast import plot
-    from xnowcast.forecast import forecast
+    from xnowcast.verbs.forecast import forecast
 
     event = source.frames.events[source.windows.event[sample.window]]
     times = event.axis.times[source.windows.positions(sample.window, event.axis.slots)]

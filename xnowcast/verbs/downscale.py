@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import kinds, planning
+from xnowcast import kinds
 from xnowcast.fields import cf, channels, grids
 from xnowcast.fields.attributes import decoded
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
+from xnowcast.verbs import planning
 
 if TYPE_CHECKING:
     from xnowcast.engine.refining import FineGrid

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import kinds, planning
+from xnowcast import kinds
 from xnowcast.fields import cf, windows
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
+from xnowcast.verbs import planning
 
 if TYPE_CHECKING:
     from xnowcast.engine import ForecastPlan

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from xnowcast import kinds, planning
+from xnowcast import kinds
 from xnowcast.fields import cf, units
 from xnowcast.fields import regrid as remapping
 from xnowcast.fields.cf import Field
 from xnowcast.fields.channels import find_channels
 from xnowcast.fields.pairing import OBSERVED_RAIN, refuse_accumulated
+from xnowcast.verbs import planning
 
 if TYPE_CHECKING:
     from xnowcast.models.base import PostprocessModel, Task
