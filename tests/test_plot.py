@@ -17,6 +17,7 @@ from matplotlib.colors import to_rgba
 
 from xnowcast import plot as plots
 from xnowcast.data.synthetic import synthetic_radar
+from xnowcast.plot.maps import NOT_MEASURED, RAIN_LEVELS
 
 START = np.datetime64("2024-06-01T12:00", "ns")
 FIVE_MINUTES = np.timedelta64(5, "m").astype("timedelta64[ns]")
@@ -110,7 +111,7 @@ def test_not_measured_is_grey_dry_is_white_and_rain_has_its_colour():
     fig = plots.plot_field(field)
     (mesh,) = [c for c in maps(fig)[0].collections if isinstance(c, QuadMesh)]
     colors = mesh.to_rgba(mesh.get_array())
-    np.testing.assert_allclose(colors[0, 0], to_rgba(plots.NOT_MEASURED))
+    np.testing.assert_allclose(colors[0, 0], to_rgba(NOT_MEASURED))
     np.testing.assert_allclose(colors[0, 1], to_rgba("#35a85a"))  # 2 to 5 mm/h
     np.testing.assert_allclose(colors[0, 2], to_rgba("#5a0d6b"))  # over 100 mm/h
     assert colors[4, 4, 3] == 0.0  # dry: the white of the axes
@@ -119,8 +120,8 @@ def test_not_measured_is_grey_dry_is_white_and_rain_has_its_colour():
 
 def test_rain_colours_change_at_the_levels():
     cmap, norm = plots.rain_colormap()
-    colors = {cmap(norm(level)) for level in plots.RAIN_LEVELS}
-    assert len(colors) == len(plots.RAIN_LEVELS)
+    colors = {cmap(norm(level)) for level in RAIN_LEVELS}
+    assert len(colors) == len(RAIN_LEVELS)
     assert cmap(norm(0.4999)) == cmap(norm(0.1))
     assert cmap(norm(0.5)) != cmap(norm(0.4999))
     assert cmap(norm(0.0999))[3] == 0.0
@@ -564,7 +565,7 @@ def test_rain_classes_are_drawn_below_the_classes_that_were_observed():
     cmap, norm = plots.rain_colormap()
     seen = [mesh.cmap(mesh.norm(number)) for number in range(3)]
     assert seen == [to_rgba("white"), cmap(norm(1.0)), cmap(norm(10.0))]
-    assert mesh.cmap(np.ma.masked) == to_rgba(plots.NOT_MEASURED)
+    assert mesh.cmap(np.ma.masked) == to_rgba(NOT_MEASURED)
 
 
 def test_classes_alone_are_drawn_by_their_names():

@@ -1,11 +1,6 @@
-"""Pictures for forecasters: maps by lead time, animations, scores against lead time, spectra, reliability.
+"""Maps by lead time, one field alone, and animations."""
 
-matplotlib is imported when a picture is drawn, not before. Figures are unknown to pyplot when they are returned, so a
-notebook shows them once and none piles up; ``fig.savefig`` works as always, ``plt.show()`` does not see them.
-"""
-
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -16,14 +11,21 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast import kinds
-from xnowcast.data import storage
-from xnowcast.drafts import draft
 from xnowcast.fields import cf, windows
 from xnowcast.fields.intervals import Interval
 from xnowcast.fields.units import Linear
+from xnowcast.plot.coastlines import crs_of, lines_of_coasts
+from xnowcast.plot.style import (
+    finish,
+    in_minutes,
+    lead_unit,
+    new_figure,
+    picture_draft,
+    picture_path,
+    pyplot_module,
+    some_of,
+)
 from xnowcast.verify.align import MOMENT
-from xnowcast.verify.spectra import power_spectrum
-from xnowcast.verify.sums import refuse_joined
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -58,7 +60,7 @@ def rain_colormap() -> tuple["ListedColormap", "BoundaryNorm"]:
     >>> bool(cmap(norm(0.0))[3] == 0), cmap(norm(3.0)) == cmap(norm(4.9))
     (True, True)
     """
-    _matplotlib()
+    pyplot_module()
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
     plain = ListedColormap(_RAIN_COLORS, name="rain_rate")
@@ -136,7 +138,7 @@ def plot(
     """
     kinds.check_call(plot, locals())
     if path is not None:
-        _picture_path(path, forecasts, observations)
+        picture_path(path, forecasts, observations)
     forecasts = _in_forecast_layout(forecasts, variable)
     if "lead_time" not in forecasts.coords and observations is None and lead_times is None:
         return _plot_sequence(forecasts, variable, None, threshold, title, coastlines, path)
@@ -191,7 +193,7 @@ def plot_field(
     ['2024-06-01\\n12:00 UTC', '12:05 UTC']
     """
     if path is not None:
-        _picture_path(path, observations)
+        picture_path(path, observations)
     return _plot_sequence(observations, variable, times, None, title, coastlines, path)
 
 
@@ -258,8 +260,8 @@ def animate(
     """
     kinds.check_call(animate, locals())
     if path is not None:
-        _picture_path(path, forecasts, observations)
-    _matplotlib()
+        picture_path(path, forecasts, observations)
+    pyplot_module()
     from matplotlib.animation import FuncAnimation
 
     if not fps > 0:
@@ -279,388 +281,9 @@ def animate(
     fig, draw = _moving_maps(columns, title, coastlines)
     animation = FuncAnimation(fig, draw, frames=len(shown.labels), interval=1000.0 / fps, blit=False)
     if path is not None:
-        with _picture(path) as new:
+        with picture_draft(path) as new:
             animation.save(new, writer="pillow" if new.suffix.lower() == ".gif" else None, fps=cast(int, fps))
     return animation
-
-
-def plot_scores(
-    scorecards: Mapping[str, xr.Dataset] | xr.Dataset,
-    score: str = "csi",
-    *,
-    thresholds: Sequence[float] | None = None,
-    scale: int = 1,
-    title: str | None = None,
-    path: str | Path | None = None,
-) -> "Figure":
-    """A score against lead time, one line per model, one panel per threshold.
-
-    Parameters
-    ----------
-    scorecards : mapping of str to xarray.Dataset, or xarray.Dataset
-        What ``verify`` gives, by the name to show: ``score`` with the dim ``lead_time`` (timedelta64) and, if it has
-        them, ``threshold`` (mm h-1) and ``scale`` (grid cells).
-    score : str
-        Name of the variable, such as "csi" or "rmse".
-    thresholds : sequence of float, optional
-        Which to show; all by default.
-    scale : int
-        Pooling scale to show, for scores that have scales.
-    title : str, optional
-        By default the name of the score.
-    path : str or path, optional
-        Also write the figure there.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    ValueError
-        If the score, a threshold or the scale is missing in a scorecard, or a dim besides those three is left.
-
-    Examples
-    --------
-    >>> card = xr.Dataset(
-    ...     {"csi": (("lead_time", "threshold"), [[0.8, 0.5], [0.6, 0.2]])},
-    ...     coords={"lead_time": np.array([30, 60], "timedelta64[m]").astype("timedelta64[ns]"),
-    ...             "threshold": [0.5, 5.0]})
-    >>> figure = plot_scores({"persistence": card})
-    >>> [axes.get_title() for axes in figure.axes]
-    ['at least 0.5 mm/h', 'at least 5 mm/h']
-    """
-    if isinstance(scorecards, xr.Dataset):
-        scorecards = {"forecast": scorecards}
-    if not scorecards:
-        raise ValueError("there are no scorecards; give {name: scorecard}.")
-    lines = {name: _score_lines(card, name, score, thresholds, scale) for name, card in scorecards.items()}
-    panels = list(next(iter(lines.values())))
-    every = [line["lead_time"].values for by_threshold in lines.values() for line in by_threshold.values()]
-    unit, unit_name = lead_unit(np.concatenate(every))
-    fig = _figure(3.2 * len(panels) + 0.9, 3.1)
-    axes = fig.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axis, threshold in zip(axes, panels, strict=True):
-        for name, by_threshold in lines.items():
-            if threshold not in by_threshold:
-                raise ValueError(f"the scorecard {name!r} lacks the threshold {threshold:g} of the others.")
-            line = by_threshold[threshold]
-            axis.plot(line["lead_time"].values / unit, line.values, marker="o", markersize=3, label=name)
-        axis.set_title("" if threshold is None else f"at least {threshold:g} mm/h", fontsize=10)
-        axis.set_xlabel(f"lead time ({unit_name})")
-        _plain(axis)
-    first = next(iter(scorecards.values()))[score]
-    axes[0].set_ylabel(_score_label(first, score))
-    if score.lower() in _FROM_ZERO_TO_ONE:
-        axes[0].set_ylim(0.0, 1.0)
-    axes[-1].legend(frameon=False, fontsize=9)
-    if title is None:
-        title = str(first.attrs.get("long_name", score.upper()))
-        title += f", {scale} x {scale} cells" if "scale" in first.dims and scale != 1 else ""
-    fig.suptitle(title, fontsize=11)
-    return finish(fig, path)
-
-
-def plot_spectra(
-    fields: Mapping[str, xr.Dataset | xr.DataArray],
-    *,
-    spacing_km: float | tuple[float, float] | None = None,
-    window: Literal["hann"] | None = None,
-    variable: Hashable | None = None,
-    title: str | None = None,
-    path: str | Path | None = None,
-) -> "Figure":
-    """Radially averaged power spectra of rain rate against wavelength.
-
-    Parameters
-    ----------
-    fields : mapping of str to xarray.Dataset or xarray.DataArray
-        By the name to show; y, x and any other dims, over which power is averaged. NaN is filled with 0, so give
-        fields of one coverage.
-    spacing_km : float or (float, float), optional
-        Grid spacing, km, or that of rows and of columns; by default read from the coordinates.
-    window : {"hann"}, optional
-        Taper the fields to 0 at the edges first.
-    variable, path
-        As in `plot`.
-    title : str, optional
-        By default says what is drawn.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Wavelength falls to the right: small scales are where blurred forecasts lose power.
-
-    Raises
-    ------
-    ValueError
-        If the grid spacing is unknown or not over 0, or the grid smaller than 4 x 4 cells.
-
-    See Also
-    --------
-    xnowcast.verify.power_spectrum : the spectrum itself.
-
-    Examples
-    --------
-    >>> from xnowcast.data.synthetic import synthetic_radar
-    >>> figure = plot_spectra({"observed": synthetic_radar(frames=2, shape=(32, 32))})
-    >>> figure.axes[0].get_xlabel()
-    'wavelength (km)'
-    """
-    if not fields:
-        raise ValueError("there are no fields; give {name: field}.")
-    fig = _figure(5.2, 3.8)
-    axis = fig.subplots()
-    widest, narrowest = 0.0, np.inf
-    for name, field in fields.items():
-        power = _spectrum(field, variable, spacing_km, window, name)
-        wavelength = power["wavelength"].values
-        axis.loglog(wavelength, power.values, label=name, linewidth=1.6)
-        widest, narrowest = max(widest, float(wavelength.max())), min(narrowest, float(wavelength.min()))
-    axis.set_xlim(widest, narrowest)
-    ticks = [km for km in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if narrowest <= km <= widest]
-    axis.set_xticks(ticks, [str(km) for km in ticks])
-    axis.set_xticks([], minor=True)
-    axis.set_xlabel("wavelength (km)")
-    axis.set_ylabel("power density ((mm/h)² km²)")
-    _plain(axis)
-    axis.legend(frameon=False, fontsize=9)
-    fig.suptitle("Power spectrum of rain rate (not measured as dry)" if title is None else title, fontsize=11)
-    return finish(fig, path)
-
-
-def plot_reliability(
-    diagrams: Mapping[str, xr.Dataset] | xr.Dataset,
-    *,
-    thresholds: Sequence[float] | None = None,
-    title: str | None = None,
-    path: str | Path | None = None,
-) -> "Figure":
-    """Reliability diagram: how often it rained when a probability was forecast, and how often each was.
-
-    Parameters
-    ----------
-    diagrams : mapping of str to xarray.Dataset, or xarray.Dataset
-        What `xnowcast.verify.reliability_diagram` gives, by the name to show: ``forecast_probability``,
-        ``observed_frequency`` and the number of forecasts ``n``, with one dim of probabilities and, if there are
-        several, ``threshold``.
-    thresholds : sequence of float, optional
-        Which to show; all by default.
-    title, path
-        As in `plot_scores`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        One panel for each threshold: the diagonal is perfect, under it too much is forecast; the dotted line is how
-        often it was observed. Below, the part of the forecasts at each probability.
-
-    Raises
-    ------
-    ValueError
-        If a variable or a threshold is missing, or another dim is left.
-
-    Examples
-    --------
-    >>> table = xr.Dataset({
-    ...     "forecast_probability": ("probability", [0.0, 0.5, 1.0]),
-    ...     "observed_frequency": ("probability", [0.1, 0.4, 0.8]), "n": ("probability", [80, 15, 5])})
-    >>> plot_reliability(table).axes[1].get_xlabel()
-    'forecast probability'
-    """
-    names = ("forecast_probability", "observed_frequency", "n")
-    panels = _panels(diagrams, names, thresholds, ("threshold", None))
-    fig = _figure(3.1 * len(panels) + 0.7, 4.3)
-    upper, lower = fig.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
-    for axis, below, (threshold, curves) in zip(upper, lower, panels.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-        for name, curve in curves.items():
-            order = np.argsort(curve["forecast_probability"].values)
-            probability, frequency, n = (curve[v].values[order].astype(float) for v in names)
-            some = n > 0
-            (line,) = axis.plot(probability[some], frequency[some], marker="o", markersize=3, label=name)
-            climate = float(np.sum(frequency[some] * n[some]) / n.sum()) if some.any() else np.nan
-            axis.axhline(climate, color=line.get_color(), linewidth=0.8, linestyle=":")
-            below.plot(probability[some], n[some] / n.sum(), marker="o", markersize=3, color=line.get_color())
-        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=_at_least(threshold))
-        axis.title.set_fontsize(10)
-        below.set_yscale("log")
-        below.set_xlabel("forecast probability")
-        _plain(axis, below)
-    upper[0].set_ylabel("observed frequency")
-    lower[0].set_ylabel("part of forecasts")
-    return _scores_finish(fig, upper[-1], diagrams, "Reliability" if title is None else title, path)
-
-
-def plot_rank_histogram(
-    histograms: Mapping[str, xr.DataArray] | xr.DataArray,
-    *,
-    title: str | None = None,
-    path: str | Path | None = None,
-) -> "Figure":
-    """Rank histogram: how often the observation was the smallest, ..., the largest among the members.
-
-    Parameters
-    ----------
-    histograms : mapping of str to xarray.DataArray, or xarray.DataArray
-        What `xnowcast.verify.rank_histogram` gives, by the name to show: counts with the dim ``rank`` alone.
-    title, path
-        As in `plot_scores`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Heights are the part in each rank times the number of ranks: 1, the line, is what a reliable ensemble has. A
-        U is an ensemble with too little spread, a slope a bias.
-
-    Raises
-    ------
-    ValueError
-        If the dim ``rank`` is missing or another is left.
-
-    Examples
-    --------
-    >>> figure = plot_rank_histogram(xr.DataArray([30, 20, 50], dims="rank"))
-    >>> [round(float(bar.get_height()), 2) for bar in figure.axes[0].patches]
-    [0.9, 0.6, 1.5]
-    """
-    by_name = _by_name(histograms, "histograms")
-    fig = _figure(2.9 * len(by_name) + 0.7, 2.9)
-    axes = fig.subplots(1, len(by_name), squeeze=False, sharey=True)[0]
-    for axis, (name, counts) in zip(axes, by_name.items(), strict=True):
-        if counts.dims != ("rank",):
-            raise ValueError(f"the rank histogram {name!r} has the dims {counts.dims}; it needs 'rank' alone.")
-        refuse_joined(counts)
-        values = np.asarray(counts.values, float)
-        ranks = counts["rank"].values if "rank" in counts.coords else np.arange(len(values))
-        axis.bar(ranks, values * len(values) / values.sum(), width=0.9, color="#7ab8ea")
-        axis.axhline(1.0, color="black", linewidth=0.8)
-        axis.set_xlabel("rank of the observation")
-        axis.set_title(name if isinstance(histograms, Mapping) else "", fontsize=10)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        _plain(axis)
-    axes[0].set_ylabel("part over that of a flat histogram")
-    fig.suptitle("Rank histogram" if title is None else title, fontsize=11)
-    return finish(fig, path)
-
-
-def plot_roc(
-    curves: Mapping[str, xr.Dataset] | xr.Dataset,
-    *,
-    thresholds: Sequence[float] | None = None,
-    title: str | None = None,
-    path: str | Path | None = None,
-) -> "Figure":
-    """ROC curve: what part of the events was warned of, against the part of non-events with a warning.
-
-    Parameters
-    ----------
-    curves : mapping of str to xarray.Dataset, or xarray.Dataset
-        What `xnowcast.verify.roc` gives, by the name to show: ``pod`` and ``probability_of_false_detection`` with
-        one dim of probabilities that warnings are given from and, if there are several, ``threshold``.
-    thresholds, title, path
-        As in `plot_reliability`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        One panel for each threshold; the diagonal is no skill, the upper left corner perfect. The label has the area
-        under the curve.
-
-    Raises
-    ------
-    ValueError
-        As `plot_reliability`.
-
-    Examples
-    --------
-    >>> rates = {"pod": [1.0, 0.7, 0.2], "probability_of_false_detection": [1.0, 0.3, 0.0]}
-    >>> table = xr.Dataset({name: ("probability", values) for name, values in rates.items()})
-    >>> plot_roc({"ensemble": table}).axes[0].get_legend_handles_labels()[1]
-    ['ensemble, area 0.73']
-    """
-    panels = _panels(curves, ("pod", "probability_of_false_detection"), thresholds, ("threshold", None))
-    fig = _figure(3.1 * len(panels) + 0.7, 3.6)
-    axes = fig.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axis, (threshold, by_name) in zip(axes, panels.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-        for name, curve in by_name.items():
-            # Never warning and always warning belong to every curve.
-            rates = (curve["probability_of_false_detection"], curve["pod"])
-            pofd, pod = (np.r_[0.0, np.sort(rate.values.astype(float)), 1.0] for rate in rates)
-            area = float(np.trapezoid(pod, pofd))
-            axis.plot(pofd, pod, marker="o", markersize=3, label=f"{name}, area {area:.2f}")
-        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title=_at_least(threshold))
-        axis.title.set_fontsize(10)
-        axis.set_xlabel("probability of false detection")
-        axis.legend(frameon=False, fontsize=9, loc="lower right")
-        _plain(axis)
-    axes[0].set_ylabel("probability of detection")
-    fig.suptitle("ROC" if title is None else title, fontsize=11)
-    return finish(fig, path)
-
-
-def plot_qq(
-    curves: Mapping[str, xr.Dataset] | xr.Dataset,
-    *,
-    units: str | None = None,
-    title: str | None = None,
-    path: str | Path | None = None,
-) -> "Figure":
-    """Quantiles of forecasts against those observed.
-
-    Parameters
-    ----------
-    curves : mapping of str to xarray.Dataset, or xarray.Dataset
-        What `xnowcast.verify.quantile_quantile` gives, by the name to show: ``observed`` and ``forecast`` with the
-        dim ``percentage`` alone.
-    units : str, optional
-        For the axes; by default those in the attributes (``keep_attrs=True``).
-    title, path
-        As in `plot_scores`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Under the diagonal the forecast has too little of an intensity. Axes are linear up to 0.1 and logarithmic
-        beyond, or linear where there are negative values; the 50th, 90th, 99th and 99.9th percentile are marked.
-
-    Raises
-    ------
-    ValueError
-        If a variable or the dim ``percentage`` is missing, or another dim is left.
-
-    Examples
-    --------
-    >>> table = xr.Dataset(
-    ...     {"observed": ("percentage", [0.0, 1.0, 8.0]), "forecast": ("percentage", [0.0, 0.8, 5.0])},
-    ...     coords={"percentage": [50, 90, 99]})
-    >>> plot_qq(table, units="mm/h").axes[0].get_xlabel()
-    'observed (mm/h)'
-    """
-    panels = _panels(curves, ("observed", "forecast"), None, ("percentage",))[None]
-    fig = _figure(4.2, 4.2)
-    axis = fig.subplots()
-    largest, smallest = 0.0, 0.0
-    for name, curve in panels.items():
-        observed, forecast = curve["observed"].values, curve["forecast"].values
-        (line,) = axis.plot(observed, forecast, linewidth=1.6, label=name)
-        marked = np.flatnonzero(np.isin(curve["percentage"].values, (50.0, 90.0, 99.0, 99.9)))
-        axis.plot(observed[marked], forecast[marked], "o", markersize=4, color=line.get_color())
-        largest = max(largest, float(np.nanmax([observed, forecast])))
-        smallest = min(smallest, float(np.nanmin([observed, forecast])))
-    if smallest >= 0.0:
-        axis.set_xscale("symlog", linthresh=0.1)
-        axis.set_yscale("symlog", linthresh=0.1)
-    limits = (smallest, largest * (1.2 if smallest >= 0.0 else 1.0))
-    axis.plot(limits, limits, color="black", linewidth=0.8, zorder=0)
-    axis.set(xlim=limits, ylim=limits, aspect="equal")
-    first = next(iter(panels.values()))["observed"]
-    units = str(first.attrs.get("units", "")) if units is None else units
-    axis.set_xlabel(f"observed ({units})" if units else "observed")
-    axis.set_ylabel(f"forecast ({units})" if units else "forecast")
-    _plain(axis)
-    return _scores_finish(fig, axis, curves, "Quantiles" if title is None else title, path)
 
 
 # What is to be drawn
@@ -777,7 +400,7 @@ def _drawable(
     thresholds = tuple(np.atleast_1d(data["threshold"].values).tolist()) if "threshold" in data.coords else ()
     if "threshold" in array.dims:
         if threshold not in thresholds:
-            raise ValueError(f"threshold is {threshold!r}; the probabilities are of {_few(thresholds)} mm/h")
+            raise ValueError(f"threshold is {threshold!r}; the probabilities are of {some_of(thresholds)} mm/h")
         array = array.isel(threshold=thresholds.index(threshold))
     named = tuple(str(array.attrs.get("flag_meanings", "")).split())
     y, x = cf.horizontal_dims(array)
@@ -828,7 +451,7 @@ def _member(rain: xr.DataArray, member: Member, threshold: float | None) -> tupl
         return share, "probability"
     numbers = rain["member"].values.tolist() if "member" in rain.coords else list(range(rain.sizes["member"]))
     if member not in numbers:
-        raise ValueError(f"member {member} is not in the forecast; it has {_few(numbers)}.")
+        raise ValueError(f"member {member} is not in the forecast; it has {some_of(numbers)}.")
     return rain.isel(member=numbers.index(member)), f"member {member}"
 
 
@@ -936,7 +559,7 @@ def _select(array: xr.DataArray, dim: str, wanted: Any) -> xr.DataArray:
     position = pd.DatetimeIndex(array[dim].values).get_indexer(pd.DatetimeIndex([windows.utc_time(wanted)]))[0]
     if position < 0:
         known = [str(pd.Timestamp(t)) for t in array[dim].values]
-        raise ValueError(f"{dim} {wanted} is not in the forecast; it has {_few(known)}.")
+        raise ValueError(f"{dim} {wanted} is not in the forecast; it has {some_of(known)}.")
     return array.isel({dim: position})
 
 
@@ -955,9 +578,9 @@ def _lead_positions(lead_time: xr.DataArray, wanted: Any) -> np.ndarray:
     if not positions.size:
         raise ValueError("lead_times is empty: give at least one, or 'all'")
     if (positions < 0).any():
-        known = [f"{minutes:g}" for minutes in _minutes(lead_time.values)]
+        known = [f"{minutes:g}" for minutes in in_minutes(lead_time.values)]
         absent = list(wanted)[int(np.argmin(positions))]
-        raise ValueError(f"lead time {absent} is not in the forecast; it has {_few(known)} min.")
+        raise ValueError(f"lead time {absent} is not in the forecast; it has {some_of(known)} min.")
     return positions
 
 
@@ -988,64 +611,15 @@ def _axes_of(array: xr.DataArray, field: cf.Field, source: xr.Dataset | xr.DataA
             labels = (f"{field.x} ({unit})" if unit else str(field.x), f"{field.y} ({unit})" if unit else str(field.y))
     if x is None or y is None:
         x, y = np.arange(array.sizes[field.x], dtype=float), -np.arange(array.sizes[field.y], dtype=float)
-    crs = _crs(array, source) if projected else ("degrees" if labels[0].startswith("longitude") else None)
+    crs = crs_of(array, source) if projected else ("degrees" if labels[0].startswith("longitude") else None)
     return {
         "x": x,
         "y": y,
         "axis_labels": labels,
         "quantity": quantity,
-        "lines": _coastlines(crs, x, y),
+        "lines": lines_of_coasts(crs, x, y),
         "name": array.name,
     }
-
-
-def _crs(array: xr.DataArray, source: xr.Dataset | xr.DataArray) -> dict[str, Any] | None:
-    """Attributes of the grid mapping, if there is one."""
-    name = array.attrs.get("grid_mapping", array.encoding.get("grid_mapping"))
-    for holder in (source, array):
-        if name is not None and (name in holder.coords or (isinstance(holder, xr.Dataset) and name in holder)):
-            return dict(holder[name].attrs)
-    return None
-
-
-def _coastlines(crs: dict[str, Any] | str | None, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-    """Coastlines within the map, in its units; none where cartopy, its data or the projection are missing."""
-    shapefile = _coastline_file() if crs is not None else None
-    if shapefile is None:
-        return []
-    import pyproj
-    from cartopy.io.shapereader import Reader
-
-    forward = None
-    if isinstance(crs, dict):
-        try:
-            forward = pyproj.Transformer.from_crs("EPSG:4326", pyproj.CRS.from_cf(crs), always_xy=True)
-        except (pyproj.exceptions.CRSError, KeyError):
-            return []
-    lines = []
-    for shape in Reader(str(shapefile)).geometries():
-        for part in getattr(shape, "geoms", [shape]):
-            line = np.asarray(part.coords)[:, :2]
-            if forward is not None:
-                line = np.stack(forward.transform(line[:, 0], line[:, 1]), -1) / 1000.0
-            inside = (line[:, 0] > x.min()) & (line[:, 0] < x.max()) & (line[:, 1] > y.min()) & (line[:, 1] < y.max())
-            if inside.any():
-                lines.append(np.where(np.isfinite(line), line, np.nan))
-    return lines
-
-
-def _coastline_file() -> Path | None:
-    """Natural Earth's coastline if it is on disk. cartopy would download it while drawing; we never do."""
-    try:
-        import cartopy
-    except ImportError:
-        return None
-    for resolution in ("10m", "50m", "110m"):
-        for folder in ("pre_existing_data_dir", "data_dir", "repo_data_dir"):
-            root = Path(str(cartopy.config[folder])) / "shapefiles" / "natural_earth" / "physical"
-            if (root / f"ne_{resolution}_coastline.shp").is_file():
-                return root / f"ne_{resolution}_coastline.shp"
-    return None
 
 
 # Drawing
@@ -1059,7 +633,7 @@ def _map_grid(rows: list[tuple[str, _Maps]], title: str, coastlines: bool) -> "F
     height = panel * float(np.clip(np.ptp(first.y) / max(np.ptp(first.x), 1e-9), 0.4, 2.0))
     if first.axis_labels[0].startswith("longitude"):
         height /= max(float(np.cos(np.deg2rad(first.y.mean()))), 0.2)
-    fig = _figure(panel * width + 1.5, height * len(rows) + 0.9)
+    fig = new_figure(panel * width + 1.5, height * len(rows) + 0.9)
     axes = fig.subplots(len(rows), width, squeeze=False, sharex=True, sharey=True)
     drawn = []
     for number, (name, maps) in enumerate(rows):
@@ -1077,7 +651,7 @@ def _map_grid(rows: list[tuple[str, _Maps]], title: str, coastlines: bool) -> "F
 def _moving_maps(columns: list[tuple[str, _Maps]], title: str, coastlines: bool) -> tuple["Figure", Any]:
     """A panel for each of ``columns`` and the function that sets them to a frame."""
     first = columns[0][1]
-    fig = _figure(
+    fig = new_figure(
         4.2 * len(columns) + 1.2, 4.2 * float(np.clip(np.ptp(first.y) / max(np.ptp(first.x), 1e-9), 0.4, 2.0)) + 1
     )
     axes = fig.subplots(1, len(columns), squeeze=False, sharex=True, sharey=True)[0]
@@ -1186,196 +760,12 @@ def _forecast_title(forecasts: xr.Dataset | xr.DataArray, shown: _Maps) -> str:
     return " ".join(part for part in (model, "forecast", start) if part)
 
 
-def _figure(width: float, height: float) -> "Figure":
-    plt = _matplotlib()
-    fig = plt.figure(figsize=(width, height), layout="constrained")
-    plt.close(fig)  # pyplot forgets it, at once so that an error leaves nothing behind; it draws all the same
-    return fig
-
-
-def finish(fig: "Figure", path: str | Path | None) -> "Figure":
-    """The figure, written where a path is given.
-
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-    path : str, path or None
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    ValueError
-        If it is a folder, or lies in none.
-    """
-    if path is not None:
-        with _picture(path) as new:
-            fig.savefig(new, dpi=150)
-    return fig
-
-
-@contextmanager
-def _picture(path: str | Path) -> Iterator[Path]:
-    """Where to draw a picture that takes its place once it is whole; a name without an ending gets .png."""
-    place = _picture_path(path)
-    with draft(place) as new:
-        yield new
-
-
-def _picture_path(path: str | Path, *inputs: Any) -> Path:
-    """The place of a picture, where it may be written; pictures are data of some radars, and may be what is drawn."""
-    place = Path(path).resolve()
-    if place.is_dir():
-        raise ValueError(f"path is {str(path)!r}, a folder; name a file such as rain.png")
-    place = place if place.suffix else place.with_name(f"{place.name}.png")
-    if not place.parent.is_dir():
-        raise ValueError(f"path is {str(path)!r}, and the folder {place.parent} does not exist: create it first")
-    if place.exists():
-        storage.refuse_inputs(place, inputs)
-    return place
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'xnowcast[plot]'") from error
-    return plt
-
-
 # Scores and spectra
-
-
-_FROM_ZERO_TO_ONE = ("csi", "pod", "far", "false_alarm_ratio", "success_ratio", "fss")
-
-
-def _score_lines(
-    card: xr.Dataset, name: str, score: str, thresholds: Sequence[float] | None, scale: int
-) -> dict[float | None, xr.DataArray]:
-    """The lines of one model by threshold; by None for a score without thresholds."""
-    if score not in card:
-        raise ValueError(f"the scorecard {name!r} has no {score!r}; it has {_few([str(v) for v in card.data_vars])}.")
-    array = card[score]
-    if "lead_time" not in array.dims:
-        raise ValueError(f"{score!r} of the scorecard {name!r} has no dim 'lead_time'; its dims are {array.dims}.")
-    if "scale" in array.dims:
-        scales = array["scale"].values.tolist()
-        if scale not in scales:
-            raise ValueError(f"scale {scale} is not in the scorecard {name!r}; it has {_few(scales)}.")
-        array = array.isel(scale=scales.index(scale))
-    extra = [dim for dim in array.dims if dim not in ("lead_time", "threshold")]
-    if extra:
-        raise ValueError(f"{score!r} of the scorecard {name!r} has the dim {extra[0]!r}; select or average it first.")
-    if "threshold" not in array.dims:
-        return {None: array.compute()}
-    known = array["threshold"].values
-    lines: dict[float | None, xr.DataArray] = {}
-    for threshold in known.tolist() if thresholds is None else thresholds:
-        position = int(np.argmin(np.abs(known - threshold)))
-        if not np.isclose(known[position], threshold, rtol=1e-5):
-            raise ValueError(
-                f"threshold {threshold:g} is not in the scorecard {name!r}; it has {_few(known.tolist())}."
-            )
-        lines[float(threshold)] = array.isel(threshold=position).compute()
-    return lines
-
-
-def _score_label(array: xr.DataArray, score: str) -> str:
-    units = str(array.attrs.get("units", ""))
-    return score.upper() if units in ("", "1") else f"{score.upper()} ({units})"
-
-
-def _spectrum(field: Any, variable: Any, spacing_km: Any, window: Any, name: str) -> xr.DataArray:
-    found = cf.find_field(field, variable)
-    rain = cf.converted(found)
-    if spacing_km is None and cf.grid_spacing(rain, found.y, found.x) is None:
-        raise ValueError(f"the grid spacing of {name!r} is unknown; give spacing_km.")
-    options: dict[str, Any] = {"spacing_km": spacing_km, "window": window, "spatial_dims": (found.y, found.x)}
-    return power_spectrum(rain, **options).compute()
-
-
-def _by_name(given: Any, what: str) -> dict[str, Any]:
-    by_name = dict(given) if isinstance(given, Mapping) and not isinstance(given, xr.Dataset) else {"forecast": given}
-    if not by_name:
-        raise ValueError(f"there are no {what}; give {{name: ...}}.")
-    return by_name
-
-
-def _panels(
-    given: Any, variables: Sequence[str], thresholds: Sequence[float] | None, dims: tuple[str | None, ...]
-) -> dict[float | None, dict[str, xr.Dataset]]:
-    """Curves by threshold and name. ``dims`` are those that a table may have; None stands for one of any name."""
-    panels: dict[float | None, dict[str, xr.Dataset]] = {}
-    for name, table in _by_name(given, "tables").items():
-        absent = [v for v in variables if v not in table]
-        if absent:
-            raise ValueError(f"{name!r} has no {absent[0]!r}; it has {_few([str(v) for v in table.data_vars])}.")
-        table = table[list(variables)].compute()
-        others = [d for d in table.dims if d not in dims]
-        if len(others) > dims.count(None):
-            raise ValueError(f"{name!r} has the dims {tuple(table.dims)}; select or sum {others[-1]!r} first.")
-        if "threshold" not in table.dims:
-            panels.setdefault(None, {})[name] = table
-            continue
-        known = table["threshold"].values.astype(float)
-        for threshold in known.tolist() if thresholds is None else thresholds:
-            position = int(np.argmin(np.abs(known - threshold)))
-            if not np.isclose(known[position], threshold, rtol=1e-5):
-                raise ValueError(f"threshold {threshold:g} is not in {name!r}; it has {_few(known.tolist())}.")
-            panels.setdefault(float(known[position]), {})[name] = table.isel(threshold=position)
-    return panels
-
-
-def _at_least(threshold: float | None) -> str:
-    return "" if threshold is None else f"at least {threshold:g} mm/h"
-
-
-def _plain(*axes: "Axes") -> None:
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-
-
-def _scores_finish(fig: "Figure", axis: "Axes", given: Any, title: str, path: str | Path | None) -> "Figure":
-    if isinstance(given, Mapping) and not isinstance(given, xr.Dataset):
-        axis.legend(frameon=False, fontsize=9)
-    fig.suptitle(title, fontsize=11)
-    return finish(fig, path)
-
-
-LONGEST_IN_MINUTES = 180.0
-"""Lead times up to this are told in minutes, longer ones in hours and minutes."""
-
-
-def lead_unit(lead_time: np.ndarray) -> tuple[np.timedelta64, str]:
-    """The unit in which lead times are told: minutes, or hours where they go beyond three.
-
-    Parameters
-    ----------
-    lead_time : numpy.ndarray
-        timedelta64.
-
-    Returns
-    -------
-    numpy.timedelta64
-    str
-        Its symbol.
-
-    Examples
-    --------
-    >>> lead_unit(np.array([30, 60], "m8[m]"))[1], lead_unit(np.array([12, 36], "m8[h]"))[1]
-    ('min', 'h')
-    """
-    if _minutes(lead_time).max(initial=0.0) <= LONGEST_IN_MINUTES:
-        return np.timedelta64(1, "m"), "min"
-    return np.timedelta64(1, "h"), "h"
 
 
 def _lead_labels(lead_time: np.ndarray) -> list[str]:
     """Such as "+15 min"; in a forecast of more than three hours "+1 h", "+25 h 30 min"."""
-    minutes = _minutes(lead_time)
+    minutes = in_minutes(lead_time)
     if lead_unit(lead_time)[1] == "min":
         return [f"+{m:g} min" for m in minutes]
     labels = []
@@ -1383,13 +773,3 @@ def _lead_labels(lead_time: np.ndarray) -> list[str]:
         told = [f"{hours:g} h"] if hours else []
         labels.append("+" + " ".join([*told, f"{rest:g} min"] if rest or not hours else told))
     return labels
-
-
-def _minutes(lead_time: np.ndarray) -> np.ndarray:
-    return np.atleast_1d(lead_time) / np.timedelta64(1, "m")
-
-
-def _few(values: Sequence[Any]) -> str:
-    """Some of many, for messages."""
-    shown = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in list(values)[:8])
-    return shown if len(values) <= 8 else f"{shown}, ... ({len(values)} in all)"
