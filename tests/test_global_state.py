@@ -75,7 +75,7 @@ def _libraries_are_imported():
     for name in (*others, "netCDF4", "h5netcdf", "zarr", "numba", "distributed"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    for name in ("archive", "datasets", "demo", "io", "plot", "pretrained", "regrid", "training.loop", "verify"):
+    for name in ("archive", "datasets", "cli.demo", "io", "plot", "pretrained", "regrid", "training.loop", "verify"):
         importlib.import_module(f"xnowcast.{name}")
 
 
@@ -184,7 +184,7 @@ CALLS = {
     "storage.write": lambda r, f, n, p: xnowcast.storage.write(f, p / "f.nc"),
     "storage.write zarr": lambda r, f, n, p: xnowcast.storage.write(f, p / "f.zarr"),
     "pretrained.table": lambda r, f, n, p: xnowcast.pretrained.table(),
-    "demo.run": lambda r, f, n, p: xnowcast.demo.run(out=p / "demo", model="extrapolation"),
+    "demo.run": lambda r, f, n, p: xnowcast.cli.demo.run(out=p / "demo", model="extrapolation"),
     "forecast with a name that is none": lambda r, f, n, p: refused(lambda: xnowcast.forecast(r, "nonsense")),
     "train on nothing": lambda r, f, n, p: refused(lambda: xnowcast.train(Factor(), r * np.nan, **SHORT)),
 }

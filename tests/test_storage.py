@@ -372,7 +372,7 @@ def test_leftovers_of_killed_processes_are_removed_and_links_not_followed(tmp_pa
 
 
 def test_the_demo_and_a_training_keep_their_hands_off_what_they_read(frame, tmp_path):
-    from xnowcast import demo
+    from xnowcast.cli import demo
     from xnowcast.training.folder import RunFolder
 
     frame.to_netcdf(tmp_path / "scores.nc")

@@ -534,7 +534,7 @@ def _add_demo(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from xnowcast.demo import run
+    from xnowcast.cli.demo import run
 
     run(options.data, options.out, options.model, variable=options.variable)
 
