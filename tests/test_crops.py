@@ -10,8 +10,10 @@ import xarray as xr
 import xnowcast
 from xnowcast.fields import units
 from xnowcast.training import crops
-from xnowcast.training.crops import Crops, Frames, acceptance, find_windows, read_ahead, split_by_time
-from xnowcast.training.events import open_events
+from xnowcast.training.cache import Frames, read_ahead
+from xnowcast.training.crops import Crops, acceptance
+from xnowcast.training.sequences import open_events
+from xnowcast.training.windows import find_windows, split_by_time
 
 START = np.datetime64("2024-06-01T12:00", "ns")
 MINUTES = np.timedelta64(1, "m")

@@ -900,8 +900,8 @@ def test_sevir_file_that_does_not_fit_its_catalogue_is_named(tmp_path):
 
 
 def test_sevir_is_opened_for_training_as_one_sequence_an_event(tmp_path):
-    from xnowcast.training.crops import find_windows
-    from xnowcast.training.events import open_events
+    from xnowcast.training.sequences import open_events
+    from xnowcast.training.windows import find_windows
 
     path = write_sevir(tmp_path, {"S1": "2018-05-01 12:00:00", "S2": "2018-05-02 12:00:00"})
     events = open_events([str(path)])

@@ -25,9 +25,9 @@ from xnowcast import models
 from xnowcast.cli import main
 from xnowcast.models.base import Loss, Task
 from xnowcast.models.transforms import Reflectivity
-from xnowcast.train import train_from_config
 from xnowcast.training import checkpoint
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, read_config, write_config
+from xnowcast.training.train import train_from_config
 
 pytest.importorskip("lightning", reason="needs the extra train")
 
@@ -1125,7 +1125,7 @@ def test_the_size_of_the_files_is_known_before_they_are_written(event, tmp_path,
 
 
 def test_without_lightning_the_extra_is_named(event, monkeypatch):
-    monkeypatch.setattr(sys.modules["xnowcast.train"], "find_spec", lambda name: None)
+    monkeypatch.setattr(sys.modules["xnowcast.training.train"], "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'xnowcast\[train\]'"):
         xnowcast.train("tiny", event, **SHORT)
 

@@ -13,7 +13,7 @@ from xnowcast.archive import hindcast, score_archive
 from xnowcast.fields.cf import rain_rate
 from xnowcast.fields.pairing import pair
 from xnowcast.models.weights import card, load
-from xnowcast.train import train
+from xnowcast.training.train import train
 from xnowcast.verbs.coarsen import coarsen
 from xnowcast.verbs.deblur import deblur
 from xnowcast.verbs.downscale import downscale
@@ -54,14 +54,14 @@ __all__ = [
     "verify",
 ]
 
-_ON_DEMAND = ("datasets", "io", "models", "plot", "pretrained", "verify")
+_ON_DEMAND = ("io", "models", "plot", "verify")
 
 
 _names.install()
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ON_DEMAND:
+    if name in _ON_DEMAND or name in _names.HOMES:
         return import_module(f"xnowcast.{name}")
     raise AttributeError(f"module 'xnowcast' has no attribute {name!r}")
 

@@ -395,7 +395,7 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from xnowcast.train import train_from_config
+    from xnowcast.training.train import train_from_config
 
     model = train_from_config(options.config, changes=options.changes, out=options.out, resume=options.resume)
     print(model.card)

@@ -25,7 +25,8 @@ from xnowcast.models.base import Loss, TrainingBatch
 from xnowcast.models.contents import is_finite
 from xnowcast.terminal import in_notebook
 from xnowcast.training import checkpoint
-from xnowcast.training.crops import Sample, read_ahead
+from xnowcast.training.cache import read_ahead
+from xnowcast.training.crops import Sample
 from xnowcast.training.folder import RunFolder
 from xnowcast.training.plan import Run
 from xnowcast.training.settings import TrainingSettings

@@ -22,11 +22,13 @@ from xnowcast.models import weights
 from xnowcast.models.base import Task
 from xnowcast.terminal import in_notebook
 from xnowcast.training import checkpoint, crops
-from xnowcast.training.crops import Crops, Sample, TrainingWindows
-from xnowcast.training.events import Event, as_entries, open_events, refuse_mixture
+from xnowcast.training.cache import Frames
+from xnowcast.training.crops import Crops, Sample
 from xnowcast.training.folder import RunFolder
+from xnowcast.training.sequences import Event, as_entries, open_events, refuse_mixture
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, write_config
 from xnowcast.training.statistics import tell_statistics
+from xnowcast.training.windows import TrainingWindows, find_windows, split_by_time
 from xnowcast.verbs.planning import SPACING_TOLERANCE
 
 _ADVERSARY = 2**32 - 1
@@ -206,16 +208,16 @@ class Sources:
         wanted: dict[str, Any] = {"channels": task.channels, "static": task.static, "any_step": single or self.mixed}
         wanted["any_spacing"] = self.mixed
         events = open_events(self.data, self.variable, self.zr, **wanted)
-        found = crops.find_windows(events, frames, self.stride)
+        found = find_windows(events, frames, self.stride)
         if self.share == 0:
             return events, found, None
         if self.share is not None:
             span = frames * self.stride * max(event.axis.step for event in events)
-            training, validation = crops.split_by_time(found.time, span, self.share)
+            training, validation = split_by_time(found.time, span, self.share)
             return events, found.some(training), found.some(validation)
         more = open_events(self.validation, self.variable, self.zr, **wanted)
         refuse_mixture([*events, *more], any_step=single or self.mixed, any_spacing=self.mixed)
-        held = crops.find_windows(more, frames, self.stride)
+        held = find_windows(more, frames, self.stride)
         return [*events, *more], found, replace(held, event=held.event + len(events))
 
 
@@ -288,7 +290,7 @@ def plan_run(
     resumed = _resumed(folder, fingerprint, settings.steps) if resume else None
     if folder is not None:
         folder.require_space(*_sizes(built, adversary, settings))
-    frames = crops.Frames(events, round(settings.cache_gib * 2**30))
+    frames = Frames(events, round(settings.cache_gib * 2**30))
     frames.require_rain()
     common: dict[str, Any] = {
         name: getattr(settings, name) for name in ("crop", "seed", "rain_preference", "min_coverage")

@@ -14,7 +14,7 @@ from xnowcast.models.weights import weights_path
 from xnowcast.training.settings import MOST_AT_ONCE, TrainingSettings, read_config
 
 if TYPE_CHECKING:
-    from xnowcast.training.events import Data
+    from xnowcast.training.sequences import Data
 
 
 _CHECKED_HERE = ("resume", "progress", "mixed", "strategy", "start", "model_options", "device")
