@@ -10,7 +10,8 @@ import xarray as xr
 from archive_models import Noisy
 
 import xnowcast
-from xnowcast.archive import fingerprint, hindcast, score_archive, store
+from xnowcast.archive import hindcast, score_archive, store
+from xnowcast.archive.run import fingerprint
 
 
 @pytest.fixture

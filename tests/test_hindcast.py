@@ -20,8 +20,9 @@ import xarray as xr
 from archive_models import Noisy, wait_until
 
 import xnowcast
-from xnowcast.archive import IncompleteRun, engines, frames, hindcast, lock, open_archive, progress, run, store
-from xnowcast.archive.logs import LogFile, log
+from xnowcast.archive import IncompleteRun, hindcast, open_archive, store
+from xnowcast.archive.run import engines, frames, lock, loop, progress
+from xnowcast.archive.run.logs import LogFile, log
 from xnowcast.cli import main
 
 FORECAST, GAP, COVERAGE, UNREADABLE = 1, 2, 3, 4
@@ -218,7 +219,7 @@ def test_a_dry_archive_is_forecast_as_dry(archive, tmp_path):
 
 
 def test_one_broken_file_among_many_costs_the_init_times_that_read_it(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr("xnowcast.archive.frames.PAUSE", 0.0)
+    monkeypatch.setattr("xnowcast.archive.run.frames.PAUSE", 0.0)
     archive = archive.isel(time=slice(20))
     for i in range(20):
         archive.isel(time=[i]).to_netcdf(tmp_path / f"frame_{i:02d}.nc")
@@ -239,7 +240,7 @@ def test_one_broken_file_among_many_costs_the_init_times_that_read_it(archive, t
 
 
 def test_impossible_values_are_a_broken_frame(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr("xnowcast.archive.frames.PAUSE", 0.0)
+    monkeypatch.setattr("xnowcast.archive.run.frames.PAUSE", 0.0)
     rain = archive.rain.load().copy()
     rain[8, 10, 10] = -999
     stored = made(archive.assign(rain=rain.assign_attrs(archive.rain.attrs)), tmp_path / "a.zarr")
@@ -806,11 +807,11 @@ def test_no_more_batches_are_made_than_are_needed():
         most.append(len(drawn) - len(done))
         return batch.number
 
-    report = run.run_batches(
+    report = loop.run_batches(
         engines.ThreadEngine(work, None, 2),
         (Numbered(i) for i in range(50)),
         finished=lambda batch, result: done.append(result),
-        interruption=run.interruptible(),
+        interruption=loop.interruptible(),
     )
     assert report.done == 50 and sorted(done) == list(range(50))
     assert max(most) <= 6, "two run, two wait, and two may be ready to be counted"
@@ -959,8 +960,8 @@ def test_a_script_without_a_main_guard_is_told(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import xnowcast\n"
-        "from xnowcast.archive import run\n"
-        "run.ATTEMPTS = run.FAILURES_IN_A_ROW = 1\n"
+        "from xnowcast.archive.run import loop\n"
+        "loop.ATTEMPTS = loop.FAILURES_IN_A_ROW = 1\n"
         "radar = xnowcast.datasets.synthetic_radar(frames=4, shape=(32, 32))\n"
         "xnowcast.hindcast(radar, 'persistence', out='a.zarr', lead_time='5min', engine='processes', workers=1)\n"
     )

@@ -1050,7 +1050,7 @@ def test_numbers_of_numpy_are_numbers(event, tmp_path):
 
 
 def test_two_runs_do_not_write_one_folder(event, tmp_path, monkeypatch):
-    from xnowcast.archive import lock
+    from xnowcast.archive.run import lock
     from xnowcast.training.folder import LOCK
 
     out = tmp_path / "run"

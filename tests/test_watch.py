@@ -643,7 +643,7 @@ def test_exit_codes_tell_what_happened(config, radar, tmp_path, capsys, monkeypa
     broken = radar.copy(deep=True)
     broken.rain[5, 12, 12] = -999
     broken.to_netcdf(tmp_path / "broken.nc")
-    monkeypatch.setattr("xnowcast.archive.frames.PAUSE", 0.0)
+    monkeypatch.setattr("xnowcast.archive.run.frames.PAUSE", 0.0)
     assert main([*command, "--overwrite", "--set", f"data.path={tmp_path / 'broken.nc'}"]) == 3
     assert "7 forecast, 1 input unreadable" in capsys.readouterr().out
 

@@ -13,7 +13,7 @@ from xnowcast.archive.watch import watch
 
 if TYPE_CHECKING:
     from xnowcast.archive.picture import plot_table
-    from xnowcast.archive.run import IncompleteRun
+    from xnowcast.archive.run.loop import IncompleteRun
     from xnowcast.archive.tables import bootstrap_scores, merge_tables, table_scores
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _ON_DEMAND = {
-    "IncompleteRun": "run",
+    "IncompleteRun": "run.loop",
     "bootstrap_scores": "tables",
     "merge_tables": "tables",
     "plot_table": "picture",

@@ -15,7 +15,7 @@ import xarray as xr
 
 from xnowcast import drafts
 from xnowcast.archive.cadence import Kind, digest, kind_of, on_axis, together, usual_step
-from xnowcast.archive.logs import log
+from xnowcast.archive.run.logs import log
 from xnowcast.data import storage
 from xnowcast.fields import windows
 from xnowcast.verbs.forecast import Prepared, forecast, prepare

@@ -10,10 +10,11 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.archive import fingerprint, store
-from xnowcast.archive.lock import StoreLock
-from xnowcast.archive.logs import LogFile, log
-from xnowcast.archive.progress import Progress, duration, rate
+from xnowcast.archive import store
+from xnowcast.archive.run import fingerprint
+from xnowcast.archive.run.lock import StoreLock
+from xnowcast.archive.run.logs import LogFile, log
+from xnowcast.archive.run.progress import Progress, duration, rate
 from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 from xnowcast.fields.units import Relation
@@ -21,8 +22,8 @@ from xnowcast.verbs import planning
 from xnowcast.verbs.forecast import Prepared, prepare
 
 if TYPE_CHECKING:
-    from xnowcast.archive.frames import Frames, ReadFrames
-    from xnowcast.archive.run import Report
+    from xnowcast.archive.run.frames import Frames, ReadFrames
+    from xnowcast.archive.run.loop import Report
     from xnowcast.models.base import ForecastModel
 
 
@@ -115,8 +116,8 @@ def hindcast(
     ({'init_time': 9, 'lead_time': 4, 'y': 32, 'x': 32}, 9)
     """
     asked = dict(locals())
-    from xnowcast.archive import engines
-    from xnowcast.archive.run import interruptible
+    from xnowcast.archive.run import engines
+    from xnowcast.archive.run.loop import interruptible
 
     out = _checked_out(out, overwrite, [ds, model, weights])
     check_run(asked)
@@ -215,7 +216,7 @@ class Batch:
         Of these, counted in ``frames``.
     status : numpy.ndarray
         int8, one per init time of the batch, as far as it is known.
-    frames : xnowcast.archive.frames.Frames or None
+    frames : xnowcast.archive.run.frames.Frames or None
         None where no init time of the batch has all its frames.
     """
 
@@ -258,7 +259,7 @@ class _Plan:
 
     def cut(self, numbers: list[int]) -> Iterator[Batch]:
         """The batches of these numbers, in turn."""
-        from xnowcast.archive.frames import FrameReader
+        from xnowcast.archive.run.frames import FrameReader
 
         parts = [self._part(number) for number in numbers]
         spans = [(int(p.chosen.before.min()), int(p.chosen.after.max()) + 1) for p in parts if p.rows.size]
@@ -461,7 +462,7 @@ def check_run(asked: Mapping[str, Any]) -> None:
     ------
     ValueError
     """
-    from xnowcast.archive import engines
+    from xnowcast.archive.run import engines
 
     engines.check(asked["engine"], asked["workers"])
     check.number(
@@ -519,7 +520,7 @@ def _run(
     interruption: Any,
     shown: bool | None,
 ) -> None:
-    from xnowcast.archive.run import run_batches
+    from xnowcast.archive.run.loop import run_batches
 
     layout = plan.job.layout
     count = sum(status[layout.inits(number)].size for number in to_do)
@@ -568,7 +569,7 @@ def end_of_run(report: "Report", told: str, wanted: int) -> None:
 
     Parameters
     ----------
-    report : xnowcast.archive.run.Report
+    report : xnowcast.archive.run.loop.Report
     told : str
         The summary.
     wanted : int
@@ -578,7 +579,7 @@ def end_of_run(report: "Report", told: str, wanted: int) -> None:
     ------
     KeyboardInterrupt, IncompleteRun
     """
-    from xnowcast.archive.run import IncompleteRun
+    from xnowcast.archive.run.loop import IncompleteRun
 
     extra = [f"{report.repeated} attempts were repeated"] if report.repeated else []
     extra += [f"workers died {report.lost_workers} times"] if report.lost_workers else []

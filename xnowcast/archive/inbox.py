@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.archive.cadence import digest, doubts, usual_step
-from xnowcast.archive.logs import log
+from xnowcast.archive.run.logs import log
 from xnowcast.data import storage
 from xnowcast.fields import windows
 

@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast import check, drafts
-from xnowcast.archive import fingerprint, store
+from xnowcast.archive import store
 from xnowcast.archive.hindcast import (
     check_run,
     end_of_run,
@@ -27,13 +27,14 @@ from xnowcast.archive.hindcast import (
     summary,
     without_data,
 )
-from xnowcast.archive.lock import StoreLock
-from xnowcast.archive.logs import LogFile, log
-from xnowcast.archive.progress import Progress
+from xnowcast.archive.run import fingerprint
+from xnowcast.archive.run.lock import StoreLock
+from xnowcast.archive.run.logs import LogFile, log
+from xnowcast.archive.run.progress import Progress
+from xnowcast.check import plain
 from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 from xnowcast.fields.units import Relation
-from xnowcast.kinds import plain
 from xnowcast.verbs import planning
 from xnowcast.verbs.forecast import Prepared, prepare
 
@@ -138,8 +139,8 @@ def score_archive(
     (('model', 'lead_time', 'threshold', 'scale'), ['persistence', 'extrapolation'])
     """
     asked = dict(locals())
-    from xnowcast.archive import engines
-    from xnowcast.archive.run import interruptible
+    from xnowcast.archive.run import engines
+    from xnowcast.archive.run.loop import interruptible
 
     check_run(asked)
     check.flag("same_cells", same_cells)
@@ -353,7 +354,7 @@ class Step:
         For each model that forecasts here the init times that it has all frames for, counted in ``frames``.
     valid : numpy.ndarray
         ``(init_time, lead_time)`` positions in ``frames`` of what was observed, -1 where there is no frame.
-    frames : xnowcast.archive.frames.Frames
+    frames : xnowcast.archive.run.frames.Frames
     """
 
     init_times: np.ndarray
@@ -404,7 +405,7 @@ class _Plan:
 
     def cut(self, numbers: Sequence[int]) -> Iterator[Batch]:
         """The blocks of these numbers, in turn, each in steps."""
-        from xnowcast.archive.frames import FrameReader
+        from xnowcast.archive.run.frames import FrameReader
 
         axis = self.reference.axis
         steps = [(number, self._step(times)) for number in numbers for times in self._in_steps(number)]
@@ -831,8 +832,8 @@ def _run(
     interruption: Any,
     shown: bool | None,
 ) -> xr.Dataset:
-    from xnowcast.archive import engines
-    from xnowcast.archive.run import run_batches
+    from xnowcast.archive.run import engines
+    from xnowcast.archive.run.loop import run_batches
 
     table, to_do = plan.table, plan.table.pending()
     attrs = {store.FINGERPRINT: json.dumps(plan.fingerprint, default=plain)}

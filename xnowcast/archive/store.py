@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import drafts, kinds
-from xnowcast.archive.fingerprint import completed
-from xnowcast.archive.logs import log
+from xnowcast import check, drafts
+from xnowcast.archive.run.fingerprint import completed
+from xnowcast.archive.run.logs import log
 from xnowcast.drafts import draft
 
 STATUS = "init_status"
@@ -163,7 +163,7 @@ def create(
         {"chunks": (layout.per_batch,), "compressors": None},
     )
     template = template.assign_coords({STATUS: status}).assign_attrs(
-        {FINGERPRINT: json.dumps(fingerprint, default=kinds.plain)}
+        {FINGERPRINT: json.dumps(fingerprint, default=check.plain)}
     )
     blosc = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
     for variable in template.variables.values():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import check, kinds, verify
+from xnowcast import check, verify
 from xnowcast.archive.store import differences, in_words
 from xnowcast.data import storage
 from xnowcast.verify.contingency import COUNTS, ratio
@@ -195,7 +195,7 @@ def table_scores(
     >>> table_scores(tables, scores=["csi", "rmse"])["csi"].dims
     ('model', 'lead_time', 'threshold', 'scale')
     """
-    kinds.check_call(table_scores, locals())
+    check.call(table_scores, locals())
     tables = opened(tables)
     wanted = _wanted(tables, scores)
     summed = _summed(tables, by)
@@ -362,7 +362,7 @@ def bootstrap_scores(
     Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapters 8 and 13; Hamill (1999),
     doi:10.1175/1520-0434(1999)014<0155:HTFENP>2.0.CO;2, on drawing blocks, and the same for two forecasts.
     """
-    kinds.check_call(bootstrap_scores, locals())
+    check.call(bootstrap_scores, locals())
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}; it must be between 0 and 1")
     check.whole("samples", samples, 2)

@@ -12,8 +12,8 @@ import xarray as xr
 from xnowcast import check
 from xnowcast.archive.desk import Desk as _Desk
 from xnowcast.archive.inbox import Inbox as _Inbox
-from xnowcast.archive.lock import StoreLock
-from xnowcast.archive.logs import LogFile, log
+from xnowcast.archive.run.lock import StoreLock
+from xnowcast.archive.run.logs import LogFile, log
 from xnowcast.fields import windows
 from xnowcast.fields.units import Relation
 from xnowcast.verbs import planning
@@ -100,7 +100,7 @@ def watch(
         for one and the same reason before any forecast was made. What is wrong with a frame is logged, and the watch
         goes on.
     """
-    from xnowcast.archive.run import interruptible
+    from xnowcast.archive.run.loop import interruptible
     from xnowcast.models import shipped
 
     settings = {"lead_time": lead_time, "steps": steps, "members": members, "seed": seed, "variable": variable}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import kinds
+from xnowcast import check
 from xnowcast.fields import cf, intervals, units, windows
 from xnowcast.fields import regrid as remapping
 from xnowcast.fields.attributes import declared, decoded
@@ -88,7 +88,7 @@ def pair(
     >>> pairs.observed_rain.dims, pairs.time.dims
     (('init_time', 'lead_time', 'y', 'x'), ('init_time', 'lead_time'))
     """
-    kinds.check_call(pair, locals())
+    check.call(pair, locals())
     if on not in get_args(Target):
         raise ValueError(f"on is {on!r}; it can be 'observations' or 'nwp'")
     if not isinstance(nwp, xr.Dataset):

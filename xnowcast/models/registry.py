@@ -6,7 +6,7 @@ from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from xnowcast.kinds import LARGEST_COUNT, in_kind
+from xnowcast.check import LARGEST_COUNT, in_kind
 
 if TYPE_CHECKING:
     from xnowcast.models.base import Task

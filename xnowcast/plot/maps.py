@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast import kinds
+from xnowcast import check
 from xnowcast.fields import cf, windows
 from xnowcast.fields.intervals import Interval
 from xnowcast.fields.units import Linear
@@ -136,7 +136,7 @@ def plot(
     >>> [axes.get_title() for axes in figure.axes[:2]]
     ['+5 min\\n12:05 UTC', '+15 min\\n12:15 UTC']
     """
-    kinds.check_call(plot, locals())
+    check.call(plot, locals())
     if path is not None:
         picture_path(path, forecasts, observations)
     forecasts = _in_forecast_layout(forecasts, variable)
@@ -258,7 +258,7 @@ def animate(
     ...     written.exists()
     True
     """
-    kinds.check_call(animate, locals())
+    check.call(animate, locals())
     if path is not None:
         picture_path(path, forecasts, observations)
     pyplot_module()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xnowcast import drafts
-from xnowcast.archive.lock import StoreLock
+from xnowcast.archive.run.lock import StoreLock
 from xnowcast.data import storage
 from xnowcast.drafts import draft
 

@@ -19,7 +19,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from xnowcast.archive.lock import StoreLock
+from xnowcast.archive.run.lock import StoreLock
 from xnowcast.interruption import Interruption
 from xnowcast.models.base import Loss, TrainingBatch
 from xnowcast.models.contents import is_finite

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from xnowcast import check, kinds
+from xnowcast import check
 from xnowcast.configuration import check_sections, read_toml, refuse_unknown
 from xnowcast.drafts import draft
 from xnowcast.fields.units import Relation, zr_relation
@@ -183,7 +183,7 @@ class TrainingSettings:
     def _in_own_types(self) -> None:
         """NumPy's numbers are numbers, but no JSON, which the configuration of a run is written in."""
         for name in self.__dataclass_fields__:
-            object.__setattr__(self, name, kinds.plain(getattr(self, name)))
+            object.__setattr__(self, name, check.plain(getattr(self, name)))
 
     def _check_optimizer(self) -> None:
         least, most = self.min_learning_rate, self.learning_rate

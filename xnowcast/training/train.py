@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from xnowcast import check, kinds
+from xnowcast import check
 from xnowcast.fields.units import Relation
 from xnowcast.models.weights import weights_path
 from xnowcast.training.settings import MOST_AT_ONCE, TrainingSettings, read_config
@@ -158,7 +158,7 @@ def train(
     >>> round(model.factor.item(), 2), round(float(torch.tensor(-6.0 * 5 / 60).exp()), 2)
     (0.61, 0.61)
     """
-    kinds.check_call(train, {name: value for name, value in locals().items() if name in _CHECKED_HERE})
+    check.call(train, {name: value for name, value in locals().items() if name in _CHECKED_HERE})
     check.whole("stride", stride, 1, MOST_AT_ONCE)
     if start is not None:
         check.path("start", start)

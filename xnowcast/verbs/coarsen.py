@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast import kinds
+from xnowcast import check
 from xnowcast.fields import cf, grids
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
@@ -63,7 +63,7 @@ def coarsen(
     >>> coarsen(rain, 2).values.tolist(), coarsen(rain, 2).x.values.tolist()
     ([[2.0, 2.0]], [0.5, 2.5])
     """
-    kinds.check_call(coarsen, locals())
+    check.call(coarsen, locals())
     field = cf.find_field(obj, variable, zr=zr)
     _check(field, factor, min_coverage, boundary)
     name = field.name

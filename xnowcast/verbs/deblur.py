@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import kinds
+from xnowcast import check
 from xnowcast.fields import cf
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
@@ -82,7 +82,7 @@ def deblur(
     ValueError
         If the field, its units, the model or an argument will not do; the message says what would.
     """
-    kinds.check_call(deblur, locals())
+    check.call(deblur, locals())
     from xnowcast import engine
 
     field = cf.find_field(obj, variable, zr=zr)

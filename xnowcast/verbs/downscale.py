@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import kinds
+from xnowcast import check
 from xnowcast.fields import cf, channels, grids
 from xnowcast.fields.attributes import decoded
 from xnowcast.fields.cf import Field, T_Xarray
@@ -110,7 +110,7 @@ def downscale(
     >>> fine.rainfall_rate.shape, bool((fine.x == radar.x).all())
     ((2, 32, 32), True)
     """
-    kinds.check_call(downscale, locals())
+    check.call(downscale, locals())
     from xnowcast import engine
     from xnowcast.engine import refining
 

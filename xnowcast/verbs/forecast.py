@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import kinds
+from xnowcast import check
 from xnowcast.fields import cf, windows
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
@@ -103,7 +103,7 @@ def forecast(
     >>> dict(fc.sizes)
     {'init_time': 1, 'lead_time': 4, 'y': 32, 'x': 32}
     """
-    kinds.check_call(forecast, locals())
+    check.call(forecast, locals())
     ready = prepare(
         obj,
         model,

@@ -13,9 +13,9 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
+from xnowcast.check import LARGEST_COUNT
 from xnowcast.fields import cf
 from xnowcast.fields.cf import Field, T_Xarray
-from xnowcast.kinds import LARGEST_COUNT
 
 if TYPE_CHECKING:
     from xnowcast.engine import ModelRecipe
@@ -408,7 +408,7 @@ def provenance(
     ('extrapolation + bicubic', "inflow='nan'")
     """
     from xnowcast._version import __version__
-    from xnowcast.kinds import plain
+    from xnowcast.check import plain
     from xnowcast.models.weights import sha256_of
 
     told = {str(k): v for k, v in (before or {}).items() if str(k).startswith("nowcast_")}

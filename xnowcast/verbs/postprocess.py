@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from xnowcast import kinds
+from xnowcast import check
 from xnowcast.fields import cf, units
 from xnowcast.fields import regrid as remapping
 from xnowcast.fields.cf import Field
@@ -103,7 +103,7 @@ def postprocess(
     >>> corrected.probability.dims, float(corrected.rain_category[0, 0]), float(corrected.rainfall_rate[0, 0])
     (('category', 'y', 'x'), 2.0, 10.0)
     """
-    kinds.check_call(postprocess, locals())
+    check.call(postprocess, locals())
     from xnowcast.engine.fields import postprocess_array
 
     _refuse_variable(model, weights, options)
@@ -167,7 +167,7 @@ def explain(
     ----------
     Selvaraju et al. (2017), doi:10.1109/ICCV.2017.74
     """
-    kinds.check_call(explain, locals())
+    check.call(explain, locals())
     from xnowcast.engine.fields import postprocess_array
     from xnowcast.models import shipped
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import kinds
+from xnowcast import check
 from xnowcast.fields import cf, units
 from xnowcast.fields.units import Relation
 from xnowcast.verify.align import align_observations, match_intervals
@@ -226,7 +226,7 @@ def scorecard(
     >>> card["mean_error"].values
     array([-2., -2.])
     """
-    kinds.check_call(scorecard, locals())
+    check.call(scorecard, locals())
     observed, theirs, late = _rain_rates(observations, forecasts, variable, zr)
     forecast = cf.in_forecast_layout(theirs)
     ours = dict(zip(theirs.dims, forecast.dims, strict=True))

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import TextIO
 
-from xnowcast.archive.logs import log
+from xnowcast.archive.run.logs import log
 from xnowcast.terminal import in_notebook
 
 LINE_EVERY = 60.0

@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from xnowcast.archive.engines import Engine
-from xnowcast.archive.logs import log
+from xnowcast.archive.run.engines import Engine
+from xnowcast.archive.run.logs import log
 from xnowcast.archive.store import is_full
 from xnowcast.interruption import Interruption
 

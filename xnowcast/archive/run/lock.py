@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from xnowcast.archive.logs import log
+from xnowcast.archive.run.logs import log
 
 HEARTBEAT = 15.0
 """Seconds between two signs of life."""
@@ -86,7 +86,7 @@ class StoreLock:
 
     def check(self) -> None:
         """Refuse to go on when another run has taken the store over, after this one was silent for too long."""
-        from xnowcast.archive.run import IncompleteRun
+        from xnowcast.archive.run.loop import IncompleteRun
 
         if self.lost:
             raise IncompleteRun(
