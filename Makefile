@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Pins versions that are known to work together; a bare "torch" would fetch gigabytes of GPU libraries.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-EVALUATE := OMP_NUM_THREADS=1 $(BIN)/python benchmarks
+PYTHON1 := OMP_NUM_THREADS=1 $(BIN)/python
 
 .PHONY: demo test evaluate docs bench lint clean
 
@@ -28,20 +28,20 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/extrapolation.py
 
 evaluate: $(VENV)/.bench
-	$(EVALUATE)/evaluate.py
-	$(EVALUATE)/evaluate.py --only stldm steps --size 256 --starts 3 --out runs/evaluate_members
-	$(EVALUATE)/evaluate.py --post-processors
-	$(EVALUATE)/postcast.py --quality blurs --grid 96 --frames 2 --sampling 50
-	$(EVALUATE)/stvd.py --quality --factor 4 --weights xnowcast/models/pretrained/stvd-4.safetensors \
+	$(PYTHON1) recipes/evaluate.py
+	$(PYTHON1) recipes/evaluate.py --only stldm steps --size 256 --starts 3 --out runs/evaluate_members
+	$(PYTHON1) recipes/evaluate.py --post-processors
+	$(PYTHON1) benchmarks/postcast.py --quality blurs --grid 96 --frames 2 --sampling 50
+	$(PYTHON1) benchmarks/stvd.py --quality --factor 4 --weights xnowcast/models/pretrained/stvd-4.safetensors \
 		--members 10 --sampling-steps 10 --grid 128 --cases 1 --threads 1 --out runs/stvd-4
-	$(EVALUATE)/stvd.py --quality --factor 8 --weights xnowcast/models/pretrained/stvd-8.safetensors \
+	$(PYTHON1) benchmarks/stvd.py --quality --factor 8 --weights xnowcast/models/pretrained/stvd-8.safetensors \
 		--members 10 --sampling-steps 10 --grid 96 --cases 1 --threads 1 --out runs/stvd-8
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build docs/_build docs/api/generated demo .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build docs/_build docs/reference/api/generated demo .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

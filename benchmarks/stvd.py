@@ -44,10 +44,10 @@ from xnowcast.models.stvd.pieces import cut
 from xnowcast.nn.blocks import with_fixed_filters
 from xnowcast.nn.noise import Noise, member_generator
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import reference_stvd as reference
-from learn import test_events
-from pretrain import radar, synthetic
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests", "recipes")]
+import reference_stvd as reference  # noqa: E402
+from learn import test_events  # noqa: E402
+from pretrain import radar, synthetic  # noqa: E402
 
 BANDS = [(2.0, 4.0), (4.0, 8.0), (8.0, 16.0)]  # km
 STRETCH = 8  # frames that are refined at once

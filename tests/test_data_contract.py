@@ -1,7 +1,7 @@
 """Every row of the table "What is read how" is held true by an example, and every example has its row.
 
-To add a row: write it into the table of ``docs/data_contract.md``, and here a function with ``@row("first cell")`` that
-asserts what the row says.
+To add a row: write it into the table of ``docs/understand/data_contract.md``, and here a function with
+``@row("first cell")`` that asserts what the row says.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from xnowcast import forecast, verify
 from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "data_contract.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "understand" / "data_contract.md"
 ROW = re.compile(r"^\| (?P<found>.+?) \| (?P<read>.+?) \|$", re.MULTILINE)
 EXAMPLES: dict[str, Callable[[], None]] = {}
 

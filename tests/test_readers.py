@@ -255,7 +255,7 @@ def test_radolan_products_do_not_mix(tmp_path, other, words):
 
 
 def test_the_page_on_datasets_lists_the_composites_that_are_known():
-    page = (Path(__file__).resolve().parents[1] / "docs/datasets.md").read_text()
+    page = (Path(__file__).resolve().parents[1] / "docs/howto/datasets.md").read_text()
     groups: dict[tuple, list[str]] = {}
     for letters, product in radolan.PRODUCTS.items():
         groups.setdefault((product.reflectivity, product.cell, product.minutes), []).append(letters)

@@ -12,7 +12,7 @@ from xnowcast.archive.config import run_score
 from xnowcast.training.settings import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "reproduce.md").read_text()
+PAGE = (ROOT / "docs" / "howto" / "reproduce.md").read_text()
 CONSOLE = "".join(re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
 TRAININGS = [line for line in CONSOLE.splitlines() if line.startswith("xnowcast train")]
 PARAMETERS = {"db-convlstm": 500_114, "ms-convlstm": 250_057, "db-preciplstm": 1_986_194, "stldm": 78_883_105}

@@ -61,7 +61,7 @@ def watch(
     is forecast from. A file that cannot be read is tried five times and left aside until it changes. Of two versions of
     a frame the one that came last counts; where the newest forecast used another, or was made without a frame that came
     late, it is made again. Frames that do not go with the others in time, grid or meaning are left out:
-    docs/archives.md has the rules.
+    docs/howto/archives.md has the rules.
 
     Parameters
     ----------

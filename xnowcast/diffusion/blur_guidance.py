@@ -1,7 +1,7 @@
 """Guidance towards a blurry field whose blur nobody knows: the kernel is estimated while the sharp field is sampled.
 
-Gong et al. (2025), PostCast, algorithm 1, with its formulas corrected; docs/postcast.md lists each choice. Fields are
-those of the diffusion, -1 to 1 with -1 for dry, and are compared as ``u = (x + 1) / 2``, where dry is 0.
+Gong et al. (2025), PostCast, algorithm 1, with its formulas corrected; docs/systems/postcast.md lists each choice.
+Fields are those of the diffusion, -1 to 1 with -1 for dry, and are compared as ``u = (x + 1) / 2``, where dry is 0.
 """
 
 import math

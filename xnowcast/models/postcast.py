@@ -53,7 +53,7 @@ class PostCast(nn.Module):
     """Sharpens blurry frames with an unconditional diffusion model, an estimated blur kernel and an automatic scale.
 
     Every frame has a kernel of its own, learnt while it is sampled. Frames are read as reflectivity from 0 to 60 dBZ.
-    docs/postcast.md lists what the paper leaves open and what is done here.
+    docs/systems/postcast.md lists what the paper leaves open and what is done here.
 
     Parameters
     ----------
