@@ -1,8 +1,9 @@
 """STVD, the system: what it declares, how it refines and what it minimises."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from math import gcd
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from xnowcast.diffusion import PARAMETERIZATIONS, SAMPLERS, Denoise, evenly_spaced_steps, sigmoid_schedule
 from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
+from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.stvd.pieces import Piece, blended, cut
 from xnowcast.models.stvd.unet import Condition, Denoiser, Downscaler, Shape
 from xnowcast.models.transforms import Logarithm
@@ -33,42 +35,79 @@ MOST_CELLS_AT_ONCE = 2**22
 VELOCITY = PARAMETERIZATIONS["v"]
 
 
-class STVD(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class STVDOptions(Options):
+    size: str = option(
+        "full",
+        '"full" is that of the paper, 40 million parameters; the others have 7.1, 1.9 and 0.4 million.',
+        choices=SIZES,
+    )
+    factor: int = option(8, "How many fine cells along y and x make a coarse one; a power of two.")
+    frames: int = option(
+        5, "Frames that are refined together; longer sequences are refined in overlapping windows.", least=1
+    )
+    channels: Sequence[str] = option(
+        (),
+        "Further fields on the coarse grid, named as in `xnowcast.channels`. `xnowcast.train` measures the ranges that "
+        "they are scaled by; in a loop of your own give them with `set_ranges`.",
+    )
+    static: Sequence[str] = option((), "Further fields on the fine grid, such as the topography; scaled likewise.")
+    eps: float = option(3.6e-4, "Of the scaling of the rain: see `xnowcast.transforms.Logarithm`.")
+    highest: float = option(256.0, "As ``eps``.")
+    diffusion_steps: int = option(1400, "N of the training; a schedule of its own goes with each.", least=1)
+    aux_mse_weight: float = option(
+        0.0,
+        "Weight of the mean squared error of the estimate. 0 is the paper's single loss, with which the estimate is an "
+        "offset that makes the diffusion easy; with 1 it is a conditional mean.",
+        least=0,
+    )
+    per_frame_noise: bool = option(
+        False,
+        "In training give every frame a noise level of its own, as the published code does, not one per sequence.",
+    )
+    sampling_steps: int = option(30, "Steps of the sampler, 1 to ``diffusion_steps``.", runtime=True)
+    sampler: str = option("ddim", '"heun" calls the denoiser twice per step.', choices=SAMPLERS, runtime=True)
+    stochastic: bool = option(True, "False gives the estimate alone.", runtime=True)
+    precision: str = option(
+        "float32", "Of both networks when they refine.", choices=("float32", "bfloat16"), runtime=True
+    )
+    tile: int = option(
+        384, "Fine grids wider or higher than this many cells are refined in overlapping tiles.", runtime=True
+    )
+
+    def check(self) -> None:
+        if self.factor < 2 or self.factor & (self.factor - 1):
+            raise ValueError(f"factor is {self.factor}: it must be a power of two, 2 or more")
+        if not 1 <= self.sampling_steps <= self.diffusion_steps:
+            raise ValueError(
+                f"sampling_steps is {self.sampling_steps}: the training had {self.diffusion_steps}, choose 1 to that"
+            )
+        Logarithm(self.eps, self.highest)
+        multiple = SIZES[self.size].multiple
+        if self.tile % multiple or self.tile < 2 * multiple:
+            raise ValueError(f"tile is {self.tile} cells: choose a multiple of {multiple}, at least {2 * multiple}")
+
+    def task(self) -> Task:
+        multiple = SIZES[self.size].multiple
+        return Task(
+            "downscale",
+            input_frames=self.frames,
+            quantity="rain_rate",
+            grid_multiple=multiple // gcd(multiple, self.factor),
+            min_grid=2,
+            stochastic=self.stochastic,
+            trained=True,
+            factor=self.factor,
+            channels=_names("channels", self.channels),
+            static=_names("static", self.static),
+        )
+
+
+class STVD(Declared[STVDOptions], nn.Module):
     """Spatio-temporal video diffusion: a first estimate of fine rain from several coarse frames, and members of it.
 
     The downscaler estimates all frames of a window at once. The denoiser makes the residual between estimate and truth
     out of noise, all frames together, given the input, the estimate and the maps that the downscaler made on its way.
-
-    Parameters
-    ----------
-    size : {"full", "small", "light", "tiny"}
-        "full" is that of the paper, 40 million parameters; the others have 7.1, 1.9 and 0.4 million.
-    factor : int
-        How many fine cells along y and x make a coarse one; a power of two.
-    frames : int
-        Frames that are refined together; longer sequences are refined in overlapping windows.
-    channels, static : sequence of str
-        Further fields on the coarse grid, named as in `xnowcast.channels`, and on the fine grid such as the topography.
-        `xnowcast.train` measures the ranges that they are scaled by; in a loop of your own give them with `set_ranges`.
-    eps, highest : float
-        Of the scaling of the rain: see `xnowcast.transforms.Logarithm`.
-    diffusion_steps : int
-        N of the training; a schedule of its own goes with each.
-    aux_mse_weight : float
-        Weight of the mean squared error of the estimate. 0 is the paper's single loss, with which the estimate is
-        an offset that makes the diffusion easy; with 1 it is a conditional mean.
-    per_frame_noise : bool
-        In training give every frame a noise level of its own, as the published code does, instead of one per sequence.
-    sampling_steps : int
-        Steps of the sampler, 1 to ``diffusion_steps``.
-    sampler : {"ddim", "ddpm", "dpm++2m", "heun"}
-        "heun" calls the denoiser twice per step.
-    stochastic : bool
-        False gives the estimate alone.
-    precision : {"float32", "bfloat16"}
-        Of both networks when they refine.
-    tile : int
-        Fine grids wider or higher than this many cells are refined in overlapping tiles.
 
     Raises
     ------
@@ -90,52 +129,13 @@ class STVD(nn.Module):
     torch.Size([2, 3, 1, 32, 32])
     """
 
-    RUNTIME_OPTIONS = ("sampling_steps", "sampler", "stochastic", "precision", "tile")
-
-    def __init__(
-        self,
-        *,
-        size: str = "full",
-        factor: int = 8,
-        frames: int = 5,
-        channels: Sequence[str] = (),
-        static: Sequence[str] = (),
-        eps: float = 3.6e-4,
-        highest: float = 256.0,
-        diffusion_steps: int = 1400,
-        aux_mse_weight: float = 0.0,
-        per_frame_noise: bool = False,
-        sampling_steps: int = 30,
-        sampler: str = "ddim",
-        stochastic: bool = True,
-        precision: str = "float32",
-        tile: int = 384,
-    ) -> None:
-        super().__init__()
-        self.task = self.declare(
-            size=size,
-            factor=factor,
-            frames=frames,
-            channels=channels,
-            static=static,
-            eps=eps,
-            highest=highest,
-            diffusion_steps=diffusion_steps,
-            aux_mse_weight=aux_mse_weight,
-            per_frame_noise=per_frame_noise,
-            sampling_steps=sampling_steps,
-            sampler=sampler,
-            stochastic=stochastic,
-            precision=precision,
-            tile=tile,
-        )
-        self.factor, self.training_frames = factor, frames
-        self.transform = Logarithm(eps, highest)
-        self.aux_mse_weight, self.per_frame_noise = aux_mse_weight, per_frame_noise
-        self.sampling_steps, self.sampler = sampling_steps, sampler
-        self.precision, self.tile = precision, tile
-        self.schedule = sigmoid_schedule(diffusion_steps)
-        self.shape = SIZES[size]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        own = self.options
+        self.factor, self.training_frames = own.factor, own.frames
+        self.transform = Logarithm(own.eps, own.highest)
+        self.schedule = sigmoid_schedule(own.diffusion_steps)
+        self.shape = SIZES[own.size]
         names = (*self.task.channels, *self.task.static)
         self.downscaler = Downscaler(1 + len(names), self.shape)
         self.denoiser = Denoiser(1 + len(names), self.shape)
@@ -145,63 +145,6 @@ class STVD(nn.Module):
 
     lowest: Tensor
     largest: Tensor
-
-    @classmethod
-    def declare(
-        cls,
-        *,
-        size: str = "full",
-        factor: int = 8,
-        frames: int = 5,
-        channels: Sequence[str] = (),
-        static: Sequence[str] = (),
-        eps: float = 3.6e-4,
-        highest: float = 256.0,
-        diffusion_steps: int = 1400,
-        aux_mse_weight: float = 0.0,
-        per_frame_noise: bool = False,
-        sampling_steps: int = 30,
-        sampler: str = "ddim",
-        stochastic: bool = True,
-        precision: str = "float32",
-        tile: int = 384,
-    ) -> Task:
-        """What it reads and gives; the options are those of the class, and are checked here."""
-        choices: dict[str, tuple[str, Collection[str]]] = {
-            "size": (size, SIZES),
-            "sampler": (sampler, SAMPLERS),
-            "precision": (precision, ("float32", "bfloat16")),
-        }
-        for name, (value, known) in choices.items():
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
-        if factor < 2 or factor & (factor - 1):
-            raise ValueError(f"factor is {factor}: it must be a power of two, 2 or more")
-        for name, count in {"frames": frames, "diffusion_steps": diffusion_steps}.items():
-            if count < 1:
-                raise ValueError(f"{name} is {count}: it must be at least 1")
-        if not 1 <= sampling_steps <= diffusion_steps:
-            raise ValueError(
-                f"sampling_steps is {sampling_steps}: the training had {diffusion_steps}, choose 1 to that"
-            )
-        if not 0 <= aux_mse_weight < float("inf"):
-            raise ValueError(f"aux_mse_weight is {aux_mse_weight}: it must be 0 or more")
-        Logarithm(eps, highest)
-        multiple = SIZES[size].multiple
-        if tile % multiple or tile < 2 * multiple:
-            raise ValueError(f"tile is {tile} cells: choose a multiple of {multiple}, at least {2 * multiple}")
-        return Task(
-            "downscale",
-            input_frames=frames,
-            quantity="rain_rate",
-            grid_multiple=multiple // gcd(multiple, factor),
-            min_grid=2,
-            stochastic=stochastic,
-            trained=True,
-            factor=factor,
-            channels=_names("channels", channels),
-            static=_names("static", static),
-        )
 
     def set_ranges(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         """Say between which values further fields lie in the training data; they are part of the weights.
@@ -269,7 +212,7 @@ class STVD(nn.Module):
             frames.shape[1],
             (x.shape[-2], x.shape[-1]),
             length=self.task.input_frames,
-            tile=self.tile,
+            tile=self.options.tile,
             multiple=self.shape.multiple,
             device=x.device,
         )
@@ -299,9 +242,9 @@ class STVD(nn.Module):
         if noise is None:
             return estimate
         start = noise.normal(1, *x.shape[-2:]).to(x)
-        steps = evenly_spaced_steps(self.schedule.length, self.sampling_steps)
+        steps = evenly_spaced_steps(self.schedule.length, self.options.sampling_steps)
         denoise = self._denoise(denoiser, pieces, estimates, conditions, estimate)
-        residual = SAMPLERS[self.sampler](denoise, start, self.schedule, steps, noise)
+        residual = SAMPLERS[self.options.sampler](denoise, start, self.schedule, steps, noise)
         return estimate + residual.unflatten(0, (-1, x.shape[1]))
 
     def _denoise(
@@ -343,7 +286,7 @@ class STVD(nn.Module):
 
     def _refining_networks(self) -> tuple[Downscaler, Denoiser]:
         """Both networks in the precision that is asked for."""
-        dtype = torch.bfloat16 if self.precision == "bfloat16" else None
+        dtype = torch.bfloat16 if self.options.precision == "bfloat16" else None
         copies = (with_fixed_filters(network, dtype) for network in (self.downscaler, self.denoiser))
         return cast(tuple[Downscaler, Denoiser], tuple(copies))
 
@@ -463,7 +406,7 @@ class STVD(nn.Module):
         said = self.denoiser(noisy, self._progress(steps), condition)
         target = VELOCITY.target(residual, eps, *self.schedule.levels_like(steps, residual))
         parts = {"diffusion": _mean((said - target).square(), seen), "estimate": _mean(residual.square(), seen)}
-        return Loss(parts["diffusion"] + self.aux_mse_weight * parts["estimate"], parts)
+        return Loss(parts["diffusion"] + self.options.aux_mse_weight * parts["estimate"], parts)
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
         """None: it trains without one."""
@@ -471,7 +414,7 @@ class STVD(nn.Module):
 
     def _training_steps(self, residual: Tensor) -> Tensor:
         """One step per sequence (b,), or per frame (b, t)."""
-        shape = residual.shape[: 2 if self.per_frame_noise else 1]
+        shape = residual.shape[: 2 if self.options.per_frame_noise else 1]
         return torch.randint(0, self.schedule.length, shape, device=residual.device)
 
 
