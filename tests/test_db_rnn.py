@@ -14,13 +14,13 @@ import xnowcast
 from xnowcast import models
 from xnowcast.models import weights
 from xnowcast.models.base import Adversary, ForecastModel, TrainableModel, TrainingBatch
-from xnowcast.models.db_rnn import DBRNN
-from xnowcast.models.ms_rnn import MSRNN
+from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.transforms import Reflectivity
 from xnowcast.nn.losses import gradient_difference_loss, pixel_loss
 from xnowcast.nn.multiscale import halved
 
 CELLS = models.CELLS
+PLACE = "xnowcast.models.recurrent:RecurrentForecaster"
 SYSTEMS = [prefix + cell for prefix in ("", "ms-", "db-") for cell in CELLS]
 each_cell = pytest.mark.parametrize("cell", CELLS)
 each_system = pytest.mark.parametrize("name", SYSTEMS)
@@ -236,12 +236,12 @@ def test_the_staged_networks_are_joined_by_nothing_but_the_forecast():
     model = tiny("db-predrnn", staged=True)
     frames = torch.rand(1, 3, 1, 16, 16)
     forecast, deblurred = model.rollout(frames, 5, known=3)
-    single = MSRNN(cell="predrnn", size="tiny")
+    single = RecurrentForecaster(kind="ms", cell="predrnn", size="tiny")
     single.network.load_state_dict(model.forecasting.state_dict())
     torch.testing.assert_close(forecast, single.rollout(frames, 5, known=3)[0])
     deblurred.sum().backward()
     assert all(p.grad is None for p in model.forecasting.parameters())
-    second = MSRNN(cell="predrnn", size="tiny")
+    second = RecurrentForecaster(kind="ms", cell="predrnn", size="tiny")
     second.network.load_state_dict(model.deblurring.state_dict())
     torch.testing.assert_close(deblurred, second.rollout(forecast, 5, known=5)[0])
 
@@ -333,7 +333,8 @@ def test_it_runs_in_xarray_and_its_weights_come_back(tmp_path):
     )
     assert card.parameters == count(model)
     loaded = weights.load(tmp_path / "db.safetensors")
-    assert isinstance(loaded, DBRNN) and loaded.cell == "predrnn" and loaded.memory == "forecast"
+    assert isinstance(loaded, RecurrentForecaster) and loaded.options.cell == "predrnn"
+    assert loaded.options.memory == "forecast"
     in_memory = radar.nowcast.forecast(model, steps=2).compute()
     from_file = radar.nowcast.forecast(str(tmp_path / "db.safetensors"), steps=2).compute()
     assert in_memory.rainfall_rate.shape[-2:] == (30, 34)
@@ -524,7 +525,7 @@ def test_a_small_db_rnn_learns_to_beat_persistence():
         rain = 20 * torch.exp(-(dy**2 + dx**2) / 8)[:, :, None]
         return TrainingBatch(rain, torch.ones_like(rain, dtype=torch.bool))
 
-    model = DBRNN(size="tiny", input_frames=3, target_frames=3, adversarial_loss=False).train()
+    model = RecurrentForecaster(kind="db", size="tiny", input_frames=3, target_frames=3, adversarial_loss=False).train()
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     for step in range(60):
         optimiser.zero_grad()
@@ -603,19 +604,19 @@ def test_the_scalings_are_those_of_equations_nine_and_ten():
 
 def test_a_registered_name_may_fix_options(monkeypatch):
     monkeypatch.setattr("xnowcast.models.registry.REGISTRY", dict(models.REGISTRY))
-    models.register("shallow", "xnowcast.models.stacked_rnn:StackedRNN", cell="predrnn", layers=2)
+    models.register("shallow", PLACE, kind="plain", cell="predrnn", layers=2)
     assert len(models.build("shallow", size="tiny").network.cells) == 2
     assert "shallow" in models.names() and models.declare("shallow").trained
     with pytest.raises(ValueError, match=r"'shallow' has no option 'layers'"):
         models.build("shallow", layers=3)
-    models.register("shallow", "xnowcast.models.stacked_rnn:StackedRNN", cell="predrnn", layers=2)
-    with pytest.raises(ValueError, match=r"there is a system 'shallow' already \(xnowcast.models.stacked_rnn"):
-        models.register("shallow", "xnowcast.models.stacked_rnn:StackedRNN", cell="mim", layers=2)
+    models.register("shallow", PLACE, kind="plain", cell="predrnn", layers=2)
+    with pytest.raises(ValueError, match=r"there is a system 'shallow' already \(xnowcast.models.recurrent"):
+        models.register("shallow", PLACE, kind="plain", cell="mim", layers=2)
 
 
 def test_an_entry_of_the_registry_may_be_a_string_or_a_pair(monkeypatch):
-    entries = {"plain": "xnowcast.models.ms_rnn:MSRNN", "fixed": ("xnowcast.models.ms_rnn:MSRNN", {"size": "tiny"})}
+    entries = {"plain": PLACE, "fixed": (PLACE, {"size": "tiny"})}
     monkeypatch.setattr("xnowcast.models.registry.REGISTRY", models.REGISTRY | entries)
-    assert models.find("plain") is models.find("fixed") is MSRNN
+    assert models.find("plain") is models.find("fixed") is RecurrentForecaster
     assert count(models.build("fixed")) == 28_057
     assert count(models.build("plain", size="tiny")) == 28_057

@@ -1,72 +1,179 @@
-"""What the recurrent forecasters share: options, the loop over steps, forecasts and the loss of equation 7."""
+"""Recurrent forecasters: stacks of cells on one scale, MS-RNN on three, and DB-RNN, which deblurs what it forecasts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
+from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import SCALINGS
-from xnowcast.nn.losses import pixel_loss
+from xnowcast.nn.discriminator import Discriminator, judged
+from xnowcast.nn.losses import gradient_difference_loss, pixel_loss
+from xnowcast.nn.multiscale import DEPTH, Multiscale
 from xnowcast.nn.noise import Noise
 from xnowcast.nn.recurrent import CELLS, Cell
+from xnowcast.nn.stacked import Stacked
+
+KINDS = {
+    "plain": "Recurrent cells on one scale, which forecast frame by frame from their own forecasts.",
+    "ms": "Six recurrent cells on three scales, which forecast frame by frame from their own forecasts.",
+    "db": "Two cascaded MS-RNNs: one forecasts the next frame, one deblurs it before it is read in turn.",
+}
 
 WIDTHS = {"full": 24, "tiny": 8}
 WINDOWS = {"full": 31, "tiny": 7}
 
+RAMP = 0.4  # share of the training in which the weights change: 20 of 50 epochs
+GRADIENT_WEIGHT = 0.001  # lambda 3
 
-def stack_cells(cell: str, size: str, width: int | None, depth: int, options: dict[str, Any]) -> list[Cell]:
-    """The cells of a network of ``depth`` layers; options that are None are left to the cell.
+SMALL: dict[str, Any] = {"widths": (16, 20, 20), "hidden": 10}
+MEDIUM: dict[str, Any] = {"widths": (16, 20, 32), "hidden": 10}
+LARGE: dict[str, Any] = {"widths": (16, 32, 32), "hidden": 16}
+DISCRIMINATORS = {
+    "convlstm": SMALL,
+    "trajgru": SMALL,
+    "predrnn": MEDIUM,
+    "predrnn++": MEDIUM,
+    "mim": LARGE,
+    "motionrnn": LARGE,
+    "preciplstm": LARGE,
+}
+"""Tables I and II: the larger the network, the larger its adversary."""
+
+PLAIN, DB = {"kind": ["plain"]}, {"kind": ["db"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentOptions(Options):
+    kind: str = option(
+        "ms", "One scale, MS-RNN or DB-RNN; the system's name fixes it, and that of the cell.", choices=KINDS
+    )
+    cell: str = option("convlstm", "One of `xnowcast.nn.recurrent.CELLS`.", choices=CELLS)
+    layers: int = option(
+        DEPTH,
+        "How many cells lie upon each other; the six of MS-RNN, so that both have the same parameters.",
+        least=1,
+        only=PLAIN,
+    )
+    size: str = option("full", "The paper's 24 channels, or 8 for tests.", choices=WIDTHS)
+    width: int | None = option(None, "Channels, instead of that.", least=1)
+    input_frames: int = option(5, "Frames that the model reads.", least=1)
+    target_frames: int = option(5, "Frames ahead that it is trained for; it forecasts any number.", least=1)
+    scaling: str = option(
+        "reflectivity",
+        "From rain rate to [0, 1]: 0 to 60 dBZ with the Z-R relation of Marshall and Palmer or with that of the paper "
+        "for Hong Kong or Germany.",
+        choices=SCALINGS,
+    )
+    scheduled_sampling: bool = option(
+        True,
+        "In training, frames beyond the input are fed as they are with a probability that falls from 1 to 0.",
+    )
+    memory: str = option(
+        "zigzag",
+        "Which memory the forecasting network begins a step with: that of the deblurring network, so that one memory "
+        "zigzags through all twelve cells; or its own. Equation 3 leaves it open.",
+        choices=("zigzag", "forecast"),
+        only=DB,
+    )
+    skips: bool = option(
+        True,
+        "Whether the outputs of the forecasting network's cells are added to the inputs of the other's.",
+        only=DB,
+    )
+    staged: bool | str = option(
+        False,
+        "MS-RNN-S of Table VI: two networks that nothing joins. The first is trained in the first half of the training "
+        "and forecasts from its own forecasts; the second is trained in the other half, on what the first says. With "
+        '``"deblurring"`` the second alone is trained, and the first stays as it began: ``xnowcast.train(start=...)`` '
+        "takes it over from weights of an MS-RNN of the same cell.",
+        choices=(False, True, "deblurring"),
+        only=DB,
+    )
+    deblur_loss: bool = option(
+        True,
+        "The loss of the deblurring network's pixels (Table VIII, as the next two); without it they have none.",
+        only=DB,
+    )
+    gradient_loss: bool = option(True, "The loss of the gradient differences.", only=DB)
+    adversarial_loss: bool = option(True, "The adversarial loss.", only=DB)
+    adversarial_weight: float = option(1.0, "Lambda 4, for sums over the pixels of a frame; the paper has 1.", only=DB)
+    loss_schedule: str = option(
+        "ramp",
+        "Weights of the two pixel losses: 1 and 0.01, changing to 0.01 and 1 over the first 40 % of the training; or "
+        "1 and 1.",
+        choices=("ramp", "fixed"),
+        only=DB,
+    )
+    lean: bool | None = option(None, "Of PredRNN++, MIM and MotionRNN: leave out weights that nothing reads.")
+    difference: str | None = option(None, 'Of MIM and MotionRNN: what an input is compared with, "below" or "own".')
+    window: int | None = option(None, "Of PrecipLSTM: width of the attention's window.", least=1)
+    links: int | None = option(None, "Of TrajGRU: places that a cell reads.", least=1)
+
+    def check(self) -> None:
+        if self.adversarial_weight <= 0:
+            raise ValueError(f"adversarial_weight is {self.adversarial_weight}: above 0, or adversarial_loss=False")
+        if self.staged and not self.deblur_loss:
+            raise ValueError("staged training without deblur_loss has nothing to train in its second half: keep it")
+        with torch.device("meta"):  # cells that hold no numbers
+            self.cells(2)
+
+    @property
+    def channels(self) -> int:
+        """Of each cell."""
+        return self.width or WIDTHS[self.size]
+
+    def cells(self, depth: int) -> list[Cell]:
+        """The cells of a network of ``depth`` layers; options that are None are left to the cell."""
+        cell = CELLS[self.cell]
+        options = {name: getattr(self, name) for name in ("lean", "difference", "window", "links")}
+        given = {name: value for name, value in options.items() if value is not None}
+        for name in given:
+            if name not in cell.options:
+                raise ValueError(f"the cell {self.cell!r} has no option {name!r}: leave it out")
+        if "window" in cell.options:
+            given.setdefault("window", WINDOWS[self.size])
+        return cell.stack(self.channels, depth, **given)
+
+    def network(self) -> Stacked | Multiscale:
+        """Cells that read a frame and say the next."""
+        if self.kind == "plain":
+            return Stacked(self.cells(self.layers), self.channels)
+        return Multiscale(self.cells(DEPTH), self.channels)
+
+    def task(self) -> Task:
+        quantity, multiple = SCALINGS[self.scaling].quantity, 1 if self.kind == "plain" else 4
+        return Task("forecast", input_frames=self.input_frames, quantity=quantity, grid_multiple=multiple, trained=True)
+
+
+class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
+    """A network that reads a frame a step and says the next, and is fed what it said once the frames are used up.
+
+    A DB-RNN has two of them, which are trained together (equations 2 to 6): one forecasts the next frame, one deblurs
+    it before it is read in turn. They are joined by sums between cells of equal scale, which have no weights, and by
+    the zigzag memory. The loss is absolute plus squared error of both, gradient differences, and an adversary.
 
     Raises
     ------
     ValueError
-        If there is no such cell or size, or the cell has no such option or takes no such value.
+        If an option has no such value, or the kind or the cell has no such option.
+
+    References
+    ----------
+    Ma et al. (2022), MS-RNN, arXiv:2206.03010; Ma et al. (2024), DB-RNN: an RNN for precipitation nowcasting
+    deblurring, doi:10.1109/JSTARS.2024.3365612; for one scale Shi et al. (2015), arXiv:1506.04214, and Wang et al.
+    (2017), PredRNN; the other cells name theirs.
+
+    Examples
+    --------
+    >>> model = RecurrentForecaster(kind="db", cell="predrnn", size="tiny")
+    >>> frames = torch.rand(1, 5, 1, 16, 20)
+    >>> model.forecast(frames, frames >= 0, steps=7).shape
+    torch.Size([1, 7, 1, 16, 20])
     """
-    for name, value, known in (("cell", cell, CELLS), ("size", size, WIDTHS)):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
-    given = {name: value for name, value in options.items() if value is not None}
-    for name in given:
-        if name not in CELLS[cell].options:
-            raise ValueError(f"the cell {cell!r} has no option {name!r}: leave it out")
-    for name, count in {**given, "width": width}.items():
-        if isinstance(count, int) and not isinstance(count, bool) and count < 1:
-            raise ValueError(f"{name} is {count}: it must be at least 1")
-    if "window" in CELLS[cell].options:
-        given.setdefault("window", WINDOWS[size])
-    return CELLS[cell].stack(width or WIDTHS[size], depth, **given)
-
-
-def recurrent_task(
-    cell: str,
-    size: str,
-    width: int | None,
-    options: dict[str, Any],
-    *,
-    input_frames: int,
-    target_frames: int,
-    scaling: str,
-    grid_multiple: int,
-) -> Task:
-    """The task of a recurrent forecaster, its options checked on cells that hold no numbers."""
-    with torch.device("meta"):
-        stack_cells(cell, size, width, 2, options)
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling is {scaling!r}: choose one of {', '.join(map(repr, SCALINGS))}")
-    for name, count in (("input_frames", input_frames), ("target_frames", target_frames)):
-        if count < 1:
-            raise ValueError(f"{name} is {count}: it must be at least 1")
-    quantity = SCALINGS[scaling].quantity
-    return Task("forecast", input_frames=input_frames, quantity=quantity, grid_multiple=grid_multiple, trained=True)
-
-
-class RecurrentForecaster(nn.Module):
-    """A network that reads a frame a step and says the next, and is fed what it said once the frames are used up."""
-
-    fed_back = -1
-    """Which of the predictions of a step is the next step's input."""
 
     residual = False
     """Whether the network says by how much the next frame differs from the one that it reads."""
@@ -77,20 +184,71 @@ class RecurrentForecaster(nn.Module):
     absolute_error = 1.0
     """Weight of the absolute error beside the squared one."""
 
-    def __init__(self, task: Task, *, target_frames: int, scaling: str, scheduled_sampling: bool) -> None:
-        super().__init__()
-        self.task = task
-        self.transform = SCALINGS[scaling]
-        self.training_frames = task.input_frames + target_frames
-        self.scheduled_sampling = scheduled_sampling
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        own = self.options
+        self.transform, self.training_frames = SCALINGS[own.scaling], own.input_frames + own.target_frames
+        self.fed_back = 0 if own.staged else -1  # which of the predictions of a step is the next step's input
+        self.deblurs = own.kind == "db"
+        if self.deblurs:
+            self.forecasting, self.deblurring = own.network(), own.network()
+            if own.staged == "deblurring":
+                self.forecasting.requires_grad_(False)
+        else:
+            self.network = own.network()
+
+    @classmethod
+    def summary(cls, options: Mapping[str, Any] | RecurrentOptions) -> str:
+        """What a model of the kind does."""
+        return KINDS[options.kind if isinstance(options, RecurrentOptions) else options.get("kind", "ms")]
+
+    @property
+    def begins_from(self) -> tuple[str, ...]:
+        """Systems whose weights the forecasting network can take over."""
+        return (f"ms-{self.options.cell}",) if self.deblurs else ()
+
+    def begin_from(self, other: "RecurrentForecaster") -> None:
+        """Take over all weights of another of its kind, or those of an MS-RNN for the forecasting network.
+
+        Raises
+        ------
+        RuntimeError
+            If the weights are of other sizes.
+        """
+        if self.deblurs and not other.deblurs:
+            self.forecasting.load_state_dict(other.network.state_dict())
+        else:
+            self.load_state_dict(other.state_dict())
 
     def advance(self, frame: Tensor, carried: Any) -> tuple[tuple[Tensor, ...], Any]:
-        """One step: a frame ``(b, 1, y, x)`` and what the step before carried on, to predictions of the next frame."""
-        raise NotImplementedError
+        """One step: a frame ``(b, 1, y, x)`` and what the step before carried on, to predictions of the next frame.
+
+        Of a DB-RNN there are two, as forecast and as deblurred.
+        """
+        if not self.deblurs:
+            return self.advance_blurred(frame, carried)
+        none = (None,) * DEPTH
+        states, deblurring_states, memory, own = carried or (none, none, None, None)
+        forecast, outputs, states, memory = self.forecasting(frame, states, memory)
+        forecast = frame + forecast if self.residual else forecast
+        if self.options.staged:
+            deblurred, _, deblurring_states, own = self.deblurring(forecast.detach(), deblurring_states, own)
+        else:
+            # DE0, DE1, DE2 get what FD0, FD1, FD2 gave, and DD2, DD1, DD0 what FE2, FE1, FE0 gave
+            added = outputs[::-1] if self.options.skips else none
+            deblurred, _, deblurring_states, top = self.deblurring(forecast, deblurring_states, memory, added)
+            memory = top if self.options.memory == "zigzag" else memory
+        deblurred = forecast + deblurred if self.residual else deblurred
+        return (forecast, deblurred), (states, deblurring_states, memory, own)
 
     def advance_blurred(self, frame: Tensor, carried: Any) -> tuple[tuple[Tensor, ...], Any]:
-        """One step without what only sharpens what is said."""
-        return self.advance(frame, carried)
+        """One step without what only sharpens what is said; a DB-RNN that is not staged needs both of its networks."""
+        if self.deblurs and not self.options.staged:
+            return self.advance(frame, carried)
+        network = self.forecasting if self.deblurs else self.network
+        states, memory = carried or ((None,) * len(network.cells), None)
+        forecast, _, states, memory = network(frame, states, memory)
+        return (frame + forecast if self.residual else forecast,), (states, memory)
 
     def rollout(
         self,
@@ -152,19 +310,51 @@ class RecurrentForecaster(nn.Module):
         predictions = self.rollout(frames[:, -known:], known + steps - 1, known=known, advance=advance)
         return require_finite(predictions[-1][:, -steps:]).clamp(0.0, 1.0)
 
-    def begin_from(self, other: "RecurrentForecaster") -> None:
-        """Take over the weights of another model of the same kind and size."""
-        self.load_state_dict(other.state_dict())
+    def pixel_weights(self, progress: float) -> tuple[float, float]:
+        """Lambda 1 and lambda 2: weights of the forecasting and of the deblurring loss at a share of the training."""
+        if self.options.staged:
+            second = self.options.staged == "deblurring" or progress >= 0.5
+            forecasting, deblurring = (0.0, 1.0) if second else (1.0, 0.0)
+        elif self.options.loss_schedule == "fixed":
+            forecasting, deblurring = 1.0, 1.0
+        else:
+            done = min(progress / RAMP, 1.0)
+            forecasting, deblurring = 1.0 - 0.99 * done, 0.01 + 0.99 * done
+        return forecasting, deblurring if self.options.deblur_loss else 0.0
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
-        """Absolute plus squared error of all predictions, those of the input frames among them."""
-        frames, observed, (prediction,) = self.predict_batch(batch, progress)
-        error = pixel_loss(prediction, frames, observed, self.emphasis, self.absolute_error)
-        return Loss(error, {"forecast": error.detach()})
+        """Absolute plus squared error of all predictions, those of the input frames among them; of a DB-RNN equation 7.
+
+        The paper's pixel losses are sums over a frame. Here they are means over the cells that were measured, and
+        the adversarial loss, which is one number per frame, is divided by the number of cells, so the balance of
+        the terms is the paper's on a grid of any size.
+        """
+        frames, observed, predictions = self.predict_batch(batch, progress)
+        errors = [pixel_loss(said, frames, observed, self.emphasis, self.absolute_error) for said in predictions]
+        parts = dict(zip(("forecast", "deblur"), errors, strict=False))
+        if not self.deblurs:
+            return Loss(errors[0], _detached(parts))
+        forecasting_weight, deblurring_weight = self.pixel_weights(progress)
+        total = forecasting_weight * parts["forecast"] + deblurring_weight * parts["deblur"]
+        if self.options.staged and not deblurring_weight:  # the first stage trains the forecasting network alone
+            return Loss(total, _detached(parts))
+        deblurred = predictions[-1]
+        if self.options.gradient_loss:
+            parts["gradient"] = gradient_difference_loss(deblurred, frames, observed)
+            total = total + GRADIENT_WEIGHT * parts["gradient"]
+        if adversary is None or not self.options.adversarial_loss:
+            return Loss(total, _detached(parts))
+        # where nothing was measured both are the same, so that the coverage tells nothing
+        truth, generated = frames.flatten(0, 1), torch.where(observed, deblurred.to(frames), frames).flatten(0, 1)
+        parts["adversarial"] = judged(_frozen(adversary, generated), real=True)
+        total = total + self.options.adversarial_weight / frames[0, 0].numel() * parts["adversarial"]
+        return Loss(total, _detached(parts), truth=truth, generated=generated.detach())
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
-        """None: the model trains without one."""
-        return None
+        """The discriminator that goes with the cell, for frames of ``(y, x)`` cells; None without adversarial loss."""
+        if not self.deblurs or not self.options.adversarial_loss:
+            return None
+        return Discriminator(shape, **DISCRIMINATORS[self.options.cell])
 
     def predict_batch(self, batch: TrainingBatch, progress: float) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """The second to last frames of a batch, where they were measured, and the predictions of them."""
@@ -177,6 +367,16 @@ class RecurrentForecaster(nn.Module):
 
     def sample_truth(self, shape: Sequence[int], progress: float) -> Tensor | None:
         """Scheduled sampling: which frames are fed as they are, with a probability that falls from 1 to 0."""
-        if not self.scheduled_sampling or progress >= 1:
+        if not self.options.scheduled_sampling or progress >= 1:
             return None
         return torch.rand(tuple(shape)) < 1.0 - progress  # on the CPU: the same numbers for every device
+
+
+def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in parts.items()}
+
+
+def _frozen(network: nn.Module, frames: Tensor) -> Tensor:
+    """What a network says of frames; the gradient reaches the frames and not its weights."""
+    weights = {name: weight.detach() for name, weight in network.named_parameters()}
+    return torch.func.functional_call(network, weights, (frames,))

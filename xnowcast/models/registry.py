@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from xnowcast.check import LARGEST_COUNT, in_kind
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 CELLS = ("convlstm", "trajgru", "predrnn", "predrnn++", "mim", "motionrnn", "preciplstm")
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+
+RECURRENT = "xnowcast.models.recurrent:RecurrentForecaster"
 
 REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "persistence": "xnowcast.models.persistence:Persistence",
@@ -27,9 +29,9 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "nwp-metnet": "xnowcast.models.metnet:NwpMetNet",
     "nwp-raw": "xnowcast.models.nwp_raw:NwpRaw",
     **{how: ("xnowcast.models.interpolation:Interpolation", {"method": how}) for how in INTERPOLATIONS},
-    **{cell: ("xnowcast.models.stacked_rnn:StackedRNN", {"cell": cell}) for cell in CELLS},
-    **{f"ms-{cell}": ("xnowcast.models.ms_rnn:MSRNN", {"cell": cell}) for cell in CELLS},
-    **{f"db-{cell}": ("xnowcast.models.db_rnn:DBRNN", {"cell": cell}) for cell in CELLS},
+    **{cell: (RECURRENT, {"kind": "plain", "cell": cell}) for cell in CELLS},
+    **{f"ms-{cell}": (RECURRENT, {"kind": "ms", "cell": cell}) for cell in CELLS},
+    **{f"db-{cell}": (RECURRENT, {"kind": "db", "cell": cell}) for cell in CELLS},
 }
 """Name to ``"module:Class"``, or to that and the options which the name fixes."""
 
@@ -169,8 +171,19 @@ def options(name: str) -> dict[str, Any]:
     >>> options("extrapolation")["inflow"]
     'nan'
     """
-    fixed, takes = _entry(name)[1], signature(find(name).declare).parameters
-    return {option: told.default for option, told in takes.items() if option not in fixed}
+    return {option: parameter.default for option, parameter in _parameters(name).items()}
+
+
+def summary(model_class: Any, options: Any) -> str:
+    """What a model does, in a line: what its class says of some options, or the first line of its docstring."""
+    if hasattr(model_class, "summary"):
+        return model_class.summary(options)
+    return (model_class.__doc__ or "").strip().split("\n")[0]
+
+
+def fixed_options(name: str) -> dict[str, Any]:
+    """The options that the name of a system fixes."""
+    return dict(_entry(name)[1])
 
 
 def declare(name: str, **options: Any) -> "Task":
@@ -283,8 +296,19 @@ def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     {'input_frames': 3}
     """
     check_options(name, given)
-    takes = signature(find(name).declare).parameters
-    return {o: in_kind(o, value, takes[o].annotation, most=LARGEST_COUNT) for o, value in given.items()}
+    known = _parameters(name)
+    return {o: in_kind(o, value, known[o].annotation, most=LARGEST_COUNT) for o, value in given.items()}
+
+
+def _parameters(name: str) -> dict[str, Parameter]:
+    """What the ``declare`` of a system takes beside what its name fixes and what that leaves no meaning."""
+    model_class, fixed = find(name), _entry(name)[1]
+    declared = model_class.Options.declared() if hasattr(model_class, "Options") else {}
+    return {
+        option: parameter
+        for option, parameter in signature(model_class.declare).parameters.items()
+        if option not in fixed and (option not in declared or declared[option].belongs_to(fixed))
+    }
 
 
 def _entry(name: str) -> tuple[str, dict[str, Any]]:

@@ -150,7 +150,7 @@ def card(model: Any) -> ModelCard:
     if looks_like_weights(model):
         return read_card(model)
     from xnowcast import models
-    from xnowcast.models import shipped
+    from xnowcast.models import registry, shipped
 
     task = models.declare(model)
     ships = ", ".join(shipped.of_system(model))
@@ -159,7 +159,7 @@ def card(model: Any) -> ModelCard:
         model,
         options=models.options(model),
         reads=_in_words(task),
-        description=_summary(models.find(model)),
+        description=registry.summary(models.find(model), registry.fixed_options(model)),
         training_data=needs if task.trained else "",
     )
 
@@ -180,10 +180,6 @@ def _in_words(task: Any) -> str:
         told = "task.channels names them" if len(task.channels) > 3 else ", ".join(task.channels)
         read = f"{count} of a weather forecast ({told})" if task.verb == "postprocess" else f"{read} and {count} beside"
     return f"{read}, {step}, {grid}{spacing}{crop}"
-
-
-def _summary(model_class: type) -> str:
-    return (model_class.__doc__ or "").strip().split("\n")[0]
 
 
 def looks_like_weights(name: str) -> bool:
@@ -399,7 +395,12 @@ def describe(model: Any, *, system: str, options: Mapping[str, Any] | None = Non
     -------
     ModelCard
     """
-    about = {"reads": _in_words(model.task), "description": _summary(type(model))} | about
+    from xnowcast.models import registry
+
+    about = {
+        "reads": _in_words(model.task),
+        "description": registry.summary(type(model), getattr(model, "options", None)),
+    } | about
     return ModelCard(
         system,
         dict(options or {}),

@@ -19,10 +19,11 @@ class Stacked(nn.Module):
 
     def forward(
         self, frame: Tensor, states: Sequence[State | None], memory: Tensor | None
-    ) -> tuple[Tensor, list[State], Tensor | None]:
-        """One step: a frame, the states of one step before and the zigzag memory to the next of each."""
-        h, following = self.embed(frame), []
+    ) -> tuple[Tensor, list[Tensor], list[State], Tensor | None]:
+        """One step: the next frame, outputs of the cells, states and zigzag memory, as of `multiscale.Multiscale`."""
+        h, outputs, following = self.embed(frame), [], []
         for cell, state in zip(self.cells, states, strict=True):
             h, state, memory = cell(h, state, memory, below=h)
+            outputs.append(h)
             following.append(state)
-        return self.read(h), following, memory
+        return self.read(h), outputs, following, memory
