@@ -136,7 +136,7 @@ brought, opened = set(sys.modules), []
 sys.addaudithook(lambda event, arguments: event == "open" and opened.append(str(arguments[0])))
 import xnowcast
 found = {"own": sorted(set(sys.modules) - brought), "all": sorted(sys.modules), "opened": list(opened)}
-xnowcast.models, xnowcast.data.datasets, xnowcast.verify, xnowcast.io, xnowcast.plot
+xnowcast.models, xnowcast.datasets, xnowcast.verify, xnowcast.io, xnowcast.plot
 found["callable"] = [callable(xnowcast.forecast), callable(xnowcast.load), hasattr(xarray.Dataset, "nowcast")]
 print(json.dumps(found))
 """
