@@ -13,12 +13,7 @@ import xarray as xr
 class _Method:
     """A public function as a method of what stands before ``.nowcast``; it is imported when somebody looks at it.
 
-    Parameters
-    ----------
-    function : str
-        What it is called after ``xnowcast.``.
-    takes : str
-        Its argument that stands before ``.nowcast``.
+    ``function``: what it is called after ``xnowcast.``. ``takes``: its argument that stands before ``.nowcast``.
     """
 
     def __init__(self, function: str, takes: str = "obj"):

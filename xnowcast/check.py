@@ -36,21 +36,11 @@ _SEVERAL = {int: "whole numbers", float: "finite numbers", str: "words"}
 def call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     """Refuse arguments of another kind than a function's annotations say.
 
-    Parameters
-    ----------
-    function : callable
-        Arguments without a default, and those whose annotations tell no kind that is known here, are left to it.
-        What is annotated as a sequence may be anything that can be looped over, whose items are its own affair.
-    arguments : mapping of str
-        By their names, as ``locals()`` at its first line; others are left out.
+    ``function``: arguments without a default, and those whose annotations tell no kind that is known here, are left to
+    it. What is annotated as a sequence may be anything that can be looped over, whose items are its own affair.
+    ``arguments``: by their names, as ``locals()`` at its first line; others are left out. ValueError with the name of
+    the argument and what would be right.
 
-    Raises
-    ------
-    ValueError
-        With the name of the argument and what would be right.
-
-    Examples
-    --------
     >>> def verb(seed: int = 0, *, how: Literal["raise", "warn"] = "raise"):
     ...     call(verb, locals())
     >>> verb(np.int64(3), how="warn")
@@ -73,30 +63,11 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
 def in_kind(name: str, value: Any, annotation: Any, *, most: int | None = None, example: Any = None) -> Any:
     """A value in Python's own types where it is of the right kind.
 
-    Parameters
-    ----------
-    name : str
-        What it is called, for the message.
-    value : object
-        Numbers of NumPy are numbers; True and False are none, and neither are NaN and infinity.
-    annotation : type
-        What says the kind. Where it tells nothing the value is taken as it is.
-    most : int, optional
-        The largest whole number; then other numbers have a bound too, `LARGEST_NUMBER`.
-    example : object
-        Where it is a word, the message says it.
+    ``name``: what it is called, for the message. ``value``: numbers of NumPy are numbers; True and False are none, and
+    neither are NaN and infinity. ``annotation``: what says the kind. Where it tells nothing the value is taken as it
+    is. ``most``: the largest whole number; then other numbers have a bound too, `LARGEST_NUMBER`. ``example``: where it
+    is a word, the message says it. ValueError with the name and what would be right.
 
-    Returns
-    -------
-    object
-
-    Raises
-    ------
-    ValueError
-        With the name and what would be right.
-
-    Examples
-    --------
     >>> in_kind("input_frames", np.int64(4), int)
     4
     >>> in_kind("input_frames", 2.5, int | None)
@@ -116,16 +87,6 @@ def in_kind(name: str, value: Any, annotation: Any, *, most: int | None = None, 
 def plain(value: Any) -> Any:
     """A number of NumPy, or a list of some, in Python's own types; anything else as it is.
 
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    object
-
-    Examples
-    --------
     >>> plain([np.float64(0.5), np.int64(2)])
     [0.5, 2]
     """
@@ -193,20 +154,8 @@ def _or(words: Any) -> str:
 def whole(name: str, value: Any, least: int, most: int | None = None) -> None:
     """Refuse what is no whole number within bounds.
 
-    Parameters
-    ----------
-    name : str
-        Of the argument.
-    value : object
-    least, most : int
-        None is no bound.
+    ``name``: of the argument. ``least, most``: None is no bound.
 
-    Raises
-    ------
-    ValueError
-
-    Examples
-    --------
     >>> whole("keep", 0, 1)
     Traceback (most recent call last):
     ValueError: keep is 0; it must be a whole number of 1 or more
@@ -220,20 +169,8 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> None:
 def number(name: str, value: Any, words: str, accepts: Callable[[Any], bool]) -> None:
     """Refuse what is no finite number, or not accepted.
 
-    Parameters
-    ----------
-    name : str
-    value : object
-    words : str
-        Which numbers are accepted, such as ``"above 0"``.
-    accepts : callable
+    ``words``: which numbers are accepted, such as ``"above 0"``.
 
-    Raises
-    ------
-    ValueError
-
-    Examples
-    --------
     >>> number("min_coverage", float("nan"), "from 0 to 1", lambda share: 0 <= share <= 1)
     Traceback (most recent call last):
     ValueError: min_coverage is nan; it must be a number from 0 to 1
@@ -246,18 +183,6 @@ def number(name: str, value: Any, words: str, accepts: Callable[[Any], bool]) ->
 def one_of(name: str, value: Any, known: Sequence[Any]) -> None:
     """Refuse what is none of the words that are known.
 
-    Parameters
-    ----------
-    name : str
-    value : object
-    known : sequence
-
-    Raises
-    ------
-    ValueError
-
-    Examples
-    --------
     >>> one_of("file_format", "grib", ("nc", "zarr"))
     Traceback (most recent call last):
     ValueError: file_format is 'grib'; it can be 'nc' or 'zarr'
@@ -271,17 +196,6 @@ def one_of(name: str, value: Any, known: Sequence[Any]) -> None:
 def flag(name: str, value: Any) -> None:
     """Refuse what is neither True nor False.
 
-    Parameters
-    ----------
-    name : str
-    value : object
-
-    Raises
-    ------
-    ValueError
-
-    Examples
-    --------
     >>> flag("overwrite", "yes")
     Traceback (most recent call last):
     ValueError: overwrite is 'yes'; it must be True or False

@@ -10,25 +10,9 @@ from typing import Any
 def read_toml(path: str | Path, changes: Iterable[str] = (), *, example: str) -> dict[str, Any]:
     """The content of a TOML file, some of its values replaced.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-    changes : iterable of str
-        ``"section.key=value"``; a value that is no TOML is a word.
-    example : str
-        Such a change, for messages.
+    ``changes``: ``"section.key=value"``; a value that is no TOML is a word. ``example``: such a change, for messages.
+    ValueError if the file is missing or no TOML, or a change is not written so.
 
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    ValueError
-        If the file is missing or no TOML, or a change is not written so.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "run.toml")
@@ -64,15 +48,7 @@ def _change(content: dict[str, Any], change: str, example: str) -> None:
 def check_sections(content: Mapping[str, Any], known: Iterable[str]) -> None:
     """Refuse sections that are not known, and what should be a section and is a value.
 
-    Parameters
-    ----------
-    content : mapping
-        Of a configuration.
-    known : iterable of str
-
-    Raises
-    ------
-    ValueError
+    ``content``: of a configuration.
     """
     refuse_unknown("section", content, known)
     for section, keys in content.items():
@@ -83,19 +59,8 @@ def check_sections(content: Mapping[str, Any], known: Iterable[str]) -> None:
 def refuse_unknown(what: str, found: Iterable[str], known: Iterable[str]) -> None:
     """Refuse names that are not known.
 
-    Parameters
-    ----------
-    what : str
-        What they name.
-    found, known : iterable of str
+    ``what``: what they name. ValueError with the nearest known name, or all of them.
 
-    Raises
-    ------
-    ValueError
-        With the nearest known name, or all of them.
-
-    Examples
-    --------
     >>> refuse_unknown("key in [data]", ["pahts"], ["paths", "stride"])
     Traceback (most recent call last):
     ValueError: there is no key in [data] 'pahts'; did you mean 'paths'?
@@ -111,24 +76,9 @@ def refuse_unknown(what: str, found: Iterable[str], known: Iterable[str]) -> Non
 def init_times(text: str, called: str = "init_times") -> Any:
     """Init times as `xnowcast.forecast` takes them, out of one word.
 
-    Parameters
-    ----------
-    text : str
-        "all", "latest", a time, several with commas, or START/STOP or START/STOP/STEP.
-    called : str
-        What the user calls it, for messages.
+    ``text``: "all", "latest", a time, several with commas, or START/STOP or START/STOP/STEP. ``called``: what the user
+    calls it, for messages. ValueError if a range has more than three parts.
 
-    Returns
-    -------
-    str, list or slice
-
-    Raises
-    ------
-    ValueError
-        If a range has more than three parts.
-
-    Examples
-    --------
     >>> init_times("2023-01-01/2023-12-31/1h")
     slice('2023-01-01', '2023-12-31', '1h')
     """

@@ -20,25 +20,10 @@ def draft(path: str | os.PathLike, *, overwrite: bool = True) -> Iterator[Path]:
     The draft lies in a new folder beside ``path``, whose name nobody knows beforehand and which is open to its owner
     alone, so that no link can wait there for what is written.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
-        Where the result shall be. What is there stays until the draft is complete.
-    overwrite : bool
-        Whether what is there may be replaced.
+    ``path``: where the result shall be. What is there stays until the draft is complete. ``overwrite``: whether what is
+    there may be replaced. Returned: with the name of ``path``; nothing is there yet. FileExistsError if something is
+    there that may not be replaced.
 
-    Yields
-    ------
-    pathlib.Path
-        With the name of ``path``; nothing is there yet.
-
-    Raises
-    ------
-    FileExistsError
-        If something is there that may not be replaced.
-
-    Examples
-    --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "notes.txt")
     >>> with draft(path) as new:
@@ -93,12 +78,7 @@ def _place_folder(new: Path, path: Path, overwrite: bool) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the drafts of ``path`` that killed processes have left.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-    """
+    """Remove the drafts of ``path`` that killed processes have left."""
     name = re.compile(rf"\.{re.escape(path.name[:100])}\.\w+{re.escape(ENDING)}")
     for left in path.parent.iterdir():
         if name.fullmatch(left.name):

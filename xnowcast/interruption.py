@@ -11,19 +11,8 @@ class Interruption:
 
     Elsewhere than in the main thread of a process nothing is changed.
 
-    Parameters
-    ----------
-    signals : sequence of int
-        Ctrl-C by default.
-    told : callable
-        Called when a stop is asked for.
+    ``signals``: ctrl-C by default. ``told``: called when a stop is asked for.
 
-    Attributes
-    ----------
-    asked : bool
-
-    Examples
-    --------
     >>> with Interruption() as interruption:
     ...     signal.raise_signal(signal.SIGINT)
     ...     interruption.asked

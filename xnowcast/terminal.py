@@ -25,12 +25,6 @@ def printable(text: str) -> str:
 def in_notebook() -> bool:
     """Whether a kernel of Jupyter runs this process; that its libraries are imported says less.
 
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
     >>> in_notebook()
     False
     """

@@ -35,17 +35,8 @@ Time = np.datetime64
 def usual_step(times: Iterable[Time]) -> np.timedelta64 | None:
     """The distance at which most frames follow each other; None of fewer than two, and where it is over a day.
 
-    Parameters
-    ----------
-    times : iterable of numpy.datetime64
-        In any order.
+    ``times``: in any order.
 
-    Returns
-    -------
-    numpy.timedelta64 or None
-
-    Examples
-    --------
     >>> minutes = np.datetime64("2024-06-01", "ns") + np.array([0, 6, 10, 15, 20]) * np.timedelta64(1, "m")
     >>> usual_step(minutes).astype("m8[m]")
     np.timedelta64(5,'m')
@@ -62,22 +53,10 @@ def usual_step(times: Iterable[Time]) -> np.timedelta64 | None:
 def doubts(came: Mapping[Time, int], step: np.timedelta64 | None, enough: int) -> dict[Time, int]:
     """Frames that lie ahead of those that came after them: dated wrongly, or what lies between is late.
 
-    Parameters
-    ----------
-    came : mapping of numpy.datetime64 to int
-        When each frame came, in whatever counts upwards.
-    step : numpy.timedelta64 or None
-    enough : int
-        So many frames make a forecast.
+    ``came``: when each frame came, in whatever counts upwards. ``enough``: so many frames make a forecast. Returned:
+    frames that a gap separates from those before it, if as many as they are, or ``enough``, have come since that go on
+    before the gap; and how many have. Also a single frame that lies far ahead, until another confirms it.
 
-    Returns
-    -------
-    dict of numpy.datetime64 to int
-        Frames that a gap separates from those before it, if as many as they are, or ``enough``, have come since that
-        go on before the gap; and how many have. Also a single frame that lies far ahead, until another confirms it.
-
-    Examples
-    --------
     >>> day = np.datetime64("2024-06-01", "ns") + np.arange(100) * np.timedelta64(5, "m")
     >>> came = {day[0]: 0, day[1]: 1, day[90]: 2, day[2]: 3}
     >>> doubts(came, np.timedelta64(5, "m"), 4) == {day[90]: 1}
@@ -109,17 +88,7 @@ def _runs(times: Sequence[Time], step: np.timedelta64) -> list[list[Time]]:
 
 
 def slots_between(start: Time, time: Time, step: np.timedelta64) -> int | None:
-    """How many steps a time lies after another; None where it is no whole number of them.
-
-    Parameters
-    ----------
-    start, time : numpy.datetime64
-    step : numpy.timedelta64
-
-    Returns
-    -------
-    int or None
-    """
+    """How many steps a time lies after another; None where it is no whole number of them."""
     count = (time - start) / step
     return round(count) if abs(count - round(count)) <= STEP_TOLERANCE else None
 
@@ -127,18 +96,8 @@ def slots_between(start: Time, time: Time, step: np.timedelta64) -> int | None:
 def on_axis(times: Sequence[Time], step: np.timedelta64) -> np.ndarray:
     """Times some seconds off their axis, on it: at whole steps since midnight where the newest is close to one.
 
-    Parameters
-    ----------
-    times : sequence of numpy.datetime64
-        Whole numbers of steps apart, as `together` chose them.
-    step : numpy.timedelta64
+    ``times``: whole numbers of steps apart, as `together` chose them.
 
-    Returns
-    -------
-    numpy.ndarray
-
-    Examples
-    --------
     >>> stored = np.array(["2024-06-01T12:00:02", "2024-06-01T12:04:59"], "M8[ns]")
     >>> on_axis(stored, np.timedelta64(5, "m")).astype("M8[s]").astype(str).tolist()
     ['2024-06-01T12:00:00', '2024-06-01T12:05:00']
@@ -156,28 +115,15 @@ def on_axis(times: Sequence[Time], step: np.timedelta64) -> np.ndarray:
 class Kind:
     """What two frames must share to be joined: a field of the same meaning on the same grid.
 
-    Attributes
-    ----------
-    meaning : object
-        Name, dims, quantity and conversion of the field; what prevents it from being read where it cannot.
-    places : mapping of str to numpy.ndarray
-        Labels along all dims but the time.
+    ``meaning``: name, dims, quantity and conversion of the field; what prevents it from being read where it cannot.
+    ``places``: labels along all dims but the time.
     """
 
     meaning: Any
     places: Mapping[Any, np.ndarray]
 
     def same(self, other: "Kind") -> bool:
-        """Whether frames of the two may be joined: places may differ by a hundredth of a cell, as rounding makes them.
-
-        Parameters
-        ----------
-        other : Kind
-
-        Returns
-        -------
-        bool
-        """
+        """Whether frames of the two may be joined: places may differ by a hundredth of a cell, as rounding makes them."""
         if self.meaning != other.meaning or self.places.keys() != other.places.keys():
             return False
         return all(_same_places(here, other.places[dim]) for dim, here in self.places.items())
@@ -193,20 +139,8 @@ def _same_places(here: np.ndarray, there: np.ndarray) -> bool:
 def kind_of(frame: xr.Dataset, time: Any, step: np.timedelta64, variable: Any, zr: Any) -> Kind:
     """The kind of a frame.
 
-    Parameters
-    ----------
-    frame : xarray.Dataset
-        With one time.
-    time : hashable
-        Name of its time dim.
-    step : numpy.timedelta64
-        Amounts become rates by it.
-    variable, zr
-        As for `xnowcast.forecast`.
-
-    Returns
-    -------
-    Kind
+    ``frame``: with one time. ``time``: name of its time dim. ``step``: amounts become rates by it. ``variable, zr``: as
+    for `xnowcast.forecast`.
     """
     places = {name: index.to_numpy() for name, index in frame.indexes.items() if name != time}
     twice = frame.isel({time: [0, 0]})  # a single time has no step
@@ -219,16 +153,7 @@ def kind_of(frame: xr.Dataset, time: Any, step: np.timedelta64, variable: Any, z
 
 
 def digest(frame: xr.Dataset) -> str:
-    """A hash of all that a frame holds but its global attributes.
-
-    Parameters
-    ----------
-    frame : xarray.Dataset
-
-    Returns
-    -------
-    str
-    """
+    """A hash of all that a frame holds but its global attributes."""
     found = sha256()
     for name, variable in sorted(frame.variables.items(), key=lambda item: str(item[0])):
         values = variable.values
@@ -249,20 +174,8 @@ def together(
     Frames go together where they are of one kind and whole steps apart. A frame that goes with no others does not stop
     those that do: the newest group is taken that has enough frames in a row, and the largest where none has.
 
-    Parameters
-    ----------
-    times : collection of numpy.datetime64
-    kinds : mapping of numpy.datetime64 to Kind
-    step : numpy.timedelta64
-    enough : int
-        So many frames make a forecast.
-
-    Returns
-    -------
-    list of numpy.datetime64
-        In rising order.
-    list of numpy.datetime64
-        What is newer than the frame before the newest of these, and goes with none of them.
+    ``enough``: so many frames make a forecast. Returned: in rising order. Returned: what is newer than the frame before
+    the newest of these, and goes with none of them.
     """
     groups: list[list[Time]] = []
     for time in sorted(times):

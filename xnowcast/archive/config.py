@@ -34,26 +34,12 @@ _DATA = ("path", "variable", "zr", "chunks")
 def run_hindcast(path: str | Path, changes: Iterable[str] = (), **arguments: Any) -> xr.Dataset:
     """Run `hindcast` as a TOML file says.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        With ``[data]`` (``path``: a file, store, pattern or list of these; ``variable``, ``zr``, ``chunks``),
-        ``[model]`` (``name`` or ``weights``, and the model's options), ``[hindcast]`` (arguments of `hindcast`) and
-        ``[engine]`` (``kind``: "threads", "processes" or "dask"; ``workers``; ``scheduler`` or ``scheduler_file`` of a
-        cluster; ``performance_report``).
-    changes : iterable of str
-        Values that replace those of the file, such as ``"hindcast.members=20"``.
-    **arguments
-        Of `hindcast`, instead of the file's.
-
-    Returns
-    -------
-    xarray.Dataset
-
-    Raises
-    ------
-    ValueError
-        If the file or something in it is not known; and as `hindcast`.
+    ``path``: with ``[data]`` (``path``: a file, store, pattern or list of these; ``variable``, ``zr``, ``chunks``),
+    ``[model]`` (``name`` or ``weights``, and the model's options), ``[hindcast]`` (arguments of `hindcast`) and
+    ``[engine]`` (``kind``: "threads", "processes" or "dask"; ``workers``; ``scheduler`` or ``scheduler_file`` of a
+    cluster; ``performance_report``). ``changes``: values that replace those of the file, such as
+    ``"hindcast.members=20"``. ``**arguments``: of `hindcast`, instead of the file's. ValueError if the file or
+    something in it is not known; and as `hindcast`.
     """
     content = _read(path, changes, ("data", "model", "hindcast", "engine"))
     model = content["model"]
@@ -70,24 +56,10 @@ def run_hindcast(path: str | Path, changes: Iterable[str] = (), **arguments: Any
 def run_score(path: str | Path, changes: Iterable[str] = (), **arguments: Any) -> xr.Dataset:
     """Run `score_archive` as a TOML file says.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        With ``[data]`` and ``[engine]`` as for `run_hindcast`, ``[score]`` (arguments of `score_archive`), and
-        a section ``[models.NAME]`` for each model (``model`` or ``weights``, ``members``, and the model's options).
-    changes : iterable of str
-        Such as ``"score.hours=3"``.
-    **arguments
-        Of `score_archive`, instead of the file's.
-
-    Returns
-    -------
-    xarray.Dataset
-
-    Raises
-    ------
-    ValueError
-        If the file or something in it is not known; and as `score_archive`.
+    ``path``: with ``[data]`` and ``[engine]`` as for `run_hindcast`, ``[score]`` (arguments of `score_archive`), and a
+    section ``[models.NAME]`` for each model (``model`` or ``weights``, ``members``, and the model's options).
+    ``changes``: such as ``"score.hours=3"``. ``**arguments``: of `score_archive`, instead of the file's. ValueError if
+    the file or something in it is not known; and as `score_archive`.
     """
     content = _read(path, changes, ("data", "models", "score", "engine"))
     own = _arguments("score", content["score"], score_archive) | arguments

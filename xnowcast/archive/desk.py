@@ -34,19 +34,9 @@ _NAME = re.compile(r"forecast_\d{8}T\d{4}(\d\d)?")
 class Desk:
     """Makes forecasts and puts them where they belong.
 
-    Attributes
-    ----------
-    folder : pathlib.Path
-    model : object
-    settings : dict
-        Arguments of `xnowcast.forecast`, and the model's options.
-    file_format : {"nc", "zarr"}
-    keep : int or None
-        How many forecasts of a watch stay in the folder.
-    needed : int
-        Frames of a forecast; one alone does not tell the step.
-    made : int
-        Init times from which forecasts were made.
+    ``settings``: arguments of `xnowcast.forecast`, and the model's options. ``keep``: how many forecasts of a watch
+    stay in the folder. ``needed``: frames of a forecast; one alone does not tell the step. ``made``: init times from
+    which forecasts were made.
     """
 
     folder: Path
@@ -67,15 +57,7 @@ class Desk:
     def forecast_from(self, frames: Mapping[np.datetime64, xr.Dataset]) -> None:
         """Forecast from the newest frames that go together, unless that is done; log what prevents it.
 
-        Parameters
-        ----------
-        frames : mapping of numpy.datetime64 to xarray.Dataset
-            By their times.
-
-        Raises
-        ------
-        ValueError
-            If it is not the frames but the call that will not do.
+        ``frames``: by their times. ValueError if it is not the frames but the call that will not do.
         """
         chosen = self._chosen(frames)
         if len(chosen) < self.needed:
@@ -149,20 +131,7 @@ class Desk:
         return data
 
     def prepared(self, data: xr.Dataset) -> Prepared:
-        """The forecast, checked; what is refused time and again before any was made is a wrong call.
-
-        Parameters
-        ----------
-        data : xarray.Dataset
-
-        Returns
-        -------
-        Prepared
-
-        Raises
-        ------
-        ValueError
-        """
+        """The forecast, checked; what is refused time and again before any was made is a wrong call."""
         try:
             ready = prepare(data, self.model, **self._arguments())
         except ValueError as error:

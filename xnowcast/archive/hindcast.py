@@ -188,13 +188,7 @@ def open_archive(path: str | Path) -> xr.Dataset:
 class Job:
     """What all batches share: small, for it goes to every worker.
 
-    Attributes
-    ----------
-    ready : Prepared
-        The forecast, without the archive's data.
-    out : pathlib.Path
-    layout : xnowcast.archive.store.Layout
-    min_coverage : float
+    ``ready``: the forecast, without the archive's data.
     """
 
     ready: Prepared
@@ -207,17 +201,9 @@ class Job:
 class Batch:
     """Some init times, and the frames that they read, still unread.
 
-    Attributes
-    ----------
-    number : int
-    rows : numpy.ndarray
-        Which init times of the batch have all their frames.
-    chosen : xnowcast.fields.windows.Windows
-        Of these, counted in ``frames``.
-    status : numpy.ndarray
-        int8, one per init time of the batch, as far as it is known.
-    frames : xnowcast.archive.run.frames.Frames or None
-        None where no init time of the batch has all its frames.
+    ``rows``: which init times of the batch have all their frames. ``chosen``: of these, counted in ``frames``.
+    ``status``: int8, one per init time of the batch, as far as it is known. ``frames``: None where no init time of the
+    batch has all its frames.
     """
 
     number: int
@@ -231,12 +217,7 @@ class Batch:
 class Outcome:
     """What a worker tells of a batch.
 
-    Attributes
-    ----------
-    status : numpy.ndarray
-        What became of its init times.
-    notes : list of str
-        What the log should say.
+    ``status``: what became of its init times. ``notes``: what the log should say.
     """
 
     status: np.ndarray
@@ -282,17 +263,7 @@ class _Plan:
 
 
 def pick(chosen: windows.Windows, which: Any) -> windows.Windows:
-    """Some of the windows.
-
-    Parameters
-    ----------
-    chosen : Windows
-    which : slice or numpy.ndarray
-
-    Returns
-    -------
-    Windows
-    """
+    """Some of the windows."""
     return windows.Windows(
         chosen.init_times[which], chosen.before[which], chosen.after[which], chosen.weight[which], chosen.skipped[:0]
     )
@@ -346,17 +317,7 @@ def init_times_at_once(ready: Prepared) -> int:
 
 
 def compute_batch(job: Job, batch: Batch) -> Outcome:
-    """Read the frames of a batch, forecast, write, and mark it as done.
-
-    Parameters
-    ----------
-    job : Job
-    batch : Batch
-
-    Returns
-    -------
-    Outcome
-    """
+    """Read the frames of a batch, forecast, write, and mark it as done."""
     status, values = batch.status.copy(), None
     notes: list[str] = []
     if batch.frames is not None:
@@ -372,18 +333,7 @@ def compute_batch(job: Job, batch: Batch) -> Outcome:
 def judge(chosen: windows.Windows, read: "ReadFrames", min_coverage: float) -> tuple[np.ndarray, list[str]]:
     """Which forecasts can be made of the frames that were read, and what is to be said of the others.
 
-    Parameters
-    ----------
-    chosen : Windows
-        Counted in the frames.
-    read : ReadFrames
-    min_coverage : float
-
-    Returns
-    -------
-    numpy.ndarray
-        int8 statuses, one per window.
-    list of str
+    ``chosen``: counted in the frames. Returned: int8 statuses, one per window.
     """
     frames = np.stack([chosen.before, chosen.after], axis=-1).reshape(len(chosen.init_times), -1)
     sparse = (read.coverage < min_coverage) | (read.coverage == 0)
@@ -415,18 +365,8 @@ def _forecast(job: Job, batch: Batch, read: "ReadFrames", good: np.ndarray) -> n
 def run_windows(ready: Prepared, frames: np.ndarray, chosen: windows.Windows) -> np.ndarray:
     """Forecasts from frames in memory, in this thread, in the user's units, rows and columns.
 
-    Parameters
-    ----------
-    ready : Prepared
-    frames : numpy.ndarray
-        ``(*extra, time, y, x)``, first row in the north, in the user's units.
-    chosen : Windows
-        Counted in these frames.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(*extra, init_time, [member], lead_time, y, x)``, float32.
+    ``frames``: ``(*extra, time, y, x)``, first row in the north, in the user's units. ``chosen``: counted in these
+    frames. Returned: ``(*extra, init_time, [member], lead_time, y, x)``, float32.
     """
     import dask.array as da
 
@@ -453,14 +393,7 @@ def _checked_out(out: str | Path, overwrite: bool, inputs: list[Any]) -> Path:
 def check_run(asked: Mapping[str, Any]) -> None:
     """Refuse what says how a run over an archive goes, before any data are looked at.
 
-    Parameters
-    ----------
-    asked : mapping of str to object
-        Arguments of `hindcast` or `score_archive`.
-
-    Raises
-    ------
-    ValueError
+    ``asked``: arguments of `hindcast` or `score_archive`.
     """
     from xnowcast.archive.run import engines
 
@@ -546,17 +479,7 @@ def _run(
 def summary(name: str, status: np.ndarray, bar: Progress) -> str:
     """What a run did, in a line or two.
 
-    Parameters
-    ----------
-    name : str
-        Of what was written.
-    status : numpy.ndarray
-        What became of each init time.
-    bar : Progress
-
-    Returns
-    -------
-    str
+    ``name``: of what was written. ``status``: what became of each init time.
     """
     counts = np.bincount(status, minlength=len(store.MEANINGS))
     skipped = [f"{n} {what.replace('_', ' ')}" for n, what in zip(counts, store.MEANINGS, strict=True) if n]
@@ -567,17 +490,7 @@ def summary(name: str, status: np.ndarray, bar: Progress) -> str:
 def end_of_run(report: "Report", told: str, wanted: int) -> None:
     """Log the summary, and raise where batches are missing.
 
-    Parameters
-    ----------
-    report : xnowcast.archive.run.loop.Report
-    told : str
-        The summary.
-    wanted : int
-        Batches that were to be done.
-
-    Raises
-    ------
-    KeyboardInterrupt, IncompleteRun
+    ``told``: the summary. ``wanted``: batches that were to be done.
     """
     from xnowcast.archive.run.loop import IncompleteRun
 

@@ -24,19 +24,9 @@ State = tuple[int, ...]
 class Inbox:
     """The newest frames of a folder, in memory; as many as are needed and no more.
 
-    Attributes
-    ----------
-    folder : pathlib.Path
-    pattern : str
-        Of the names of the files.
-    capacity : int
-        Frames that are kept.
-    enough : int
-        Frames of a forecast.
-    follow_links : bool
-        Whether to read what links point at outside the folder.
-    frames : dict of numpy.datetime64 to xarray.Dataset
-        By their times, those in doubt as well.
+    ``pattern``: of the names of the files. ``capacity``: frames that are kept. ``enough``: frames of a forecast.
+    ``follow_links``: whether to read what links point at outside the folder. ``frames``: by their times, those in doubt
+    as well.
     """
 
     folder: Path
@@ -58,10 +48,7 @@ class Inbox:
     def look(self) -> bool:
         """Read what has come or changed and stands still; whether there is a frame that was not there, or another one.
 
-        Raises
-        ------
-        OSError
-            If the folder cannot be looked into.
+        OSError if the folder cannot be looked into.
         """
         there = self._files()
         if self._first:  # of a folder that is full already only the newest files matter

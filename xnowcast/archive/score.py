@@ -176,15 +176,7 @@ def score_archive(
 class Stored:
     """Forecasts that are in a store already.
 
-    Attributes
-    ----------
-    path : str
-    name : str
-        The variable.
-    init_times : numpy.ndarray
-    conversion : xnowcast.units.Conversion
-    steps : int
-        How many lead times are scored.
+    ``name``: the variable. ``steps``: how many lead times are scored.
     """
 
     path: str
@@ -314,22 +306,8 @@ def _refuse_other_interval(path: Any, forecast: "Field", reference: Prepared) ->
 class Job:
     """What all blocks share.
 
-    Attributes
-    ----------
-    models : dict of str to Prepared or Stored
-    reference : Prepared
-        Whose field is observed.
-    kinds : tuple of str
-        Of sums.
-    options : dict of str to dict
-        Thresholds and scales, by kind of sums.
-    regions : numpy.ndarray or None
-        bool ``(region, y, x)``.
-    sizes : dict of str to int
-        Of the dims of the tables.
-    hours : int or None
-    same_cells : bool
-    min_coverage : float
+    ``reference``: whose field is observed. ``kinds``: of sums. ``options``: thresholds and scales, by kind of sums.
+    ``regions``: bool ``(region, y, x)``. ``sizes``: of the dims of the tables.
     """
 
     models: dict[str, Contender]
@@ -347,14 +325,8 @@ class Job:
 class Step:
     """Some init times that a worker scores at once.
 
-    Attributes
-    ----------
-    init_times : numpy.ndarray
-    chosen : dict of str to Windows
-        For each model that forecasts here the init times that it has all frames for, counted in ``frames``.
-    valid : numpy.ndarray
-        ``(init_time, lead_time)`` positions in ``frames`` of what was observed, -1 where there is no frame.
-    frames : xnowcast.archive.run.frames.Frames
+    ``chosen``: for each model that forecasts here the init times that it has all frames for, counted in ``frames``.
+    ``valid``: ``(init_time, lead_time)`` positions in ``frames`` of what was observed, -1 where there is no frame.
     """
 
     init_times: np.ndarray
@@ -365,13 +337,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Batch:
-    """A block of init times, in steps.
-
-    Attributes
-    ----------
-    number : int
-    steps : list of Step
-    """
+    """A block of init times, in steps."""
 
     number: int
     steps: list[Step]
@@ -381,13 +347,7 @@ class Batch:
 class Outcome:
     """What a worker found of a block.
 
-    Attributes
-    ----------
-    sums : dict of str to numpy.ndarray
-        By variable of the table, without the dim ``block``.
-    status : numpy.ndarray
-        ``(init_time, model)``.
-    notes : list of str
+    ``sums``: by variable of the table, without the dim ``block``. ``status``: ``(init_time, model)``.
     """
 
     sums: dict[str, np.ndarray]
@@ -563,24 +523,9 @@ def _checked_hours(hours: int) -> int:
 def block_starts(init_times: np.ndarray, block: str) -> np.ndarray:
     """When the block of each init time began.
 
-    Parameters
-    ----------
-    init_times : numpy.ndarray
-    block : str
-        Whole days, cut at the ends of months, or a length that divides a day.
+    ``block``: whole days, cut at the ends of months, or a length that divides a day. Returned: datetime64[ns].
+    ValueError if it is another length.
 
-    Returns
-    -------
-    numpy.ndarray
-        datetime64[ns].
-
-    Raises
-    ------
-    ValueError
-        If it is another length.
-
-    Examples
-    --------
     >>> times = np.array(["2024-06-09T07", "2024-06-30T23", "2024-07-01T00"], "M8[ns]")
     >>> block_starts(times, "7D").astype("M8[D]").astype(str).tolist()
     ['2024-06-08', '2024-06-29', '2024-07-01']
@@ -602,15 +547,8 @@ def block_starts(init_times: np.ndarray, block: str) -> np.ndarray:
 class Table:
     """Sums of all blocks, and what became of each init time.
 
-    Parameters
-    ----------
-    init_times, starts : numpy.ndarray
-        In rising order, and when the block of each began.
-    coords : dict
-        Of the dims but block, in their order.
-    shapes : dict of str to tuple of str
-        Variables, and their dims after the lead time.
-    units : str
+    ``init_times, starts``: in rising order, and when the block of each began. ``coords``: of the dims but block, in
+    their order. ``shapes``: variables, and their dims after the lead time.
     """
 
     def __init__(
@@ -688,16 +626,7 @@ def _as_text(values: Any) -> Any:
 
 
 def dtype_of(variable: str) -> type:
-    """Counts are whole numbers, sums are not.
-
-    Parameters
-    ----------
-    variable : str
-
-    Returns
-    -------
-    type
-    """
+    """Counts are whole numbers, sums are not."""
     return np.int64 if variable.startswith(("events_", "n_init")) else np.float64
 
 
@@ -705,17 +634,7 @@ def dtype_of(variable: str) -> type:
 
 
 def score_block(job: Job, batch: Batch) -> Outcome:
-    """Forecast from the init times of a block with every model, and add up their scores' sums.
-
-    Parameters
-    ----------
-    job : Job
-    batch : Batch
-
-    Returns
-    -------
-    Outcome
-    """
+    """Forecast from the init times of a block with every model, and add up their scores' sums."""
     from xnowcast.archive import tables
 
     outer = [job.sizes["model"], *(job.sizes[d] for d in ("hour", "region") if d in job.sizes)]

@@ -46,12 +46,8 @@ FIRST_PAUSE = 0.2
 class Layout:
     """How a forecast variable lies in the store.
 
-    Attributes
-    ----------
-    dims : tuple of str
-        ``(*extra, init_time, [member], lead_time, y, x)``.
-    shape, shard, chunk : tuple of int
-        Of the whole array; of a file, which is a batch of init times or a part of it; of what is read at once.
+    ``dims``: ``(*extra, init_time, [member], lead_time, y, x)``. ``shape, shard, chunk``: of the whole array; of a
+    file, which is a batch of init times or a part of it; of what is read at once.
     """
 
     dims: tuple[str, ...]
@@ -83,22 +79,9 @@ def plan_layout(dims: Sequence[str], shape: Sequence[int], *, per_batch: int | N
 
     Reading a lead time of all init times, or all lead times of one, both touch few chunks that are not wanted.
 
-    Parameters
-    ----------
-    dims : sequence of str
-        ``(*extra, init_time, [member], lead_time, y, x)``.
-    shape : sequence of int
-    per_batch : int or None
-        Init times in a batch, where somebody says so.
-    multiple : int
-        Init times that the model gets at once: a batch is a multiple of it, or less.
+    ``dims``: ``(*extra, init_time, [member], lead_time, y, x)``. ``per_batch``: init times in a batch, where somebody
+    says so. ``multiple``: init times that the model gets at once: a batch is a multiple of it, or less.
 
-    Returns
-    -------
-    Layout
-
-    Examples
-    --------
     >>> dims = ("init_time", "member", "lead_time", "y", "x")
     >>> layout = plan_layout(dims, (1000, 10, 12, 256, 256), per_batch=None, multiple=3)
     >>> layout.shard, layout.chunk
@@ -141,18 +124,9 @@ def create(
 ) -> None:
     """Make a store whose labels are there and whose forecasts are not; all of it or nothing.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    template : xarray.Dataset
-        As the result will be; the values of ``name`` are not looked at.
-    name : str
-        The forecast variable.
-    layout : Layout
-    fingerprint : dict
-        What the run was asked for; a run that goes on must be asked for the same.
-    overwrite : bool
-        Whether a store that is there is replaced; it stays until the new one is made.
+    ``template``: as the result will be; the values of ``name`` are not looked at. ``name``: the forecast variable.
+    ``fingerprint``: what the run was asked for; a run that goes on must be asked for the same. ``overwrite``: whether a
+    store that is there is replaced; it stays until the new one is made.
     """
     from zarr.codecs import BloscCodec
 
@@ -189,15 +163,7 @@ def status_attributes() -> dict[str, Any]:
 def check_same_run(path: Path, fingerprint: dict[str, Any]) -> None:
     """Refuse to go on with a store that was begun otherwise.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    fingerprint : dict
-
-    Raises
-    ------
-    ValueError
-        If it is no such store, or something differs; it says what.
+    ValueError if it is no such store, or something differs; it says what.
     """
     found = read_fingerprint(path)
     if found is None:
@@ -231,20 +197,9 @@ def refuse_other_run(path: Path, wanted: dict[str, Any], found: dict[str, Any]) 
 def differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
     """Where what two runs were asked for differs.
 
-    Parameters
-    ----------
-    before, now : dict
-        Values, or further dicts of them.
-    name : str
-        Of what they are of, in the names of what is in them.
+    ``before, now``: values, or further dicts of them. ``name``: of what they are of, in the names of what is in them.
+    Returned: name, and what it was and is; `ABSENT` where one has nothing of that name.
 
-    Returns
-    -------
-    list of (str, object, object)
-        Name, and what it was and is; `ABSENT` where one has nothing of that name.
-
-    Examples
-    --------
     >>> then = {"seed": 0, "models": {"mine": {"members": 3, "units": "mm h-1"}}}
     >>> differences(then, {"seed": 0, "models": {"mine": {"members": 5, "units": "mm h-1"}}})
     [('models.mine.members', 3, 5)]
@@ -300,27 +255,9 @@ def write_batch(
 ) -> list[str]:
     """Write the data of a batch, and then its mark.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    name : str
-        The forecast variable.
-    layout : Layout
-    batch : int
-    values : numpy.ndarray or None
-        The batch in the dims of the layout; None where no init time of it could be forecast.
-    status : numpy.ndarray
-        int8, one per init time of the batch.
-
-    Returns
-    -------
-    list of str
-        Attempts that failed, for the log.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written after four attempts; at once where the disk is full.
+    ``name``: the forecast variable. ``values``: the batch in the dims of the layout; None where no init time of it
+    could be forecast. ``status``: int8, one per init time of the batch. Returned: attempts that failed, for the log.
+    OSError if it cannot be written after four attempts; at once where the disk is full.
     """
     notes: list[str] = []
     if values is not None:

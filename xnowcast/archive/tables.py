@@ -34,17 +34,9 @@ Take = Callable[[xr.DataArray, xr.DataArray, dict[str, Any]], xr.Dataset]
 class Kind:
     """Sums that one or more scores are taken of.
 
-    Attributes
-    ----------
-    sums : tuple of str
-        Variables of the sums.
-    dims : tuple of str
-        Their dims besides init and lead time.
-    take : callable
-        From observations and forecasts ``(init_time, [member], lead_time, y, x)`` and the options of the tables.
-    score : callable
-        From the name of a score and the sums.
-    scores : tuple of str
+    ``sums``: variables of the sums. ``dims``: their dims besides init and lead time. ``take``: from observations and
+    forecasts ``(init_time, [member], lead_time, y, x)`` and the options of the tables. ``score``: from the name of a
+    score and the sums.
     """
 
     sums: tuple[str, ...]
@@ -118,21 +110,8 @@ KINDS: dict[str, Kind] = {
 def kind_of(score: str) -> str:
     """The kind of sums that a score is taken of.
 
-    Parameters
-    ----------
-    score : str
+    ValueError if the score cannot be taken of sums, or there is none of that name.
 
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If the score cannot be taken of sums, or there is none of that name.
-
-    Examples
-    --------
     >>> kind_of("rmse")
     'errors'
     """
@@ -212,18 +191,7 @@ def table_scores(
 def opened(tables: xr.Dataset | str | Path) -> xr.Dataset:
     """A table, read from its file where a path is given.
 
-    Parameters
-    ----------
-    tables : xarray.Dataset or path
-
-    Returns
-    -------
-    xarray.Dataset
-
-    Raises
-    ------
-    ValueError
-        If it is no table of `xnowcast.score_archive`.
+    ValueError if it is no table of `xnowcast.score_archive`.
     """
     what = str(tables) if isinstance(tables, str | Path) else f"a {type(tables).__name__}"
     if isinstance(tables, str | Path):

@@ -22,19 +22,10 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Those of the process by default.
+    ``arguments``: those of the process by default. Returned: 0, 2 after an error (told in one line on stderr; with
+    ``--debug`` as a traceback), 130 after Ctrl-C. A run over an archive ends with 1 where batches are missing, and with
+    3 where input could not be read.
 
-    Returns
-    -------
-    int
-        0, 2 after an error (told in one line on stderr; with ``--debug`` as a traceback), 130 after Ctrl-C. A run over
-        an archive ends with 1 where batches are missing, and with 3 where input could not be read.
-
-    Examples
-    --------
     >>> main(["models", "persistence"])
     persistence: The newest frame, unchanged: what everybody must beat.
       reads       1 frame of any precipitation field, any step, grids of 8 x 8 cells or more

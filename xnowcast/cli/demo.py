@@ -23,26 +23,11 @@ def run(
 ) -> Path:
     """Forecast every half hour of an event, score the model beside the baselines, write the forecast and pictures.
 
-    Parameters
-    ----------
-    data : str
-        Name of a dataset (``xnowcast datasets``) or path of a file.
-    out : str or pathlib.Path
-        Folder for the results; made if it is missing, files of an earlier run are replaced.
-    model : str, optional
-        Any model that forecasts; by default the one that `xnowcast.forecast` takes for these data.
-    variable : str, optional
-        Name of the field where the event has more than one.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder.
-
-    Raises
-    ------
-    ValueError
-        If the event is no single sequence, or too short: an hour must follow the first forecast.
+    ``data``: name of a dataset (``xnowcast datasets``) or path of a file. ``out``: folder for the results; made if it
+    is missing, files of an earlier run are replaced. ``model``: any model that forecasts; by default the one that
+    `xnowcast.forecast` takes for these data. ``variable``: name of the field where the event has more than one.
+    Returned: the folder. ValueError if the event is no single sequence, or too short: an hour must follow the first
+    forecast.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
@@ -82,16 +67,6 @@ def run(
 def open_event(data: str) -> xr.Dataset:
     """The event by its name or path; the embedded synthetic one has three hours of 256 x 256 km.
 
-    Parameters
-    ----------
-    data : str
-
-    Returns
-    -------
-    xarray.Dataset
-
-    Examples
-    --------
     >>> dict(open_event("synthetic").sizes)["time"]
     36
     """
@@ -103,19 +78,7 @@ def open_event(data: str) -> xr.Dataset:
 def one_field(radar: xr.Dataset, variable: str | None) -> xr.Dataset:
     """The event without other precipitation fields.
 
-    Parameters
-    ----------
-    radar : xarray.Dataset
-    variable : str or None
-
-    Returns
-    -------
-    xarray.Dataset
-
-    Raises
-    ------
-    ValueError
-        If the field cannot be told, or has more dims than time, y and x.
+    ValueError if the field cannot be told, or has more dims than time, y and x.
     """
     field = cf.find_field(radar, variable)
     if field.extra:
@@ -128,19 +91,7 @@ def one_field(radar: xr.Dataset, variable: str | None) -> xr.Dataset:
 def verifiable_init_times(radar: xr.Dataset, model: str) -> list[np.datetime64]:
     """Half-hourly starts that have the frames that any of the models reads before them and the lead time after them.
 
-    Parameters
-    ----------
-    radar : xarray.Dataset
-    model : str
-
-    Returns
-    -------
-    list of pandas.Timestamp
-
-    Raises
-    ------
-    ValueError
-        If there is none.
+    ValueError if there is none.
     """
     field = cf.find_field(radar)
     axis = windows.time_axis(field.array, field.time)
@@ -161,15 +112,7 @@ def comparable(forecasts: dict[str, xr.Dataset]) -> dict[str, xr.DataArray]:
 
     Scores and spectra of different cells would compare different weather.
 
-    Parameters
-    ----------
-    forecasts : dict
-        By model.
-
-    Returns
-    -------
-    dict
-        By model.
+    ``forecasts``: by model. Returned: by model.
     """
     rates = {name: cf.rain_rate(forecast) for name, forecast in forecasts.items()}
     known = [rain.notnull() for rain in rates.values()]
@@ -179,16 +122,7 @@ def comparable(forecasts: dict[str, xr.Dataset]) -> dict[str, xr.DataArray]:
 
 
 def shown_lead_times(rain: xr.DataArray) -> list[np.timedelta64]:
-    """The lead times nearest to a quarter, half and whole hour.
-
-    Parameters
-    ----------
-    rain : xarray.DataArray
-
-    Returns
-    -------
-    list of numpy.timedelta64
-    """
+    """The lead times nearest to a quarter, half and whole hour."""
     wanted = np.array([15, 30, 60], dtype="m8[m]").astype("m8[ns]")
     return list(np.unique(rain.lead_time.sel(lead_time=wanted, method="nearest").values))
 
@@ -202,14 +136,7 @@ def draw(
 ) -> None:
     """Observed beside forecast, score against lead time, and spectra after half an hour.
 
-    Parameters
-    ----------
-    radar, forecast : xarray.Dataset
-        What is drawn as maps.
-    rates, scores : dict
-        By model.
-    paths : sequence of pathlib.Path
-        Of the three pictures.
+    ``radar, forecast``: what is drawn as maps. ``rates, scores``: by model. ``paths``: of the three pictures.
     """
     plot.plot(forecast, radar, init_time=0, path=paths[0])
     plot.plot_scores(scores, "csi", path=paths[1])

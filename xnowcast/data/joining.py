@@ -34,14 +34,7 @@ _DECLARED = (*_VALID, "_FillValue", "missing_value", "scale_factor", "add_offset
 class Part:
     """One of the files or stores.
 
-    Attributes
-    ----------
-    name : str
-        For messages.
-    dataset : xarray.Dataset or None
-        Lazy; None if the file cannot be read.
-    unreadable : str
-        Why it cannot.
+    ``name``: for messages. ``dataset``: lazy; None if the file cannot be read. ``unreadable``: why it cannot.
     """
 
     name: str
@@ -52,25 +45,12 @@ class Part:
 def join(parts: Sequence[Part]) -> xr.Dataset:
     """One dataset along time out of several.
 
-    Parameters
-    ----------
-    parts : sequence of Part
-        In any order of time, at least one of them readable. A part that is not stands for the frames that are missing
-        between its neighbours in this sequence, and reading these frames raises an `UnreadableInput`.
+    ``parts``: in any order of time, at least one of them readable. A part that is not stands for the frames that are
+    missing between its neighbours in this sequence, and reading these frames raises an `UnreadableInput`. Returned:
+    with Dask arrays. What does not depend on time, and the attributes, are the first part's. ValueError if a part has
+    no time, times are there twice, or something that all must share differs: grid and projection, kind and meaning of a
+    precipitation field, the interval of its sums. The message names the file.
 
-    Returns
-    -------
-    xarray.Dataset
-        With Dask arrays. What does not depend on time, and the attributes, are the first part's.
-
-    Raises
-    ------
-    ValueError
-        If a part has no time, times are there twice, or something that all must share differs: grid and projection,
-        kind and meaning of a precipitation field, the interval of its sums. The message names the file.
-
-    Examples
-    --------
     >>> times = np.datetime64("2024-06-01", "ns") + np.arange(4) * np.timedelta64(5, "m")
     >>> rain = xr.Dataset({"rain": (("time", "y", "x"), np.ones((4, 2, 2)), {"units": "mm h-1"})}, {"time": times})
     >>> late = rain.isel(time=slice(2, 4)) / 3600
@@ -101,21 +81,9 @@ def join(parts: Sequence[Part]) -> xr.Dataset:
 class _Series:
     """The frames of one part.
 
-    Attributes
-    ----------
-    name : str
-    dataset : xarray.Dataset or None
-        None of frames that cannot be read.
-    dim : hashable
-        The time, a dim or a scalar.
-    times : numpy.ndarray
-        datetime64[ns].
-    fits : dict of hashable to _Fit
-        By variable, how it becomes like that of the first part; without those that cannot.
-    unlike : dict of hashable to str
-        By variable, why it cannot.
-    reason : str
-        Why they cannot be read.
+    ``dataset``: None of frames that cannot be read. ``dim``: the time, a dim or a scalar. ``times``: datetime64[ns].
+    ``fits``: by variable, how it becomes like that of the first part; without those that cannot. ``unlike``: by
+    variable, why it cannot. ``reason``: why they cannot be read.
     """
 
     name: str

@@ -19,23 +19,9 @@ class UnreadableInput(OSError):
 def open_netcdf(path: str | os.PathLike) -> xr.Dataset:
     """Open a NetCDF file lazily.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
+    Returned: variables are read when they are used, and refused if the file is not as it was when it was opened. They
+    are in no chunks yet: see `in_own_chunks`. ValueError if it is no NetCDF file that can be read, or it is cut short.
 
-    Returns
-    -------
-    xarray.Dataset
-        Variables are read when they are used, and refused if the file is not as it was when it was opened. They are in
-        no chunks yet: see `in_own_chunks`.
-
-    Raises
-    ------
-    ValueError
-        If it is no NetCDF file that can be read, or it is cut short.
-
-    Examples
-    --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "rain.nc")
     >>> _ = path.write_bytes(b"no such thing")
@@ -67,14 +53,7 @@ def open_netcdf(path: str | os.PathLike) -> xr.Dataset:
 def in_own_chunks(dataset: xr.Dataset) -> xr.Dataset:
     """A dataset with Dask chunks as they lie in its file.
 
-    Parameters
-    ----------
-    dataset : xarray.Dataset
-        As `open_netcdf` gives it; what is in chunks already, or in memory, stays so.
-
-    Returns
-    -------
-    xarray.Dataset
+    ``dataset``: as `open_netcdf` gives it; what is in chunks already, or in memory, stays so.
     """
     from dask.base import tokenize
 
@@ -123,16 +102,6 @@ class _Watched(xr.backends.BackendArray):
 def first_line(error: BaseException) -> str:
     """What an error of a library says, without the details.
 
-    Parameters
-    ----------
-    error : BaseException
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> first_line(OSError())
     'OSError'
     """

@@ -25,18 +25,9 @@ def paths_behind(*things: Any) -> set[Path]:
     Nothing is computed. Looked through are encodings, Dask graphs and what waits in them, arrays that are indexed
     lazily, and names in plain containers.
 
-    Parameters
-    ----------
-    *things : object
-        Datasets, variables, arrays, paths, patterns, or containers of these.
+    ``*things``: datasets, variables, arrays, paths, patterns, or containers of these. Returned: absolute and without
+    links; only what exists.
 
-    Returns
-    -------
-    set of pathlib.Path
-        Absolute and without links; only what exists.
-
-    Examples
-    --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()).resolve() / "rain.nc"
     >>> _ = xr.Dataset({"rain": ("x", [1.0, 2.0])}).to_netcdf(path)
@@ -49,16 +40,7 @@ def paths_behind(*things: Any) -> set[Path]:
 
 
 def names_behind(*things: Any) -> set[str]:
-    """Every text that may name a file, and much that does not; as `paths_behind`, and whether it exists or not.
-
-    Parameters
-    ----------
-    *things : object
-
-    Returns
-    -------
-    set of str
-    """
+    """Every text that may name a file, and much that does not; as `paths_behind`, and whether it exists or not."""
     names: set[str] = set()
     seen: set[int] = set()
     ways: dict[type, _Parts | None] = {}

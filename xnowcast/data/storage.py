@@ -211,27 +211,11 @@ def _open_by_name(name: str) -> xr.Dataset:
 def check_output(path: str | Path, *, overwrite: bool = False, inputs: Iterable[Any] = ()) -> Path:
     """Whether a result can be written there; asked before any work.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Ends in ``.zarr``, or in ``.nc`` for NetCDF.
-    overwrite : bool
-        Whether what is there may be replaced.
-    inputs : iterable
-        What is read: datasets, and paths and patterns. None of the files and stores behind them is ever replaced.
+    ``path``: ends in ``.zarr``, or in ``.nc`` for NetCDF. ``overwrite``: whether what is there may be replaced.
+    ``inputs``: what is read: datasets, and paths and patterns. None of the files and stores behind them is ever
+    replaced. Returned: where a link leads, if it is one. ValueError if the ending is another, the folder is missing, or
+    something is there and may not be replaced.
 
-    Returns
-    -------
-    pathlib.Path
-        Where a link leads, if it is one.
-
-    Raises
-    ------
-    ValueError
-        If the ending is another, the folder is missing, or something is there and may not be replaced.
-
-    Examples
-    --------
     >>> check_output("forecast.txt")
     Traceback (most recent call last):
     ValueError: the output forecast.txt must end in .zarr or .nc, which tells the format
@@ -248,20 +232,8 @@ def check_output(path: str | Path, *, overwrite: bool = False, inputs: Iterable[
 def output_path(path: str | Path) -> Path:
     """The place of an output, where its name will do.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Ends in ``.zarr``, or in ``.nc`` for NetCDF. A link is followed.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ValueError
-        If it is no path, the ending is another, the folder is missing or is part of a Zarr store, or a link leads
-        nowhere.
+    ``path``: ends in ``.zarr``, or in ``.nc`` for NetCDF. A link is followed. ValueError if it is no path, the ending
+    is another, the folder is missing or is part of a Zarr store, or a link leads nowhere.
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"the output is {path!r}; give a path that ends in .zarr or .nc")
@@ -282,35 +254,15 @@ def output_path(path: str | Path) -> Path:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a Zarr store.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a folder is a Zarr store."""
     return any((path / marker).is_file() for marker in _STORE_MARKERS)
 
 
 def refuse_inputs(path: Path, inputs: Iterable[Any], called: str = "an input") -> None:
     """Refuse an output that would replace what is read.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        Of the output, which exists.
-    inputs : iterable
-        As for `check_output`.
-    called : str
-        What one of them is, for messages.
-
-    Raises
-    ------
-    ValueError
-        If a file or store behind the inputs is the output, or lies in it.
+    ``path``: of the output, which exists. ``inputs``: as for `check_output`. ``called``: what one of them is, for
+    messages. ValueError if a file or store behind the inputs is the output, or lies in it.
     """
     place = path.resolve()
     for read in paths_behind(*inputs):
@@ -323,15 +275,8 @@ def refuse_inputs(path: Path, inputs: Iterable[Any], called: str = "an input") -
 def refuse_strangers(path: Path) -> None:
     """Refuse to replace what this package did not write: whatever else it is, somebody may want it.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        Of an output; nothing need be there.
-
-    Raises
-    ------
-    ValueError
-        If it is a folder and no Zarr store of ours or an empty one, or NetCDF data of somebody else's.
+    ``path``: of an output; nothing need be there. ValueError if it is a folder and no Zarr store of ours or an empty
+    one, or NetCDF data of somebody else's.
     """
     fix = "choose another name, or remove it yourself"
     store = path.suffix.lower() == ".zarr"
@@ -382,14 +327,7 @@ def _is_ours(path: Path) -> bool:
 def read_attributes(path: Path) -> Mapping[Any, Any]:
     """Attributes of a store or a NetCDF file as a whole.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-
-    Returns
-    -------
-    mapping
-        None where they cannot be read.
+    Returned: None where they cannot be read.
     """
     try:
         if path.is_dir():

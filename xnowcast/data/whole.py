@@ -18,20 +18,9 @@ _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 def check_whole(path: str | os.PathLike) -> None:
     """Refuse a NetCDF or HDF5 file that ends before the place that its header tells.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
-        Of a local file. Formats that do not tell their length are taken as they are.
+    ``path``: of a local file. Formats that do not tell their length are taken as they are. ValueError if the file is
+    cut short, for example because it is still being copied. OSError if there is no such file, or it cannot be read.
 
-    Raises
-    ------
-    ValueError
-        If the file is cut short, for example because it is still being copied.
-    OSError
-        If there is no such file, or it cannot be read.
-
-    Examples
-    --------
     >>> import pathlib, tempfile, xarray as xr
     >>> path = pathlib.Path(tempfile.mkdtemp(), "half.nc")
     >>> _ = xr.Dataset({"rain": ("x", [0.0] * 100)}).to_netcdf(path, format="NETCDF3_CLASSIC", engine="scipy")
@@ -56,16 +45,7 @@ def check_whole(path: str | os.PathLike) -> None:
 
 
 def is_netcdf(path: str | os.PathLike) -> bool:
-    """Whether a file begins as NetCDF or HDF5 does.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a file begins as NetCDF or HDF5 does."""
     with open(path, "rb") as file:
         return file.read(8).startswith((HDF5, *NETCDF3))
 
@@ -74,11 +54,8 @@ def is_netcdf(path: str | os.PathLike) -> bool:
 class State:
     """What changes when somebody writes to a file or puts another in its place.
 
-    Attributes
-    ----------
-    size, modified, inode : int
-        All -1 where there is no such file. In another process the inode is None: some file systems number their files
-        anew for each that looks.
+    ``size, modified, inode``: all -1 where there is no such file. In another process the inode is None: some file
+    systems number their files anew for each that looks.
     """
 
     size: int
@@ -86,16 +63,7 @@ class State:
     inode: int | None
 
     def is_over(self, path: str | os.PathLike) -> bool:
-        """Whether the file is in another state now.
-
-        Parameters
-        ----------
-        path : str or os.PathLike
-
-        Returns
-        -------
-        bool
-        """
+        """Whether the file is in another state now."""
         now = state(path)
         same = (now.size, now.modified) == (self.size, self.modified)
         return not same or self.inode not in (None, now.inode)
@@ -107,16 +75,6 @@ class State:
 def state(path: str | os.PathLike) -> State:
     """What a file is like now.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
-
-    Returns
-    -------
-    State
-
-    Examples
-    --------
     >>> state("/nowhere")
     State(size=-1, modified=-1, inode=-1)
     """

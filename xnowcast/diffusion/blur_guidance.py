@@ -47,48 +47,24 @@ FIRST_MEAN, FIRST_SPREAD = 0.6, 0.06
 class BlurSettings:
     """How the blur is estimated and how strongly the sample is drawn to the blurry field.
 
-    Parameters
-    ----------
-    kernel_size : int
-        n of the n x n kernel; odd.
-    scale : {"auto", "fixed", "bird"}
-        Guidance scale s. "auto": ``s_0 L_T / L_t``, which grows as the distance falls; "fixed": ``s_0``; "bird": as in
-        the published code of BIR-D, from which the method comes.
-    rho : float
-        ``s_0 / (2 N)`` for N cells and 1000 steps: the share of ``K^T (K x - y)`` that one step takes off. 0 samples
-        without looking at the blurry field.
-    rho_max : float
-        What "auto" and "bird" never exceed. From 2 on any scale diverges.
-    kernel_update : {"softmax-adam", "softmax-sgd", "paper", "fixed"}
-        How the kernel is learnt: as a softmax, which is not negative and sums to 1, by Adam in the second half of the
-        steps or by gradient descent in all; as free taps with the learning rate of BIR-D; or not at all.
-    normalise : bool
-        Whether free taps begin with the sum 1. False begins with a mean of 0.6, as the paper prints it.
-    free_gain : bool
-        Estimate a factor beside the kernel, for blurry fields that have lost rain.
-    gradient : {"x0", "xt"}
-        With respect to the expected signal, as in algorithm 1; or to the noisy sample, through the network.
-    variance_weighted : bool
-        Multiply the gradient by the variance of the step, as equation 3 has it and algorithm 1 does not.
-    edges : {"reflect", "zeros"}
-        What lies beyond the grid when it is blurred: its mirror image, or no rain.
-    cut_off : float
-        Where the blurry field is dry it may have been anything up to this, 0 to 1, before it was cut off: a blurred
-        value below it is no misfit there.
-    centred : bool
-        Shift what was sampled by whole cells until the middle of its kernel is the kernel's centre of mass. A kernel
-        off its middle and a field moved the other way explain the blurry field as well, and a blur moves nothing.
-    smoothness : float
-        Cells: standard deviation of the Gaussian that makes a frame of the diffusion model's radars as smooth as one of
-        the composite at hand. What is sampled is smoothed so, and the kernel is what blurs that further.
+    ``kernel_size``: n of the n x n kernel; odd. ``scale``: guidance scale s. "auto": ``s_0 L_T / L_t``, which grows as
+    the distance falls; "fixed": ``s_0``; "bird": as in the published code of BIR-D, from which the method comes.
+    ``rho``: ``s_0 / (2 N)`` for N cells and 1000 steps: the share of ``K^T (K x - y)`` that one step takes off. 0
+    samples without looking at the blurry field. ``rho_max``: what "auto" and "bird" never exceed. From 2 on any scale
+    diverges. ``kernel_update``: how the kernel is learnt: as a softmax, which is not negative and sums to 1, by Adam in
+    the second half of the steps or by gradient descent in all; as free taps with the learning rate of BIR-D; or not at
+    all. ``normalise``: whether free taps begin with the sum 1. False begins with a mean of 0.6, as the paper prints it.
+    ``free_gain``: estimate a factor beside the kernel, for blurry fields that have lost rain. ``gradient``: with
+    respect to the expected signal, as in algorithm 1; or to the noisy sample, through the network.
+    ``variance_weighted``: multiply the gradient by the variance of the step, as equation 3 has it and algorithm 1 does
+    not. ``edges``: what lies beyond the grid when it is blurred: its mirror image, or no rain. ``cut_off``: where the
+    blurry field is dry it may have been anything up to this, 0 to 1, before it was cut off: a blurred value below it is
+    no misfit there. ``centred``: shift what was sampled by whole cells until the middle of its kernel is the kernel's
+    centre of mass. A kernel off its middle and a field moved the other way explain the blurry field as well, and a blur
+    moves nothing. ``smoothness``: cells: standard deviation of the Gaussian that makes a frame of the diffusion model's
+    radars as smooth as one of the composite at hand. What is sampled is smoothed so, and the kernel is what blurs that
+    further. ValueError if a setting has no such value.
 
-    Raises
-    ------
-    ValueError
-        If a setting has no such value.
-
-    Examples
-    --------
     >>> BlurSettings(kernel_size=8)
     Traceback (most recent call last):
     ValueError: kernel_size is 8; it must be odd and at least 3
@@ -142,22 +118,9 @@ class BlurSettings:
 def blurred(fields: Tensor, kernels: Tensor, edges: Edges = "reflect") -> Tensor:
     """Each field blurred with its own kernel.
 
-    Parameters
-    ----------
-    fields : Tensor
-        ``(n, 1, y, x)``.
-    kernels : Tensor
-        ``(n, k, k)``; ``kernels[:, i, j]`` weighs the cell i - k // 2 rows and j - k // 2 columns further.
-    edges : {"reflect", "zeros"}
-        See `BlurSettings`.
+    ``fields``: ``(n, 1, y, x)``. ``kernels``: ``(n, k, k)``; ``kernels[:, i, j]`` weighs the cell i - k // 2 rows and j
+    - k // 2 columns further. ``edges``: see `BlurSettings`. Returned: ``(n, 1, y, x)``.
 
-    Returns
-    -------
-    Tensor
-        ``(n, 1, y, x)``.
-
-    Examples
-    --------
     >>> kernel = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 0.0]])
     >>> blurred(torch.tensor([[[[0.0, 4.0, 2.0, 0.0]] * 4]]), kernel[None], "zeros")[0, 0, 1].tolist()
     [2.0, 3.0, 1.0, 0.0]
@@ -186,19 +149,8 @@ def _tap_gradient(widened_spectrum: Tensor, slope: Tensor, shape: tuple[int, int
 def as_composite(x: Tensor, settings: BlurSettings) -> Tensor:
     """What is sampled, 0 for dry to 1, as smooth as the composite is.
 
-    Parameters
-    ----------
-    x : Tensor
-        ``(n, 1, y, x)``, -1 for dry to 1.
-    settings : BlurSettings
+    ``x``: ``(n, 1, y, x)``, -1 for dry to 1. Returned: same shape.
 
-    Returns
-    -------
-    Tensor
-        Same shape.
-
-    Examples
-    --------
     >>> x = torch.full((1, 1, 16, 16), -1.0)
     >>> x[0, 0, 8, 8] = 1.0
     >>> [round(as_composite(x, BlurSettings(smoothness=s))[0, 0, 8, 8].item(), 3) for s in (0.0, 1.0)]
@@ -220,13 +172,8 @@ def mean_over(values: Tensor, observed: Tensor) -> Tensor:
 class BlurKernels:
     """One kernel per sample, and how it is learnt.
 
-    Parameters
-    ----------
-    first : Tensor
-        ``(n, k, k)``: standard normal numbers that the first kernels are made of.
-    settings : BlurSettings
-    steps : int
-        How many steps the sampler takes.
+    ``first``: ``(n, k, k)``: standard normal numbers that the first kernels are made of. ``steps``: how many steps the
+    sampler takes.
     """
 
     def __init__(self, first: Tensor, settings: BlurSettings, steps: int) -> None:
@@ -281,27 +228,10 @@ class BlurGuidance:
 
     Every sample has a kernel and a scale of its own, so it comes out the same in any company.
 
-    Parameters
-    ----------
-    blurry : Tensor
-        ``(n, 1, y, x)``, -1 to 1.
-    observed : Tensor
-        Same shape, bool; other cells do not count.
-    settings : BlurSettings
-    schedule : Schedule
-    steps : sequence of float
-        Those that the sampler visits.
-    first : Tensor
-        ``(n, k, k)`` standard normal numbers for the first kernels.
+    ``blurry``: ``(n, 1, y, x)``, -1 to 1. ``observed``: same shape, bool; other cells do not count. ``steps``: those
+    that the sampler visits. ``first``: ``(n, k, k)`` standard normal numbers for the first kernels. ``rho``: ``(n,)``:
+    s / (2 N) of the last step.
 
-    Attributes
-    ----------
-    kernels : BlurKernels
-    rho : Tensor
-        ``(n,)``: s / (2 N) of the last step.
-
-    Examples
-    --------
     >>> from xnowcast.diffusion import ancestral, evenly_spaced_steps, linear_schedule
     >>> from xnowcast.nn.noise import Noise, member_generator
     >>> blurry, noise = torch.zeros(1, 1, 12, 12), Noise([member_generator(0, 0, 0)])
@@ -359,16 +289,8 @@ class BlurGuidance:
     def correct(self, mean: Tensor, x0: Tensor, step: float) -> Tensor:
         """The mean of the next sample, drawn to the blurry field; then the kernel learns (algorithm 1, 3 to 9).
 
-        Parameters
-        ----------
-        mean, x0 : Tensor
-            ``(n, 1, y, x)``: mean of the next sample, and the expected signal.
-        step : float
-
-        Returns
-        -------
-        Tensor
-            ``mean - s dL/dx0``, which is what replacing x0 by ``x0 - (s / c_1) dL/dx0`` gives.
+        ``mean, x0``: ``(n, 1, y, x)``: mean of the next sample, and the expected signal. Returned: ``mean - s dL/dx0``,
+        which is what replacing x0 by ``x0 - (s / c_1) dL/dx0`` gives.
         """
         widened, slope, distance, gradient = self._compared(x0)
         if self.settings.scale == "auto":

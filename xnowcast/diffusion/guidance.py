@@ -54,14 +54,7 @@ def guided(conditional: Denoise, unconditional: Denoise, weight: float) -> Denoi
 def check_guidance(weight: float) -> None:
     """Refuse a weight that is negative or not finite.
 
-    Parameters
-    ----------
-    weight : float
-
-    Raises
-    ------
-    ValueError
-        If ``weight`` is no number, below 0 or not finite.
+    ValueError if ``weight`` is no number, below 0 or not finite.
     """
     if not isinstance(weight, Real) or not 0 <= weight < float("inf"):
         raise ValueError(f"guidance is {weight!r}; it must be 0 (none) or more, 1 is usual")

@@ -96,8 +96,6 @@ def tile_windows(
 ) -> list[Window]:
     """Windows of equal size that cover a grid, row by row; see `tiled`.
 
-    Examples
-    --------
     >>> [window.left for window in tile_windows((8, 20), tile=8, overlap=2)]
     [0, 6, 12]
     """

@@ -32,17 +32,9 @@ if TYPE_CHECKING:
 class FieldPlan:
     """All that one batch needs to know besides its fields.
 
-    Attributes
-    ----------
-    thresholds : tuple of float
-        Lower bounds of all rain classes but the first, mm h-1.
-    grid_multiple : int
-        Grids are padded to multiples of this many cells.
-    device : str
-    decision : {"argmax", "inverse"}
-        Which class is forecast: the most probable, or the one in which the rain rate falls.
-    category : int, optional
-        The class whose activation map is wanted; None for probabilities.
+    ``thresholds``: lower bounds of all rain classes but the first, mm h-1. ``grid_multiple``: grids are padded to
+    multiples of this many cells. ``decision``: which class is forecast: the most probable, or the one in which the rain
+    rate falls. ``category``: the class whose activation map is wanted; None for probabilities.
     """
 
     thresholds: tuple[float, ...]
@@ -62,21 +54,10 @@ def postprocess_array(
 ) -> da.Array:
     """Probabilities and rain rates as a lazy array; nothing is computed and no weight is read.
 
-    Parameters
-    ----------
-    data : dask.array.Array
-        ``(*leading, channel, y, x)`` in canonical units, first row in the north; NaN where missing.
-    model : ModelRecipe or PostprocessModel
-    plan : FieldPlan
-    batch_size : int, optional
-        Fields per batch.
-
-    Returns
-    -------
-    dask.array.Array
-        ``(*leading, part, y, x)``, float32: the probabilities of the classes, those of reaching the thresholds, the
-        rain rate in mm h-1 that they mean, and the number of the class that is forecast; or the activation map of one
-        class. NaN where no channel has a value.
+    ``data``: ``(*leading, channel, y, x)`` in canonical units, first row in the north; NaN where missing.
+    ``batch_size``: fields per batch. Returned: ``(*leading, part, y, x)``, float32: the probabilities of the classes,
+    those of reaching the thresholds, the rain rate in mm h-1 that they mean, and the number of the class that is
+    forecast; or the activation map of one class. NaN where no channel has a value.
     """
     channels, ny, nx = data.shape[-3:]
     per_task = batch_size or max(1, min(32, CELLS_PER_BATCH // (channels * ny * nx)))
@@ -95,17 +76,8 @@ def postprocess_array(
 def run_fields(node: ModelNode, plan: FieldPlan, values: np.ndarray) -> np.ndarray:
     """One batch: a block of fields to what the plan asks for.
 
-    Parameters
-    ----------
-    node : ModelNode
-    plan : FieldPlan
-    values : numpy.ndarray
-        ``(*leading, channel, y, x)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(*leading, part, y, x)``, float32. A field without any value is not given to the model.
+    ``values``: ``(*leading, channel, y, x)``. Returned: ``(*leading, part, y, x)``, float32. A field without any value
+    is not given to the model.
     """
     fields = np.asarray(values, dtype=np.float32).reshape(-1, *values.shape[-3:])
     there = np.isfinite(fields)

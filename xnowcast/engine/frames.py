@@ -37,14 +37,8 @@ from xnowcast.nn.noise import Noise, member_generator
 class FrameLabels:
     """What tells the frames of a field apart: the labels of its leading dims, and what those dims are.
 
-    Attributes
-    ----------
-    roles : tuple of str
-        For each leading dim "init_time", "member", "lead_time" or "other".
-    values : tuple of numpy.ndarray
-        Its labels; int64 for the three known roles.
-    init_time, member, lead_time : int
-        What holds where no dim has the role.
+    ``roles``: for each leading dim "init_time", "member", "lead_time" or "other". ``values``: its labels; int64 for the
+    three known roles. ``init_time, member, lead_time``: what holds where no dim has the role.
     """
 
     roles: tuple[str, ...]
@@ -99,26 +93,11 @@ def deblur_arrays(
 ) -> dict[str, da.Array]:
     """Sharp frames as a lazy array; nothing is computed and no weight is read.
 
-    Parameters
-    ----------
-    data : dask.array.Array
-        ``(*leading, y, x)`` in the user's units, first row in the north.
-    model : ModelRecipe or DeblurModel
-    plan : FramePlan
-    labels : FrameLabels
-        Of the leading dims.
-    members : sequence of int, optional
-        Numbers of new members to make of each frame; None makes one sharp frame of each.
-    batch_size : int, optional
-        Frames, members counted, per batch.
-    diagnostics : bool
-        Whether to give more than the frames.
-
-    Returns
-    -------
-    dict of str to dask.array.Array
-        ``frames`` ``(*leading, [member], y, x)`` in the user's units; with ``diagnostics`` also ``kernel``
-        ``(..., k, k)``, ``reblurred`` ``(..., y, x)`` and ``distance`` ``(...)``. All float32.
+    ``data``: ``(*leading, y, x)`` in the user's units, first row in the north. ``labels``: of the leading dims.
+    ``members``: numbers of new members to make of each frame; None makes one sharp frame of each. ``batch_size``:
+    frames, members counted, per batch. ``diagnostics``: whether to give more than the frames. Returned: ``frames``
+    ``(*leading, [member], y, x)`` in the user's units; with ``diagnostics`` also ``kernel`` ``(..., k, k)``,
+    ``reblurred`` ``(..., y, x)`` and ``distance`` ``(...)``. All float32.
     """
     ny, nx = data.shape[-2:]
     per_task = batch_size or max(1, min(32, CELLS_PER_BATCH // (ny * nx)))
@@ -172,17 +151,8 @@ def chunks_of_frames(shape: Sequence[int], frames: int) -> tuple[tuple[int, ...]
 def run_deblur(node: ModelNode, block: _Block, values: np.ndarray) -> dict[str, np.ndarray]:
     """One batch: a block of frames in the user's units to sharp frames in the user's units.
 
-    Parameters
-    ----------
-    node : ModelNode
-    block : _Block
-    values : numpy.ndarray
-        ``(*leading, y, x)``.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        ``frames``, ``kernel``, ``reblurred``, ``distance``; each ``(*leading, [member], ...)``, float32.
+    ``values``: ``(*leading, y, x)``. Returned: ``frames``, ``kernel``, ``reblurred``, ``distance``; each ``(*leading,
+    [member], ...)``, float32.
     """
     plan, shape = block.plan, values.shape
     rain = plan.conversion(np.asarray(values).reshape(-1, *shape[-2:]))

@@ -62,12 +62,7 @@ class _Stretch:
 class FineGrid:
     """What is given on the fine grid, sent once.
 
-    Attributes
-    ----------
-    static : numpy.ndarray or None
-        ``(k, y, x)``.
-    areas : numpy.ndarray
-        Relative areas of the fine cells, to be broadcast to ``(y, x)``.
+    ``static``: ``(k, y, x)``. ``areas``: relative areas of the fine cells, to be broadcast to ``(y, x)``.
     """
 
     static: np.ndarray | None
@@ -87,26 +82,11 @@ def refine_array(
 ) -> da.Array:
     """Fine frames as a lazy array; nothing is computed and no weight is read.
 
-    Parameters
-    ----------
-    data : dask.array.Array
-        ``(*extra, time, channel, y, x)``, the precipitation first, in the user's units, first row in the north.
-    model : ModelRecipe or DownscaleModel
-    plan : RefinePlan
-    fine_grid : FineGrid
-    times : numpy.ndarray
-        int64 ``(time,)``: what tells the noise of each frame.
-    members : sequence of int or None
-        Numbers of the members; None for a deterministic model.
-    extra_labels : sequence of sequences
-        For each extra dim the labels of its cells, which tell the noise apart.
-    batch_size : int, optional
-        Members per task.
-
-    Returns
-    -------
-    dask.array.Array
-        ``(*extra, [member], time, y * factor, x * factor)`` in the user's units, float32.
+    ``data``: ``(*extra, time, channel, y, x)``, the precipitation first, in the user's units, first row in the north.
+    ``times``: int64 ``(time,)``: what tells the noise of each frame. ``members``: numbers of the members; None for a
+    deterministic model. ``extra_labels``: for each extra dim the labels of its cells, which tell the noise apart.
+    ``batch_size``: members per task. Returned: ``(*extra, [member], time, y * factor, x * factor)`` in the user's
+    units, float32.
     """
     extra = data.ndim - 4
     ny, nx = (n * plan.factor for n in data.shape[-2:])
@@ -156,20 +136,9 @@ def refine_array(
 def cut_sequence(frames: int, window: int) -> list[tuple[int, int]]:
     """Overlapping stretches that cover a sequence.
 
-    Parameters
-    ----------
-    frames : int
-        Its length.
-    window : int
-        How many frames a network looks at; stretches overlap by one less.
+    ``frames``: its length. ``window``: how many frames a network looks at; stretches overlap by one less. Returned:
+    first frame and the one after the last. All have one length where there are several.
 
-    Returns
-    -------
-    list of (int, int)
-        First frame and the one after the last. All have one length where there are several.
-
-    Examples
-    --------
     >>> cut_sequence(30, 1), cut_sequence(30, 5)
     ([(0, 24), (24, 30)], [(0, 24), (6, 30)])
     >>> cut_sequence(60, 5)
@@ -205,18 +174,8 @@ def _faded(before: np.ndarray | None, here: np.ndarray, overlap: int, frames: in
 def run_stretch(node: ModelNode, grid: FineGrid, stretch: _Stretch, blocks: Sequence[np.ndarray]) -> np.ndarray:
     """One task: blocks of a sequence in the user's units to fine frames in the user's units.
 
-    Parameters
-    ----------
-    node : ModelNode
-    grid : FineGrid
-    stretch : _Stretch
-    blocks : sequence of numpy.ndarray
-        Neighbouring time blocks ``(1, ..., time, channel, y, x)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(1, ..., [member], time, y, x)``, float32.
+    ``blocks``: neighbouring time blocks ``(1, ..., time, channel, y, x)``. Returned: ``(1, ..., [member], time, y,
+    x)``, float32.
     """
     plan = stretch.plan
     shape = blocks[0].shape[-3:]
@@ -283,24 +242,11 @@ def _noise(stretch: _Stretch, device: torch.device) -> Noise:
 def conserved(fine: np.ndarray, coarse: np.ndarray, areas: np.ndarray, factor: int) -> np.ndarray:
     """Fine rain whose area means over the coarse cells are the coarse rain.
 
-    Parameters
-    ----------
-    fine : numpy.ndarray
-        ``(..., y * factor, x * factor)``, 0 or more.
-    coarse : numpy.ndarray
-        ``(time, y, x)``; where NaN, the fine rain is left as it is.
-    areas : numpy.ndarray
-        Relative areas of the fine cells, to be broadcast to them.
-    factor : int
+    ``fine``: ``(..., y * factor, x * factor)``, 0 or more. ``coarse``: ``(time, y, x)``; where NaN, the fine rain is
+    left as it is. ``areas``: relative areas of the fine cells, to be broadcast to them. Returned: within a coarse cell
+    the fine rain is multiplied by one number, which keeps dry what is dry; where the fine rain is zero throughout and
+    the coarse is not, it is spread evenly.
 
-    Returns
-    -------
-    numpy.ndarray
-        Within a coarse cell the fine rain is multiplied by one number, which keeps dry what is dry; where the fine rain
-        is zero throughout and the coarse is not, it is spread evenly.
-
-    Examples
-    --------
     >>> fine = np.array([[1.0, 3.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]], "f4")
     >>> conserved(fine, np.array([[2.0, 5.0]], "f4"), np.ones((1, 1), "f4"), 2).tolist()
     [[2.0, 6.0, 5.0, 5.0], [0.0, 0.0, 5.0, 5.0]]

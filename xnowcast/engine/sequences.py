@@ -57,26 +57,11 @@ def forecast_array(
 ) -> da.Array:
     """Forecasts as a lazy array; nothing is computed and no weight is read.
 
-    Parameters
-    ----------
-    data : dask.array.Array
-        The field ``(*extra, time, y, x)`` in the user's units, first row in the north.
-    model : ModelRecipe or ForecastModel
-        A model in memory travels once, as a node of the graph.
-    plan : ForecastPlan
-    windows : Windows
-        The frames of each forecast, by their positions along time.
-    members : sequence of int or None
-        Numbers of the members; None for a deterministic model.
-    extra_labels : sequence of sequences
-        For each extra dim the labels of its cells, which tell the noise of its cells apart.
-    batch_size : int, optional
-        Samples (init times x members) per batch.
-
-    Returns
-    -------
-    dask.array.Array
-        ``(*extra, init_time, [member], lead_time, y, x)``, float32.
+    ``data``: the field ``(*extra, time, y, x)`` in the user's units, first row in the north. ``model``: a model in
+    memory travels once, as a node of the graph. ``windows``: the frames of each forecast, by their positions along
+    time. ``members``: numbers of the members; None for a deterministic model. ``extra_labels``: for each extra dim the
+    labels of its cells, which tell the noise of its cells apart. ``batch_size``: samples (init times x members) per
+    batch. Returned: ``(*extra, init_time, [member], lead_time, y, x)``, float32.
     """
     extra = data.ndim - 3
     ny, nx = data.shape[-2:]
@@ -149,17 +134,8 @@ def _local_frames(frames: np.ndarray, block_of: np.ndarray, block_starts: np.nda
 def run_forecast(node: ModelNode, batch: _Batch, blocks: Sequence[np.ndarray]) -> np.ndarray:
     """One batch: blocks of the field in the user's units to forecasts in the user's units.
 
-    Parameters
-    ----------
-    node : ModelNode
-    batch : _Batch
-    blocks : sequence of numpy.ndarray
-        Neighbouring time blocks ``(1, ..., time, y, x)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(1, ..., init_time, [member], lead_time, y, x)``, float32.
+    ``blocks``: neighbouring time blocks ``(1, ..., time, y, x)``. Returned: ``(1, ..., init_time, [member], lead_time,
+    y, x)``, float32.
     """
     plan = batch.plan
     extra = (1,) * (blocks[0].ndim - 3)
@@ -185,17 +161,8 @@ def _fill_gaps(rain: np.ndarray, place: np.ndarray, weight: np.ndarray) -> np.nd
 def predict_on_device(node: ModelNode, windows: np.ndarray, batch: _Batch) -> np.ndarray:
     """Run the model on its device, one batch at a time per device.
 
-    Parameters
-    ----------
-    node : ModelNode
-    windows : numpy.ndarray
-        ``(init_time, frame, y, x)`` in mm h-1, NaN where not measured.
-    batch : _Batch
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(init_time * member, lead_time, y, x)`` in mm h-1.
+    ``windows``: ``(init_time, frame, y, x)`` in mm h-1, NaN where not measured. Returned: ``(init_time * member,
+    lead_time, y, x)`` in mm h-1.
     """
     plan = batch.plan
     device = choose_device(plan.device)
@@ -231,29 +198,11 @@ def predict(
 ) -> np.ndarray:
     """Forecast from windows of rain rate: fill, scale, pad, run, and undo each in turn.
 
-    Parameters
-    ----------
-    model : ForecastModel
-    windows : numpy.ndarray
-        ``(b, frame, y, x)`` in mm h-1, NaN where not measured.
-    steps : int
-        How many steps to forecast.
-    members : sequence of int, optional
-        Numbers of the members, for stochastic models.
-    noise : callable, optional
-        From the numbers of the rows that are run to their `Noise`.
-    device : torch.device or str
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(b * m, steps, y, x)`` in mm h-1, the member varying fastest. NaN where no frame measured anything,
-        and where the model says so. A window without any rain gives none, and the model is not asked.
-
-    Raises
-    ------
-    NotFinite
-        If the model gives infinite values, or NaN where it should know.
+    ``windows``: ``(b, frame, y, x)`` in mm h-1, NaN where not measured. ``steps``: how many steps to forecast.
+    ``members``: numbers of the members, for stochastic models. ``noise``: from the numbers of the rows that are run to
+    their `Noise`. Returned: ``(b * m, steps, y, x)`` in mm h-1, the member varying fastest. NaN where no frame measured
+    anything, and where the model says so. A window without any rain gives none, and the model is not asked. NotFinite
+    if the model gives infinite values, or NaN where it should know.
     """
     copies = 1 if members is None else len(members)
     observed = np.isfinite(windows)

@@ -47,13 +47,9 @@ class ModelRecipe:
 class ModelNode:
     """A model as a node of the graph, wrapped so that Dask takes it as data: a bare callable would be run.
 
-    Attributes
-    ----------
-    model : ModelRecipe or object
-    token : str
-        By which graphs and workers know it: of its content, for a model in memory may change and stay the same object.
-    parameters : str
-        Digest of the parameters that a ``torch.nn.Module`` had when the forecast was planned; "" for anything else.
+    ``token``: by which graphs and workers know it: of its content, for a model in memory may change and stay the same
+    object. ``parameters``: digest of the parameters that a ``torch.nn.Module`` had when the forecast was planned; ""
+    for anything else.
     """
 
     model: Any
@@ -64,18 +60,7 @@ class ModelNode:
 def node_of(model: Any) -> ModelNode:
     """The node of a model in a graph.
 
-    Parameters
-    ----------
-    model : ModelRecipe or object
-
-    Returns
-    -------
-    ModelNode
-
-    Raises
-    ------
-    ValueError
-        If a parameter of a model in memory is NaN or infinite.
+    ValueError if a parameter of a model in memory is NaN or infinite.
     """
     if not isinstance(model, torch.nn.Module):
         return ModelNode(model, tokenize(model))
@@ -107,22 +92,8 @@ _DEVICE_LOCKS: dict[torch.device, threading.Lock] = {}
 def choose_device(device: str) -> torch.device:
     """The torch device of a name; "auto" is the GPU where there is one, else the CPU.
 
-    Parameters
-    ----------
-    device : str
-        "auto", "cpu", "cuda", "cuda:1" ...
+    ``device``: "auto", "cpu", "cuda", "cuda:1" . ValueError if torch knows no such device, or there is none here.
 
-    Returns
-    -------
-    torch.device
-
-    Raises
-    ------
-    ValueError
-        If torch knows no such device, or there is none here.
-
-    Examples
-    --------
     >>> choose_device("cpu")
     device(type='cpu')
     """
@@ -157,15 +128,7 @@ def _is_here(device: torch.device) -> bool:
 def running(node: ModelNode, device: torch.device) -> Iterator[Any]:
     """The model on a device of this process, in evaluation mode and with no other batch on the device.
 
-    Parameters
-    ----------
-    node : ModelNode
-    device : torch.device
-
-    Yields
-    ------
-    ForecastModel
-        Made the first time it is asked for. A model in memory is itself, and is left as it was.
+    Returned: made the first time it is asked for. A model in memory is itself, and is left as it was.
     """
     with one_at_a_time(device):
         model = worker_model(node, device)
@@ -181,17 +144,7 @@ def running(node: ModelNode, device: torch.device) -> Iterator[Any]:
 
 
 def worker_model(node: ModelNode, device: torch.device) -> Any:
-    """The model on a device of this process, made the first time it is asked for.
-
-    Parameters
-    ----------
-    node : ModelNode
-    device : torch.device
-
-    Returns
-    -------
-    ForecastModel
-    """
+    """The model on a device of this process, made the first time it is asked for."""
     model = node.model
     if node.parameters and contents.digest(dict(model.named_parameters())) != node.parameters:
         raise ValueError(
@@ -235,17 +188,7 @@ def one_at_a_time(device: torch.device) -> Iterator[None]:
 def memory_explained(model: Any, samples: int, shape: tuple[int, ...]) -> Iterator[None]:
     """Say what to try where a batch does not fit into the memory, instead of how an allocator failed.
 
-    Parameters
-    ----------
-    model : object
-    samples : int
-        Samples of the batch, members counted.
-    shape : tuple of int
-        Of a frame.
-
-    Raises
-    ------
-    MemoryError
+    ``samples``: samples of the batch, members counted. ``shape``: of a frame.
     """
     try:
         yield
@@ -264,15 +207,7 @@ def memory_explained(model: Any, samples: int, shape: tuple[int, ...]) -> Iterat
 def failure_explained(model: Any, names: Sequence[Any] | np.ndarray) -> Iterator[None]:
     """Say which model failed on what, where its answer is no number: NaN in a file would read as not measured.
 
-    Parameters
-    ----------
-    model : object
-    names : sequence
-        Of the samples of the batch, or of so many members each: times in nanoseconds, or anything else.
-
-    Raises
-    ------
-    ValueError
+    ``names``: of the samples of the batch, or of so many members each: times in nanoseconds, or anything else.
     """
     try:
         yield
@@ -319,14 +254,7 @@ def _torch_threads() -> int | None:
 def progress_bar(wanted: bool | None) -> AbstractContextManager[Any]:
     """A progress bar while something is computed.
 
-    Parameters
-    ----------
-    wanted : bool or None
-        None shows it on a terminal and in a notebook, and nowhere else.
-
-    Returns
-    -------
-    context manager
+    ``wanted``: None shows it on a terminal and in a notebook, and nowhere else.
     """
     if wanted is None:
         wanted = sys.stderr.isatty() or in_notebook()

@@ -37,17 +37,6 @@ def name_of(array: xr.DataArray) -> str:
 def coordinates_of(array: xr.Dataset | xr.DataArray, what: str) -> list[Hashable]:
     """Coordinates that CF attributes tell to be an axis or a kind of coordinate.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    what : {"X", "Y", "T", "latitude", "longitude"}
-
-    Returns
-    -------
-    list of hashable
-
-    Examples
-    --------
     >>> north = xr.DataArray(np.zeros(2), dims="row", coords={"row": ("row", [0.0, 1.0], {"axis": "Y"})})
     >>> coordinates_of(north, "Y"), coordinates_of(north, "X")
     (['row'], [])
@@ -72,21 +61,8 @@ def _cf_names(texts: tuple[tuple[Hashable, tuple[tuple[str, str], ...]], ...], c
 def with_plain_text(array: xr.DataArray) -> xr.DataArray:
     """The variable with units and standard names that are text; files may hold bytes, or an array of one.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
+    ValueError if one is no text.
 
-    Returns
-    -------
-    xarray.DataArray
-
-    Raises
-    ------
-    ValueError
-        If one is no text.
-
-    Examples
-    --------
     >>> with_plain_text(xr.DataArray(0.0, attrs={"units": np.array([b"mm h-1"])})).units
     'mm h-1'
     """
@@ -107,16 +83,6 @@ def _is_no_text(value: Any) -> bool:
 def standard_name(array: xr.DataArray) -> str | None:
     """The standard name of a variable; None where it has none that is text.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-
-    Returns
-    -------
-    str or None
-
-    Examples
-    --------
     >>> standard_name(xr.DataArray(0.0, attrs={"standard_name": b"rainfall_rate"}))
     'rainfall_rate'
     """
@@ -154,23 +120,8 @@ def _numbers(array: xr.DataArray, key: str, count: int | None = 1) -> np.ndarray
 def number(array: xr.DataArray, key: str) -> float | None:
     """The number of an attribute.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    key : str
+    Returned: None where there is none, or NaN. ValueError if it is no number.
 
-    Returns
-    -------
-    float or None
-        None where there is none, or NaN.
-
-    Raises
-    ------
-    ValueError
-        If it is no number.
-
-    Examples
-    --------
     >>> number(xr.DataArray(0.0, attrs={"zr_a": "316"}), "zr_a"), number(xr.DataArray(0.0), "zr_a")
     (316.0, None)
     """
@@ -181,22 +132,9 @@ def number(array: xr.DataArray, key: str) -> float | None:
 def decoded(array: xr.DataArray) -> xr.DataArray:
     """A variable of real numbers; packed and masked ones that were opened without decoding are decoded, lazily.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
+    Returned: anything else comes back as it is. ValueError if it holds anything but real numbers, or an attribute of
+    its packing is none.
 
-    Returns
-    -------
-    xarray.DataArray
-        Anything else comes back as it is.
-
-    Raises
-    ------
-    ValueError
-        If it holds anything but real numbers, or an attribute of its packing is none.
-
-    Examples
-    --------
     >>> packed = xr.DataArray(np.array([2, 255], "u1"), dims="x", attrs={"scale_factor": 0.5, "_FillValue": 255})
     >>> decoded(packed).values.tolist()
     [1.0, nan]
@@ -228,22 +166,9 @@ def decoded(array: xr.DataArray) -> xr.DataArray:
 def declared(array: xr.DataArray) -> units.Declared:
     """What a variable's attributes say of its values: the valid range, and values that are missing.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-        Decoded. By CF the valid range is in packed units where the values were packed and its type is theirs.
+    ``array``: decoded. By CF the valid range is in packed units where the values were packed and its type is theirs.
+    ValueError if a valid range is no numbers, or empty.
 
-    Returns
-    -------
-    xnowcast.units.Declared
-
-    Raises
-    ------
-    ValueError
-        If a valid range is no numbers, or empty.
-
-    Examples
-    --------
     >>> stored = xr.DataArray(np.zeros(2, "i2"), dims="x", name="rr", attrs={
     ...     "scale_factor": 0.1, "valid_range": np.array([0, 3000], "i2")})
     >>> declared(decoded(stored)).high
@@ -296,17 +221,6 @@ def _missed_fills(array: xr.DataArray) -> tuple[float, ...]:
 def zr_of(values: Any, zr: units.Relation | None = None) -> tuple[float, float]:
     """The Z-R relation of some values: that asked for, else that of the attributes zr_a and zr_b, else the default.
 
-    Parameters
-    ----------
-    values : xarray.DataArray or array
-    zr : (float, float) or str, optional
-
-    Returns
-    -------
-    (float, float)
-
-    Examples
-    --------
     >>> zr_of(xr.DataArray(20.0, attrs={"zr_a": 300, "zr_b": 1.4})), zr_of(20.0)
     ((300.0, 1.4), (200.0, 1.6))
     """
@@ -319,16 +233,6 @@ def zr_of(values: Any, zr: units.Relation | None = None) -> tuple[float, float]:
 def no_echo_of(values: Any) -> float:
     """The reflectivity in dBZ that means no echo: the attribute zerovalue, else -32.
 
-    Parameters
-    ----------
-    values : xarray.DataArray or array
-
-    Returns
-    -------
-    float
-
-    Examples
-    --------
     >>> no_echo_of(xr.DataArray(20.0, attrs={"zerovalue": -10.0})), no_echo_of(20.0)
     (-10.0, -32.0)
     """

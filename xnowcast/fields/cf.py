@@ -190,23 +190,8 @@ def find_field(
 def find_array(obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None) -> xr.DataArray:
     """The variable of the precipitation field, without a look at its axes and units.
 
-    Parameters
-    ----------
-    obj : xarray.Dataset or xarray.DataArray
-    variable : hashable, optional
-        As in `find_field`.
+    ``variable``: as in `find_field`. ValueError if there is none, or more than one.
 
-    Returns
-    -------
-    xarray.DataArray
-
-    Raises
-    ------
-    ValueError
-        If there is none, or more than one.
-
-    Examples
-    --------
     >>> find_array(xr.Dataset({"rr": ("x", [1.0], {"standard_name": "rainfall_rate"}), "t2m": ("x", [280.0])})).name
     'rr'
     """
@@ -271,24 +256,10 @@ def _reflectivity_conversion(array: xr.DataArray, zr: units.Relation | None) -> 
 def without_time(obj: T_Xarray) -> T_Xarray:
     """The same data with the coordinates of the grid and its grid mapping constant in time, where they repeat.
 
-    Parameters
-    ----------
-    obj : xarray.Dataset or xarray.DataArray
-        Latitudes, longitudes, y, x, bounds, cell areas or a grid mapping may have a dim of times, as WRF's have and
-        those of several files that were opened together. All times of them are read; of the fields nothing is.
+    ``obj``: latitudes, longitudes, y, x, bounds, cell areas or a grid mapping may have a dim of times, as WRF's have
+    and those of several files that were opened together. All times of them are read; of the fields nothing is.
+    Returned: as it was where none has. ValueError if one differs from time to time: the grid moves.
 
-    Returns
-    -------
-    xarray.Dataset or xarray.DataArray
-        As it was where none has.
-
-    Raises
-    ------
-    ValueError
-        If one differs from time to time: the grid moves.
-
-    Examples
-    --------
     >>> wrf = xr.DataArray(np.ones((3, 8, 8)), dims=("Time", "j", "i"), coords={
     ...     "XLAT": (("Time", "j", "i"), np.full((3, 8, 8), 48.0), {"units": "degree_north"})})
     >>> without_time(wrf).XLAT.dims
@@ -394,21 +365,8 @@ def _repeats(some: np.ndarray, known: np.ndarray) -> np.ndarray:
 def horizontal_dims(array: xr.DataArray) -> tuple[Hashable, Hashable]:
     """Names of the dims of y and x, by CF attributes, else by name, else by 2-D latitudes.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
+    ValueError if they cannot be told, or their coordinates have gaps or are not in order.
 
-    Returns
-    -------
-    (hashable, hashable)
-
-    Raises
-    ------
-    ValueError
-        If they cannot be told, or their coordinates have gaps or are not in order.
-
-    Examples
-    --------
     >>> horizontal_dims(xr.DataArray(np.zeros((2, 3, 4)), dims=("lon", "time", "lat")))
     ('lat', 'lon')
     """
@@ -447,19 +405,8 @@ def latlon_names(array: xr.Dataset | xr.DataArray, axis: str) -> list[Hashable]:
 def along(array: xr.DataArray, axis: str, dim: Hashable) -> np.ndarray | None:
     """Places along a horizontal dim: its own coordinate, or another 1-D one along it.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    axis : {"y", "x"}
-    dim : hashable
+    Returned: longitudes go on through 360 or 180 degrees, without a jump.
 
-    Returns
-    -------
-    numpy.ndarray or None
-        Longitudes go on through 360 or 180 degrees, without a jump.
-
-    Examples
-    --------
     >>> east = xr.DataArray(np.zeros(3), dims="lon", coords={"lon": [359.0, 0.0, 1.0]})
     >>> along(east, "x", "lon").tolist()
     [359.0, 360.0, 361.0]
@@ -500,18 +447,9 @@ def _refuse_unordered(dim: Hashable, places: np.ndarray | None) -> None:
 def refuse_uneven(field: Field) -> None:
     """Refuse a field whose cells are not evenly spaced, for a model takes neighbours to be one distance apart.
 
-    Parameters
-    ----------
-    field : Field
+    ValueError if the distance of neighbours varies by more than 10 %, which is more than rounding and Gaussian
+    latitudes make. Latitudes may be even on a Mercator map instead.
 
-    Raises
-    ------
-    ValueError
-        If the distance of neighbours varies by more than 10 %, which is more than rounding and Gaussian latitudes
-        make. Latitudes may be even on a Mercator map instead.
-
-    Examples
-    --------
     >>> rain = xr.DataArray(
     ...     np.ones((8, 8)), dims=("y", "x"), coords={"x": [0, 1, 2, 3, 4, 5, 6, 9]}, attrs={"units": "mm h-1"})
     >>> refuse_uneven(find_field(rain))
@@ -564,23 +502,10 @@ def _is_reference_time(array: xr.DataArray, name: Hashable) -> bool:
 def forecast_dims(field: Field) -> dict[str, Hashable]:
     """Which coordinates of a field, dims or scalars, are the init time, the member and the lead time.
 
-    Parameters
-    ----------
-    field : Field
+    Returned: of ``init_time``, ``member`` and ``lead_time`` those that are there: told by their CF standard names, else
+    by the names that other forecast packages use (`FORECAST_NAMES`). ValueError if there are init times as a dim, but
+    neither lead times nor times.
 
-    Returns
-    -------
-    dict of str to hashable
-        Of ``init_time``, ``member`` and ``lead_time`` those that are there: told by their CF standard names, else
-        by the names that other forecast packages use (`FORECAST_NAMES`).
-
-    Raises
-    ------
-    ValueError
-        If there are init times as a dim, but neither lead times nor times.
-
-    Examples
-    --------
     >>> fc = xr.DataArray(np.ones((2, 3, 8, 8)), dims=("reference_time", "lead", "y", "x"), name="rr",
     ...     coords={"lead": [5, 10, 15]}, attrs={"units": "mm h-1"})
     >>> forecast_dims(find_field(fc))
@@ -604,19 +529,8 @@ def _roles(array: xr.DataArray, dims: Sequence[Hashable]) -> dict[str, Hashable]
 def forecast_coordinate(array: xr.DataArray, role: str, dims: Sequence[Hashable] | None = None) -> Hashable | None:
     """The dim, or scalar coordinate, that is the init time, the member or the lead time of a forecast.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    role : {"init_time", "member", "lead_time"}
-    dims : sequence of hashable, optional
-        Dims that it can be; all of the array by default. Dims come before scalar coordinates.
+    ``dims``: dims that it can be; all of the array by default. Dims come before scalar coordinates.
 
-    Returns
-    -------
-    hashable or None
-
-    Examples
-    --------
     >>> members = xr.DataArray(np.zeros((4, 3)), dims=("number", "x"))
     >>> forecast_coordinate(members, "member")
     'number'
@@ -638,27 +552,12 @@ def _told(array: xr.DataArray, role: str, candidates: Sequence[Hashable]) -> Has
 def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
     """A forecast of any package with our names of its dims: init_time, member and lead_time.
 
-    Parameters
-    ----------
-    obj : xarray.Dataset or xarray.DataArray
-        What is no forecast comes back as it is.
-    variable : hashable, optional
-        The field of a Dataset whose dims are looked at; found by CF attributes where left out.
+    ``obj``: what is no forecast comes back as it is. ``variable``: the field of a Dataset whose dims are looked at;
+    found by CF attributes where left out. Returned: renamed; lead times as timedelta64 where they came as numbers with
+    units of time. Where init times are called ``time``, as GRIB readers do, they are told by the lead times beside
+    them. A dim of valid times after a single init time becomes lead times. ValueError if another variable has the name
+    already.
 
-    Returns
-    -------
-    xarray.Dataset or xarray.DataArray
-        Renamed; lead times as timedelta64 where they came as numbers with units of time. Where init times are called
-        ``time``, as GRIB readers do, they are told by the lead times beside them. A dim of valid times after a single
-        init time becomes lead times.
-
-    Raises
-    ------
-    ValueError
-        If another variable has the name already.
-
-    Examples
-    --------
     >>> fc = xr.DataArray(np.ones((2, 3, 8, 8)), dims=("number", "step", "y", "x"), name="rr", coords={
     ...     "step": ("step", [5, 10, 15], {"units": "minutes"})}, attrs={"units": "mm h-1"})
     >>> in_forecast_layout(fc).dims, in_forecast_layout(fc).lead_time.values[0]
@@ -734,21 +633,8 @@ def _renamed(obj: Any, names: dict[Hashable, str]) -> Any:
 def durations(coordinate: xr.DataArray) -> np.ndarray:
     """Lead times as timedelta64[ns]; bare numbers only with units.
 
-    Parameters
-    ----------
-    coordinate : xarray.DataArray
+    ValueError if they are numbers without units of time.
 
-    Returns
-    -------
-    numpy.ndarray
-
-    Raises
-    ------
-    ValueError
-        If they are numbers without units of time.
-
-    Examples
-    --------
     >>> durations(xr.DataArray([1.0, 1.5], dims="step", attrs={"units": "hours"})).astype("m8[m]").astype(int).tolist()
     [60, 90]
     """
@@ -812,16 +698,6 @@ def rain_rate(
 def converted(field: Field) -> xr.DataArray:
     """The field's values in the units of computing, float32, lazy where the field is; dims as they were.
 
-    Parameters
-    ----------
-    field : Field
-
-    Returns
-    -------
-    xarray.DataArray
-
-    Examples
-    --------
     >>> rain = xr.DataArray(np.ones((8, 8)), dims=("y", "x"), name="rr", attrs={"units": "mm h-1"})
     >>> converted(find_field(rain)).attrs["units"]
     'mm h-1'
@@ -854,19 +730,9 @@ def converted(field: Field) -> xr.DataArray:
 def north_up(array: xr.DataArray, y: Hashable, x: Hashable) -> xr.DataArray:
     """The array with its first row in the north and its first column in the west, so that models see one world.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    y, x : hashable
-        Names of the horizontal dims. Without coordinates the order is left as it is.
+    ``y, x``: names of the horizontal dims. Without coordinates the order is left as it is. Returned: a view, lazy where
+    the input is.
 
-    Returns
-    -------
-    xarray.DataArray
-        A view, lazy where the input is.
-
-    Examples
-    --------
     >>> grid = xr.DataArray(np.arange(4).reshape(2, 2), dims=("y", "x"), coords={"y": [0, 1], "x": [0, 1]})
     >>> north_up(grid, "y", "x").values.tolist()
     [[2, 3], [0, 1]]
@@ -879,19 +745,9 @@ def north_up(array: xr.DataArray, y: Hashable, x: Hashable) -> xr.DataArray:
 def orientation(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[bool, bool]:
     """Whether the first row lies in the south, and whether the first column lies in the east.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    y, x : hashable
-        Names of the horizontal dims.
+    ``y, x``: names of the horizontal dims. Returned: told by the coordinates of y and x, else by 2-D latitudes and
+    longitudes; False where nothing tells.
 
-    Returns
-    -------
-    (bool, bool)
-        Told by the coordinates of y and x, else by 2-D latitudes and longitudes; False where nothing tells.
-
-    Examples
-    --------
     >>> orientation(xr.DataArray(np.zeros((2, 2)), dims=("y", "x"), coords={"y": [0, 1], "x": [0, 1]}), "y", "x")
     (True, False)
     """
@@ -998,32 +854,12 @@ def label_forecast(
 ) -> T_Xarray:
     """Dress computed values as a CF forecast in the user's own terms.
 
-    Parameters
-    ----------
-    values : array
-        ``(*extra, init_time, [member], lead_time, y, x)``, in the user's units and order of rows and columns.
-    field : Field
-        The field that was forecast.
-    source : xarray.Dataset or xarray.DataArray
-        What the user gave; the same kind comes back.
-    init_times : numpy.ndarray
-        datetime64[ns].
-    lead_times : numpy.ndarray
-        timedelta64[ns].
-    members : sequence of int or None
-        Numbers of the members; None for a deterministic forecast.
-    attrs : dict
-        What made the forecast: model, options, seed.
-    history : str
-        What was done, without the time.
+    ``values``: ``(*extra, init_time, [member], lead_time, y, x)``, in the user's units and order of rows and columns.
+    ``field``: the field that was forecast. ``source``: what the user gave; the same kind comes back. ``init_times``:
+    datetime64[ns]. ``lead_times``: timedelta64[ns]. ``members``: numbers of the members; None for a deterministic
+    forecast. ``attrs``: what made the forecast: model, options, seed. ``history``: what was done, without the time.
+    Returned: the variable's name, attributes, grid mapping and horizontal coordinates are the user's.
 
-    Returns
-    -------
-    xarray.Dataset or xarray.DataArray
-        The variable's name, attributes, grid mapping and horizontal coordinates are the user's.
-
-    Examples
-    --------
     >>> rain = xr.DataArray(np.ones((8, 8)), dims=("y", "x"), name="rr", attrs={"units": "mm h-1"})
     >>> fc = label_forecast(
     ...     np.ones((1, 2, 8, 8)), find_field(rain), rain, init_times=np.array(["2024-06-01"], "M8[ns]"),
@@ -1075,36 +911,14 @@ def label_frames(
 ) -> T_Xarray:
     """Dress computed frames as the field that they were made from.
 
-    Parameters
-    ----------
-    values : array
-        ``(*leading, y, x)``, in the user's units and order of rows and columns.
-    field : Field
-        The field that was sharpened or refined.
-    source : xarray.Dataset or xarray.DataArray
-        What the user gave; the same kind comes back.
-    members : sequence of int or None
-        Numbers of members that were made of each frame; None where there are none.
-    before : hashable or None
-        The dim before which the new members go; None puts them last of the leading dims.
-    attrs : dict
-        What made it: model, options, seed.
-    history : str
-        What was done, without the time.
-    done : str
-        The same in a word, for title and source.
-    grid : xarray.Dataset, optional
-        Coordinates of another grid, which replace those along y and x.
-    leading : sequence of hashable, optional
-        The leading dims of ``values``; by default the field's, and then the new member's.
+    ``values``: ``(*leading, y, x)``, in the user's units and order of rows and columns. ``field``: the field that was
+    sharpened or refined. ``source``: what the user gave; the same kind comes back. ``members``: numbers of members that
+    were made of each frame; None where there are none. ``before``: the dim before which the new members go; None puts
+    them last of the leading dims. ``attrs``: what made it: model, options, seed. ``history``: what was done, without
+    the time. ``done``: the same in a word, for title and source. ``grid``: coordinates of another grid, which replace
+    those along y and x. ``leading``: the leading dims of ``values``; by default the field's, and then the new member's.
+    Returned: with the user's dims in the user's order, coordinates and attributes.
 
-    Returns
-    -------
-    xarray.Dataset or xarray.DataArray
-        With the user's dims in the user's order, coordinates and attributes.
-
-    Examples
-    --------
     >>> rain = xr.DataArray(np.ones((2, 8, 8)), dims=("lead_time", "y", "x"), name="rr", attrs={"units": "mm h-1"})
     >>> label_frames(np.ones((2, 5, 8, 8)), find_field(rain), rain, members=range(5), before="lead_time",
     ...     attrs={"nowcast_model": "none"}, history="made up").dims
@@ -1253,17 +1067,6 @@ def _companions(field: Field, source: xr.Dataset) -> list[str]:
 def dated(line: str, old: Any = None) -> str:
     """A line of history with the time before it, and the older lines after it.
 
-    Parameters
-    ----------
-    line : str
-    old : str, optional
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> dated("coarsened", "made").splitlines()[1]
     'made'
     """

@@ -51,13 +51,7 @@ _VECTORS = re.compile(r"(^|_)(east|north)ward(_|$)|^[xy]_|_[xy]_|^[uv]_component
 
 @dataclass(frozen=True)
 class Level:
-    """A level that a channel's name ends in, in Pa or m.
-
-    Attributes
-    ----------
-    value : float
-    kind : {"pressure", "height"}
-    """
+    """A level that a channel's name ends in, in Pa or m."""
 
     value: float
     kind: Literal["pressure", "height"]
@@ -70,8 +64,6 @@ class Level:
 class Affine:
     """Canonical values: ``scale`` times the stored ones plus ``offset``, in float32; NaN for what is declared missing.
 
-    Examples
-    --------
     >>> Affine(1.0, 273.15)(np.array([0.0, np.nan])).round(2)
     array([273.15,    nan], dtype=float32)
     """
@@ -91,16 +83,8 @@ class Affine:
 class Channel:
     """A further field as the data have it, and what makes its values canonical.
 
-    Attributes
-    ----------
-    name : str
-        What was asked for.
-    array : xarray.DataArray
-        At the level, in the stored units; lazy where the data are.
-    conversion : callable
-        From stored to canonical values, numpy float32.
-    units : str
-        Canonical ones.
+    ``name``: what was asked for. ``array``: at the level, in the stored units; lazy where the data are. ``conversion``:
+    from stored to canonical values, numpy float32. ``units``: canonical ones.
     """
 
     name: str
@@ -131,23 +115,10 @@ class Channel:
 def parse_channel(name: str) -> tuple[str, Level | None]:
     """The standard name and the level of a channel's name.
 
-    Parameters
-    ----------
-    name : str
-        A standard name or a variable's own, then, where it has one, ``" at "`` and a level with its unit. A variable
-        that is called by all of it, such as ``"air_temperature at 850 hPa"``, is taken as it is.
+    ``name``: a standard name or a variable's own, then, where it has one, ``" at "`` and a level with its unit. A
+    variable that is called by all of it, such as ``"air_temperature at 850 hPa"``, is taken as it is. ValueError if the
+    level is no number with a unit of pressure or length.
 
-    Returns
-    -------
-    (str, Level or None)
-
-    Raises
-    ------
-    ValueError
-        If the level is no number with a unit of pressure or length.
-
-    Examples
-    --------
     >>> parse_channel("air_temperature at 850 hPa")
     ('air_temperature', Level(value=85000.0, kind='pressure'))
     >>> parse_channel("rainfall_rate")
@@ -169,16 +140,6 @@ def parse_channel(name: str) -> tuple[str, Level | None]:
 def is_vector_component(name: str) -> bool:
     """Whether a channel is one component of a vector along an axis of the grid or of the Earth.
 
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
     >>> [is_vector_component(name) for name in ("eastward_wind at 10 m", "x_wind", "wind_speed", "rainfall_rate")]
     [True, True, False, False]
     """
@@ -284,19 +245,7 @@ def locate_channels(
 ) -> tuple[Channel, ...]:
     """As `find_channels`, before the conversion: for who reads parts of a file and converts those.
 
-    Parameters
-    ----------
-    data, names, mapping, exclude
-        As in `find_channels`.
-
-    Returns
-    -------
-    tuple of Channel
-
-    Raises
-    ------
-    ValueError
-        As `find_channels`.
+    ``data, names, mapping, exclude``: as in `find_channels`. ValueError as `find_channels`.
     """
     mapping = mapping or {}
     if unknown := [name for name in mapping if name not in names]:
@@ -415,24 +364,9 @@ def _channel(name: str, standard: str, array: xr.DataArray, data: xr.Dataset) ->
 def canonical_units(array: xr.DataArray, standard: str) -> tuple[Affine, str]:
     """What makes a field's values canonical, and their units.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    standard : str
-        Standard name.
+    ``standard``: standard name. Returned: without units, or with units that are unknown, a field of a name of no known
+    units is left as it is. ValueError if the name has known units, and the field none or those of something else.
 
-    Returns
-    -------
-    (Affine, str)
-        Without units, or with units that are unknown, a field of a name of no known units is left as it is.
-
-    Raises
-    ------
-    ValueError
-        If the name has known units, and the field none or those of something else.
-
-    Examples
-    --------
     >>> canonical_units(xr.DataArray(50.0, attrs={"units": "%"}), "relative_humidity")
     (Affine(scale=0.01, offset=0.0), '1')
     >>> canonical_units(xr.DataArray(5.0, attrs={"units": "km"}), "atmosphere_boundary_layer_thickness")

@@ -12,25 +12,10 @@ from xnowcast.fields.attributes import coordinates_of
 def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> np.ndarray:
     """The ``n + 1`` edges of the cells along an axis.
 
-    Parameters
-    ----------
-    coordinate : xarray.DataArray
-        1-D centres, two or more.
-    bounds : xarray.DataArray, optional
-        ``(n, 2)``, where the file tells them; cells have to touch.
+    ``coordinate``: 1-D centres, two or more. ``bounds``: ``(n, 2)``, where the file tells them; cells have to touch.
+    Returned: float64; without bounds halfway between neighbours, the outermost cells as wide as the ones beside them.
+    ValueError if there is one cell alone without bounds, or the bounds leave gaps.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64; without bounds halfway between neighbours, the outermost cells as wide as the ones beside them.
-
-    Raises
-    ------
-    ValueError
-        If there is one cell alone without bounds, or the bounds leave gaps.
-
-    Examples
-    --------
     >>> cell_edges(xr.DataArray([500.0, 1500.0, 2500.0], dims="x")).tolist()
     [0.0, 1000.0, 2000.0, 3000.0]
     """
@@ -52,18 +37,9 @@ def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> 
 def known_corner(lat: np.ndarray, lon: np.ndarray) -> tuple[slice, slice] | None:
     """Rows and columns of two by two cells near the middle of a grid whose places are all known.
 
-    Parameters
-    ----------
-    lat, lon : numpy.ndarray
-        ``(y, x)``, NaN where a file tells none, as at the rim of a full disk.
+    ``lat, lon``: ``(y, x)``, NaN where a file tells none, as at the rim of a full disk. Returned: None where there are
+    no such cells.
 
-    Returns
-    -------
-    (slice, slice) or None
-        None where there are no such cells.
-
-    Examples
-    --------
     >>> places = np.array([[np.nan, 1.0, 1.0], [np.nan, 2.0, 2.0]])
     >>> known_corner(places, places)
     (slice(0, 2, None), slice(1, 3, None))
@@ -81,17 +57,8 @@ def known_corner(lat: np.ndarray, lon: np.ndarray) -> tuple[slice, slice] | None
 def unwrapped(places: np.ndarray) -> np.ndarray:
     """Longitudes that pass from 360 to 0 degrees, or from 180 to -180, made to go on; other places as they are.
 
-    Parameters
-    ----------
-    places : numpy.ndarray
-        1-D or 2-D.
+    ``places``: 1-D or 2-D.
 
-    Returns
-    -------
-    numpy.ndarray
-
-    Examples
-    --------
     >>> unwrapped(np.array([358.0, 359.0, 0.0])).tolist(), unwrapped(np.array([0.0, 200.0])).tolist()
     ([358.0, 359.0, 360.0], [0.0, 200.0])
     """
@@ -125,23 +92,11 @@ def _written_like(longitude: np.ndarray, old: np.ndarray) -> np.ndarray:
 def cell_areas(array: xr.DataArray, y: Hashable, x: Hashable, measured: xr.DataArray | None = None) -> xr.DataArray:
     """Areas of the cells relative to each other.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-        The field whose grid it is.
-    y, x : hashable
-        Names of the horizontal dims.
-    measured : xarray.DataArray, optional
-        Areas that the file tells (CF ``cell_measures``), which come first.
+    ``array``: the field whose grid it is. ``y, x``: names of the horizontal dims. ``measured``: areas that the file
+    tells (CF ``cell_measures``), which come first. Returned: with dims among ``(y, x)``: for latitudes and longitudes
+    the true share of the sphere, which is the difference of the sines of a cell's edges; 1 on projected grids, whose
+    cells are taken as equal.
 
-    Returns
-    -------
-    xarray.DataArray
-        With dims among ``(y, x)``: for latitudes and longitudes the true share of the sphere, which is the
-        difference of the sines of a cell's edges; 1 on projected grids, whose cells are taken as equal.
-
-    Examples
-    --------
     >>> field = xr.DataArray(np.zeros((2, 2)), dims=("lat", "lon"), coords={
     ...     "lat": ("lat", [45.0, 75.0], {"units": "degrees_north"}), "lon": ("lon", [0.0, 30.0])})
     >>> cell_areas(field, "lat", "lon").round(3).values.tolist()
@@ -168,19 +123,8 @@ def _two_dimensional_latitude(array: xr.DataArray, y: Hashable, x: Hashable) -> 
 def coarse_coordinate(variable: xr.Variable, factors: dict[Hashable, int]) -> xr.Variable:
     """A coordinate of the coarse grid: the middle of the cells that were joined.
 
-    Parameters
-    ----------
-    variable : xarray.Variable
-        Any coordinate; dims that are not joined stay.
-    factors : dict
-        How many cells are joined along each dim.
+    ``variable``: any coordinate; dims that are not joined stay. ``factors``: how many cells are joined along each dim.
 
-    Returns
-    -------
-    xarray.Variable
-
-    Examples
-    --------
     >>> coarse_coordinate(xr.Variable("x", [0.0, 1.0, 2.0, 3.0]), {"x": 2}).values.tolist()
     [0.5, 2.5]
     """
@@ -201,19 +145,8 @@ def coarse_coordinate(variable: xr.Variable, factors: dict[Hashable, int]) -> xr
 def coarse_bounds(bounds: xr.Variable, dim: Hashable, factor: int) -> xr.Variable:
     """The outer ends of the cells that were joined.
 
-    Parameters
-    ----------
-    bounds : xarray.Variable
-        ``(dim, 2)``.
-    dim : hashable
-    factor : int
+    ``bounds``: ``(dim, 2)``.
 
-    Returns
-    -------
-    xarray.Variable
-
-    Examples
-    --------
     >>> coarse_bounds(xr.Variable(("x", "ends"), [[0.0, 1.0], [1.0, 2.0]]), "x", 2).values.tolist()
     [[0.0, 2.0]]
     """
@@ -226,22 +159,9 @@ def coarse_bounds(bounds: xr.Variable, dim: Hashable, factor: int) -> xr.Variabl
 def fine_coordinate(coordinate: xr.DataArray, factor: int, bounds: xr.DataArray | None = None) -> Any:
     """The centres and bounds of cells that are cut into ``factor`` equal ones each.
 
-    Parameters
-    ----------
-    coordinate : xarray.DataArray
-        1-D centres.
-    factor : int
-    bounds : xarray.DataArray, optional
-        Of the coarse cells.
+    ``coordinate``: 1-D centres. ``bounds``: of the coarse cells. Returned: centres ``(n * factor,)`` and bounds ``(n *
+    factor, 2)``: the outermost fine edges of a coarse cell are its own.
 
-    Returns
-    -------
-    (numpy.ndarray, numpy.ndarray)
-        Centres ``(n * factor,)`` and bounds ``(n * factor, 2)``: the outermost fine edges of a coarse cell are its
-        own.
-
-    Examples
-    --------
     >>> centres, bounds = fine_coordinate(xr.DataArray([1.0, 3.0], dims="x"), 2)
     >>> centres.tolist(), bounds[0].tolist()
     ([0.5, 1.5, 2.5, 3.5], [0.0, 1.0])
@@ -258,19 +178,9 @@ def fine_coordinate(coordinate: xr.DataArray, factor: int, bounds: xr.DataArray 
 def fine_plane(values: np.ndarray, factor: int) -> np.ndarray:
     """2-D coordinates, such as curvilinear latitudes, on a grid whose cells are cut into ``factor x factor``.
 
-    Parameters
-    ----------
-    values : numpy.ndarray
-        ``(y, x)`` at the centres of the coarse cells, two or more along each.
-    factor : int
+    ``values``: ``(y, x)`` at the centres of the coarse cells, two or more along each. Returned: ``(y * factor, x *
+    factor)``, linear between centres and continued linearly to the rim.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(y * factor, x * factor)``, linear between centres and continued linearly to the rim.
-
-    Examples
-    --------
     >>> fine_plane(np.array([[0.0, 2.0], [0.0, 2.0]]), 2)[0].tolist()
     [-0.5, 0.5, 1.5, 2.5]
     """
@@ -310,23 +220,10 @@ def fine_grid(
 ) -> xr.Dataset:
     """The coordinates of a grid whose cells are cut into ``factor x factor``.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-        A field on the coarse grid.
-    y, x : hashable
-        Names of the horizontal dims.
-    factor : int
-    dataset : xarray.Dataset, optional
-        Where the bounds are that the coordinates name.
+    ``array``: a field on the coarse grid. ``y, x``: names of the horizontal dims. ``dataset``: where the bounds are
+    that the coordinates name. Returned: those coordinates that lie along y and x, with bounds where the coarse ones
+    have some. Attributes are kept.
 
-    Returns
-    -------
-    xarray.Dataset
-        Those coordinates that lie along y and x, with bounds where the coarse ones have some. Attributes are kept.
-
-    Examples
-    --------
     >>> coarse = xr.DataArray(np.zeros((2, 2)), dims=("y", "x"), coords={"x": [0.0, 4.0]})
     >>> fine_grid(coarse, "y", "x", 4).x.values.tolist()
     [-1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5]

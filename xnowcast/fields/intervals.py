@@ -25,11 +25,8 @@ _LONG_BREAK = 10
 class Interval:
     """The time that each value of a field stands for.
 
-    Attributes
-    ----------
-    length : numpy.timedelta64
-    end : numpy.timedelta64 or None
-        From the time of a value to the end of its interval; None where nothing tells. It is then taken for its end.
+    ``end``: from the time of a value to the end of its interval; None where nothing tells. It is then taken for its
+    end.
     """
 
     length: np.timedelta64
@@ -46,29 +43,13 @@ def of_amount(
 ) -> Interval | None:
     """How long an amount was collected.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    dataset : xarray.Dataset or None
-        Where it comes from, which may hold time bounds.
-    time, lead_time : hashable or None
-        Coordinates of the times and of the lead times. Where there are lead times, the times are those of the runs.
+    ``dataset``: where it comes from, which may hold time bounds. ``time, lead_time``: coordinates of the times and of
+    the lead times. Where there are lead times, the times are those of the runs. Returned: by CF time bounds; else by
+    the attribute ``accutime`` (minutes) or ``cell_methods`` ("time: sum (interval: 1 hour)", which beside a whole
+    multiple of it is the spacing of what was added up); else the distance of the lead times or times. None where
+    nothing tells. ValueError if these contradict each other, time bounds differ in length or are named and absent, or
+    the amount is counted from the start of a run.
 
-    Returns
-    -------
-    Interval or None
-        By CF time bounds; else by the attribute ``accutime`` (minutes) or ``cell_methods`` ("time: sum (interval: 1
-        hour)", which beside a whole multiple of it is the spacing of what was added up); else the distance of the lead
-        times or times. None where nothing tells.
-
-    Raises
-    ------
-    ValueError
-        If these contradict each other, time bounds differ in length or are named and absent, or the amount is counted
-        from the start of a run.
-
-    Examples
-    --------
     >>> quarters = np.datetime64("2024-06-01", "ns") + np.arange(3) * np.timedelta64(15, "m")
     >>> rain = xr.DataArray(np.ones(3), {"time": quarters}, "time", attrs={"accutime": 60})
     >>> of_amount(rain, None, time="time", lead_time=None).minutes
@@ -99,21 +80,8 @@ def of_amount(
 def of_bounds(array: xr.DataArray, dataset: xr.Dataset) -> Interval | None:
     """The interval by time bounds alone.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    dataset : xarray.Dataset
-        Where it comes from.
-
-    Returns
-    -------
-    Interval or None
-        None where there are no bounds, and where a rate's differ.
-
-    Raises
-    ------
-    ValueError
-        If those of an amount differ in length.
+    ``dataset``: where it comes from. Returned: None where there are no bounds, and where a rate's differ. ValueError if
+    those of an amount differ in length.
     """
     try:
         return _by_bounds(array, dataset, ())
@@ -128,22 +96,10 @@ def of_rate(
 ) -> Interval | None:
     """How long the time is of which a rate is the mean, where bounds or attributes tell.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    dataset : xarray.Dataset, optional
-        Where it comes from, which may hold time bounds.
-    dims : iterable of hashable, optional
-        Coordinates of times and lead times.
+    ``dataset``: where it comes from, which may hold time bounds. ``dims``: coordinates of times and lead times.
+    Returned: None where nothing tells, where it is that of a moment, and where it differs from frame to frame: a rate
+    is read rightly all the same.
 
-    Returns
-    -------
-    Interval or None
-        None where nothing tells, where it is that of a moment, and where it differs from frame to frame: a rate is read
-        rightly all the same.
-
-    Examples
-    --------
     >>> of_rate(xr.DataArray(1.0, attrs={"cell_methods": "time: mean (interval: 5 minutes)"})).minutes
     5.0
     """
@@ -157,17 +113,8 @@ def of_rate(
 def is_accumulated(array: xr.DataArray) -> bool | None:
     """Whether an amount's attributes say that it is counted from the start of the run.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
+    Returned: None where they do not tell.
 
-    Returns
-    -------
-    bool or None
-        None where they do not tell.
-
-    Examples
-    --------
     >>> is_accumulated(xr.DataArray(0.0, attrs={"description": "ACCUMULATED TOTAL GRID SCALE PRECIPITATION"}))
     True
     """
@@ -184,26 +131,9 @@ def is_accumulated(array: xr.DataArray) -> bool | None:
 def parts(whole: np.timedelta64, spacing: np.timedelta64, own: np.timedelta64 | None) -> tuple[int, int]:
     """How many values make up a longer interval, and how many frames they lie apart.
 
-    Parameters
-    ----------
-    whole : numpy.timedelta64
-        Length of the longer interval.
-    spacing : numpy.timedelta64
-        Time between frames.
-    own : numpy.timedelta64 or None
-        Length of the interval of each value; None for values of a moment.
+    ``whole``: length of the longer interval. ``spacing``: time between frames. ``own``: length of the interval of each
+    value; None for values of a moment. ValueError if they do not cover it completely and once.
 
-    Returns
-    -------
-    (int, int)
-
-    Raises
-    ------
-    ValueError
-        If they do not cover it completely and once.
-
-    Examples
-    --------
     >>> parts(np.timedelta64(60, "m"), np.timedelta64(15, "m"), np.timedelta64(30, "m"))
     (2, 2)
     """
@@ -219,16 +149,6 @@ def parts(whole: np.timedelta64, spacing: np.timedelta64, own: np.timedelta64 | 
 def mean_rate_attributes(attrs: dict[Any, Any]) -> dict[Any, Any]:
     """Attributes of an amount, made those of the mean rate over its interval.
 
-    Parameters
-    ----------
-    attrs : dict
-
-    Returns
-    -------
-    dict
-
-    Examples
-    --------
     >>> mean_rate_attributes({"cell_methods": "time: sum"})["cell_methods"]
     'time: mean'
     """
@@ -237,17 +157,7 @@ def mean_rate_attributes(attrs: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def with_bounds(array: xr.DataArray, dataset: xr.Dataset) -> xr.Dataset:
-    """A variable of a dataset, or part of it, with the time bounds that the dataset has, which tell its interval.
-
-    Parameters
-    ----------
-    array : xarray.DataArray
-    dataset : xarray.Dataset
-
-    Returns
-    -------
-    xarray.Dataset
-    """
+    """A variable of a dataset, or part of it, with the time bounds that the dataset has, which tell its interval."""
     bounds = {found: dataset.variables[found] for _, found in _bounds_of(array, dataset, ())}
     return array.to_dataset(name=_name(array)).assign(bounds)
 

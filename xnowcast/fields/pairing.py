@@ -183,18 +183,8 @@ def _may_be_rain(name: Hashable, array: xr.DataArray) -> bool:
 def refuse_accumulated(nwp: xr.Dataset, names: Sequence[str], mapping: Mapping[str, Hashable] | None) -> None:
     """Refuse rain that is, or may be, counted from the start of the run where a rate is read.
 
-    Parameters
-    ----------
-    nwp : xarray.Dataset
-    names : sequence of str
-        Channels that are read.
-    mapping : mapping, optional
-        Variables of some of them.
-
-    Raises
-    ------
-    ValueError
-        With the function that makes it a rate.
+    ``names``: channels that are read. ``mapping``: variables of some of them. ValueError with the function that makes
+    it a rate.
     """
     wanted = set((mapping or {}).values())
     if any(name in cf.STANDARD_NAMES for name in names):
@@ -280,22 +270,9 @@ def _may_be(nwp: xr.Dataset, name: Hashable, kind: str) -> bool:
 def utc_times(coordinate: xr.DataArray) -> np.ndarray:
     """The times of a coordinate as datetime64[ns] in UTC.
 
-    Parameters
-    ----------
-    coordinate : xarray.DataArray
-        datetime64, cftime of the real calendar, or pandas timestamps with a time zone, which are converted.
+    ``coordinate``: datetime64, cftime of the real calendar, or pandas timestamps with a time zone, which are converted.
+    ValueError if an attribute names a time zone other than UTC, or the times are in a climate model's calendar.
 
-    Returns
-    -------
-    numpy.ndarray
-
-    Raises
-    ------
-    ValueError
-        If an attribute names a time zone other than UTC, or the times are in a climate model's calendar.
-
-    Examples
-    --------
     >>> local = xr.DataArray(np.array([pd.Timestamp("2024-06-01T09:00", tz="Asia/Seoul")], dtype=object), dims="time")
     >>> utc_times(local)
     array(['2024-06-01T00:00:00.000000000'], dtype='datetime64[ns]')

@@ -362,17 +362,6 @@ def _steps_per_hour(minutes: float) -> float:
 def is_in(array: xr.DataArray, units: str) -> bool:
     """Whether the ``units`` of a DataArray are a spelling of those named.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    units : {"mm h-1", "dBZ", "kg m-2", "mm", "count"}
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
     >>> is_in(xr.DataArray(1.0, attrs={"units": "mm/h"}), "mm h-1")
     True
     """

@@ -24,25 +24,12 @@ _STAGGERED_NAMES = ("x_u", "x_v", "y_u", "y_v", "xu", "yv", "xi_u", "xi_v", "eta
 class Grid:
     """Where the cells of a grid are.
 
-    Attributes
-    ----------
-    y, x : hashable
-        Names of the dims.
-    shape : tuple of int
-        Cells along y and x.
-    axes : tuple of numpy.ndarray or None
-        1-D centres along y and x: degrees on latitudes and longitudes, metres on projected grids, else in their own
-        unit. None for a grid that only 2-D latitudes and longitudes tell.
-    edges : tuple of numpy.ndarray or None
-        Of the cells along y and x.
-    plane : "latlon", pyproj.CRS, str or None
-        What the axes are measured in: the unit where no grid mapping tells more.
-    latlon : tuple of numpy.ndarray or None
-        2-D latitudes and longitudes of the centres, where the data have them.
-    coords : xarray.Dataset
-        Coordinates and grid mapping that go with fields on the grid.
-    grid_mapping : str or None
-        The name of the variable of its projection.
+    ``y, x``: names of the dims. ``shape``: cells along y and x. ``axes``: 1-D centres along y and x: degrees on
+    latitudes and longitudes, metres on projected grids, else in their own unit. None for a grid that only 2-D latitudes
+    and longitudes tell. ``edges``: of the cells along y and x. ``plane``: what the axes are measured in: the unit where
+    no grid mapping tells more. ``latlon``: 2-D latitudes and longitudes of the centres, where the data have them.
+    ``coords``: coordinates and grid mapping that go with fields on the grid. ``grid_mapping``: the name of the variable
+    of its projection.
     """
 
     y: Hashable
@@ -134,21 +121,8 @@ def regrid(
 def find_grid(obj: xr.Dataset | xr.DataArray) -> Grid:
     """The grid of a dataset.
 
-    Parameters
-    ----------
-    obj : xarray.Dataset or xarray.DataArray
+    ValueError if the axes cannot be told, or the fields of a dataset lie on several grids.
 
-    Returns
-    -------
-    Grid
-
-    Raises
-    ------
-    ValueError
-        If the axes cannot be told, or the fields of a dataset lie on several grids.
-
-    Examples
-    --------
     >>> find_grid(xr.DataArray(np.zeros((2, 3)), dims=("lat", "lon"), coords={"lat": [1.0, 0.0],
     ...     "lon": [0.0, 1.0, 2.0]})).plane
     'latlon'
@@ -176,16 +150,7 @@ def find_grid(obj: xr.Dataset | xr.DataArray) -> Grid:
 
 
 def same_grid(one: Grid, other: Grid) -> bool:
-    """Whether two grids have the same cells, to a hundredth of one.
-
-    Parameters
-    ----------
-    one, other : Grid
-
-    Returns
-    -------
-    bool
-    """
+    """Whether two grids have the same cells, to a hundredth of one."""
     if one.shape != other.shape or (one.axes is None) != (other.axes is None):
         return False
     if one.axes is None or other.axes is None:
@@ -205,14 +170,7 @@ def same_grid(one: Grid, other: Grid) -> bool:
 def cell_size(grid: Grid) -> float | None:
     """Width of a cell in the middle of a grid, metres; None where nothing tells.
 
-    Parameters
-    ----------
-    grid : Grid
-
-    Returns
-    -------
-    float or None
-        The root of its area.
+    Returned: the root of its area.
     """
     try:
         lat, lon = _latlon(grid)
@@ -231,14 +189,7 @@ def cell_size(grid: Grid) -> float | None:
 def refuse_staggered(arrays: Iterable[xr.DataArray]) -> None:
     """Refuse fields on the faces of a model's cells, which are half a cell away from where they seem to be.
 
-    Parameters
-    ----------
-    arrays : iterable of xarray.DataArray
-
-    Raises
-    ------
-    ValueError
-        With how to bring them to the middle of the cells.
+    ValueError with how to bring them to the middle of the cells.
     """
     for array in arrays:
         for dim in array.dims:
@@ -274,17 +225,8 @@ def _refuse_reflectivity(arrays: Iterable[xr.DataArray]) -> None:
 def known(array: xr.DataArray) -> xr.DataArray:
     """A field with NaN for what is declared missing; a rain rate that cannot be is refused when it is read.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
+    Returned: in its own units; as it was where nothing is declared and it is no rain rate.
 
-    Returns
-    -------
-    xarray.DataArray
-        In its own units; as it was where nothing is declared and it is no rain rate.
-
-    Examples
-    --------
     >>> known(xr.DataArray([250.0, 300.0], dims="x", attrs={"valid_max": 280.0})).values.tolist()
     [250.0, nan]
     """
@@ -349,21 +291,9 @@ def _weighted(values: np.ndarray, weights: "csr_array", shape: tuple[int, int], 
 def remapping_weights(source: Grid, target: Grid, method: Method) -> "csr_array":
     """Shares of the old cells in the new ones.
 
-    Parameters
-    ----------
-    source, target : Grid
-    method : {"bilinear", "conservative"}
-
-    Returns
-    -------
-    scipy.sparse.csr_array
-        ``(target cells, source cells)``, rows first in y. A row sums to 1 where the new cell lies within the old grid,
-        to the share of its area that does, and to 0 outside.
-
-    Raises
-    ------
-    ValueError
-        If the grids have no common ground, or nothing tells how they lie to each other.
+    Returned: ``(target cells, source cells)``, rows first in y. A row sums to 1 where the new cell lies within the old
+    grid, to the share of its area that does, and to 0 outside. ValueError if the grids have no common ground, or
+    nothing tells how they lie to each other.
     """
     weights = _bilinear(source, target) if method == "bilinear" else _conservative(source, target)
     if weights.nnz == 0:

@@ -83,17 +83,9 @@ class Conversion(Protocol):
 class Declared:
     """What a variable's attributes say of its values, which are in its own units, unpacked.
 
-    Attributes
-    ----------
-    name : str
-        Of the variable, for messages.
-    low, high : float
-        Valid range; what lies outside is missing.
-    missing : tuple of float
-        Further values that are missing.
+    ``name``: of the variable, for messages. ``low, high``: valid range; what lies outside is missing. ``missing``:
+    further values that are missing.
 
-    Examples
-    --------
     >>> Declared("rr", high=200.0).masked(np.array([0.0, 250.0], "f4"))
     array([ 0., nan], dtype=float32)
     """
@@ -136,8 +128,6 @@ class _Checked:
 class Linear(_Checked):
     """A rain rate, or an amount per step: ``factor`` times the stored value is mm h-1.
 
-    Examples
-    --------
     >>> Linear(2.0)(np.array([0.5, np.nan]))
     array([ 1., nan], dtype=float32)
     """
@@ -203,8 +193,6 @@ class ZR(_Checked):
 
     Values down at ``no_echo`` (to a quarter of a dB) are dry, and dry is written back as ``no_echo``.
 
-    Examples
-    --------
     >>> ZR()(np.array([-32.0, 23.0, 39.0, np.nan])).round(2)
     array([0.  , 1.  , 9.99,  nan], dtype=float32)
     >>> ZR().inverse(np.array([0.0, 1.0], dtype="float32")).round(2)
@@ -300,22 +288,9 @@ def rain_rate_to_dbz(rain: np.ndarray, a: float, b: float, no_echo: float = NO_E
 def zr_relation(zr: Any) -> tuple[float, float]:
     """a and b of Z = a R**b, by name or as they are.
 
-    Parameters
-    ----------
-    zr : str or (float, float)
-        A name of `ZR_RELATIONS`, in any spelling, or the two numbers.
+    ``zr``: a name of `ZR_RELATIONS`, in any spelling, or the two numbers. ValueError if there is no such name, or it is
+    no pair of numbers above 0.
 
-    Returns
-    -------
-    (float, float)
-
-    Raises
-    ------
-    ValueError
-        If there is no such name, or it is no pair of numbers above 0.
-
-    Examples
-    --------
     >>> zr_relation("HKO-7"), zr_relation((316, 1.5))
     ((58.53, 1.56), (316.0, 1.5))
     """
@@ -339,16 +314,6 @@ def zr_relation(zr: Any) -> tuple[float, float]:
 def zr_attributes(relation: tuple[float, float]) -> dict[str, float]:
     """The attributes that tell a Z-R relation.
 
-    Parameters
-    ----------
-    relation : (float, float)
-
-    Returns
-    -------
-    dict
-
-    Examples
-    --------
     >>> zr_attributes(ZR_RELATIONS["hko-7"])
     {'zr_a': 58.53, 'zr_b': 1.56}
     """
@@ -377,17 +342,8 @@ def _warn(message: str) -> None:
 def is_reflectivity(units: object) -> bool:
     """Whether a ``units`` attribute means logarithmic reflectivity.
 
-    Parameters
-    ----------
-    units : object
-        The attribute as found.
+    ``units``: the attribute as found.
 
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
     >>> is_reflectivity("dBZ"), is_reflectivity("mm h-1")
     (True, False)
     """
@@ -397,17 +353,8 @@ def is_reflectivity(units: object) -> bool:
 def is_amount(units: object) -> bool:
     """Whether a ``units`` attribute means an amount of water (per step), not a rate.
 
-    Parameters
-    ----------
-    units : object
-        The attribute as found.
+    ``units``: the attribute as found.
 
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
     >>> is_amount("mm"), is_amount("kg m-2"), is_amount("mm h-1"), is_amount("dBZ")
     (True, True, False, False)
     """
@@ -418,22 +365,11 @@ def is_amount(units: object) -> bool:
 def highest_mean_rate(hours: float) -> float:
     """The mean rain rate over a time that nothing measured has reached.
 
-    Parameters
-    ----------
-    hours : float
+    Returned: mm h-1: the envelope of the world's greatest rainfalls, 422 mm times the hours to the power of 0.475, over
+    the hours; at most `HIGHEST_RAIN_RATE`.
 
-    Returns
-    -------
-    float
-        mm h-1: the envelope of the world's greatest rainfalls, 422 mm times the hours to the power of 0.475, over the
-        hours; at most `HIGHEST_RAIN_RATE`.
-
-    References
-    ----------
     WMO (2009), Manual on estimation of probable maximum precipitation, WMO-No. 1045, after Paulhus (1965)
 
-    Examples
-    --------
     >>> [round(highest_mean_rate(hours)) for hours in (1 / 60, 1 / 12, 1, 24)]
     [2000, 1556, 422, 80]
     """
@@ -443,17 +379,8 @@ def highest_mean_rate(hours: float) -> float:
 def is_rate(units: object) -> bool:
     """Whether a ``units`` attribute means a rate of water.
 
-    Parameters
-    ----------
-    units : object
-        The attribute as found.
+    ``units``: the attribute as found.
 
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
     >>> is_rate("mm h-1"), is_rate("kg m-2 s-1"), is_rate("mm"), is_rate("dBZ")
     (True, True, False, False)
     """
@@ -466,29 +393,11 @@ def rain_rate_conversion(
 ) -> Linear:
     """How stored values become mm h-1, for every unit but dBZ.
 
-    Parameters
-    ----------
-    units : object
-        The ``units`` attribute: a rate (``mm h-1``, ``kg m-2 s-1``, ``m s-1`` ...) or an amount per step
-        (``mm``, ``kg m-2``, ``m``).
-    name : str
-        Name of the variable, for messages.
-    step : numpy.timedelta64 or None
-        Length of one step, which an amount needs.
-    declared : Declared, optional
-        What the variable's attributes say of its values.
+    ``units``: the ``units`` attribute: a rate (``mm h-1``, ``kg m-2 s-1``, ``m s-1`` ...) or an amount per step
+    (``mm``, ``kg m-2``, ``m``). ``name``: name of the variable, for messages. ``step``: length of one step, which an
+    amount needs. ``declared``: what the variable's attributes say of its values. ValueError if there are no units, they
+    are unknown or they are not a precipitation's; or an amount has no step.
 
-    Returns
-    -------
-    Linear
-
-    Raises
-    ------
-    ValueError
-        If there are no units, they are unknown or they are not a precipitation's; or an amount has no step.
-
-    Examples
-    --------
     >>> rain_rate_conversion("kg m-2 s-1", name="rr", step=None).factor
     3600.0
     >>> rain_rate_conversion("mm", name="rr", step=np.timedelta64(5, "m")).factor
@@ -522,17 +431,8 @@ def rain_rate_conversion(
 def length_in_km(units: object) -> float | None:
     """Kilometres in one unit of length, or None where the units are no length.
 
-    Parameters
-    ----------
-    units : object
-        The ``units`` attribute of a coordinate.
+    ``units``: the ``units`` attribute of a coordinate.
 
-    Returns
-    -------
-    float or None
-
-    Examples
-    --------
     >>> length_in_km("m"), length_in_km("degrees_north")
     (0.001, None)
     """
@@ -545,19 +445,9 @@ def length_in_km(units: object) -> float | None:
 def affine(units: object, wanted: str) -> tuple[float, float] | None:
     """Scale and offset that take values in one unit to another.
 
-    Parameters
-    ----------
-    units : object
-        The ``units`` attribute as found.
-    wanted : str
+    ``units``: the ``units`` attribute as found. Returned: None where the units are missing or unknown, or of another
+    kind; an angle is not of the kind of a bare number.
 
-    Returns
-    -------
-    (float, float) or None
-        None where the units are missing or unknown, or of another kind; an angle is not of the kind of a bare number.
-
-    Examples
-    --------
     >>> affine("degC", "K"), affine("hPa", "Pa"), affine("degree", "1"), affine("K", "Pa")
     ((1.0, 273.15), (100.0, 0.0), None, None)
     """

@@ -37,14 +37,8 @@ _ZONED = re.compile(r"(?P<clock>\d{4}-\d\d-\d\d(?:[T ].*?)?)\s?(?P<zone>Z|UTC|[+
 class TimeAxis:
     """A checked time axis: rising, and regular but for gaps of whole steps.
 
-    Attributes
-    ----------
-    times : numpy.ndarray
-        datetime64[ns], as they are in the data.
-    step : numpy.timedelta64
-        Time between neighbouring frames.
-    slots : numpy.ndarray
-        Position of each time on the regular axis that starts at the first; a gap makes it jump.
+    ``times``: datetime64[ns], as they are in the data. ``step``: time between neighbouring frames. ``slots``: position
+    of each time on the regular axis that starts at the first; a gap makes it jump.
     """
 
     times: np.ndarray
@@ -59,16 +53,10 @@ class Windows:
     A frame that is in the data stands at one position. One that is missing is filled from the nearest on either
     side, linearly in time.
 
-    Attributes
-    ----------
-    init_times : numpy.ndarray
-        datetime64[ns], one per forecast: the time of the newest frame.
-    before, after : numpy.ndarray
-        ``(init_time, frame)`` positions along the time axis of the data; equal where the frame is there.
-    weight : numpy.ndarray
-        ``(init_time, frame)`` share of the frame ``after``; 0 where the frame is there.
-    skipped : numpy.ndarray
-        Init times left out because of a gap.
+    ``init_times``: datetime64[ns], one per forecast: the time of the newest frame. ``before, after``: ``(init_time,
+    frame)`` positions along the time axis of the data; equal where the frame is there. ``weight``: ``(init_time,
+    frame)`` share of the frame ``after``; 0 where the frame is there. ``skipped``: init times left out because of a
+    gap.
     """
 
     init_times: np.ndarray
@@ -81,24 +69,9 @@ class Windows:
 def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
     """Check the time axis of a field and find its step.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    time : hashable or None
-        Name of the time dim, as `xnowcast.cf.find_field` found it.
+    ``time``: name of the time dim, as `xnowcast.cf.find_field` found it. ValueError if there is no time axis or no
+    times on it, the times are no datetime64, they repeat or fall, or their distances are no multiples of one step.
 
-    Returns
-    -------
-    TimeAxis
-
-    Raises
-    ------
-    ValueError
-        If there is no time axis or no times on it, the times are no datetime64, they repeat or fall, or their
-        distances are no multiples of one step.
-
-    Examples
-    --------
     >>> times = np.datetime64("2024-06-01T00:00", "ns") + np.array([0, 5, 10, 25, 30]) * np.timedelta64(1, "m")
     >>> axis = time_axis(xr.DataArray(np.zeros(5), dims="time", coords={"time": times}), "time")
     >>> axis.step.astype("m8[m]"), axis.slots.tolist()
@@ -137,22 +110,9 @@ def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
 def real_times(coordinate: xr.DataArray) -> np.ndarray:
     """The times of a coordinate as datetime64[ns] in UTC, `rounded`; cftime dates of the real calendar are converted.
 
-    Parameters
-    ----------
-    coordinate : xarray.DataArray
-        datetime64, cftime, or timestamps with a zone.
+    ``coordinate``: datetime64, cftime, or timestamps with a zone. ValueError if it holds no times, times are missing,
+    or their calendar is a climate model's.
 
-    Returns
-    -------
-    numpy.ndarray
-
-    Raises
-    ------
-    ValueError
-        If it holds no times, times are missing, or their calendar is a climate model's.
-
-    Examples
-    --------
     >>> real_times(xr.DataArray(np.array(["2024-06-01T12:04:59.999999"], "M8[us]"), dims="time"))
     array(['2024-06-01T12:05:00.000000000'], dtype='datetime64[ns]')
     """
@@ -174,18 +134,9 @@ def real_times(coordinate: xr.DataArray) -> np.ndarray:
 def with_real_times(obj: T_Xarray) -> T_Xarray:
     """Data whose times are datetime64 in UTC and, like their lead times, `rounded`: what every verb reads.
 
-    Parameters
-    ----------
-    obj : xarray.Dataset or xarray.DataArray
+    Returned: the very same where there is nothing to do. Coordinates that are lazy, miss times or are in the calendar
+    of a climate model stay as they are.
 
-    Returns
-    -------
-    xarray.Dataset or xarray.DataArray
-        The very same where there is nothing to do. Coordinates that are lazy, miss times or are in the calendar of a
-        climate model stay as they are.
-
-    Examples
-    --------
     >>> minutes = np.array([0, 5, 10]) / 1440  # as doubles of days
     >>> days = (minutes * 86400e9).astype("m8[ns]") + np.datetime64("2024-06-01") - np.timedelta64(3, "ns")
     >>> with_real_times(xr.DataArray(np.zeros(3), {"time": days}, "time")).time.values[1]
@@ -223,22 +174,11 @@ def _holds_dates(coordinate: xr.DataArray) -> bool:
 def rounded(times: np.ndarray, blur: int = 0) -> np.ndarray:
     """Times or durations without the rounding of the numbers that they were stored as.
 
-    Parameters
-    ----------
-    times : numpy.ndarray
-        datetime64[ns] or timedelta64[ns].
-    blur : int
-        Nanoseconds by which they may be off, where the numbers are known to have been coarse.
+    ``times``: datetime64[ns] or timedelta64[ns]. ``blur``: nanoseconds by which they may be off, where the numbers are
+    known to have been coarse. Returned: what lies within 50 ms of a whole second is that second. Times along one dim
+    that all lie close to a regular axis of whole seconds are on it: within 1 % of its step, or within what the coarse
+    numbers explain, if that is less than a third of the step and no other common step would do as well.
 
-    Returns
-    -------
-    numpy.ndarray
-        What lies within 50 ms of a whole second is that second. Times along one dim that all lie close to a regular
-        axis of whole seconds are on it: within 1 % of its step, or within what the coarse numbers explain, if that is
-        less than a third of the step and no other common step would do as well.
-
-    Examples
-    --------
     >>> jitter = np.array([1, 300, 598, 902], "m8[s]").astype("m8[ns]")
     >>> rounded(np.datetime64("2024-06-01", "ns") + jitter).astype("M8[s]").astype(str)[1:3].tolist()
     ['2024-06-01T00:05:00', '2024-06-01T00:10:00']
@@ -294,15 +234,8 @@ def _fitted(times: np.ndarray, step: int, blur: int) -> np.ndarray | None:
 def stored_blur(coordinate: xr.DataArray) -> int:
     """By how much times may be off that were stored as numbers since an epoch: half the distance of such numbers.
 
-    Parameters
-    ----------
-    coordinate : xarray.DataArray
-        Its encoding tells what it was stored as.
-
-    Returns
-    -------
-    int
-        Nanoseconds; 0 of whole numbers, and where nothing tells.
+    ``coordinate``: its encoding tells what it was stored as. Returned: nanoseconds; 0 of whole numbers, and where
+    nothing tells.
     """
     dtype, told = coordinate.encoding.get("dtype"), str(coordinate.encoding.get("units", ""))
     unit, _, epoch = told.strip().partition(" since ")
@@ -320,18 +253,8 @@ def stored_blur(coordinate: xr.DataArray) -> int:
 def durations(coordinate: xr.DataArray) -> np.ndarray | None:
     """Lead times as timedelta64[ns], `rounded`.
 
-    Parameters
-    ----------
-    coordinate : xarray.DataArray
-        Durations, or numbers with units of time.
+    ``coordinate``: durations, or numbers with units of time. Returned: None of bare numbers.
 
-    Returns
-    -------
-    numpy.ndarray or None
-        None of bare numbers.
-
-    Examples
-    --------
     >>> durations(xr.DataArray([0.25, 0.5], attrs={"units": "hours"})).astype("m8[m]").astype(int).tolist()
     [15, 30]
     """
@@ -360,23 +283,9 @@ def _refuse_coarse(coordinate: xr.DataArray, differences: np.ndarray, step: int)
 def utc_time(value: Any) -> pd.Timestamp:
     """A time in UTC, to the second where it lies within 50 ms of one.
 
-    Parameters
-    ----------
-    value : str, datetime.datetime, datetime.date, numpy.datetime64, pandas.Timestamp or cftime date
-        With a zone it is converted; without one it is UTC.
+    ``value``: with a zone it is converted; without one it is UTC. Returned: without a zone. ValueError if it is no
+    time, or one of a climate model's calendar.
 
-    Returns
-    -------
-    pandas.Timestamp
-        Without a zone.
-
-    Raises
-    ------
-    ValueError
-        If it is no time, or one of a climate model's calendar.
-
-    Examples
-    --------
     >>> utc_time("2024-06-01T02:40+02:00"), utc_time("2024-06-01Z")
     (Timestamp('2024-06-01 00:40:00'), Timestamp('2024-06-01 00:00:00'))
     """
@@ -415,16 +324,6 @@ def _without_zone(value: Any) -> tuple[Any, str | None]:
 def utc_slice(asked: slice) -> slice:
     """A slice of times whose ends are in UTC; texts without a zone stay labels, whose last hour or day is all included.
 
-    Parameters
-    ----------
-    asked : slice
-
-    Returns
-    -------
-    slice
-
-    Examples
-    --------
     >>> utc_slice(slice("2024-06-01T02+02:00", "2024-06-01T03+02:00"))
     slice(Timestamp('2024-06-01 00:00:00'), Timestamp('2024-06-01 01:59:59.999999'), None)
     """
@@ -445,22 +344,8 @@ def _utc_label(end: Any) -> Any:
 def period(text: str) -> tuple[np.datetime64, np.datetime64]:
     """First time of a period START/END, and the one before which it ends; either may be left out.
 
-    Parameters
-    ----------
-    text : str
-        Times with a zone are converted.
+    ``text``: times with a zone are converted. ValueError if it is no period.
 
-    Returns
-    -------
-    (numpy.datetime64, numpy.datetime64)
-
-    Raises
-    ------
-    ValueError
-        If it is no period.
-
-    Examples
-    --------
     >>> period("2017/2018-06-01T02:00+02:00")[1]
     np.datetime64('2018-06-01T00:00:00.000000000')
     """
@@ -474,18 +359,9 @@ def period(text: str) -> tuple[np.datetime64, np.datetime64]:
 def common_step(differences: np.ndarray) -> int:
     """The most common distance between times.
 
-    Parameters
-    ----------
-    differences : numpy.ndarray
-        Integers above 0.
+    ``differences``: integers above 0. Returned: where several are equally common the smallest that all are multiples
+    of, else the middle one.
 
-    Returns
-    -------
-    int
-        Where several are equally common the smallest that all are multiples of, else the middle one.
-
-    Examples
-    --------
     >>> common_step(np.array([5, 5, 15, 15]))
     5
     """
@@ -500,28 +376,12 @@ def input_windows(
 ) -> Windows:
     """Choose the frames that each forecast reads.
 
-    Parameters
-    ----------
-    axis : TimeAxis
-    input_frames : int
-        How many frames a forecast reads, the newest at the init time.
-    init_times : "latest", "all", time, list of times or slice of times
-        A slice is by label, both ends included; its step is a number of frames or a duration such as "30min".
-    on_gap : {"raise", "skip", "fill"}
-        What to do with a forecast whose window crosses a missing frame: refuse, leave that forecast out, or
-        let the engine fill the frame from its neighbours in time.
+    ``input_frames``: how many frames a forecast reads, the newest at the init time. ``init_times``: a slice is by
+    label, both ends included; its step is a number of frames or a duration such as "30min". ``on_gap``: what to do with
+    a forecast whose window crosses a missing frame: refuse, leave that forecast out, or let the engine fill the frame
+    from its neighbours in time. ValueError if there are fewer frames than needed, an init time is not in the data, or a
+    window crosses a gap.
 
-    Returns
-    -------
-    Windows
-
-    Raises
-    ------
-    ValueError
-        If there are fewer frames than needed, an init time is not in the data, or a window crosses a gap.
-
-    Examples
-    --------
     >>> times = np.datetime64("2024-06-01T00:00", "ns") + np.arange(5) * np.timedelta64(5, "m")
     >>> axis = time_axis(xr.DataArray(np.zeros(5), dims="time", coords={"time": times}), "time")
     >>> input_windows(axis, 3, "all").before.tolist()
@@ -652,24 +512,9 @@ def _as_times(init_times: Any) -> pd.DatetimeIndex:
 def to_timedelta(value: Any, what: str) -> np.timedelta64:
     """A duration as timedelta64[ns].
 
-    Parameters
-    ----------
-    value : str, datetime.timedelta, numpy.timedelta64 or pandas.Timedelta
-        ``"60min"``, ``"1h"`` ...; a bare number is refused, because it has no unit.
-    what : str
-        What it is, for the message.
+    ``value``: ``"60min"``, ``"1h"`` ...; a bare number is refused, because it has no unit. ``what``: what it is, for
+    the message. ValueError if it is no duration.
 
-    Returns
-    -------
-    numpy.timedelta64
-
-    Raises
-    ------
-    ValueError
-        If it is no duration.
-
-    Examples
-    --------
     >>> to_timedelta("1h", "the lead time").astype("m8[m]")
     np.timedelta64(60,'m')
     """
@@ -688,26 +533,10 @@ def to_timedelta(value: Any, what: str) -> np.timedelta64:
 def lead_steps(step: np.timedelta64, *, lead_time: Any = None, steps: int | None = None) -> int:
     """How many steps reach a lead time.
 
-    Parameters
-    ----------
-    step : numpy.timedelta64
-        Time between frames.
-    lead_time : duration, optional
-        The longest lead time, a multiple of the step; 60 minutes when neither is given.
-    steps : int, optional
-        The number of steps instead.
+    ``step``: time between frames. ``lead_time``: the longest lead time, a multiple of the step; 60 minutes when neither
+    is given. ``steps``: the number of steps instead. ValueError if both are given, or the lead time is no multiple of
+    the step.
 
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        If both are given, or the lead time is no multiple of the step.
-
-    Examples
-    --------
     >>> lead_steps(np.timedelta64(5, "m"), lead_time="1h")
     12
     """

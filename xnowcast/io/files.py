@@ -30,22 +30,9 @@ LONGEST_MESSAGE = 1000
 def extra(name: str) -> ModuleType:
     """Import an optional library, or say how to get it.
 
-    Parameters
-    ----------
-    name : str
-        Module name, for example ``"h5py"`` or ``"PIL.Image"``.
+    ``name``: module name, for example ``"h5py"`` or ``"PIL.Image"``. ImportError if the library is not installed; the
+    message names the extra that brings it.
 
-    Returns
-    -------
-    module
-
-    Raises
-    ------
-    ImportError
-        If the library is not installed; the message names the extra that brings it.
-
-    Examples
-    --------
     >>> extra("math").floor(2.5)
     2
     >>> extra("no_such_library")
@@ -64,25 +51,10 @@ def extra(name: str) -> ModuleType:
 def path_list(paths: Paths) -> list[Path]:
     """List of existing files out of a path, a glob pattern, or several of them.
 
-    Parameters
-    ----------
-    paths : path, pattern or iterable of them
-        ``**`` in a pattern stands for any folders.
+    ``paths``: ``**`` in a pattern stands for any folders. Returned: at least one; in the order given, those of a
+    pattern sorted. ValueError if the list is empty or a path is a folder. FileNotFoundError if a path does not exist or
+    a pattern fits no file.
 
-    Returns
-    -------
-    list of pathlib.Path
-        At least one; in the order given, those of a pattern sorted.
-
-    Raises
-    ------
-    ValueError
-        If the list is empty or a path is a folder.
-    FileNotFoundError
-        If a path does not exist or a pattern fits no file.
-
-    Examples
-    --------
     >>> path_list([])
     Traceback (most recent call last):
     ValueError: no files given: one path or a list of at least one is needed
@@ -113,23 +85,9 @@ def _existing(entry: str | os.PathLike) -> list[Path]:
 def raw_bytes(path: Path, most: int | None = None) -> bytes:
     """Content of a file, unpacked if it is gzip or bzip2 (seen by its first bytes, not by its name).
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    most : int, optional
-        Only so many bytes from the start. All by default, of a packed file at most ``MOST_UNPACKED``.
+    ``most``: only so many bytes from the start. All by default, of a packed file at most ``MOST_UNPACKED``. ValueError
+    if a packed file unpacks to more than ``MOST_UNPACKED``.
 
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    ValueError
-        If a packed file unpacks to more than ``MOST_UNPACKED``.
-
-    Examples
-    --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "echo"
     >>> _ = path.write_bytes(gzip.compress(b"rain"))
@@ -143,16 +101,7 @@ def raw_bytes(path: Path, most: int | None = None) -> bytes:
 
 
 def unpacked(file: IO[bytes]) -> IO[bytes]:
-    """A file that reads unpacked what another one, at its start, holds as gzip or bzip2; else that one itself.
-
-    Parameters
-    ----------
-    file : binary file
-
-    Returns
-    -------
-    binary file
-    """
+    """A file that reads unpacked what another one, at its start, holds as gzip or bzip2; else that one itself."""
     start = file.read(3)
     file.seek(0)
     if start.startswith(GZIP):
@@ -168,16 +117,7 @@ def _no_more_than(file: IO[bytes], most: int) -> bytes:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is gzip or bzip2, by its first bytes.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a file is gzip or bzip2, by its first bytes."""
     with path.open("rb") as file:
         return file.read(3).startswith((GZIP, BZIP2))
 
@@ -185,15 +125,7 @@ def is_packed(path: Path) -> bool:
 def beside(path: Path, pattern: str) -> list[Path]:
     """Files that fit a pattern, in the folder of ``path`` and the four above it; the nearest first.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    pattern : str
-        Of a name, without folders.
-
-    Returns
-    -------
-    list of pathlib.Path
+    ``pattern``: of a name, without folders.
     """
     return [file for folder in path.absolute().parents[:5] for file in sorted(folder.glob(pattern)) if file.is_file()]
 
@@ -201,14 +133,7 @@ def beside(path: Path, pattern: str) -> list[Path]:
 def is_archive(content: bytes) -> bool:
     """Whether unpacked content is a tar archive.
 
-    Parameters
-    ----------
-    content : bytes
-        The first 512 bytes suffice.
-
-    Returns
-    -------
-    bool
+    ``content``: the first 512 bytes suffice.
     """
     return content[257:262] == b"ustar"
 
@@ -216,18 +141,7 @@ def is_archive(content: bytes) -> bool:
 def archived(path: Path) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files in a tar archive, packed or not; the contents as they lie there, packed too.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-
-    Yields
-    ------
-    (str, bytes)
-
-    Raises
-    ------
-    ValueError
-        If the archive is damaged, holds no files, or one of more than ``MOST_MEMBER``.
+    ValueError if the archive is damaged, holds no files, or one of more than ``MOST_MEMBER``.
     """
     empty = True
     try:
@@ -272,18 +186,8 @@ def _refuse_huge(size: int) -> None:
 def unpack(content: bytes, most: int) -> bytes:
     """The first bytes of a packed content, or of one that is not packed.
 
-    Parameters
-    ----------
-    content : bytes
-    most : int
-        Only so many.
+    ``most``: only so many.
 
-    Returns
-    -------
-    bytes
-
-    Examples
-    --------
     >>> unpack(bz2.compress(b"rain"), 2), unpack(b"rain", 2)
     (b'ra', b'ra')
     """
@@ -293,30 +197,10 @@ def unpack(content: bytes, most: int) -> bytes:
 def decode(path: Path, product: str, reader: Callable[[bytes], Decoded], most: int | None = None) -> Decoded:
     """What ``reader`` makes of the content of ``path``; any failure becomes one ValueError.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    product : str
-        What the file should be, for the message.
-    reader : callable
-        Takes the unpacked bytes.
-    most : int, optional
-        Only so many bytes from the start; see `raw_bytes`.
+    ``product``: what the file should be, for the message. ``reader``: takes the unpacked bytes. ``most``: only so many
+    bytes from the start; see `raw_bytes`. Returned: whatever ``reader`` returns. ValueError if the file is truncated,
+    corrupt or of another kind; the message has the path and the cause. ImportError if an optional library is absent.
 
-    Returns
-    -------
-    object
-        Whatever ``reader`` returns.
-
-    Raises
-    ------
-    ValueError
-        If the file is truncated, corrupt or of another kind; the message has the path and the cause.
-    ImportError
-        If an optional library is absent.
-
-    Examples
-    --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "echo.txt"
     >>> _ = path.write_bytes(b"two")
@@ -330,25 +214,9 @@ def decode(path: Path, product: str, reader: Callable[[bytes], Decoded], most: i
 def blame(path: Path, product: str, work: Callable[[], Decoded]) -> Decoded:
     """What ``work`` returns; any failure becomes one ValueError that names the file.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    product : str
-        What the file should be, for the message.
-    work : callable
-        Without arguments.
-
-    Returns
-    -------
-    object
-        Whatever ``work`` returns.
-
-    Raises
-    ------
-    ValueError
-        If ``work`` fails; the message has the path and the cause.
-    ImportError
-        If an optional library is absent.
+    ``product``: what the file should be, for the message. ``work``: without arguments. Returned: whatever ``work``
+    returns. ValueError if ``work`` fails; the message has the path and the cause. ImportError if an optional library is
+    absent.
     """
     try:
         return work()

@@ -17,22 +17,8 @@ _ONE_AT_A_TIME = threading.Lock()
 def split(content: bytes) -> list[bytes]:
     """Messages of a GRIB file (edition 1 or 2), one after another.
 
-    Parameters
-    ----------
-    content : bytes
-        Of the whole file.
+    ``content``: of the whole file. ValueError if it holds none, or the last one is cut off.
 
-    Returns
-    -------
-    list of bytes
-
-    Raises
-    ------
-    ValueError
-        If it holds none, or the last one is cut off.
-
-    Examples
-    --------
     >>> split(b"no messages here")
     Traceback (most recent call last):
     ValueError: it does not start with a GRIB message, but with b'no messages here'
@@ -57,10 +43,7 @@ def split(content: bytes) -> list[bytes]:
 class Message:
     """A GRIB message whose keys and values can be asked for.
 
-    Parameters
-    ----------
-    content : bytes
-        Of one message.
+    ``content``: of one message.
     """
 
     def __init__(self, content: bytes):
@@ -77,10 +60,7 @@ class Message:
     def grid(self) -> LatLonGrid:
         """Rows and columns as they are stored; longitudes from -180 on.
 
-        Raises
-        ------
-        ValueError
-            If it is another grid than one of regular latitudes and longitudes, stored row by row, or a huge one.
+        ValueError if it is another grid than one of regular latitudes and longitudes, stored row by row, or a huge one.
         """
         if self["gridType"] != "regular_ll" or self["jPointsAreConsecutive"] or self["alternativeRowScanning"]:
             raise ValueError(f"its grid is {self['gridType']!r}; regular_ll, row by row, is what this reader knows")
@@ -117,19 +97,7 @@ class Message:
 def message(content: bytes) -> Iterator[Message]:
     """A message to be looked into, for one thread at a time.
 
-    Parameters
-    ----------
-    content : bytes
-        Of one message.
-
-    Yields
-    ------
-    Message
-
-    Raises
-    ------
-    ImportError
-        If ecCodes is not installed.
+    ``content``: of one message. ImportError if ecCodes is not installed.
     """
     with _ONE_AT_A_TIME:
         opened = Message(content)

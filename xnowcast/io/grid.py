@@ -31,14 +31,7 @@ _LONGITUDE = {"standard_name": "longitude", "units": "degrees_east"}
 def refuse_huge(shape: Sequence[int]) -> None:
     """Refuse a picture of more cells than any radar picture has, before memory is asked for.
 
-    Parameters
-    ----------
-    shape : sequence of int
-
-    Raises
-    ------
-    ValueError
-        If there are more than ``MOST_CELLS``, or none.
+    ValueError if there are more than ``MOST_CELLS``, or none.
     """
     if min(shape) <= 0 or math.prod(int(size) for size in shape) > MOST_CELLS:
         cells = " x ".join(str(size) for size in shape)
@@ -49,19 +42,10 @@ def refuse_huge(shape: Sequence[int]) -> None:
 class Grid:
     """A regular grid on a map plane, first row in the north, as radar pictures are stored.
 
-    Parameters
-    ----------
-    projection : str
-        Anything that ``pyproj.CRS`` understands; its unit must be the metre.
-    left, top : float
-        Outer corner of the upper left pixel, in metres.
-    dx, dy : float
-        Pixel width and height, in metres, both positive.
-    nx, ny : int
-        Number of columns and rows.
+    ``projection``: anything that ``pyproj.CRS`` understands; its unit must be the metre. ``left, top``: outer corner of
+    the upper left pixel, in metres. ``dx, dy``: pixel width and height, in metres, both positive. ``nx, ny``: number of
+    columns and rows.
 
-    Examples
-    --------
     >>> grid = Grid("+proj=stere +lat_0=90 +lat_ts=60", left=0.0, top=0.0, dx=1000.0, dy=1000.0, nx=3, ny=2)
     >>> grid.x, grid.y
     (array([ 500., 1500., 2500.]), array([ -500., -1500.]))
@@ -107,10 +91,7 @@ class Grid:
     def check(self) -> None:
         """Refuse a projection that cannot be used.
 
-        Raises
-        ------
-        ValueError
-            If it is none, no map plane in metres, or the grid's middle is not on the earth.
+        ValueError if it is none, no map plane in metres, or the grid's middle is not on the earth.
         """
         _grid_mapping(self.projection)
         _refuse_off_the_earth(self)
@@ -134,13 +115,8 @@ class Grid:
 class LatLonGrid:
     """A regular grid of latitudes and longitudes on WGS 84.
 
-    Parameters
-    ----------
-    lat, lon : tuple of float
-        Of the pixel centres, in degrees, in the order in which rows and columns are stored.
+    ``lat, lon``: of the pixel centres, in degrees, in the order in which rows and columns are stored.
 
-    Examples
-    --------
     >>> LatLonGrid((50.5, 49.5), (5.0, 6.0, 7.0)).shape
     (2, 3)
     """
@@ -192,15 +168,8 @@ class LatLonGrid:
 class LocalGrid:
     """A regular grid of which only the spacing is told, and not where it lies; first row in the north.
 
-    Parameters
-    ----------
-    dx, dy : float
-        Pixel width and height, in metres, both positive.
-    nx, ny : int
-        Number of columns and rows.
+    ``dx, dy``: pixel width and height, in metres, both positive. ``nx, ny``: number of columns and rows.
 
-    Examples
-    --------
     >>> LocalGrid(dx=1000.0, dy=1000.0, nx=3, ny=2).coordinates().y.values
     array([ 500., -500.])
     """
@@ -223,10 +192,7 @@ class LocalGrid:
     def check(self) -> None:
         """Refuse a grid without extent.
 
-        Raises
-        ------
-        ValueError
-            If a size is not positive.
+        ValueError if a size is not positive.
         """
         if not min(self.dx, self.dy, self.nx, self.ny) > 0:
             raise ValueError(f"pixels of {self.dx} x {self.dy} m on {self.ny} x {self.nx} points: all must be positive")
@@ -253,27 +219,12 @@ ALIKE = {"units": "the", "zr_a": "the Z-R relation", "zr_b": "the Z-R relation",
 class Frame:
     """One radar picture, decoded or to be decoded when it is looked at.
 
-    Parameters
-    ----------
-    values : array of float32, shape (y, x), or callable
-        First row in the north. NaN is "not measured". A callable without arguments gives that array.
-    time : numpy.datetime64
-        Valid time, or the end of the accumulation interval where ``start`` is given.
-    grid : Grid, LatLonGrid or LocalGrid
-    name : str
-        Variable name.
-    attrs : mapping
-        CF attributes of the variable.
-    about : mapping
-        Global attributes of the dataset.
-    start : numpy.datetime64, optional
-        Start of the accumulation interval.
-    init : numpy.datetime64, optional
-        Of a forecast: when it was made.
-    packing : mapping, optional
-        ``dtype``, ``scale_factor``, ``_FillValue`` ... with which the values are stored without loss.
-    product : str
-        Which of the products that hold the same variable it is; pictures of two do not mix.
+    ``values``: first row in the north. NaN is "not measured". A callable without arguments gives that array. ``time``:
+    valid time, or the end of the accumulation interval where ``start`` is given. ``name``: variable name. ``attrs``: CF
+    attributes of the variable. ``about``: global attributes of the dataset. ``start``: start of the accumulation
+    interval. ``init``: of a forecast: when it was made. ``packing``: ``dtype``, ``scale_factor``, ``_FillValue`` ...
+    with which the values are stored without loss. ``product``: which of the products that hold the same variable it is;
+    pictures of two do not mix.
     """
 
     values: np.ndarray | Callable[[], np.ndarray]
@@ -294,29 +245,13 @@ class Frame:
 def to_dataset(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:
     """CF-1.10 dataset of decoded frames, sorted along time.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        One or more of the same variable on the same grid, in any order.
-    paths : sequence of pathlib.Path
-        Where each frame came from, for messages and ``history``.
+    ``frames``: one or more of the same variable on the same grid, in any order. ``paths``: where each frame came from,
+    for messages and ``history``. Returned: the variable with dims (time, y, x), float32; ``y`` descending and ``x``
+    ascending in metres; 2-D ``lat`` and ``lon`` (WGS 84); ``crs``; ``time_bnds`` for accumulations. On a `LatLonGrid`
+    the dims are (time, lat, lon). Forecasts have the dims (init_time, lead_time, ...) and a coordinate ``valid_time``.
+    Frames that are not decoded yet are read when they are used. ValueError if the grids, variables, products, units,
+    Z-R relations or lengths of accumulation differ, two frames have the same time, or a forecast lacks a lead time.
 
-    Returns
-    -------
-    xarray.Dataset
-        The variable with dims (time, y, x), float32; ``y`` descending and ``x`` ascending in metres; 2-D
-        ``lat`` and ``lon`` (WGS 84); ``crs``; ``time_bnds`` for accumulations. On a `LatLonGrid` the dims are
-        (time, lat, lon). Forecasts have the dims (init_time, lead_time, ...) and a coordinate ``valid_time``.
-        Frames that are not decoded yet are read when they are used.
-
-    Raises
-    ------
-    ValueError
-        If the grids, variables, products, units, Z-R relations or lengths of accumulation differ, two frames have the
-        same time, or a forecast lacks a lead time.
-
-    Examples
-    --------
     >>> grid = Grid("+proj=stere +lat_0=90 +lat_ts=60", left=0.0, top=0.0, dx=1000.0, dy=1000.0, nx=3, ny=2)
     >>> rain = {"standard_name": "rainfall_rate", "units": "mm h-1"}
     >>> noon = np.datetime64("2020-06-01T12:00", "ns")
@@ -349,18 +284,7 @@ def _accutime(frame: Frame) -> dict[str, float]:
 def along_time(name: str, values: xr.Variable, times: np.ndarray, starts: np.ndarray | None = None) -> xr.Dataset:
     """A variable with its time axis.
 
-    Parameters
-    ----------
-    name : str
-    values : xarray.Variable
-        Dims (time, ...).
-    times : numpy.ndarray of datetime64
-    starts : numpy.ndarray of datetime64, optional
-        Starts of the accumulation intervals that end at ``times``.
-
-    Returns
-    -------
-    xarray.Dataset
+    ``values``: dims (time, ...). ``starts``: starts of the accumulation intervals that end at ``times``.
     """
     dataset = xr.Dataset(coords={"time": ("time", times, {"standard_name": "time", "long_name": "time", "axis": "T"})})
     dataset[name] = values
@@ -375,20 +299,7 @@ def labelled(
 ) -> xr.Dataset:
     """A dataset with the coordinates of its grid and what CF wants to know of it.
 
-    Parameters
-    ----------
-    dataset : xarray.Dataset
-    name : str
-        Variable on the grid.
-    grid : Grid, LatLonGrid or LocalGrid
-    about : mapping
-        Global attributes.
-    paths : sequence of pathlib.Path
-        Files that it came from, for ``history``.
-
-    Returns
-    -------
-    xarray.Dataset
+    ``name``: variable on the grid. ``about``: global attributes. ``paths``: files that it came from, for ``history``.
     """
     dataset = dataset.merge(grid.coordinates())
     for coordinate in ("time", "init_time", "valid_time", "event_time"):

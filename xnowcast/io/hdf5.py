@@ -23,16 +23,7 @@ MOST_DEFLATED = 1032  # bytes that deflate can make of one at the most
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """An HDF5 file, read where it lies, or from memory where it is packed.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-
-    Yields
-    ------
-    h5py.File
-    """
+    """An HDF5 file, read where it lies, or from memory where it is packed."""
     source = io.BytesIO(raw_bytes(path)) if is_packed(path) else path
     with extra("h5py").File(source, "r") as file:
         yield file
@@ -41,16 +32,6 @@ def opened(path: Path) -> Iterator[Any]:
 def text(value) -> str:
     """Text of an attribute, without padding.
 
-    Parameters
-    ----------
-    value : bytes, str or array of one of them
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> text(np.array([b"KM,KM "]))
     'KM,KM'
     """
@@ -61,21 +42,8 @@ def text(value) -> str:
 def number(value) -> float:
     """Number of an attribute.
 
-    Parameters
-    ----------
-    value : number or array of one number
+    ValueError if it is no number.
 
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        If it is no number.
-
-    Examples
-    --------
     >>> number(np.array([3650.0]))
     3650.0
     """
@@ -85,23 +53,9 @@ def number(value) -> float:
 def moment(day, clock) -> datetime:
     """Time of two attributes, a date (YYYYMMDD) and a time of day (HHMMSS, or HHMM without seconds).
 
-    Parameters
-    ----------
-    day, clock : bytes, str, number or array of one of them
-        Hyphens, colons, fractions of a second and a final Z do no harm. Numbers have lost their zeros in front: such
-        a time is taken if it can be read in one way only.
+    ``day, clock``: hyphens, colons, fractions of a second and a final Z do no harm. Numbers have lost their zeros in
+    front: such a time is taken if it can be read in one way only. ValueError if it is none, or could be two.
 
-    Returns
-    -------
-    datetime.datetime
-
-    Raises
-    ------
-    ValueError
-        If it is none, or could be two.
-
-    Examples
-    --------
     >>> print(moment(b"20240601", b"1235"), moment("2024-06-01", "12:35:40.5Z"))
     2024-06-01 12:35:00 2024-06-01 12:35:40
     """
@@ -126,18 +80,8 @@ def _digits(value) -> str:
 def check_array(array, file, dims: int = 2) -> None:
     """Refuse an array that is no plain one of numbers, or of more of them than a picture has.
 
-    Parameters
-    ----------
-    array : h5py.Dataset
-    file : h5py.File
-        Where it should lie.
-    dims : int
-        How many it should have; a picture lies in all but the first of more than two.
-
-    Raises
-    ------
-    ValueError
-        If it is of another kind or shape, huge, or lies in other files.
+    ``file``: where it should lie. ``dims``: how many it should have; a picture lies in all but the first of more than
+    two. ValueError if it is of another kind or shape, huge, or lies in other files.
     """
     if array.ndim != dims or array.dtype.kind not in "iuf":
         raise ValueError(f"{array.name} is {array.dtype} of shape {array.shape}; numbers in {dims} dims are expected")
@@ -158,20 +102,8 @@ def _piece(array) -> int:
 def picture(array, key: tuple = ()) -> np.ndarray:
     """Numbers of an array that was checked, read in no more memory than they need.
 
-    Parameters
-    ----------
-    array : h5py.Dataset
-    key : tuple
-        A number for the first dim, and what of the others; all by default.
-
-    Returns
-    -------
-    numpy.ndarray
-
-    Raises
-    ------
-    ValueError
-        If a piece of it unpacks to more than its size: HDF5 unpacks a piece whole before it looks at it.
+    ``key``: a number for the first dim, and what of the others; all by default. ValueError if a piece of it unpacks to
+    more than its size: HDF5 unpacks a piece whole before it looks at it.
     """
     if size := _piece(array):
         _check_pieces(array, size, key[0] if key else None)

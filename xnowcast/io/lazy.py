@@ -59,21 +59,9 @@ def _outer(values: np.ndarray, key: Sequence[Any]) -> np.ndarray:
 def lazy(dims: tuple[Hashable, ...], stack: Stack, chunks: Sequence[int]) -> xr.Variable:
     """A variable of which nothing is read yet.
 
-    Parameters
-    ----------
-    dims : tuple of hashable
-    stack : Stack
-    chunks : sequence of int
-        Size along each dim of what is best read at once; `in_chunks` and ``xr.open_dataset(..., chunks={})`` make Dask
-        chunks of it.
+    ``chunks``: size along each dim of what is best read at once; `in_chunks` and ``xr.open_dataset(..., chunks={})``
+    make Dask chunks of it. Returned: float32.
 
-    Returns
-    -------
-    xarray.Variable
-        float32.
-
-    Examples
-    --------
     >>> rain = lazy(("time", "y"), Stack((4,), (2,), [(4, lambda places: np.stack([places, -places], 1))]), (1, 2))
     >>> rain[2].values
     array([ 2., -2.], dtype=float32)
@@ -87,14 +75,7 @@ def lazy(dims: tuple[Hashable, ...], stack: Stack, chunks: Sequence[int]) -> xr.
 def in_chunks(dataset: xr.Dataset) -> xr.Dataset:
     """A dataset with Dask chunks of what is best read at once.
 
-    Parameters
-    ----------
-    dataset : xarray.Dataset
-        As a reader gives it; pictures that are decoded already get chunks of one time.
-
-    Returns
-    -------
-    xarray.Dataset
+    ``dataset``: as a reader gives it; pictures that are decoded already get chunks of one time.
     """
     chunks: dict[Hashable, int] = {}
     for variable in dataset.data_vars.values():
@@ -108,21 +89,9 @@ def pictures(
 ) -> xr.Variable:
     """A variable of pictures, each with a function that reads it.
 
-    Parameters
-    ----------
-    dims : tuple of hashable
-    shape : tuple of int
-        Any leading dims, then rows and columns.
-    read : sequence of callable
-        One for each picture, in C order of the leading dims; returns (rows, columns).
+    ``shape``: any leading dims, then rows and columns. ``read``: one for each picture, in C order of the leading dims;
+    returns (rows, columns). Returned: float32, with chunks of one picture.
 
-    Returns
-    -------
-    xarray.Variable
-        float32, with chunks of one picture.
-
-    Examples
-    --------
     >>> rain = pictures(("time", "y", "x"), (2, 1, 3), [lambda: np.zeros((1, 3)), lambda: np.ones((1, 3))])
     >>> rain[1].values
     array([[1., 1., 1.]], dtype=float32)

@@ -59,25 +59,10 @@ OBJECT_STATE = (3, "|", None, None, None, -1, -1, 63)
 def dates(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Dates of a pickled array of ``datetime.datetime``.
 
-    Parameters
-    ----------
-    content : bytes
-        What follows the header in an ``.npy`` file of Python objects.
-    shape : tuple of int
-        Of the array, as the header tells.
+    ``content``: what follows the header in an ``.npy`` file of Python objects. ``shape``: of the array, as the header
+    tells. Returned: datetime64[ns], one-dimensional. ValueError if it is anything but dates without a time zone,
+    written by protocol 2 to 4.
 
-    Returns
-    -------
-    numpy.ndarray
-        datetime64[ns], one-dimensional.
-
-    Raises
-    ------
-    ValueError
-        If it is anything but dates without a time zone, written by protocol 2 to 4.
-
-    Examples
-    --------
     >>> import pickle
     >>> dates(pickle.dumps(np.array([datetime(2016, 8, 21), datetime(2016, 8, 22)]), protocol=4), (2,))
     array(['2016-08-21T00:00:00.000000000', '2016-08-22T00:00:00.000000000'], dtype='datetime64[ns]')

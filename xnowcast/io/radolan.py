@@ -29,17 +29,10 @@ PRECISIONS = (1.0, 0.1, 0.01, 0.001)
 class Product:
     """What the cells of a composite mean.
 
-    Parameters
-    ----------
-    meaning : str
-    minutes : int
-        Length of the interval, which the header must confirm.
-    reflectivity : bool
-        In units of half a dBZ above -32.5 dBZ; else amounts of water in mm.
-    cell : str
-        Type of a cell. In one byte are codes from 0 to 250; in two are twelve bits of number and four of flags.
-    header_unit : int
-        Minutes that the header's ``INT`` counts where its ``U`` says no days.
+    ``minutes``: length of the interval, which the header must confirm. ``reflectivity``: in units of half a dBZ above
+    -32.5 dBZ; else amounts of water in mm. ``cell``: type of a cell. In one byte are codes from 0 to 250; in two are
+    twelve bits of number and four of flags. ``header_unit``: minutes that the header's ``INT`` counts where its ``U``
+    says no days.
     """
 
     meaning: str
@@ -209,19 +202,7 @@ class Header:
 def read_header(content: bytes) -> Header:
     """Header of a composite.
 
-    Parameters
-    ----------
-    content : bytes
-        At least up to the end of the header.
-
-    Returns
-    -------
-    Header
-
-    Raises
-    ------
-    ValueError
-        If there is none.
+    ``content``: at least up to the end of the header. ValueError if there is none.
     """
     found = HEADER.match(content)
     if found is None:

@@ -102,13 +102,8 @@ def open_sevir(
 def vil_of_pixel() -> np.ndarray:
     """Vertically integrated liquid in kg m-2 of each of the 256 pixel values; 255, missing, is NaN.
 
-    Returns
-    -------
-    numpy.ndarray
-        float32 of shape (256,).
+    Returned: float32 of shape (256,).
 
-    Examples
-    --------
     >>> vil_of_pixel()[[5, 18, 219, 255]]
     array([ 0.        ,  0.17648357, 32.233547  ,         nan], dtype=float32)
     """

@@ -17,35 +17,15 @@ def back_trajectories(
     Real rain systems lie between: ``carried`` weighs the two starting points. Beyond the edge the motion of the
     nearest edge cell is used.
 
-    Parameters
-    ----------
-    motion : Tensor
-        (b, 2, y, x), float, grid cells per step; component 0 along +y index, 1 along +x index. Finite.
-    steps : int
-        How many steps to go back, at least 1.
-    carried : float
-        0: the motion stays in place; 1: it is carried along with the rain.
-    spacing : (float, float)
-        Distance between neighbouring nodes along y and x in those grid cells, where the motion is given on
-        a coarser grid than the cells it counts.
+    ``motion``: (b, 2, y, x), float, grid cells per step; component 0 along +y index, 1 along +x index. Finite.
+    ``steps``: how many steps to go back, at least 1. ``carried``: 0: the motion stays in place; 1: it is carried along
+    with the rain. ``spacing``: distance between neighbouring nodes along y and x in those grid cells, where the motion
+    is given on a coarser grid than the cells it counts. Returned: (b, steps, 2, y, x): index position (y, x), in grid
+    cells from the first node, where the trajectory starts. It may lie outside the grid. ValueError if ``motion`` is not
+    (b, 2, y, x), ``steps`` is below 1 or ``carried`` not within 0 to 1.
 
-    Returns
-    -------
-    Tensor
-        (b, steps, 2, y, x): index position (y, x), in grid cells from the first node, where the trajectory
-        starts. It may lie outside the grid.
-
-    Raises
-    ------
-    ValueError
-        If ``motion`` is not (b, 2, y, x), ``steps`` is below 1 or ``carried`` not within 0 to 1.
-
-    References
-    ----------
     Germann and Zawadzki (2002), doi:10.1175/1520-0493(2002)130<2859:SDOTPO>2.0.CO;2
 
-    Examples
-    --------
     >>> motion = torch.ones(1, 2, 8, 8)
     >>> start = back_trajectories(motion, 3)
     >>> start[0, :, 0, 5, 5].tolist()
@@ -89,40 +69,16 @@ def advect(
     For every lead the field is interpolated once, at the start of the backward trajectory, so repeated
     interpolation smooths nothing away.
 
-    Parameters
-    ----------
-    field : Tensor
-        (b, y, x), float. Cells that are not observed may hold anything finite or NaN.
-    motion : Tensor
-        (b, 2, y, x), grid cells per step; component 0 along +y index, 1 along +x index. Finite.
-    steps : int
-        Number of leads, at least 1.
-    observed : Tensor, optional
-        (b, y, x) bool, where ``field`` is a measurement; by default where it is not NaN. A cell of the
-        forecast is *covered* where at least half of the interpolation weight lies on observed cells inside
-        the grid, and its value is the mean over those.
-    inflow : {"nan", "dry"}
-        What stands where a cell is not covered: NaN (nothing is known) or 0.
-    interpolation : {"bilinear", "nearest"}
-        How the field is read between its cells.
-    carried : float
-        Share of the motion that travels with the field, see `back_trajectories`.
-    coarsen : int
-        Trajectories are computed on nodes about this many cells apart and interpolated linearly between
-        them; exact where the motion varies linearly. 1 computes one for every cell.
+    ``field``: (b, y, x), float. Cells that are not observed may hold anything finite or NaN. ``motion``: (b, 2, y, x),
+    grid cells per step; component 0 along +y index, 1 along +x index. Finite. ``steps``: number of leads, at least 1.
+    ``observed``: (b, y, x) bool, where ``field`` is a measurement; by default where it is not NaN. A cell of the
+    forecast is *covered* where at least half of the interpolation weight lies on observed cells inside the grid, and
+    its value is the mean over those. ``inflow``: what stands where a cell is not covered: NaN (nothing is known) or 0.
+    ``interpolation``: how the field is read between its cells. ``carried``: share of the motion that travels with the
+    field, see `back_trajectories`. ``coarsen``: trajectories are computed on nodes about this many cells apart and
+    interpolated linearly between them; exact where the motion varies linearly. 1 computes one for every cell. Returned:
+    (b, steps, y, x), same dtype as ``field``. ValueError if shapes disagree or an option has no such value.
 
-    Returns
-    -------
-    Tensor
-        (b, steps, y, x), same dtype as ``field``.
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree or an option has no such value.
-
-    Examples
-    --------
     A rain cell carried one cell along x each step:
 
     >>> field = torch.zeros(1, 8, 8)
@@ -163,24 +119,10 @@ def along_trajectories(
     A forecast in the frame that moves with the rain becomes one on the ground with the motion; earlier frames, the
     latest first, come to lie upon the newest with the motion too, and later ones with the motion reversed.
 
-    Parameters
-    ----------
-    fields : Tensor
-        (b, n, y, x), finite: the first is read one step away, the last n steps.
-    motion : Tensor
-        (b, 2, y, x), grid cells per step.
-    observed : Tensor
-        (b, n, y, x), bool: where fields may be read.
-    carried, coarsen
-        As for `advect`.
+    ``fields``: (b, n, y, x), finite: the first is read one step away, the last n steps. ``motion``: (b, 2, y, x), grid
+    cells per step. ``observed``: (b, n, y, x), bool: where fields may be read. ``carried, coarsen``: as for `advect`.
+    Returned: (b, n, y, x), NaN where less than half of what is read is observed and inside the grid.
 
-    Returns
-    -------
-    Tensor
-        (b, n, y, x), NaN where less than half of what is read is observed and inside the grid.
-
-    Examples
-    --------
     >>> fields = torch.zeros(1, 2, 8, 8)
     >>> fields[0, 0, 4, 3] = fields[0, 1, 4, 2] = 5.0
     >>> motion = torch.zeros(1, 2, 8, 8)

@@ -22,23 +22,10 @@ Order = Literal["auto", "features", "tokens"]
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, order: Order = "auto", *, scale: float | None = None) -> Tensor:
     """Attention whose weights are a product, ``softmax_d(q) softmax_n(k)^T / sqrt(d)`` (Katharopoulos et al. 2020).
 
-    Parameters
-    ----------
-    q, k, v : Tensor
-        ``(..., n, d)``: n tokens of d features.
-    order : {"auto", "features", "tokens"}
-        Which product comes first, ``k^T v`` of d x d numbers or ``q k^T`` of n x n; the result is the same. "auto"
-        takes the smaller.
-    scale : float, optional
-        What stands for ``1 / sqrt(d)``.
+    ``q, k, v``: ``(..., n, d)``: n tokens of d features. ``order``: which product comes first, ``k^T v`` of d x d
+    numbers or ``q k^T`` of n x n; the result is the same. "auto" takes the smaller. ``scale``: what stands for ``1 /
+    sqrt(d)``. Returned: ``(..., n, d)``.
 
-    Returns
-    -------
-    Tensor
-        ``(..., n, d)``.
-
-    Examples
-    --------
     >>> q, k, v = torch.randn(3, 2, 5, 8)
     >>> torch.allclose(linear_attention(q, k, v, "features"), linear_attention(q, k, v, "tokens"), atol=1e-6)
     True
@@ -125,15 +112,9 @@ class TemporalAttention(_Attention):
 
     x (b * t, c, y, x), frames t -> same
 
-    Parameters
-    ----------
-    width, heads, head_width : int
-    linear : bool
-        Linear attention, with a norm on its output, instead of softmax attention.
-    whole_map : bool
-        A token is the map of a frame, so that all cells share their weights, instead of one cell of it.
-    norm_over : {"channels", "time"}
-        "time" is what STLDM's published code does: the norm before the attention is taken over the frames.
+    ``linear``: linear attention, with a norm on its output, instead of softmax attention. ``whole_map``: a token is the
+    map of a frame, so that all cells share their weights, instead of one cell of it. ``norm_over``: "time" is what
+    STLDM's published code does: the norm before the attention is taken over the frames.
     """
 
     def __init__(

@@ -45,15 +45,7 @@ def filters(convolution: nn.Conv2d) -> Tensor:
 def with_fixed_filters(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """A copy whose standardized convolutions are plain ones: what does not learn need not standardize at every call.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-    dtype : torch.dtype, optional
-        Of the copy; filters are standardized before they are rounded.
-
-    Returns
-    -------
-    torch.nn.Module
+    ``dtype``: of the copy; filters are standardized before they are rounded.
     """
     copy = deepcopy(network)
     for module in list(copy.modules()):

@@ -13,17 +13,8 @@ RAIN_WORDS = ("rainfall", "precipitation")
 def is_rain(channel: str) -> bool:
     """Whether a channel is rain, mm/h.
 
-    Parameters
-    ----------
-    channel : str
-        Its standard name, with a level or without.
+    ``channel``: its standard name, with a level or without.
 
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
     >>> [is_rain(name) for name in ("rainfall_rate", "air_temperature at 850 hPa")]
     [True, False]
     """

@@ -133,17 +133,7 @@ def deformable_sum(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
 def by_grid_sample(values: Tensor, y: Tensor, x: Tensor, weights: Tensor) -> Tensor:
     """`deformable_sum` at given positions, in the way of GPUs.
 
-    Parameters
-    ----------
-    values : Tensor
-        ``(b, y, x, g, c)``.
-    y, x, weights : Tensor
-        ``(b, y, x, g, 9)``.
-
-    Returns
-    -------
-    Tensor
-        ``(b, y, x, g, c)``.
+    ``values``: ``(b, y, x, g, c)``. ``y, x, weights``: ``(b, y, x, g, 9)``. Returned: ``(b, y, x, g, c)``.
     """
     batch, ny, nx, groups = values.shape[:4]
     maps = values.permute(0, 3, 4, 1, 2).flatten(0, 1)

@@ -12,22 +12,9 @@ class Discriminator(nn.Module):
 
     The sigmoid of the paper's Table I is part of the loss, which is exact where a sigmoid has run into 0 or 1.
 
-    Parameters
-    ----------
-    shape : (int, int)
-        Cells along y and x of the frames.
-    widths : (int, int, int)
-        Channels after each convolution.
-    hidden : int
-        Width between the linear layers.
+    ``shape``: cells along y and x of the frames. ``widths``: channels after each convolution. ``hidden``: width between
+    the linear layers. ValueError if the grid is smaller than the pools, 32 x 32 cells.
 
-    Raises
-    ------
-    ValueError
-        If the grid is smaller than the pools, 32 x 32 cells.
-
-    Examples
-    --------
     >>> judge = Discriminator((160, 160))
     >>> sum(p.numel() for p in judge.parameters())
     11701

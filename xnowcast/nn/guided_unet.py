@@ -106,21 +106,10 @@ class GuidedUNet(nn.Module):
     The variance is not learnt, so there are as many channels out as in. With the defaults it is the network that was
     trained on ImageNet at 256 x 256, for one channel.
 
-    Parameters
-    ----------
-    channels : int
-    base : int
-        Width that the multipliers multiply.
-    multipliers : sequence of int
-        One per level; each further level has half the grid.
-    blocks : int
-        Residual blocks per level on the way down; on the way up there is one more.
-    attention : collection of int
-        How far the grid is reduced where there is attention after every block; there is always some in the middle.
-    head_width : int
-        Channels of a head.
-    groups : int
-        Of every group norm.
+    ``base``: width that the multipliers multiply. ``multipliers``: one per level; each further level has half the grid.
+    ``blocks``: residual blocks per level on the way down; on the way up there is one more. ``attention``: how far the
+    grid is reduced where there is attention after every block; there is always some in the middle. ``head_width``:
+    channels of a head. ``groups``: of every group norm.
     """
 
     def __init__(

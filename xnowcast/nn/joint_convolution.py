@@ -13,24 +13,10 @@ class JointConvolution(nn.Module):
     The sum is the same and the cost is less: one pass instead of several and no intermediate sums. Each convolution
     keeps its own bias and its own initial scale, so it trains as the separate convolutions would.
 
-    Parameters
-    ----------
-    inputs : sequence of int
-        Channels of each map.
-    outputs : int
-        Channels of the result.
-    kernel : int
-        Width of the kernel, odd; the result has the size of the maps.
-    separate : bool
-        True: one convolution per map, each with its bias. False: one convolution over the concatenation.
+    ``inputs``: channels of each map. ``outputs``: channels of the result. ``kernel``: width of the kernel, odd; the
+    result has the size of the maps. ``separate``: True: one convolution per map, each with its bias. False: one
+    convolution over the concatenation. ValueError if ``kernel`` is even.
 
-    Raises
-    ------
-    ValueError
-        If ``kernel`` is even.
-
-    Examples
-    --------
     >>> gates = JointConvolution((4, 4), 12)
     >>> x, h = torch.rand(2, 1, 4, 8, 8)
     >>> gates(x, h).shape

@@ -18,22 +18,8 @@ from torch import Tensor
 def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     """The thresholds as a tuple of floats.
 
-    Parameters
-    ----------
-    thresholds : sequence of float
-        mm/h.
+    ``thresholds``: mm/h. ValueError if there are none, or they are not above 0, finite and rising.
 
-    Returns
-    -------
-    tuple of float
-
-    Raises
-    ------
-    ValueError
-        If there are none, or they are not above 0, finite and rising.
-
-    Examples
-    --------
     >>> check_thresholds([10, 0.1])
     Traceback (most recent call last):
     ValueError: thresholds are [10, 0.1]; they must be one or more finite numbers above 0, each larger than the last

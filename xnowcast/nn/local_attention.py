@@ -15,20 +15,9 @@ class LocalAttention(nn.Module):
     Queries, keys and values are 1 x 1 convolutions without bias; the weights are the softmax of the dot products,
     which are not scaled. Keys beyond the edge of the map have no weight.
 
-    Parameters
-    ----------
-    width : int
-        Channels.
-    window : int
-        Width of the window in cells, odd. The paper's 30 has no middle; 31 has.
+    ``width``: channels. ``window``: width of the window in cells, odd. The paper's 30 has no middle; 31 has. ValueError
+    if ``window`` is even or less than 1.
 
-    Raises
-    ------
-    ValueError
-        If ``window`` is even or less than 1.
-
-    Examples
-    --------
     >>> LocalAttention(4, window=7)(torch.rand(1, 4, 20, 12)).shape
     torch.Size([1, 4, 20, 12])
     """
@@ -54,20 +43,9 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, window: int) -> T
     A block of queries shares its keys: those of the block and of a margin of half a window, as far as the map goes.
     Memory for the weights grows with a block, not with the map.
 
-    Parameters
-    ----------
-    query, key, value : Tensor
-        ``(b, c, y, x)`` each.
-    window : int
-        Width of the window in cells, odd.
+    ``query, key, value``: ``(b, c, y, x)`` each. ``window``: width of the window in cells, odd. Returned: ``(b, c, y,
+    x)``.
 
-    Returns
-    -------
-    Tensor
-        ``(b, c, y, x)``.
-
-    Examples
-    --------
     Equal keys give the mean over the cells of the window that lie on the map:
 
     >>> value = torch.arange(9.0).reshape(1, 1, 3, 3)

@@ -11,24 +11,10 @@ def pixel_loss(
     The squared error alone is least for the mean, the absolute error for the median, which is dry wherever rain is
     less likely than not.
 
-    Parameters
-    ----------
-    forecast, truth : Tensor
-        Same shape, any.
-    observed : Tensor
-        Same shape, bool.
-    emphasis : float
-        How much more a cell of truth 1 counts than one of truth 0; the paper has 0.
-    absolute_error : float
-        Weight of the absolute error; the paper has 1.
+    ``forecast, truth``: same shape, any. ``observed``: same shape, bool. ``emphasis``: how much more a cell of truth 1
+    counts than one of truth 0; the paper has 0. ``absolute_error``: weight of the absolute error; the paper has 1.
+    Returned: scalar, float32; 0 where nothing was measured.
 
-    Returns
-    -------
-    Tensor
-        Scalar, float32; 0 where nothing was measured.
-
-    Examples
-    --------
     >>> import torch
     >>> truth = torch.zeros(2, 2)
     >>> pixel_loss(torch.tensor([[2.0, 9.0], [0.0, 0.0]]), truth, torch.tensor([[True, False], [True, True]])).item()
@@ -42,20 +28,9 @@ def pixel_loss(
 def gradient_difference_loss(forecast: Tensor, truth: Tensor, observed: Tensor) -> Tensor:
     """Differences between the steepness of forecast and truth along y and x (Ma et al. 2024, equation 7, L_gdl).
 
-    Parameters
-    ----------
-    forecast, truth : Tensor
-        ``(..., y, x)``.
-    observed : Tensor
-        Same shape, bool. A pair of neighbours counts where both were measured.
+    ``forecast, truth``: ``(..., y, x)``. ``observed``: same shape, bool. A pair of neighbours counts where both were
+    measured. Returned: scalar, float32: the sum over pairs, over the number of measured cells.
 
-    Returns
-    -------
-    Tensor
-        Scalar, float32: the sum over pairs, over the number of measured cells.
-
-    Examples
-    --------
     >>> import torch
     >>> edge = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
     >>> gradient_difference_loss(torch.zeros(2, 2), edge, edge >= 0).item()

@@ -15,12 +15,7 @@ DEPTH = 6
 class Multiscale(nn.Module):
     """Cells on the scales 1, 1/2, 1/4, 1/4, 1/2, 1: max-pool down, bilinear up, skip sums between equal scales.
 
-    Parameters
-    ----------
-    cells : sequence of Cell
-        Six, of equal width.
-    width : int
-        Their channels.
+    ``cells``: six, of equal width. ``width``: their channels.
     """
 
     def __init__(self, cells: Sequence[Cell], width: int) -> None:
@@ -38,25 +33,9 @@ class Multiscale(nn.Module):
     ) -> tuple[Tensor, list[Tensor], list[State | None], Tensor | None]:
         """One step: equations 3 and 4, and with ``added`` 5 and 6.
 
-        Parameters
-        ----------
-        frame : Tensor
-            ``(b, 1, y, x)``, y and x multiples of 4.
-        states : sequence of State or None
-            What each cell returned one step before.
-        memory : Tensor or None
-            The zigzag memory, ``(b, width, y, x)``.
-        added : sequence of Tensor or None
-            What is added to the input of each cell, from another network.
-
-        Returns
-        -------
-        next_frame : Tensor
-            ``(b, 1, y, x)``.
-        outputs : list of Tensor
-            Of each cell, from the first to the last.
-        states : list of State
-        memory : Tensor or None
+        ``frame``: ``(b, 1, y, x)``, y and x multiples of 4. ``states``: what each cell returned one step before.
+        ``memory``: the zigzag memory, ``(b, width, y, x)``. ``added``: what is added to the input of each cell, from
+        another network. Returned: ``(b, 1, y, x)``. Returned: of each cell, from the first to the last.
         """
         outputs: list[Tensor] = []
         following: list[State | None] = []

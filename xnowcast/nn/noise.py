@@ -11,25 +11,11 @@ from torch import Tensor
 def member_generator(seed: int, init_time: int, member: int, *labels: object) -> np.random.Generator:
     """Random generator of one member of one forecast.
 
-    Parameters
-    ----------
-    seed : int
-        The user's seed, 0 or more.
-    init_time : int
-        Nanoseconds since 1970-01-01.
-    member : int
-        Number of the member, from 0.
-    *labels
-        Whatever else tells samples apart, such as a tile or an extra dimension's label.
+    ``seed``: the user's seed, 0 or more. ``init_time``: nanoseconds since 1970-01-01. ``member``: number of the member,
+    from 0. ``*labels``: whatever else tells samples apart, such as a tile or an extra dimension's label. Returned:
+    philox, seeded by nothing but the arguments. NumPy's generator rather than torch's: its stream is the same on every
+    machine, and it needs no device.
 
-    Returns
-    -------
-    numpy.random.Generator
-        Philox, seeded by nothing but the arguments. NumPy's generator rather than torch's: its stream is the
-        same on every machine, and it needs no device.
-
-    Examples
-    --------
     >>> a = member_generator(0, 1_700_000_000_000_000_000, 3).standard_normal()
     >>> b = member_generator(0, 1_700_000_000_000_000_000, 3).standard_normal()
     >>> c = member_generator(0, 1_700_000_000_000_000_000, 4).standard_normal()

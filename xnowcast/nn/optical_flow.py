@@ -29,41 +29,17 @@ def dense_flow(
 ) -> Tensor:
     """Motion that carries the earlier frames onto the newest one.
 
-    Parameters
-    ----------
-    frames : Tensor
-        (b, t, y, x), float, at least two frames, the newest last, on a logarithmic scale in dB. What is
-        finite or not where ``observed`` is False does not matter.
-    observed : Tensor, optional
-        Same shape, bool; by default where ``frames`` is finite. The edge of the coverage makes no motion.
-    window : float
-        Standard deviation, in grid cells, of the Gaussian window within which the motion is taken as one.
-    finest : {1, 2, 4, 8, 16}
-        Cells per cell of the finest image that is matched.
-    iterations : int
-        Gauss-Newton steps at each scale.
-    damping : float
-        How firmly a scale is held to the coarser one, as a share of the mean image texture.
-    tolerance : float
-        Difference in dB at which a cell has lost half of its weight.
+    ``frames``: (b, t, y, x), float, at least two frames, the newest last, on a logarithmic scale in dB. What is finite
+    or not where ``observed`` is False does not matter. ``observed``: same shape, bool; by default where ``frames`` is
+    finite. The edge of the coverage makes no motion. ``window``: standard deviation, in grid cells, of the Gaussian
+    window within which the motion is taken as one. ``finest``: cells per cell of the finest image that is matched.
+    ``iterations``: gauss-Newton steps at each scale. ``damping``: how firmly a scale is held to the coarser one, as a
+    share of the mean image texture. ``tolerance``: difference in dB at which a cell has lost half of its weight.
+    Returned: (b, 2, y, x), grid cells per step; component 0 along +y index, 1 along +x index. Finite everywhere, zero
+    for a sample in which nothing is seen to move. ValueError if shapes or options are not as above.
 
-    Returns
-    -------
-    Tensor
-        (b, 2, y, x), grid cells per step; component 0 along +y index, 1 along +x index. Finite everywhere,
-        zero for a sample in which nothing is seen to move.
-
-    Raises
-    ------
-    ValueError
-        If shapes or options are not as above.
-
-    References
-    ----------
     Lucas and Kanade (1981), IJCAI 81, 674-679. Bouguet (2001), Intel Corporation, pyramidal implementation.
 
-    Examples
-    --------
     A shower that moves one cell along x per step:
 
     >>> y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")

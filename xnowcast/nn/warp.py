@@ -11,25 +11,10 @@ def warp(field: Tensor, flow: Tensor) -> Tensor:
     A displacement of 0 gives the map itself, bit for bit. Positions are computed in float32 whatever the dtype:
     bfloat16 cannot tell neighbouring cells apart beyond 256.
 
-    Parameters
-    ----------
-    field : Tensor
-        ``(b, c, y, x)``; 0 is read beyond its edge.
-    flow : Tensor
-        ``(b, n, 2, y, x)``, n displacement fields in grid cells, component 0 along +y index, 1 along +x index.
+    ``field``: ``(b, c, y, x)``; 0 is read beyond its edge. ``flow``: ``(b, n, 2, y, x)``, n displacement fields in grid
+    cells, component 0 along +y index, 1 along +x index. Returned: ``(b, c, n, y, x)``, dtype of ``field``. ValueError
+    if the shapes do not fit.
 
-    Returns
-    -------
-    Tensor
-        ``(b, c, n, y, x)``, dtype of ``field``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-
-    Examples
-    --------
     >>> field = torch.arange(12.0).reshape(1, 1, 3, 4)
     >>> flow = torch.zeros(1, 1, 2, 3, 4)
     >>> flow[:, :, 1] = 1.0  # one cell to the right

@@ -19,15 +19,8 @@ class Frames:
 
     Layer 0 is the rain in mm h-1, the others are the channels.
 
-    Parameters
-    ----------
-    events : sequence of Event
-    cache_bytes : int
-
-    Notes
-    -----
-    Chunks along time are read whole where eight of them fit into the cache, since decoding a part of a chunk costs
-    as much; larger ones are read frame by frame. Where not even eight frames fit, only the crop is read and nothing is
+    Chunks along time are read whole where eight of them fit into the cache, since decoding a part of a chunk costs as
+    much; larger ones are read frame by frame. Where not even eight frames fit, only the crop is read and nothing is
     kept.
     """
 
@@ -112,10 +105,7 @@ class Frames:
     def require_rain(self) -> None:
         """Refuse data without rain. Looks at frames evenly spread over the data until one is wet.
 
-        Raises
-        ------
-        ValueError
-            If it rains nowhere, or nothing was measured.
+        ValueError if it rains nowhere, or nothing was measured.
         """
         counts = [len(event.axis.times) for event in self.events]
         frames = np.column_stack([np.repeat(np.arange(len(counts)), counts), np.concatenate([*map(np.arange, counts)])])
@@ -162,19 +152,8 @@ def _time_chunks(event: Event, layer: int) -> Sequence[int]:
 def read_ahead(read: Callable[[int], Any], numbers: Iterable[int], workers: int) -> Iterator[Any]:
     """``read(number)`` for each number, in order, some of them before they are needed.
 
-    Parameters
-    ----------
-    read : callable
-    numbers : iterable of int
-    workers : int
-        Threads; 0 reads each when it is asked for.
+    ``workers``: threads; 0 reads each when it is asked for.
 
-    Yields
-    ------
-    Any
-
-    Examples
-    --------
     >>> list(read_ahead(lambda number: number**2, range(4), workers=2))
     [0, 1, 4, 9]
     """

@@ -53,18 +53,7 @@ def write(path: str | Path, state: dict[str, Any]) -> None:
 def read(path: str | Path) -> dict[str, Any]:
     """The state that `write` wrote, its tensors on the CPU.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, cut short, or no checkpoint.
+    ValueError if the file is missing, cut short, or no checkpoint.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint {path}")

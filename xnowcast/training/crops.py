@@ -38,22 +38,11 @@ _MOST_CANDIDATES = 2000
 class Sample:
     """One crop of one window.
 
-    Attributes
-    ----------
-    rain : numpy.ndarray
-        ``(frame, crop, crop)`` float32 in mm h-1, the oldest frame first; 0 where not measured.
-    observed : numpy.ndarray
-        Same shape, bool.
-    window : int
-        Number of the window.
-    row, column : int
-        Of the crop's north-western corner, counted on the north-up grid.
-    origin : str
-        Dataset, times and corner in words.
-    channels : numpy.ndarray or None
-        ``(frame, c, crop, crop)`` float32 further fields in canonical units, NaN where missing.
-    static : numpy.ndarray or None
-        ``(k, crop, crop)`` float32; beyond a grid that is smaller than the crop those of its rim.
+    ``rain``: ``(frame, crop, crop)`` float32 in mm h-1, the oldest frame first; 0 where not measured. ``observed``:
+    same shape, bool. ``window``: number of the window. ``row, column``: of the crop's north-western corner, counted on
+    the north-up grid. ``origin``: dataset, times and corner in words. ``channels``: ``(frame, c, crop, crop)`` float32
+    further fields in canonical units, NaN where missing. ``static``: ``(k, crop, crop)`` float32; beyond a grid that is
+    smaller than the crop those of its rim.
     """
 
     rain: np.ndarray
@@ -224,30 +213,11 @@ def acceptance(wetness: float, preference: float) -> float:
 def crop_size(events: Sequence[Event], wanted: int | None, multiple: int, smallest: int, factor: int = 1) -> int:
     """The size of a run's crops.
 
-    Parameters
-    ----------
-    events : sequence of Event
-    wanted : int or None
-        None is 128, or the largest that the smallest grid allows.
-    multiple : int
-        What a model's grids are multiples of.
-    smallest : int
-        Fewest cells that the model takes.
-    factor : int
-        Of a model that is trained on fine grids and reads them coarsened: fine cells along y and x in a coarse one.
-        ``multiple`` and ``smallest`` are then of the coarse grid.
+    ``wanted``: None is 128, or the largest that the smallest grid allows. ``multiple``: what a model's grids are
+    multiples of. ``smallest``: fewest cells that the model takes. ``factor``: of a model that is trained on fine grids
+    and reads them coarsened: fine cells along y and x in a coarse one. ``multiple`` and ``smallest`` are then of the
+    coarse grid. ValueError if it is no multiple, smaller than the model takes, or larger than every grid.
 
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        If it is no multiple, smaller than the model takes, or larger than every grid.
-
-    Examples
-    --------
     >>> import xnowcast
     >>> from xnowcast.training.sequences import open_events
     >>> crop_size(open_events(xnowcast.datasets.synthetic_radar(frames=2, shape=(70, 90))), None, 4, 8)

@@ -21,23 +21,9 @@ LOCK = ".train.lock"
 class RunFolder:
     """Where a run is written.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-    resume : bool
-        Go on with what is there.
+    ``resume``: go on with what is there. ValueError if the folder holds something already and ``resume`` is False, it
+    is a file, or another run is writing it.
 
-    Attributes
-    ----------
-    path, config, checkpoint, best, model : pathlib.Path
-
-    Raises
-    ------
-    ValueError
-        If the folder holds something already and ``resume`` is False, it is a file, or another run is writing it.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = Path(folder, "notes.txt").write_text("precious")
@@ -80,10 +66,7 @@ class RunFolder:
     def held(self) -> Iterator[StoreLock]:
         """The folder, made where it is missing, for this run alone.
 
-        Raises
-        ------
-        ValueError
-            If another run is writing it, or has written it since this one was planned.
+        ValueError if another run is writing it, or has written it since this one was planned.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with StoreLock(self.path / LOCK) as lock:
@@ -96,15 +79,8 @@ class RunFolder:
     def require_space(self, checkpoint_bytes: int, weights_bytes: int) -> None:
         """Refuse a disk on which the checkpoints and weights of the run have no place.
 
-        Parameters
-        ----------
-        checkpoint_bytes, weights_bytes : int
-            Of one file each. While a file is replaced, both the old and the new one are there.
-
-        Raises
-        ------
-        ValueError
-            If there is too little.
+        ``checkpoint_bytes, weights_bytes``: of one file each. While a file is replaced, both the old and the new one
+        are there. ValueError if there is too little.
         """
         there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.is_dir())
         held = sum(file.stat().st_size for file in (self.checkpoint, self.best, self.model) if file.is_file())

@@ -40,20 +40,10 @@ _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 def learning_rate(settings: TrainingSettings, step: int) -> float:
     """Learning rate of a step, counted from 0.
 
-    Parameters
-    ----------
-    settings : TrainingSettings
-    step : int
+    Returned: ``(step + 1) / warmup`` of the largest in the warm-up; then the largest, or with the schedule "cosine"
+    ``(1 + cos(pi s)) / 2`` of the way down to the least, where s is the share of the steps after the warm-up that are
+    done.
 
-    Returns
-    -------
-    float
-        ``(step + 1) / warmup`` of the largest in the warm-up; then the largest, or with the schedule "cosine"
-        ``(1 + cos(pi s)) / 2`` of the way down to the least, where s is the share of the steps after the warm-up that
-        are done.
-
-    Examples
-    --------
     >>> settings = TrainingSettings(steps=8, learning_rate=1.0, warmup=4)
     >>> [round(learning_rate(settings, step), 3) for step in range(8)]
     [0.25, 0.5, 0.75, 1.0, 1.0, 0.854, 0.5, 0.146]
@@ -70,18 +60,9 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
 def average_decay(settings: TrainingSettings, step: int) -> float:
     """Decay of the moving average of the weights after a step, counted from 0.
 
-    Parameters
-    ----------
-    settings : TrainingSettings
-    step : int
+    Returned: ``(1 + step) / (10 + step)`` until that exceeds ``settings.ema``, so that the first weights are soon
+    forgotten.
 
-    Returns
-    -------
-    float
-        ``(1 + step) / (10 + step)`` until that exceeds ``settings.ema``, so that the first weights are soon forgotten.
-
-    Examples
-    --------
     >>> [round(average_decay(TrainingSettings(ema=0.99), step), 2) for step in (0, 8, 10_000)]
     [0.1, 0.5, 0.99]
     """
@@ -91,20 +72,8 @@ def average_decay(settings: TrainingSettings, step: int) -> float:
 def sample_numbers(settings: TrainingSettings, step: int, rank: int) -> Iterator[int]:
     """Numbers of the samples that a device gets in a step: batch after batch, device after device.
 
-    Parameters
-    ----------
-    settings : TrainingSettings
-    step : int
-        Counted from 0.
-    rank : int
-        Number of the device.
+    ``step``: counted from 0. ``rank``: number of the device.
 
-    Yields
-    ------
-    int
-
-    Examples
-    --------
     >>> list(sample_numbers(TrainingSettings(batch_size=2, accumulate=2), 1, 0))
     [4, 5, 6, 7]
     """
@@ -114,17 +83,7 @@ def sample_numbers(settings: TrainingSettings, step: int, rank: int) -> Iterator
 
 
 def collate(samples: Sequence[Sample], device: torch.device | str = "cpu") -> TrainingBatch:
-    """A batch of samples, ``(b, t, 1, y, x)`` of rain.
-
-    Parameters
-    ----------
-    samples : sequence of Sample
-    device : torch.device or str
-
-    Returns
-    -------
-    TrainingBatch
-    """
+    """A batch of samples, ``(b, t, 1, y, x)`` of rain."""
 
     def stacked(what: str) -> Tensor | None:
         arrays = [getattr(sample, what) for sample in samples]
@@ -138,10 +97,7 @@ def collate(samples: Sequence[Sample], device: torch.device | str = "cpu") -> Tr
 def reseed(*numbers: int) -> None:
     """Seed torch's global generators from some numbers.
 
-    Parameters
-    ----------
-    *numbers : int
-        Seed, step and so on.
+    ``*numbers``: seed, step and so on.
     """
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
 
@@ -150,11 +106,7 @@ def reseed(*numbers: int) -> None:
 def own_randomness(device: torch.device, deterministic: bool) -> Iterator[None]:
     """Leave torch's generators and its choice of algorithms as they were found.
 
-    Parameters
-    ----------
-    device : torch.device
-    deterministic : bool
-        Whether to ask for algorithms that repeat bit for bit.
+    ``deterministic``: whether to ask for algorithms that repeat bit for bit.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     given = os.environ.get(_CUBLAS)
@@ -210,24 +162,10 @@ class _LossOfAdversary(nn.Module):
 def run(plan: Run) -> dict[str, Any]:
     """Train.
 
-    Parameters
-    ----------
-    plan : Run
-
-    Returns
-    -------
-    dict
-        ``step`` and ``score`` of the kept weights, which ``plan.model`` holds at the end; ``score`` is NaN without
-        a validation.
-
-    Raises
-    ------
-    FloatingPointError
-        If a loss or a gradient is NaN or infinite; the samples of the batch are named.
-    KeyboardInterrupt
-        After Ctrl-C, when the step is done and the checkpoint written.
-    ValueError
-        If another run is writing the folder, or did so since this one was planned.
+    Returned: ``step`` and ``score`` of the kept weights, which ``plan.model`` holds at the end; ``score`` is NaN
+    without a validation. FloatingPointError if a loss or a gradient is NaN or infinite; the samples of the batch are
+    named. KeyboardInterrupt after Ctrl-C, when the step is done and the checkpoint written. ValueError if another run
+    is writing the folder, or did so since this one was planned.
     """
     fabric = _fabric(plan)
     fabric.launch()

@@ -39,28 +39,10 @@ _ADVERSARY = 2**32 - 1
 class Run:
     """All that the loop needs.
 
-    Attributes
-    ----------
-    model : TrainableModel
-        Trained in place.
-    adversary : torch.nn.Module or None
-    settings : TrainingSettings
-    device : torch.device
-    training : Crops
-    validation : Crops or None
-    about : About
-        Writes weights with their card.
-    fingerprint : dict
-        What a checkpoint has to agree with.
-    folder : RunFolder or None
-        None writes nothing.
-    config : Config
-    resumed : dict or None
-        The state of a checkpoint to go on from.
-    progress : bool or None
-        True is a bar, False nothing; None is a bar on a terminal or in a notebook, and lines elsewhere.
-    notes : list of str
-        First lines of the log.
+    ``model``: trained in place. ``about``: writes weights with their card. ``fingerprint``: what a checkpoint has to
+    agree with. ``folder``: None writes nothing. ``resumed``: the state of a checkpoint to go on from. ``progress``:
+    True is a bar, False nothing; None is a bar on a terminal or in a notebook, and lines elsewhere. ``notes``: first
+    lines of the log.
     """
 
     model: Any
@@ -108,12 +90,7 @@ class Run:
 class About:
     """What a card says of the weights besides their numbers.
 
-    Attributes
-    ----------
-    system : str
-        Name in the registry; that of the class for a model that is not there.
-    options : dict
-    training_data : str
+    ``system``: name in the registry; that of the class for a model that is not there.
     """
 
     system: str
@@ -123,27 +100,12 @@ class About:
     def save(self, path: Path, model: Any, kept: Mapping[str, Any]) -> None:
         """Write weights with their card.
 
-        Parameters
-        ----------
-        path : pathlib.Path
-        model : torch.nn.Module
-        kept : mapping
-            ``score`` of the weights; NaN where they were not validated.
+        ``kept``: ``score`` of the weights; NaN where they were not validated.
         """
         weights.save(path, model, **self._told(kept))
 
     def card(self, model: Any, kept: Mapping[str, Any]) -> weights.ModelCard:
-        """The card of a model in memory.
-
-        Parameters
-        ----------
-        model : torch.nn.Module
-        kept : mapping
-
-        Returns
-        -------
-        ModelCard
-        """
+        """The card of a model in memory."""
         return weights.describe(model, **self._told(kept))
 
     def _told(self, kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,12 +121,7 @@ class About:
 class Sources:
     """What the user gave as data.
 
-    Attributes
-    ----------
-    data : Dataset, DataArray, path, or list of them
-    validation : float, or as ``data``
-    variable, zr, stride, mixed
-        As in `xnowcast.train`.
+    ``variable, zr, stride, mixed``: as in `xnowcast.train`.
     """
 
     data: Any
@@ -244,23 +201,8 @@ def plan_run(
 ) -> Run:
     """Check everything, open the data and build the networks.
 
-    Parameters
-    ----------
-    model, out, resume, progress
-        As in `xnowcast.train`.
-    options : dict
-        The model's own.
-    sources : Sources
-    settings : TrainingSettings
-
-    Returns
-    -------
-    Run
-
-    Raises
-    ------
-    ValueError
-        If anything will not do.
+    ``model, out, resume, progress``: as in `xnowcast.train`. ``options``: the model's own. ValueError if anything will
+    not do.
     """
     device = _device(settings)
     data_settings = sources.settings()
@@ -512,13 +454,7 @@ def _notes(
 def draw_sample(path: Path, model: Any, source: Crops, sample: Sample) -> None:
     """Write a picture of a sample: observed above forecast, at up to four lead times.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    model : ForecastModel
-    source : Crops
-        What the sample was drawn from, without augmentation.
-    sample : Sample
+    ``source``: what the sample was drawn from, without augmentation.
     """
     from xnowcast import plot
     from xnowcast.verbs.forecast import forecast

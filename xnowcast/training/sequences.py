@@ -21,11 +21,7 @@ from xnowcast.verbs.planning import SPACING_TOLERANCE
 class Grid:
     """Where the cells of some events lie.
 
-    Attributes
-    ----------
-    array : xarray.DataArray
-        A field on it.
-    y, x : hashable
+    ``array``: a field on it.
     """
 
     array: xr.DataArray
@@ -53,20 +49,9 @@ class Grid:
 class Event:
     """One sequence on one grid.
 
-    Attributes
-    ----------
-    name : str
-        For messages.
-    field : xnowcast.cf.Field
-        The rain that it is, or is a part of, lazy where the data are; ``field.time`` is the dim of its sequence.
-    at : mapping
-        Where it lies along the other dims.
-    axis : xnowcast.fields.windows.TimeAxis
-    grid : Grid
-    channels : tuple of Channel
-        Further fields with a time, as a whole.
-    static : numpy.ndarray or None
-        ``(k, row, column)`` further fields without a time, float32, canonical, as they lie in the data.
+    ``name``: for messages. ``field``: the rain that it is, or is a part of, lazy where the data are; ``field.time`` is
+    the dim of its sequence. ``at``: where it lies along the other dims. ``channels``: further fields with a time, as a
+    whole. ``static``: ``(k, row, column)`` further fields without a time, float32, canonical, as they lie in the data.
     """
 
     name: str
@@ -116,14 +101,8 @@ Data = xr.Dataset | xr.DataArray | str | Path
 class Wanted:
     """What is read of each dataset.
 
-    Attributes
-    ----------
-    variable : hashable, optional
-        Name of the rain.
-    zr : (float, float) or str, optional
-        Of rain in dBZ.
-    channels, static : tuple of str
-        Further fields with and without a time: see `xnowcast.channels`.
+    ``variable``: name of the rain. ``zr``: of rain in dBZ. ``channels, static``: further fields with and without a
+    time: see `xnowcast.channels`.
     """
 
     variable: Hashable | None = None
@@ -186,18 +165,7 @@ def open_events(
 def as_entries(data: Any) -> list[Any]:
     """What the user gave as data, as a list.
 
-    Parameters
-    ----------
-    data : Dataset, DataArray, path, or list of them
-
-    Returns
-    -------
-    list
-
-    Raises
-    ------
-    ValueError
-        If it is anything else.
+    ValueError if it is anything else.
     """
     if isinstance(data, xr.Dataset | xr.DataArray | str | Path):
         return [data]
@@ -320,16 +288,8 @@ def _static_values(channel: Channel, field: cf.Field) -> xr.Variable:
 def refuse_mixture(events: Sequence[Event], *, any_step: bool = False, any_spacing: bool = False) -> None:
     """Refuse events from which no one model can learn.
 
-    Parameters
-    ----------
-    events : sequence of Event
-    any_step, any_spacing : bool
-        Whether they may differ in step and in grid spacing.
-
-    Raises
-    ------
-    ValueError
-        If they differ in quantity, step or grid spacing.
+    ``any_step, any_spacing``: whether they may differ in step and in grid spacing. ValueError if they differ in
+    quantity, step or grid spacing.
     """
     first = events[0]
     for event in events[1:]:
@@ -360,16 +320,6 @@ def refuse_mixture(events: Sequence[Event], *, any_step: bool = False, any_spaci
 def clock(time: np.datetime64) -> str:
     """A time in words, to the minute where it is a whole one.
 
-    Parameters
-    ----------
-    time : numpy.datetime64
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> clock(np.datetime64("2024-06-01T12:05", "ns"))
     '2024-06-01 12:05'
     """

@@ -217,32 +217,13 @@ class TrainingSettings:
 class DataSettings:
     """What a model is trained on.
 
-    Parameters
-    ----------
-    paths : list of str
-        One entry an event, as `xnowcast.storage.open_input` reads it: NetCDF, Zarr, a pattern, a dataset's name.
-    variable : str, optional
-        Name of the field where the data have more than one.
-    zr : (float, float) or str, optional
-        a and b of Z = a R**b for fields in dBZ.
-    stride : int
-        Every how manieth frame is used.
-    mixed : bool
-        Whether the data may differ in step and in grid spacing.
-    validation : float
-        Share of the time that is held out; 0 validates on nothing.
-    validation_paths : list of str
-        Data to validate on, instead of a share.
-    in_memory : list of str
-        What data a run had that came from memory. Such a run cannot be repeated from its configuration.
+    ``paths``: one entry an event, as `xnowcast.storage.open_input` reads it: NetCDF, Zarr, a pattern, a dataset's name.
+    ``variable``: name of the field where the data have more than one. ``zr``: a and b of Z = a R**b for fields in dBZ.
+    ``stride``: every how manieth frame is used. ``mixed``: whether the data may differ in step and in grid spacing.
+    ``validation``: share of the time that is held out; 0 validates on nothing. ``validation_paths``: data to validate
+    on, instead of a share. ``in_memory``: what data a run had that came from memory. Such a run cannot be repeated from
+    its configuration. ValueError if a setting is outside its range.
 
-    Raises
-    ------
-    ValueError
-        If a setting is outside its range.
-
-    Examples
-    --------
     >>> DataSettings(paths=["radar.zarr"], stride=2).stride
     2
     """
@@ -272,16 +253,7 @@ class DataSettings:
 class Config:
     """A whole run, as a TOML file has it.
 
-    Attributes
-    ----------
-    model : str
-        Name of the system.
-    options : dict
-        The system's options.
-    data : DataSettings
-    training : TrainingSettings
-    out : str, optional
-        The run folder.
+    ``model``: name of the system. ``options``: the system's options. ``out``: the run folder.
     """
 
     model: str
@@ -352,12 +324,7 @@ def _config(content: dict[str, Any]) -> Config:
 def write_config(config: Config, path: str | Path, about: Mapping[str, str]) -> None:
     """Write a run's configuration with every default filled in; `read_config` reads it back.
 
-    Parameters
-    ----------
-    config : Config
-    path : str or pathlib.Path
-    about : mapping of str to str
-        Versions of the packages, for the record.
+    ``about``: versions of the packages, for the record.
     """
     content = {
         "model": {"name": config.model} | config.options,

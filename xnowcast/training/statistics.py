@@ -18,10 +18,7 @@ SAMPLES = 64
 class Statistics:
     """Of c fields, NaN left out.
 
-    Attributes
-    ----------
-    mean, std, low, high : Tensor
-        ``(c,)`` float32: mean, standard deviation, smallest and largest value.
+    ``mean, std, low, high``: ``(c,)`` float32: mean, standard deviation, smallest and largest value.
     """
 
     mean: Tensor
@@ -33,24 +30,8 @@ class Statistics:
 def measure(parts: Iterable[np.ndarray], names: Sequence[str]) -> Statistics:
     """Statistics of fields that come in parts.
 
-    Parameters
-    ----------
-    parts : iterable of numpy.ndarray
-        ``(c, ...)`` each.
-    names : sequence of str
-        Of the fields, for messages.
+    ``parts``: ``(c, ...)`` each. ``names``: of the fields, for messages. ValueError if a field is NaN throughout.
 
-    Returns
-    -------
-    Statistics
-
-    Raises
-    ------
-    ValueError
-        If a field is NaN throughout.
-
-    Examples
-    --------
     >>> told = measure([np.array([[1.0, 3.0]]), np.array([[np.nan, 5.0]])], ["wind"])
     >>> told.mean.item(), round(told.std.item(), 4), told.low.item(), told.high.item()
     (3.0, 1.633, 1.0, 5.0)
@@ -77,24 +58,11 @@ def measure(parts: Iterable[np.ndarray], names: Sequence[str]) -> Statistics:
 def tell_statistics(model: nn.Module, crops: Crops, channels: Sequence[str], static: Sequence[str]) -> None:
     """Give a model the statistics of its further fields, where it has a method that takes them.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        With ``set_channel_statistics(mean, std, low, high)`` or ``set_static_statistics(...)``.
-    crops : Crops
-        Samples of the channels; static fields are taken whole from its events that are trained on.
-    channels, static : sequence of str
-        Names of the fields.
+    ``model``: with ``set_channel_statistics(mean, std, low, high)`` or ``set_static_statistics(...)``. ``crops``:
+    samples of the channels; static fields are taken whole from its events that are trained on. ``channels, static``:
+    names of the fields. ValueError if a field is NaN throughout.
 
-    Raises
-    ------
-    ValueError
-        If a field is NaN throughout.
-
-    Warns
-    -----
-    UserWarning
-        If a model of rain classes sees no rain of the highest class.
+    UserWarning     If a model of rain classes sees no rain of the highest class.
     """
     if getattr(model, "phase", "classes") == "classes":
         _warn_of_an_empty_class(crops, getattr(model, "thresholds", ()))

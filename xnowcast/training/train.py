@@ -193,26 +193,9 @@ def train_from_config(
 ) -> Any:
     """Train as a TOML file says; what ``xnowcast train`` does.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        See `xnowcast.training.settings.read_config`.
-    changes : iterable of str
-        Values that replace those of the file, such as ``"training.steps=100"``.
-    out : path, optional
-        The run folder, instead of the file's.
-    resume, progress
-        As in `train`.
-
-    Returns
-    -------
-    torch.nn.Module
-        As `train`.
-
-    Raises
-    ------
-    ValueError
-        As `train`, or if the file will not do.
+    ``path``: see `xnowcast.training.settings.read_config`. ``changes``: values that replace those of the file, such as
+    ``"training.steps=100"``. ``out``: the run folder, instead of the file's. ``resume, progress``: as in `train`.
+    Returned: as `train`. ValueError as `train`, or if the file will not do.
     """
     config = read_config(path, changes)
     folder = out if out is not None else config.out

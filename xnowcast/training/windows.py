@@ -12,16 +12,9 @@ from xnowcast.training.sequences import Event
 class TrainingWindows:
     """Stretches of frames without a gap.
 
-    Attributes
-    ----------
-    frames, stride : int
-        Length of a window in frames, and every how manieth frame of the data is one.
-    event : numpy.ndarray
-        ``(n,)`` numbers of the events.
-    first : numpy.ndarray
-        ``(n,)`` positions of the first frames along time.
-    time : numpy.ndarray
-        ``(n,)`` datetime64[ns] of the first frames.
+    ``frames, stride``: length of a window in frames, and every how manieth frame of the data is one. ``event``:
+    ``(n,)`` numbers of the events. ``first``: ``(n,)`` positions of the first frames along time. ``time``: ``(n,)``
+    datetime64[ns] of the first frames.
     """
 
     frames: int
@@ -45,25 +38,8 @@ class TrainingWindows:
 def find_windows(events: Sequence[Event], frames: int, stride: int = 1) -> TrainingWindows:
     """All windows of some events that cross no gap; they overlap.
 
-    Parameters
-    ----------
-    events : sequence of Event
-    frames : int
-        Length of a window.
-    stride : int
-        2 makes windows of every second frame.
+    ``frames``: length of a window. ``stride``: 2 makes windows of every second frame. ValueError if there is none.
 
-    Returns
-    -------
-    TrainingWindows
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-
-    Examples
-    --------
     >>> import xnowcast
     >>> from xnowcast.training.sequences import open_events
     >>> radar = xnowcast.datasets.synthetic_radar(frames=8, shape=(8, 8)).isel(time=[0, 1, 2, 3, 5, 6, 7])

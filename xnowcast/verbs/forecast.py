@@ -132,18 +132,7 @@ def forecast(
 class Prepared:
     """A forecast that has been checked and has not begun: what `forecast` runs at once and archives in batches.
 
-    Attributes
-    ----------
-    field : Field
-    recipe : ModelRecipe or ForecastModel
-    task : Task
-    axis : TimeAxis
-    plan : ForecastPlan
-    members : range or None
-        Numbers of the members; None for a deterministic model.
-    batch_size : int or None
-    options : dict
-        The model's own options.
+    ``members``: numbers of the members; None for a deterministic model. ``options``: the model's own options.
     """
 
     field: Field
@@ -209,21 +198,9 @@ def prepare(
 ) -> Prepared:
     """Everything of `forecast` that can be checked without reading a frame or a weight.
 
-    Parameters
-    ----------
-    obj, model, lead_time, steps, members, seed, variable, zr, on_mismatch, weights, device, batch_size, options
-        As for `forecast`.
-    init_times, on_gap
-        As for `forecast`; they matter where no model is named, for one that has enough frames is chosen.
-
-    Returns
-    -------
-    Prepared
-
-    Raises
-    ------
-    ValueError
-        As `forecast`.
+    ``obj, model, lead_time, steps, members, seed, variable, zr, on_mismatch, weights, device, batch_size, options``: as
+    for `forecast`. ``init_times, on_gap``: as for `forecast`; they matter where no model is named, for one that has
+    enough frames is chosen. ValueError as `forecast`.
     """
     arguments = locals()
     from xnowcast import engine

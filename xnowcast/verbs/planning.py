@@ -34,26 +34,11 @@ def plan_model(
 ) -> "tuple[ModelRecipe | Any, Task]":
     """The recipe (or the model in memory) and its task, without building a network.
 
-    Parameters
-    ----------
-    verb : callable
-        The function of the verb, such as `xnowcast.forecast`; a model in memory has a method of that name.
-    model : str, object or None
-        Name of a system or of weights that ship, path of a weights file, or a model in memory. None is that of the
-        weights, or else what the verb takes by default (`xnowcast.pretrained.default`).
-    weights : str or None
-        Path of a weights file, or name of weights that ship, where ``model`` is a name.
-    options : dict
-        The model's own options.
-
-    Returns
-    -------
-    (ModelRecipe or object, Task)
-
-    Raises
-    ------
-    ValueError
-        If there is no such model or option, it needs weights, or it is for another verb.
+    ``verb``: the function of the verb, such as `xnowcast.forecast`; a model in memory has a method of that name.
+    ``model``: name of a system or of weights that ship, path of a weights file, or a model in memory. None is that of
+    the weights, or else what the verb takes by default (`xnowcast.pretrained.default`). ``weights``: path of a weights
+    file, or name of weights that ship, where ``model`` is a name. ``options``: the model's own options. ValueError if
+    there is no such model or option, it needs weights, or it is for another verb.
     """
     recipe, task = _recipe(verb, model, weights, options)
     if task.verb != verb.__name__:
@@ -123,16 +108,7 @@ def _hashable(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 def check_field(field: Field, task: "Task", model: Any) -> None:
     """Refuse a field that the model cannot run on.
 
-    Parameters
-    ----------
-    field : Field
-    task : Task
-    model : ModelRecipe or object
-
-    Raises
-    ------
-    ValueError
-        If the quantity is another, or the grid is too small.
+    ValueError if the quantity is another, or the grid is too small.
     """
     name = model_name(model)
     if task.quantity is not None and task.quantity != field.quantity:
@@ -154,21 +130,8 @@ def check_contract(
 ) -> None:
     """Compare time step and grid spacing with the model's: on others it would run, and be wrong without a sign.
 
-    Parameters
-    ----------
-    field : Field
-    task : Task
-    model : ModelRecipe or object
-    step : numpy.timedelta64 or None
-        Time between the frames; None where the verb takes them one by one.
-    on_mismatch : {"raise", "warn"}
-    another_grid : str
-        What to do about another grid spacing; to regrid the data where it is empty.
-
-    Raises
-    ------
-    ValueError
-        With every mismatch explained.
+    ``step``: time between the frames; None where the verb takes them one by one. ``another_grid``: what to do about
+    another grid spacing; to regrid the data where it is empty. ValueError with every mismatch explained.
     """
     if not isinstance(on_mismatch, str) or on_mismatch not in ("raise", "warn"):
         raise ValueError(f"on_mismatch is {on_mismatch!r}; it can be 'raise' or 'warn'")
@@ -219,15 +182,7 @@ def _spacing_mismatch(field: Field, task: "Task", advice: str) -> Iterator[str]:
 def suits_grid(field: Field, task: "Task") -> bool:
     """Whether the data tell their grid spacing and it is one that the model was made for.
 
-    Parameters
-    ----------
-    field : Field
-    task : Task
-
-    Returns
-    -------
-    bool
-        False where the task takes any spacing.
+    Returned: False where the task takes any spacing.
     """
     bounds = task.bounds("spacing")
     spacing = cf.grid_spacing(field.array, field.y, field.x) if bounds is not None else None
@@ -238,17 +193,7 @@ def suits_grid(field: Field, task: "Task") -> bool:
 
 
 def check_counts(*, seed: int, batch_size: int | None, members: int | None) -> None:
-    """Refuse a seed, a batch size or a number of members that is none.
-
-    Parameters
-    ----------
-    seed : int
-    batch_size, members : int or None
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse a seed, a batch size or a number of members that is none."""
     if members is not None:
         check.whole("members", members, 1, LARGEST_COUNT)
     check.whole("seed", seed, 0, 2**63 - 1)
@@ -259,20 +204,7 @@ def check_counts(*, seed: int, batch_size: int | None, members: int | None) -> N
 def member_numbers(task: "Task", model: Any, members: int | None) -> range | None:
     """Numbers of the members: 10 where nobody says how many; None for a deterministic model.
 
-    Parameters
-    ----------
-    task : Task
-    model : ModelRecipe or object
-    members : int or None
-
-    Returns
-    -------
-    range or None
-
-    Raises
-    ------
-    ValueError
-        If a deterministic model is asked for several.
+    ValueError if a deterministic model is asked for several.
     """
     if task.stochastic:
         return range(10 if members is None else int(members))
@@ -287,15 +219,7 @@ def member_numbers(task: "Task", model: Any, members: int | None) -> range | Non
 def frames_north_up(field: Field, **chunks: int) -> Any:
     """The field as a dask array ``(*leading, y, x)`` with its first row in the north.
 
-    Parameters
-    ----------
-    field : Field
-    **chunks : int
-        How to cut what is not lazy yet, by dim.
-
-    Returns
-    -------
-    dask.array.Array
+    ``**chunks``: how to cut what is not lazy yet, by dim.
     """
     array = cf.north_up(field.array, field.y, field.x).transpose(*field.leading, field.y, field.x)
     return (array if array.chunks is not None else array.chunk(chunks)).data
@@ -304,32 +228,14 @@ def frames_north_up(field: Field, **chunks: int) -> Any:
 def user_orientation(values: Any, field: Field) -> Any:
     """Rows and columns as the user has them, from north to south and west to east.
 
-    Parameters
-    ----------
-    values : array
-        ``(..., y, x)``.
-    field : Field
-
-    Returns
-    -------
-    array
+    ``values``: ``(..., y, x)``.
     """
     south_first, east_first = cf.orientation(field.array, field.y, field.x)
     return values[..., :: -1 if south_first else 1, :: -1 if east_first else 1]
 
 
 def labels(array: xr.DataArray, dim: Hashable) -> list[Any]:
-    """The labels of a dim, which tell the noise of its cells apart; positions where it has none.
-
-    Parameters
-    ----------
-    array : xarray.DataArray
-    dim : hashable
-
-    Returns
-    -------
-    list
-    """
+    """The labels of a dim, which tell the noise of its cells apart; positions where it has none."""
     return array[dim].values.tolist() if dim in array.coords else list(range(array.sizes[dim]))
 
 
@@ -338,17 +244,8 @@ def label_numbers(coordinate: xr.DataArray) -> np.ndarray:
 
     Other numbers, such as 0.25 h, have those of their binary digits.
 
-    Parameters
-    ----------
-    coordinate : xarray.DataArray
+    Returned: int64.
 
-    Returns
-    -------
-    numpy.ndarray
-        int64.
-
-    Examples
-    --------
     >>> label_numbers(xr.DataArray(np.array([5], "m8[s]"))).tolist()
     [5000000000]
     >>> quarters = label_numbers(xr.DataArray([0.25, 0.5, 2.0]))
@@ -365,16 +262,7 @@ def label_numbers(coordinate: xr.DataArray) -> np.ndarray:
 
 
 def model_name(model: Any) -> str:
-    """What a recipe or a model in memory is called; one that was trained or loaded has a card.
-
-    Parameters
-    ----------
-    model : ModelRecipe or object
-
-    Returns
-    -------
-    str
-    """
+    """What a recipe or a model in memory is called; one that was trained or loaded has a card."""
     from xnowcast import models
 
     return models.called(model)
@@ -385,22 +273,9 @@ def provenance(
 ) -> dict[str, Any]:
     """What made a result, as attributes.
 
-    Parameters
-    ----------
-    model : ModelRecipe or object
-    options : dict
-    seed : int or None
-        None for what has no noise.
-    before : mapping, optional
-        Attributes of the input. Where another model made it, its name comes first, as in ``"stldm + postcast"``, and
-        what else is told of that model is kept as ``nowcast_input_*``.
+    ``seed``: None for what has no noise. ``before``: attributes of the input. Where another model made it, its name
+    comes first, as in ``"stldm + postcast"``, and what else is told of that model is kept as ``nowcast_input_*``.
 
-    Returns
-    -------
-    dict
-
-    Examples
-    --------
     >>> from xnowcast import models
     >>> forecast = {"nowcast_model": "extrapolation", "nowcast_options": "inflow='nan'"}
     >>> refined = provenance(models.build("bicubic"), {}, None, forecast)
@@ -434,16 +309,7 @@ def provenance(
 def computed(result: T_Xarray, progress: bool | None) -> T_Xarray:
     """A result in memory. A progress bar tells how it goes where it is wanted, and the log, at level INFO, what it is.
 
-    Parameters
-    ----------
-    result : xarray.Dataset or xarray.DataArray
-        Lazy, as a verb labels it.
-    progress : bool or None
-        As in `xnowcast.engine.progress_bar`.
-
-    Returns
-    -------
-    xarray.Dataset or xarray.DataArray
+    ``result``: lazy, as a verb labels it. ``progress``: as in `xnowcast.engine.progress_bar`.
     """
     from xnowcast import engine
 
@@ -458,17 +324,8 @@ def computed(result: T_Xarray, progress: bool | None) -> T_Xarray:
 def to_do(result: xr.Dataset | xr.DataArray) -> str:
     """What is about to be computed, in one line: off a terminal nothing else is seen for long.
 
-    Parameters
-    ----------
-    result : xarray.Dataset or xarray.DataArray
-        As a verb labels it.
+    ``result``: as a verb labels it.
 
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> to_do(xr.Dataset({"rain": (("y", "x"), np.zeros((2, 3)))}, attrs={"nowcast_model": "bicubic"}))
     'computing with bicubic: y 2, x 3'
     """

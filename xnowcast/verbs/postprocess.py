@@ -202,18 +202,8 @@ def explain(
 def class_names(thresholds: tuple[float, ...]) -> tuple[str, ...]:
     """Names of the rain classes between thresholds, as a CF flag has them.
 
-    Parameters
-    ----------
-    thresholds : tuple of float
-        mm h-1, rising.
+    ``thresholds``: mm h-1, rising. Returned: one more than there are thresholds.
 
-    Returns
-    -------
-    tuple of str
-        One more than there are thresholds.
-
-    Examples
-    --------
     >>> class_names((0.1, 10.0)), class_names((0.1, 1.0, 10.0))[1:3]
     (('no_rain', 'rain', 'heavy_rain'), ('from_0.1_to_1_mm_h-1', 'from_1_to_10_mm_h-1'))
     """

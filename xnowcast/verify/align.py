@@ -26,23 +26,9 @@ PLACES = (("y", "x"), ("latitude", "longitude"), ("lat", "lon"), ("yc", "xc"))
 def find_spatial_dims(array: xr.DataArray, spatial_dims: tuple[Hashable, Hashable] | None) -> tuple[Hashable, Hashable]:
     """Names of the two horizontal dims of an array.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-    spatial_dims : (hashable, hashable) or None
-        The names, or None to look for y and x, latitude and longitude, lat and lon.
+    ``spatial_dims``: the names, or None to look for y and x, latitude and longitude, lat and lon. ValueError if they
+    are not there.
 
-    Returns
-    -------
-    (hashable, hashable)
-
-    Raises
-    ------
-    ValueError
-        If they are not there.
-
-    Examples
-    --------
     >>> find_spatial_dims(xr.DataArray(np.zeros((2, 3, 4)), dims=("time", "lat", "lon")), None)
     ('lat', 'lon')
     """
@@ -57,17 +43,8 @@ def find_spatial_dims(array: xr.DataArray, spatial_dims: tuple[Hashable, Hashabl
 def check_same_coordinates(observations: xr.DataArray, forecasts: xr.DataArray) -> None:
     """Refuse fields whose shared dims do not have exactly the same size and coordinate.
 
-    Parameters
-    ----------
-    observations, forecasts : xarray.DataArray
+    ValueError saying which dim differs, and how.
 
-    Raises
-    ------
-    ValueError
-        Saying which dim differs, and how.
-
-    Examples
-    --------
     >>> a = xr.DataArray([1.0, 2.0], dims="x", coords={"x": [0, 1]})
     >>> check_same_coordinates(a, a.assign_coords(x=[1, 2]))
     Traceback (most recent call last):
@@ -90,19 +67,8 @@ def check_weights(
 ) -> None:
     """Refuse weights that do not lie on the fields, or along dims that have none.
 
-    Parameters
-    ----------
-    weights : xarray.DataArray
-    observations, forecasts : xarray.DataArray
-    never : iterable of hashable
-        Dims whose cells have no weight of their own.
+    ``never``: dims whose cells have no weight of their own.
 
-    Raises
-    ------
-    TypeError, ValueError
-
-    Examples
-    --------
     >>> rain = xr.DataArray([1.0, 2.0], dims="lat")
     >>> check_weights(xr.DataArray([1.0, 0.5], dims="lon"), rain, rain)
     Traceback (most recent call last):

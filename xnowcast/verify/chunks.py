@@ -29,24 +29,9 @@ def reduced_dims(
 ) -> list:
     """The dims that ``dim`` means: those named, or all of both arrays, less ``never``.
 
-    Parameters
-    ----------
-    dim : str, iterable of hashable, ... or None
-    observations, forecasts : xarray.DataArray
-    never : iterable of hashable
-        Dims that are dealt with elsewhere, such as the members of an ensemble.
+    ``never``: dims that are dealt with elsewhere, such as the members of an ensemble. ValueError if a dim is in neither
+    array.
 
-    Returns
-    -------
-    list of hashable
-
-    Raises
-    ------
-    ValueError
-        If a dim is in neither array.
-
-    Examples
-    --------
     >>> a = xr.DataArray(np.zeros((2, 3)), dims=("time", "x"))
     >>> reduced_dims(None, a, a), reduced_dims("x", a, a), reduced_dims([], a, a)
     (['time', 'x'], ['x'], [])
@@ -77,43 +62,17 @@ def sum_over_chunks(
 ) -> xr.DataArray:
     """Sums over dims that a kernel of `xnowcast.verify.kernels` takes within each chunk, added up over the chunks.
 
-    Parameters
-    ----------
-    kernel : callable
-        ``kernel(observations, forecasts, *, axis, **options)`` on numpy arrays.
-    observations, forecasts : xarray.DataArray
-        With equal coordinates on the dims that they share; each may have dims that the other has not.
-    reduce : iterable of hashable
-        Dims to sum over.
-    new_sizes : mapping of str to int
-        Dims that the kernel appends, and their sizes.
-    dtype : numpy.dtype
-        Of the sums.
-    whole : iterable of hashable
-        Dims that the kernel needs in one piece; they are rechunked so.
-    last : iterable of hashable
-        Dims that the kernel needs as its last axes.
-    member_dim : hashable, optional
-        Dim of the forecasts that the kernel removes (it gets ``member_axis``); needs to be in ``whole``.
-    cell_weights : xarray.DataArray, optional
-        Of the sums, along some of the dims of the fields: the kernel is asked for the sums of all parts that have one
-        weight, which are multiplied by it and added up. So every kernel drops what is NaN with its weight.
-    **options
-        Handed to the kernel.
+    ``kernel``: ``kernel(observations, forecasts, *, axis, **options)`` on numpy arrays. ``observations, forecasts``:
+    with equal coordinates on the dims that they share; each may have dims that the other has not. ``reduce``: dims to
+    sum over. ``new_sizes``: dims that the kernel appends, and their sizes. ``dtype``: of the sums. ``whole``: dims that
+    the kernel needs in one piece; they are rechunked so. ``last``: dims that the kernel needs as its last axes.
+    ``member_dim``: dim of the forecasts that the kernel removes (it gets ``member_axis``); needs to be in ``whole``.
+    ``cell_weights``: of the sums, along some of the dims of the fields: the kernel is asked for the sums of all parts
+    that have one weight, which are multiplied by it and added up. So every kernel drops what is NaN with its weight.
+    ``**options``: handed to the kernel. Returned: the kept dims, in the order of the forecasts, then the new ones; lazy
+    where an input is. One task per chunk; observations are never copied for the members that share them. ValueError if
+    coordinates differ, or weights do not fit.
 
-    Returns
-    -------
-    xarray.DataArray
-        The kept dims, in the order of the forecasts, then the new ones; lazy where an input is. One task per
-        chunk; observations are never copied for the members that share them.
-
-    Raises
-    ------
-    ValueError
-        If coordinates differ, or weights do not fit.
-
-    Examples
-    --------
     >>> from xnowcast.verify.kernels import error_sums
     >>> o = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("time", "x"))
     >>> sums = sum_over_chunks(error_sums, o, o + 1, reduce=["x"], new_sizes={"statistic": 4}, dtype=float)
@@ -169,19 +128,8 @@ def total_weight(
 ) -> xr.DataArray:
     """What the weights of all points add up to over some dims, if nothing is missing.
 
-    Parameters
-    ----------
-    weights : xarray.DataArray or None
-    sizes : mapping
-        Of the fields.
-    reduce : iterable of hashable
+    ``sizes``: of the fields.
 
-    Returns
-    -------
-    xarray.DataArray
-
-    Examples
-    --------
     >>> int(total_weight(None, {"time": 2, "x": 3}, ["x"]))
     3
     """
@@ -197,16 +145,6 @@ def total_weight(
 def is_total(found: xr.DataArray, total: xr.DataArray) -> xr.DataArray:
     """Where sums of weights are all that there is, but for rounding.
 
-    Parameters
-    ----------
-    found, total : xarray.DataArray
-
-    Returns
-    -------
-    xarray.DataArray
-
-    Examples
-    --------
     >>> bool(is_total(xr.DataArray(0.1 + 0.2), xr.DataArray(0.3)))
     True
     """

@@ -163,23 +163,9 @@ def contingency_table(
 def scale_coordinate(scales: Scales, windows: str) -> xr.DataArray:
     """The coordinate ``scale`` of scores of windows of one or several widths.
 
-    Parameters
-    ----------
-    scales : int or sequence of int
-    windows : str
-        What they are for, such as "max-pooling".
+    ``windows``: what they are for, such as "max-pooling". ValueError if one is no whole number from 1 up, or there is
+    none.
 
-    Returns
-    -------
-    xarray.DataArray
-
-    Raises
-    ------
-    ValueError
-        If one is no whole number from 1 up, or there is none.
-
-    Examples
-    --------
     >>> scale_coordinate([1, 4], "max-pooling").attrs["long_name"]
     'width of max-pooling windows'
     """
@@ -551,26 +537,10 @@ def sedi(a, b, c, d):
 def ratio(name: str, table: xr.Dataset) -> xr.DataArray:
     """A score by its name, of a contingency table.
 
-    Parameters
-    ----------
-    name : str
-        "csi", "ets", "hss", "f1", "pod", "recall", "precision", "false_alarm_ratio",
-        "probability_of_false_detection", "frequency_bias", "accuracy" or "sedi".
-    table : xarray.Dataset
-        From `contingency_table`.
+    ``name``: "csi", "ets", "hss", "f1", "pod", "recall", "precision", "false_alarm_ratio",
+    "probability_of_false_detection", "frequency_bias", "accuracy" or "sedi". ``table``: from `contingency_table`.
+    Returned: float64, lazy where the table is. ValueError if there is no such score.
 
-    Returns
-    -------
-    xarray.DataArray
-        float64, lazy where the table is.
-
-    Raises
-    ------
-    ValueError
-        If there is no such score.
-
-    Examples
-    --------
     >>> table = xr.Dataset({"hits": 8, "misses": 4, "false_alarms": 2, "correct_negatives": 86})
     >>> round(float(ratio("csi", table)), 6)
     0.571429

@@ -246,19 +246,8 @@ _FORMULAS = {"rmse": _rmse, "mse": _mse, "mae": _mae, "mean_error": _mean_error}
 def mean(name: str, sums: xr.Dataset) -> xr.DataArray:
     """A score by its name, of sums of errors.
 
-    Parameters
-    ----------
-    name : {"rmse", "mse", "mae", "mean_error"}
-    sums : xarray.Dataset
-        From `error_sums`.
+    ``sums``: from `error_sums`. Returned: float64, lazy where the sums are.
 
-    Returns
-    -------
-    xarray.DataArray
-        float64, lazy where the sums are.
-
-    Examples
-    --------
     >>> sums = xr.Dataset({"n": 2.0, "error": -1.0, "absolute_error": 3.0, "squared_error": 8.0})
     >>> float(mean("rmse", sums)), float(mean("mae", sums))
     (2.0, 1.5)

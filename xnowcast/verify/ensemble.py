@@ -33,29 +33,10 @@ def sums_of_members(
 ) -> xr.DataArray:
     """Sums by a kernel that needs all members of a point; members in several chunks are brought into one.
 
-    Parameters
-    ----------
-    kernel : callable
-        ``kernel(observations, forecasts, *, member_axis, axis, **options)`` on numpy arrays.
-    observations, forecasts : xarray.DataArray
-    dim : str, iterable of hashable or None
-        Dims to sum over, or all.
-    member_dim : hashable
-        Of the forecasts alone.
-    new_sizes, dtype, **options
-        As for `sum_over_chunks`.
+    ``kernel``: ``kernel(observations, forecasts, *, member_axis, axis, **options)`` on numpy arrays. ``dim``: dims to
+    sum over, or all. ``member_dim``: of the forecasts alone. ``new_sizes, dtype, **options``: as for `sum_over_chunks`.
+    ValueError if coordinates differ, a dim is unknown, or ``member_dim`` is not a dim of the forecasts alone.
 
-    Returns
-    -------
-    xarray.DataArray
-
-    Raises
-    ------
-    ValueError
-        If coordinates differ, a dim is unknown, or ``member_dim`` is not a dim of the forecasts alone.
-
-    Examples
-    --------
     >>> o, f = xr.DataArray([1.0], dims="x"), xr.DataArray([[0.0], [3.0]], dims=("member", "x"))
     >>> sums_of_members(spread.spread_sums, o, f, dim=None, member_dim="member", new_sizes={"bin": 1, "sum": 4}).values
     array([[1.  , 4.5 , 6.75, 0.25]])

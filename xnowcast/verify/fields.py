@@ -13,24 +13,9 @@ XarrayObject = Any  # a DataArray or a Dataset; what comes out is what went in
 def matching_variables(observations: XarrayObject, forecasts: XarrayObject) -> list[Hashable] | None:
     """Names of the variables to score, or None for two DataArrays.
 
-    Parameters
-    ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Variables without dims, such as grid mappings, are not scored.
+    ``observations, forecasts``: variables without dims, such as grid mappings, are not scored. TypeError if the two are
+    not of one kind, or neither DataArray nor Dataset. ValueError if they do not have the same variables.
 
-    Returns
-    -------
-    list of hashable or None
-
-    Raises
-    ------
-    TypeError
-        If the two are not of one kind, or neither DataArray nor Dataset.
-    ValueError
-        If they do not have the same variables.
-
-    Examples
-    --------
     >>> rain = xr.Dataset({"rain": ("x", [1.0, 2.0]), "crs": 0})
     >>> matching_variables(rain, rain)
     ['rain']
@@ -67,25 +52,9 @@ def each_variable(
 ) -> XarrayObject:
     """The score of two DataArrays, or a Dataset with the score of each variable.
 
-    Parameters
-    ----------
-    score : callable
-        Takes and returns DataArrays.
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-    keep_attrs : bool
-        Whether to copy the attributes of the observed Dataset.
+    ``score``: takes and returns DataArrays. ``keep_attrs``: whether to copy the attributes of the observed Dataset.
+    TypeError as `matching_variables`.
 
-    Returns
-    -------
-    xarray.DataArray or xarray.Dataset
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `matching_variables`.
-
-    Examples
-    --------
     >>> rain = xr.Dataset({"rain": ("x", [1.0, 2.0])})
     >>> float(each_variable(lambda o, f: (f - o).mean(), rain, rain + 1, False)["rain"])
     1.0
@@ -100,24 +69,8 @@ def each_variable(
 def ensemble_mean(forecasts: xr.DataArray, member_dim: Hashable | None, skipna: bool) -> xr.DataArray:
     """Mean over the members, or the forecasts themselves if ``member_dim`` is None.
 
-    Parameters
-    ----------
-    forecasts : xarray.DataArray
-    member_dim : hashable or None
-    skipna : bool
-        True: the mean of the members that are not NaN.
+    ``skipna``: True: the mean of the members that are not NaN. ValueError if there is no such dim.
 
-    Returns
-    -------
-    xarray.DataArray
-
-    Raises
-    ------
-    ValueError
-        If there is no such dim.
-
-    Examples
-    --------
     >>> ensemble_mean(xr.DataArray([[1.0, 2.0], [3.0, float("nan")]], dims=("member", "x")), "member", True).values
     array([2., 2.])
     """
@@ -129,24 +82,9 @@ def ensemble_mean(forecasts: xr.DataArray, member_dim: Hashable | None, skipna: 
 def find_member_dim(forecasts: xr.DataArray, member_dim: Hashable) -> Hashable:
     """The dim of the members of an ensemble.
 
-    Parameters
-    ----------
-    forecasts : xarray.DataArray
-    member_dim : hashable
-        A dim; "member" stands for the one that CF attributes or a common name tell, such as ``number``, where no dim
-        is called so.
+    ``member_dim``: a dim; "member" stands for the one that CF attributes or a common name tell, such as ``number``,
+    where no dim is called so. ValueError if there is none.
 
-    Returns
-    -------
-    hashable
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-
-    Examples
-    --------
     >>> find_member_dim(xr.DataArray([[1.0]], dims=("number", "x")), "member")
     'number'
     >>> find_member_dim(xr.DataArray([1.0], dims="x"), "member")
@@ -167,18 +105,8 @@ def find_member_dim(forecasts: xr.DataArray, member_dim: Hashable) -> Hashable:
 def with_attrs(result: XarrayObject, source: xr.DataArray | None) -> XarrayObject:
     """The result with the attributes of ``source`` on it and its variables, or without any if that is None.
 
-    Parameters
-    ----------
-    result : xarray.DataArray or xarray.Dataset
-    source : xarray.DataArray or None
+    Returned: the same object.
 
-    Returns
-    -------
-    xarray.DataArray or xarray.Dataset
-        The same object.
-
-    Examples
-    --------
     >>> with_attrs(xr.DataArray(1.0, attrs={"units": "m"}), None).attrs
     {}
     """

@@ -45,34 +45,15 @@ def score_of(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: a formula of sums becomes the score of two fields, or of sums from ``sums_function``.
 
-    Parameters
-    ----------
-    sums_function : callable
-        An `additive` function.
-    needs : sequence of str, optional
-        Sums that the formula takes; by default all.
-    needed : sequence of str, optional
-        Options that have to be given with two fields; by default those of ``sums_function`` without a default.
-    fixed : mapping, optional
-        Options of ``sums_function`` that the score sets itself.
-    without : sequence of str
-        Options of ``sums_function`` that do not concern the score.
-    of_fields : callable, optional
-        Takes two DataArrays and the options of both, and returns the score, where sums are not the best way to it.
-    parts : bool
-        Whether the formula returns a Dataset. Two Datasets then give a dim ``variable``.
-    also : mapping, optional
-        What options of ``of_fields`` are in effect with sums.
-    comparable : sequence of str
-        Options among ``needed`` that sums know and that may be said again beside them.
-    asks : str, optional
-        What to say, after the name of the score, where one that is needed is missing.
-
-    Returns
-    -------
-    callable
-        The score, with the docstring of the formula. Its keywords are those of the formula, then those of
-        ``sums_function`` or ``of_fields``.
+    ``sums_function``: an `additive` function. ``needs``: sums that the formula takes; by default all. ``needed``:
+    options that have to be given with two fields; by default those of ``sums_function`` without a default. ``fixed``:
+    options of ``sums_function`` that the score sets itself. ``without``: options of ``sums_function`` that do not
+    concern the score. ``of_fields``: takes two DataArrays and the options of both, and returns the score, where sums
+    are not the best way to it. ``parts``: whether the formula returns a Dataset. Two Datasets then give a dim
+    ``variable``. ``also``: what options of ``of_fields`` are in effect with sums. ``comparable``: options among
+    ``needed`` that sums know and that may be said again beside them. ``asks``: what to say, after the name of the
+    score, where one that is needed is missing. Returned: the score, with the docstring of the formula. Its keywords are
+    those of the formula, then those of ``sums_function`` or ``of_fields``.
     """
     kind, fixed, also = KINDS[sums_function.__name__], dict(fixed or {}), dict(also or {})
 

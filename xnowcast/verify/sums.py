@@ -39,26 +39,11 @@ Settings = Callable[[dict[str, Any], Any, Any], dict[str, Any]]
 class Kind:
     """One kind of sums.
 
-    Attributes
-    ----------
-    name : str
-        Of the function that makes them.
-    variables : tuple of str
-        Of the Dataset, in the order of the kernel.
-    own_dims : tuple of str
-        Dims that the sums have by themselves, which nothing can be added up over.
-    fixed_dims : tuple of str
-        Those of them whose labels belong to the settings: some of them cannot be joined with others.
-    settings : callable
-        What sums have to agree in if they are to be added up, from all options and the two fields.
-    needed : tuple of str
-        Options without a default.
-    options : tuple of str
-        All keywords.
-    fields : callable
-        From two DataArrays to sums without labels.
-    called : str
-        What messages call them.
+    ``name``: of the function that makes them. ``variables``: of the Dataset, in the order of the kernel. ``own_dims``:
+    dims that the sums have by themselves, which nothing can be added up over. ``fixed_dims``: those of them whose
+    labels belong to the settings: some of them cannot be joined with others. ``settings``: what sums have to agree in
+    if they are to be added up, from all options and the two fields. ``needed``: options without a default. ``options``:
+    all keywords. ``fields``: from two DataArrays to sums without labels. ``called``: what messages call them.
     """
 
     name: str
@@ -85,19 +70,11 @@ def additive(
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Decorator of a function of two DataArrays that returns sums: it takes Datasets too, and labels what it returns.
 
-    Parameters
-    ----------
-    *variables : str
-        Of the Dataset that it returns; none for a DataArray.
-    own_dims, fixed_dims, settings, called
-        As in `Kind`; settings are names of options where they need no thought, and all own dims are fixed by default.
-
-    Returns
-    -------
-    callable
-        With the signature and the docstring of the function. ``keep_attrs`` is seen to. Two Datasets give a dim
-        ``variable``, or a Dataset if DataArrays give a DataArray; a named set of thresholds stands for the same
-        numbers in all variables.
+    ``*variables``: of the Dataset that it returns; none for a DataArray. ``own_dims, fixed_dims, settings, called``: as
+    in `Kind`; settings are names of options where they need no thought, and all own dims are fixed by default.
+    Returned: with the signature and the docstring of the function. ``keep_attrs`` is seen to. Two Datasets give a dim
+    ``variable``, or a Dataset if DataArrays give a DataArray; a named set of thresholds stands for the same numbers in
+    all variables.
     """
 
     def decorate(function: Callable[P, Any]) -> Callable[P, Any]:
@@ -161,16 +138,7 @@ def resolved_thresholds(
 ) -> dict[str, Any]:
     """The options of two Datasets with numbers in place of the name of thresholds, the same for all variables.
 
-    Parameters
-    ----------
-    options : dict
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-    names : list of hashable or None
-        Of the variables; None for DataArrays, which resolve names by themselves.
-
-    Returns
-    -------
-    dict
+    ``names``: of the variables; None for DataArrays, which resolve names by themselves.
     """
     if names is None or not isinstance(options.get("thresholds"), str):
         return options
@@ -182,13 +150,7 @@ def resolved_thresholds(
 class Table:
     """Sums as a kernel gives them, along the last dim of an array; a Dataset of them costs more than small sums do.
 
-    Attributes
-    ----------
-    array : xarray.DataArray
-    names : tuple of str
-        Of the sums.
-    once : mapping of str to str
-        Sums that are the same along a dim, which they are without in a Dataset.
+    ``names``: of the sums. ``once``: sums that are the same along a dim, which they are without in a Dataset.
     """
 
     array: xr.DataArray
@@ -229,24 +191,9 @@ def table_of(
 ) -> Any:
     """Sums by name from an array that has them along its last dim.
 
-    Parameters
-    ----------
-    sums : xarray.DataArray
-    names : sequence of str
-        Of the sums.
-    *scalars : xarray.DataArray
-        Coordinates of dims of the sums; one without a dim makes a scalar of it.
-    coords : mapping, optional
-        Further coordinates.
-    once : mapping, optional
-        As in `Table`.
+    ``names``: of the sums. ``*scalars``: coordinates of dims of the sums; one without a dim makes a scalar of it.
+    ``coords``: further coordinates. ``once``: as in `Table`.
 
-    Returns
-    -------
-    Table
-
-    Examples
-    --------
     >>> sums = xr.DataArray([[1.0, 2.0]], dims=("scale", "sum"))
     >>> table = table_of(sums, ["n", "error"], xr.DataArray(4, name="scale"))
     >>> float(table["error"]), int(table["scale"])
@@ -268,16 +215,7 @@ def table_of(
 def labelled(sums: Any, kind: Kind, settings: dict[str, Any]) -> Any:
     """The sums with the two coordinates that say what they are.
 
-    Parameters
-    ----------
-    sums : Table, xarray.Dataset or xarray.DataArray
-    kind : Kind
-    settings : dict
-        That they were made with.
-
-    Returns
-    -------
-    xarray.Dataset or xarray.DataArray
+    ``settings``: that they were made with.
     """
     there = [dim for dim in dict.fromkeys([*kind.own_dims, *kind.fixed_dims]) if dim in sums.coords]
     settings = settings | {d: _in_words(sums[d].values) if d in kind.fixed_dims else "any" for d in there}
@@ -320,29 +258,10 @@ def checked(
 ) -> dict[str, Any] | None:
     """What sums were made with; sums of another kind, or joined of such as do not belong together, are refused.
 
-    Parameters
-    ----------
-    sums : object
-        What a score was given in place of two fields.
-    kind : Kind
-    score : str
-        Name of the score, for messages.
-    needs : sequence of str, optional
-        Variables that it is taken of; all of the kind by default.
-    needed : sequence of str
-        Options that the score needs with two fields, for messages.
-
-    Returns
-    -------
-    dict or None
-        Settings by name; None for sums that were written down by hand.
-
-    Raises
-    ------
-    TypeError
-        If it is no Dataset with these sums.
-    ValueError
-        If sums that were made with different settings were joined.
+    ``sums``: what a score was given in place of two fields. ``score``: name of the score, for messages. ``needs``:
+    variables that it is taken of; all of the kind by default. ``needed``: options that the score needs with two fields,
+    for messages. Returned: settings by name; None for sums that were written down by hand. TypeError if it is no
+    Dataset with these sums. ValueError if sums that were made with different settings were joined.
     """
     if not (isinstance(sums, xr.Dataset) and set(needs or kind.variables) <= set(sums.data_vars)):
         raise TypeError(takes(score, kind, needed))
@@ -356,16 +275,7 @@ def takes(score: str, kind: Kind, needed: Sequence[str] = ()) -> str:
 
 
 def refuse_joined(sums: Any) -> None:
-    """Refuse sums that were joined of some that do not belong together, where that can be seen.
-
-    Parameters
-    ----------
-    sums : xarray.Dataset or xarray.DataArray
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse sums that were joined of some that do not belong together, where that can be seen."""
     labels = [sums.coords.get(name) for name in (KIND, SETTINGS)]
     if labels[0] is not None and not all(label is not None and label.ndim == 0 for label in labels):
         raise ValueError(
@@ -395,21 +305,8 @@ def _settings(sums: Any, kind: Kind) -> dict[str, Any] | None:
 def added_up(sums: xr.Dataset, kind: Kind, dim: str | Sequence[Hashable] | EllipsisType | None) -> xr.Dataset:
     """Sums added up over dims that they have.
 
-    Parameters
-    ----------
-    sums : xarray.Dataset
-    kind : Kind
-    dim : str, sequence of hashable, ... or None
-        ``...`` for all but those of the sums themselves, such as the threshold; None for none.
-
-    Returns
-    -------
-    xarray.Dataset
-
-    Raises
-    ------
-    ValueError
-        If they have no such dim, or nothing can be added up over it.
+    ``dim``: ``...`` for all but those of the sums themselves, such as the threshold; None for none. ValueError if they
+    have no such dim, or nothing can be added up over it.
     """
     if dim is None:
         return sums
@@ -432,19 +329,7 @@ def added_up(sums: xr.Dataset, kind: Kind, dim: str | Sequence[Hashable] | Ellip
 def refuse_option(option: str, value: Any, kind: Kind, settings: dict[str, Any] | None, score: str) -> None:
     """An option beside sums can only say again what they were made with.
 
-    Parameters
-    ----------
-    option : str
-    value : object
-    kind : Kind
-    settings : dict or None
-        What is known of how the sums were made.
-    score : str
-        For messages.
-
-    Raises
-    ------
-    ValueError
+    ``settings``: what is known of how the sums were made. ``score``: for messages.
     """
     if value is None or (settings is not None and option in settings and settings[option] == _in_words(value)):
         return
@@ -565,23 +450,9 @@ def _same_labels(dim: Hashable, one: Any, other: Any) -> bool:
 def per_cell(formula: Callable[..., np.ndarray], sums: Any, names: Sequence[str], score: str) -> xr.DataArray:
     """A formula of sums, in float64, where nothing by nothing is NaN.
 
-    Parameters
-    ----------
-    formula : callable
-        Of arrays, in the order of ``names``.
-    sums : Table, xarray.Dataset or mapping
-    names : sequence of str
-        Of the sums that it takes.
-    score : str
-        Name of the result.
+    ``formula``: of arrays, in the order of ``names``. ``names``: of the sums that it takes. ``score``: name of the
+    result. Returned: lazy where the sums are; without attributes, its coordinates with theirs.
 
-    Returns
-    -------
-    xarray.DataArray
-        Lazy where the sums are; without attributes, its coordinates with theirs.
-
-    Examples
-    --------
     >>> sums = xr.Dataset({"total": ("x", [3.0, 0.0]), "n": ("x", [2, 0])})
     >>> per_cell(lambda total, n: total / n, sums, ["total", "n"], "mean").values
     array([1.5, nan])

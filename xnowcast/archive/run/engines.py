@@ -63,27 +63,10 @@ class Engine(Protocol):
 def start(engine: Any, work: Work, job: Any, *, workers: int | None, device: str) -> Engine:
     """The engine of a name or a Dask client.
 
-    Parameters
-    ----------
-    engine : "threads", "processes" or distributed.Client
-    work : callable
-        ``work(job, batch)``, run by a worker.
-    job : object
-        What all batches share.
-    workers : int or None
-        How many batches run at the same time. By default two threads (one reads and writes while the other's model
-        runs), or a process per GPU, or else per core. A cluster has its own number.
-    device : str
-        As for `xnowcast.forecast`.
-
-    Returns
-    -------
-    Engine
-
-    Raises
-    ------
-    ValueError
-        If there is no such engine, or ``workers`` is none.
+    ``work``: ``work(job, batch)``, run by a worker. ``job``: what all batches share. ``workers``: how many batches run
+    at the same time. By default two threads (one reads and writes while the other's model runs), or a process per GPU,
+    or else per core. A cluster has its own number. ``device``: as for `xnowcast.forecast`. ValueError if there is no
+    such engine, or ``workers`` is none.
     """
     check(engine, workers)
     if engine == "threads":
@@ -97,17 +80,6 @@ def start(engine: Any, work: Work, job: Any, *, workers: int | None, device: str
 def check(engine: Any, workers: int | None) -> None:
     """Refuse what is no engine, before any work.
 
-    Parameters
-    ----------
-    engine : object
-    workers : int or None
-
-    Raises
-    ------
-    ValueError
-
-    Examples
-    --------
     >>> check("dask", None)
     Traceback (most recent call last):
     ValueError: engine is 'dask'; it can be 'threads', 'processes' or a dask.distributed Client
@@ -136,20 +108,7 @@ def cores() -> int:
 def performance_report(engine: Any, path: str | Path | None) -> AbstractContextManager[Any]:
     """Dask's own report of a run on a cluster, as an HTML page.
 
-    Parameters
-    ----------
-    engine : object
-    path : str, pathlib.Path or None
-        None makes none.
-
-    Returns
-    -------
-    context manager
-
-    Raises
-    ------
-    ValueError
-        If there is no cluster to report on.
+    ``path``: None makes none. ValueError if there is no cluster to report on.
     """
     if path is None:
         return nullcontext()

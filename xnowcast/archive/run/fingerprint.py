@@ -72,15 +72,7 @@ VERSION = "fingerprint"
 def of_forecast(ready: Prepared, init_times: np.ndarray) -> dict[str, Any]:
     """What makes the forecasts of two runs the same, besides their field: model, seed, grid, init and lead times.
 
-    Parameters
-    ----------
-    ready : Prepared
-    init_times : numpy.ndarray
-
-    Returns
-    -------
-    dict
-        Of values that JSON knows.
+    Returned: of values that JSON knows.
     """
     field = ready.field
     places = [field.array[d].values for d in (field.y, field.x) if d in field.array.coords]
@@ -102,15 +94,7 @@ def of_forecast(ready: Prepared, init_times: np.ndarray) -> dict[str, Any]:
 def of_field(field: Field, source: xr.DataArray) -> dict[str, Any]:
     """All that is known of a field but its values: axes, conversion, whatever else it holds, and its attributes.
 
-    Parameters
-    ----------
-    field : Field
-    source : xarray.DataArray
-        The user's variable, its packing not decoded.
-
-    Returns
-    -------
-    dict
+    ``source``: the user's variable, its packing not decoded.
     """
     known = {f.name: for_json(getattr(field, f.name)) for f in fields(field) if f.name != "array"}
     labels = {str(d): [for_json(label) for label in planning.labels(field.array, d)] for d in field.extra}
@@ -121,16 +105,7 @@ def of_field(field: Field, source: xr.DataArray) -> dict[str, Any]:
 def of_call(arguments: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call that change numbers and are not told by what they come to.
 
-    Parameters
-    ----------
-    arguments : mapping of str to object
-        All of them, as ``locals()`` has them when the function begins.
-    told : mapping of str to object
-        Such as `TOLD_AS`.
-
-    Returns
-    -------
-    dict
+    ``arguments``: all of them, as ``locals()`` has them when the function begins. ``told``: such as `TOLD_AS`.
     """
     own = {name: for_json(value) for name, value in arguments.items() if name not in SAME_NUMBERS and name not in told}
     return own | {VERSION: 2}
@@ -139,16 +114,6 @@ def of_call(arguments: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, 
 def for_json(value: Any) -> Any:
     """A value as JSON knows it: fields and arrays by a hash of their content, classes by their names.
 
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    object
-
-    Examples
-    --------
     >>> for_json({"zr": (200, np.float64(1.6)), "every": slice(None, None, "1h"), "static": np.zeros(2)})
     {'zr': [200, 1.6], 'every': ['slice', None, None, '1h'], 'static': ['float64', [2], '374708fff771']}
     """
@@ -185,25 +150,9 @@ def completed(path: Path, found: dict[str, Any], wanted: dict[str, Any], convers
 
     The Z-R relation is not: a part of the result would be made with another one than the rest.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        Of the result.
-    found, wanted : dict
-    conversion : object
-        What the result itself tells of its units; None where it does not.
+    ``path``: of the result. ``conversion``: what the result itself tells of its units; None where it does not.
+    ValueError if nothing tells the Z-R relation.
 
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    ValueError
-        If nothing tells the Z-R relation.
-
-    Examples
-    --------
     >>> wanted = {"seed": 4, "observed": {"conversion": for_json(units.Linear(1.0))}, VERSION: 2}
     >>> completed(Path("scores.nc"), {"seed": 3, "batch_size": 8}, wanted)["seed"]
     3

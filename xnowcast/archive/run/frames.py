@@ -27,14 +27,8 @@ PAUSE = 1.0
 class Frames:
     """Neighbouring frames that a batch reads, still unread.
 
-    Attributes
-    ----------
-    variable : xarray.Variable
-        ``(*extra, time, y, x)``, first row in the north, in the user's units: in memory, or to be read by the worker.
-    times : numpy.ndarray
-        datetime64[ns], one per frame.
-    files : dict of pathlib.Path to State
-        What is read, as it was when the run first came to it.
+    ``variable``: ``(*extra, time, y, x)``, first row in the north, in the user's units: in memory, or to be read by the
+    worker. ``times``: datetime64[ns], one per frame. ``files``: what is read, as it was when the run first came to it.
     """
 
     variable: xr.Variable
@@ -44,10 +38,7 @@ class Frames:
     def read(self, conversion: Any) -> "ReadFrames":
         """Read all frames at once; where that fails, one by one, so that one broken file costs one frame.
 
-        Parameters
-        ----------
-        conversion : xnowcast.units.Conversion
-            From the stored values to what is computed with; impossible values are refused by it.
+        ``conversion``: from the stored values to what is computed with; impossible values are refused by it.
         """
         try:
             values = _read(self.variable, self.files)
@@ -87,15 +78,8 @@ class Frames:
 class ReadFrames:
     """Frames in memory.
 
-    Attributes
-    ----------
-    values : numpy.ndarray
-        ``(*extra, time, y, x)`` in the user's units; NaN in the frames that could not be read.
-    coverage : numpy.ndarray
-        Share of the cells that is measured, one per frame.
-    times : numpy.ndarray
-    broken : dict of int to str
-        Why a frame could not be read, by its position.
+    ``values``: ``(*extra, time, y, x)`` in the user's units; NaN in the frames that could not be read. ``coverage``:
+    share of the cells that is measured, one per frame. ``broken``: why a frame could not be read, by its position.
     """
 
     values: np.ndarray
@@ -128,11 +112,7 @@ def _coverage(rain: np.ndarray) -> np.ndarray:
 class FrameReader:
     """Cuts the frames of batches out of a field without reading them.
 
-    Parameters
-    ----------
-    field : Field
-    times : numpy.ndarray
-        datetime64[ns], the field's time axis.
+    ``times``: datetime64[ns], the field's time axis.
     """
 
     def __init__(self, field: Field, times: np.ndarray):

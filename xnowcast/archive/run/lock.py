@@ -26,19 +26,9 @@ MOMENT = 1.0
 class StoreLock:
     """Held while a store is written; a second run on the same store is refused.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The lock file.
+    ``path``: the lock file. ValueError on entering, if a living run holds the lock: a process of this host that is
+    still there, or a run on another host that gave a sign of life in the last three minutes.
 
-    Raises
-    ------
-    ValueError
-        On entering, if a living run holds the lock: a process of this host that is still there, or a run on another
-        host that gave a sign of life in the last three minutes.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, StoreLock(Path(folder, "rain.zarr.lock")):
     ...     with StoreLock(Path(folder, "rain.zarr.lock")):
@@ -71,12 +61,7 @@ class StoreLock:
                 self.path.unlink(missing_ok=True)
 
     def refuse_if_held(self) -> None:
-        """Refuse what a living run holds, before long work that could not be written.
-
-        Raises
-        ------
-        ValueError
-        """
+        """Refuse what a living run holds, before long work that could not be written."""
         holder = self._holder()
         if holder is not None and self._lives(holder):
             raise ValueError(

@@ -34,17 +34,8 @@ log = _RunLogger()
 class LogFile:
     """Writes what the run in this thread logs to a file, for as long as it lasts.
 
-    Parameters
-    ----------
-    path : pathlib.Path
+    ValueError if a folder is in the place of the file.
 
-    Raises
-    ------
-    ValueError
-        If a folder is in the place of the file.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with LogFile(Path(folder, "rain.zarr.log")):

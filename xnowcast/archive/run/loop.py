@@ -32,20 +32,9 @@ class IncompleteRun(RuntimeError):
 class Report:
     """What happened on the way.
 
-    Attributes
-    ----------
-    done : int
-        Batches done in this run.
-    repeated : int
-        Batches that were tried again.
-    lost_workers : int
-        How often workers died.
-    failed : dict of int to str
-        Batches that failed for good, and why.
-    stopped : str
-        Why the run stopped early; empty where it did not.
-    interrupted : bool
-        Whether that was Ctrl-C or a signal to end.
+    ``done``: batches done in this run. ``repeated``: batches that were tried again. ``lost_workers``: how often workers
+    died. ``failed``: batches that failed for good, and why. ``stopped``: why the run stopped early; empty where it did
+    not. ``interrupted``: whether that was Ctrl-C or a signal to end.
     """
 
     done: int = 0
@@ -59,14 +48,7 @@ class Report:
 def interruptible(finished_first: str = "the batches in flight are") -> Interruption:
     """Ctrl-C and SIGTERM, which a scheduler sends, as a request that is logged.
 
-    Parameters
-    ----------
-    finished_first : str
-        What happens before the stop.
-
-    Returns
-    -------
-    Interruption
+    ``finished_first``: what happens before the stop.
     """
 
     def told() -> None:
@@ -85,20 +67,9 @@ def run_batches(
 ) -> Report:
     """Run batches, a bounded number at a time, until all are done.
 
-    Parameters
-    ----------
-    engine : Engine
-    batches : iterable
-        Made one by one as workers get free; each has a ``number``.
-    finished : callable
-        Called with a batch and what its work returned, once for each batch that is done.
-    interruption : Interruption
-    tick : callable
-        Called about every second, for progress; what it raises ends the run.
-
-    Returns
-    -------
-    Report
+    ``batches``: made one by one as workers get free; each has a ``number``. ``finished``: called with a batch and what
+    its work returned, once for each batch that is done. ``tick``: called about every second, for progress; what it
+    raises ends the run.
     """
     loop = _Loop(engine, iter(batches), finished, interruption, tick)
     try:

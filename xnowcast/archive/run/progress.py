@@ -14,18 +14,10 @@ LINE_EVERY = 60.0
 class Progress:
     """Counts what is done, and tells share, rate and time left.
 
-    Parameters
-    ----------
-    total, done : int
-        All that is wanted, and what an earlier run did.
-    unit : str
-        What is counted, in the plural.
-    shown : bool, optional
-        A moving line on stderr (stdout in a notebook); by default where somebody looks. The log gets a line a minute
-        in any case.
+    ``total, done``: all that is wanted, and what an earlier run did. ``unit``: what is counted, in the plural.
+    ``shown``: a moving line on stderr (stdout in a notebook); by default where somebody looks. The log gets a line a
+    minute in any case.
 
-    Examples
-    --------
     >>> progress = Progress(total=400, done=100, unit="init times", shown=False)
     >>> progress.add(100)
     >>> progress.line().partition(",")[0]
@@ -86,16 +78,6 @@ class Progress:
 def duration(seconds: float) -> str:
     """A time span in words.
 
-    Parameters
-    ----------
-    seconds : float
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> duration(42.3), duration(600), duration(7_500), duration(200_000)
     ('42 s', '10 min', '2 h 05 min', '2 d 07 h')
     """
@@ -111,16 +93,6 @@ def duration(seconds: float) -> str:
 def rate(per_second: float) -> str:
     """A rate in words, per second, minute or hour, whichever is a number that can be read.
 
-    Parameters
-    ----------
-    per_second : float
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> rate(12.3), rate(0.2), rate(0.005)
     ('12.3/s', '12.0/min', '18.0/h')
     """

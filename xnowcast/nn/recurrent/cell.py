@@ -38,17 +38,8 @@ class Cell(nn.Module):
 def updated(gates: Tensor, memory: Tensor | None) -> Tensor:
     """sg(f).memory + sg(i).tanh(g), the update of every gated memory in this family.
 
-    Parameters
-    ----------
-    gates : Tensor
-        ``(b, 3 c, y, x)``: i, f and g before their activations. Overwritten where no gradient is recorded.
-    memory : Tensor or None
-        ``(b, c, y, x)``; None is zero.
-
-    Returns
-    -------
-    Tensor
-        ``(b, c, y, x)``.
+    ``gates``: ``(b, 3 c, y, x)``: i, f and g before their activations. Overwritten where no gradient is recorded.
+    ``memory``: ``(b, c, y, x)``; None is zero. Returned: ``(b, c, y, x)``.
     """
     i, f, g = gates.chunk(3, dim=1)
     if memory is None:

@@ -9,8 +9,6 @@ from xnowcast.nn.recurrent.cell import Cell, State, gated, updated
 class ConvLSTM(Cell):
     """C' = sg(f).C + sg(i).tanh(g); H' = sg(o).tanh(C'), with i, f, g, o = Wx*X + Wh*H. State: H, C.
 
-    Examples
-    --------
     >>> import torch
     >>> cell = ConvLSTM(8)
     >>> h, state, _ = cell(torch.rand(1, 8, 12, 16))

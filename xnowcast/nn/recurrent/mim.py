@@ -17,25 +17,11 @@ class MIM(Cell):
     With dX = X - X_prev: N' = sg(f).N + sg(i).tanh(g) from dX and N; D = sg(Wd*dX + Wn*N').tanh(N');
     S' likewise from D and C, o_s among its gates; T = sg(o_s + Ws*S').tanh(S').
 
-    Parameters
-    ----------
-    width : int
-        Channels.
-    kernel : int
-        Width of the kernels, odd.
-    first : bool
-        The first cell of a stack is an ST-LSTM and looks at no differences.
-    difference : {"below", "own"}
-        What X_prev is: what the cell below gave one step before, without skip sums, as in the published code; or
-        the cell's own last input. They differ where skips are added.
-    lean : bool
-        False: the cell holds weights that the published code has and nothing reads (the forget gate of C; in a
-        first cell all that makes T); they are not trained.
-
-    Raises
-    ------
-    ValueError
-        If ``difference`` is neither.
+    ``width``: channels. ``kernel``: width of the kernels, odd. ``first``: the first cell of a stack is an ST-LSTM and
+    looks at no differences. ``difference``: what X_prev is: what the cell below gave one step before, without skip
+    sums, as in the published code; or the cell's own last input. They differ where skips are added. ``lean``: False:
+    the cell holds weights that the published code has and nothing reads (the forget gate of C; in a first cell all that
+    makes T); they are not trained. ValueError if ``difference`` is neither.
     """
 
     options = ("difference", "lean")

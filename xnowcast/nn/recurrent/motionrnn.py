@@ -20,19 +20,8 @@ class MotionRNN(Cell):
     H, after the highway, is what both the next layer and the next step see, as in the published code. Displacements
     of every sample stay its own: the published code mixes them across a batch.
 
-    Parameters
-    ----------
-    width : int
-        Channels, a multiple of 4.
-    highway : bool
-        Whether the input goes round the cell. In a stack the last cell has no highway.
-    kernel, first, difference, lean
-        As for `MIM`.
-
-    Raises
-    ------
-    ValueError
-        If ``width`` is no multiple of 4.
+    ``width``: channels, a multiple of 4. ``highway``: whether the input goes round the cell. In a stack the last cell
+    has no highway. ``kernel, first, difference, lean``: as for `MIM`. ValueError if ``width`` is no multiple of 4.
     """
 
     options = ("difference", "lean")

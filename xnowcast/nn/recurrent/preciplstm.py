@@ -13,14 +13,8 @@ class PrecipLSTM(Cell):
 
     H' = sg(o + sum W*{C', MS', MT', M'}).tanh(W1x1[C', MS', MT', M']); X_prev is the cell's own last input.
 
-    Parameters
-    ----------
-    width : int
-        Channels.
-    kernel : int
-        Width of the kernels, odd.
-    window : int
-        Width of the attention's window in cells, odd.
+    ``width``: channels. ``kernel``: width of the kernels, odd. ``window``: width of the attention's window in cells,
+    odd.
     """
 
     options = ("window",)

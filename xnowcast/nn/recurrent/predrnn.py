@@ -10,8 +10,6 @@ from xnowcast.nn.recurrent.cell import Cell, State, updated
 class PredRNN(Cell):
     """ST-LSTM: C' as ConvLSTM; M' likewise from X and M; H' = sg(o + Wco*C' + Wmo*M').tanh(W1x1[C', M']). State: H, C.
 
-    Examples
-    --------
     >>> import torch
     >>> lower, upper = PredRNN.stack(8, depth=2)
     >>> x = torch.rand(1, 8, 12, 16)

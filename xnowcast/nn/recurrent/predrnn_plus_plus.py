@@ -12,17 +12,9 @@ from xnowcast.nn.recurrent.cell import Cell, State, updated
 class PredRNNPlusPlus(Cell):
     """Causal LSTM: the memory M is updated after, and from, C. State: H, C, and Z where the cell has the highway.
 
-    Parameters
-    ----------
-    width : int
-        Channels.
-    kernel : int
-        Width of the kernels, odd.
-    highway : bool
-        Whether X first passes the gradient highway unit. In a stack the second cell alone has one.
-    lean : bool
-        False: a cell without highway holds the highway's weights all the same, as in the published code, where
-        nothing reads them; they are not trained.
+    ``width``: channels. ``kernel``: width of the kernels, odd. ``highway``: whether X first passes the gradient highway
+    unit. In a stack the second cell alone has one. ``lean``: False: a cell without highway holds the highway's weights
+    all the same, as in the published code, where nothing reads them; they are not trained.
     """
 
     options = ("lean",)

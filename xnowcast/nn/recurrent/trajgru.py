@@ -17,14 +17,7 @@ class TrajGRU(Cell):
     Where the published code rescales positions for one convention and reads them by the other, so that links of
     length zero change the map, here they do not.
 
-    Parameters
-    ----------
-    width : int
-        Channels.
-    kernel : int
-        Width of the kernels, odd.
-    links : int
-        L, how many places each cell reads.
+    ``width``: channels. ``kernel``: width of the kernels, odd. ``links``: l, how many places each cell reads.
     """
 
     options = ("links",)

@@ -26,12 +26,7 @@ _blocks: ContextVar[int] = ContextVar("blocks", default=1)
 
 @cache
 def numba_is_here() -> bool:
-    """Whether numba can be used: it is installed, and ``XNOWCAST_NUMBA=0`` does not forbid it.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether numba can be used: it is installed, and ``XNOWCAST_NUMBA=0`` does not forbid it."""
     return os.environ.get("XNOWCAST_NUMBA", "1") != "0" and find_spec("numba") is not None
 
 
@@ -46,16 +41,7 @@ def _numba_works() -> bool:
 
 @contextmanager
 def one_of(n_blocks: int) -> Iterator[None]:
-    """Say that the work at hand is one of so many blocks like it: what is compiled for one serves the others.
-
-    Parameters
-    ----------
-    n_blocks : int
-
-    Yields
-    ------
-    None
-    """
+    """Say that the work at hand is one of so many blocks like it: what is compiled for one serves the others."""
     token = _blocks.set(n_blocks)
     try:
         yield
@@ -73,25 +59,10 @@ def use_compiled(
 ) -> bool:
     """Whether an input is given to a compiled kernel.
 
-    Parameters
-    ----------
-    n_values : int
-        Of the input.
-    kernel : callable, optional
-        A `compiled` function.
-    saves : float
-        Seconds that it saves on this input.
-    compiling : float
-        Seconds that it takes to compile.
-    words : sequence of str
-        What its signature has, as numba writes it, such as "float32": it is compiled for each kind of input.
+    ``n_values``: of the input. ``kernel``: a `compiled` function. ``saves``: seconds that it saves on this input.
+    ``compiling``: seconds that it takes to compile. ``words``: what its signature has, as numba writes it, such as
+    "float32": it is compiled for each kind of input.
 
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
     >>> use_compiled(100)
     False
     """
@@ -134,14 +105,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     It runs without the GIL and on one thread: Dask or a thread pool brings the others. Division by zero gives
     inf or NaN, as in numpy. It may call other compiled functions of its module.
 
-    Parameters
-    ----------
-    function : callable
-        On numpy arrays and numbers, in the part of Python that numba knows.
-
-    Returns
-    -------
-    callable
+    ``function``: on numpy arrays and numbers, in the part of Python that numba knows.
     """
 
     @cache

@@ -107,22 +107,11 @@ def crps_points(
 ) -> np.ndarray:
     """CRPS of an ensemble at each point, ``mean |x_i - y| - spread``.
 
-    Parameters
-    ----------
-    observations, forecasts, fair, skipna, dtype
-        As in `crps_terms`.
+    ``observations, forecasts, fair, skipna, dtype``: as in `crps_terms`. Returned: ``(point,)``, NaN where the
+    observation or all members are NaN.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(point,)``, NaN where the observation or all members are NaN.
-
-    References
-    ----------
     Gneiting and Raftery (2007), doi:10.1198/016214506000001437, eq. 21; Ferro (2014), doi:10.1002/qj.2270.
 
-    Examples
-    --------
     >>> crps_points(np.array([1.0, 2.0]), np.array([[0.0, 1.0], [1.0, 3.0], [3.0, np.nan]])).round(4).tolist()
     [0.3333, 0.5]
     """
@@ -141,30 +130,14 @@ def crps_terms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two terms of which the CRPS is the difference: distance to the observation, and spread of the members.
 
-    Parameters
-    ----------
-    observations : numpy.ndarray
-        ``(point,)``.
-    forecasts : numpy.ndarray
-        ``(member, point)``.
-    floor : float
-        Values below are raised to this first.
-    fair : bool
-        Whether the score is that of the distribution which the members are drawn from. NaN with one member.
-    skipna : bool
-        True: a NaN member is left out at its point. False: it makes the point NaN.
-    dtype : numpy.dtype
-        float32 or float64, of the arithmetic and of the result.
+    ``observations``: ``(point,)``. ``forecasts``: ``(member, point)``. ``floor``: values below are raised to this
+    first. ``fair``: whether the score is that of the distribution which the members are drawn from. NaN with one
+    member. ``skipna``: True: a NaN member is left out at its point. False: it makes the point NaN. ``dtype``: float32
+    or float64, of the arithmetic and of the result. Returned: ``(point,)``: ``mean |x_i - y|`` and ``sum_ij |x_i - x_j|
+    / (2 n^2)``, or ``/ (2 n (n - 1))`` when fair, with the n members that are not NaN at that point. Both are NaN where
+    there is no score. Where a member is infinitely far away the distance is infinite and the spread 0; there is no fair
+    score.
 
-    Returns
-    -------
-    distance, spread : numpy.ndarray
-        ``(point,)``: ``mean |x_i - y|`` and ``sum_ij |x_i - x_j| / (2 n^2)``, or ``/ (2 n (n - 1))`` when fair,
-        with the n members that are not NaN at that point. Both are NaN where there is no score. Where a member is
-        infinitely far away the distance is infinite and the spread 0; there is no fair score.
-
-    Examples
-    --------
     >>> crps_terms(np.array([1.0]), np.array([[0.0], [3.0], [np.nan]]))
     (array([1.5]), array([0.75]))
     """

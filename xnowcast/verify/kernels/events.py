@@ -34,32 +34,15 @@ def contingency_counts(
 ) -> np.ndarray:
     """Hits, misses, false alarms and correct negatives, at all thresholds and scales in one pass.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared; y and x last when a scale is above 1. A pair with a NaN is
-        dropped before anything is pooled.
-    thresholds : sequence of float
-        An event is ``value >= threshold``; each threshold is cast to the dtype of the field it is compared with,
-        so that a float32 field equal to 0.7 is an event at 0.7. Integers are compared as floats.
-    scales : sequence of int
-        Width k of the pooling windows in cells. 1 is no pooling. Above 1 the last two axes must be in ``axis``.
-    strides : sequence of int, optional
-        For each scale, the cells from one window to the next, from 1 to k. By default k, one beside the other.
-    axis : sequence of int
-        Non-negative axes that are counted over.
-    pooling, boundary
-        As for `pooled`.
-    skipna : bool
-        Whether a window with some NaN is pooled from the others (True) or NaN (False).
+    ``observations, forecasts``: same number of axes, length 1 where shared; y and x last when a scale is above 1. A
+    pair with a NaN is dropped before anything is pooled. ``thresholds``: an event is ``value >= threshold``; each
+    threshold is cast to the dtype of the field it is compared with, so that a float32 field equal to 0.7 is an event at
+    0.7. Integers are compared as floats. ``scales``: width k of the pooling windows in cells. 1 is no pooling. Above 1
+    the last two axes must be in ``axis``. ``strides``: for each scale, the cells from one window to the next, from 1 to
+    k. By default k, one beside the other. ``axis``: non-negative axes that are counted over. ``pooling, boundary``: as
+    for `pooled`. ``skipna``: whether a window with some NaN is pooled from the others (True) or NaN (False). Returned:
+    int64, shape ``(*shape with 1 at axis, threshold, scale, 4)``.
 
-    Returns
-    -------
-    numpy.ndarray
-        int64, shape ``(*shape with 1 at axis, threshold, scale, 4)``.
-
-    Examples
-    --------
     >>> o, f = np.array([2.0, 2, 1, 3]), np.array([2.0, 1, 2, np.nan])
     >>> contingency_counts(o, f, [2.0], axis=[0])[0, 0, 0].tolist()
     [1, 1, 1, 0]
@@ -105,28 +88,12 @@ def pooled(
 ) -> np.ndarray:
     """Largest or mean value in each window of width x width cells.
 
-    Parameters
-    ----------
-    field : numpy.ndarray
-        ``(..., y, x)``, floats.
-    width : int
-        Of the windows, in cells.
-    stride : int, optional
-        Cells from one window to the next; ``width`` by default.
-    pooling : {"max", "mean"}
-        Means are taken in float64 and given in the dtype of the field.
-    boundary : {"drop", "partial"}
-        Whether windows that reach over the last row or column are left out, or made of the cells that are there.
-    skipna : bool
-        True: NaN is skipped, and a window of NaN alone is NaN. False: one NaN makes the window NaN.
+    ``field``: ``(..., y, x)``, floats. ``width``: of the windows, in cells. ``stride``: cells from one window to the
+    next; ``width`` by default. ``pooling``: means are taken in float64 and given in the dtype of the field.
+    ``boundary``: whether windows that reach over the last row or column are left out, or made of the cells that are
+    there. ``skipna``: True: NaN is skipped, and a window of NaN alone is NaN. False: one NaN makes the window NaN.
+    Returned: ``(..., window y, window x)``, with `n_windows` along each.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(..., window y, window x)``, with `n_windows` along each.
-
-    Examples
-    --------
     >>> field = np.array([[1.0, 2, 9], [np.nan, 3, 9]])
     >>> pooled(field, 2).tolist(), pooled(field, 2, pooling="mean").tolist()
     ([[3.0]], [[2.0]])
@@ -147,8 +114,6 @@ def pooled(
 def max_pool(field: np.ndarray, scale: int, *, skipna: bool = True) -> np.ndarray:
     """Largest value in each window of scale x scale cells, as `pooled` with its defaults.
 
-    Examples
-    --------
     >>> max_pool(np.array([[1.0, 2, 9], [np.nan, 3, 9]]), 2).tolist()
     [[3.0]]
     """
@@ -158,8 +123,6 @@ def max_pool(field: np.ndarray, scale: int, *, skipna: bool = True) -> np.ndarra
 def n_windows(n: int, width: int, stride: int, boundary: Boundary) -> int:
     """Number of windows along an axis of n cells.
 
-    Examples
-    --------
     >>> n_windows(35, 4, 4, "drop"), n_windows(35, 4, 4, "partial"), n_windows(35, 4, 1, "drop")
     (8, 9, 32)
     """

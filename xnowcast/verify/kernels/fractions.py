@@ -70,38 +70,18 @@ def fractions_sums(
     scale is odd, any of the four cells around the middle corner where it is even. So NaN around a grid changes
     nothing, and neither does turning both fields over.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared; y and x last. An event is ``value >= threshold``, the threshold
-        cast to the dtype of the field.
-    thresholds : sequence of float
-    scales : sequence of int
-        Width of the windows in cells; may be wider than the grid.
-    axis : sequence of int
-        Non-negative axes that are summed over, the last two among them.
-    member_axis : int, optional
-        Non-negative axis of the members of an ensemble; length 1 in the result. Without it every member is a
-        forecast of its own.
-    boundary : {"renormalise", "interior", "zero", "pysteps", "scores"}
-        "renormalise": windows centred on the grid, its edge included; cells off the grid are not measured.
-        "interior": windows that lie on the grid. "zero": as the first, but off the grid it is dry. "pysteps" and
-        "scores": as "zero", with the windows that pysteps or scores (zero padding) takes, which differ on
-        opposite sides of the grid where the scale is even, or odd, respectively.
-    min_valid : float
-        Share of a window's ``scale ** 2`` cells that must be measured.
-    skipna : bool
-        False: a NaN makes the sums of its field NaN.
+    ``observations, forecasts``: same number of axes, length 1 where shared; y and x last. An event is ``value >=
+    threshold``, the threshold cast to the dtype of the field. ``scales``: width of the windows in cells; may be wider
+    than the grid. ``axis``: non-negative axes that are summed over, the last two among them. ``member_axis``:
+    non-negative axis of the members of an ensemble; length 1 in the result. Without it every member is a forecast of
+    its own. ``boundary``: "renormalise": windows centred on the grid, its edge included; cells off the grid are not
+    measured. "interior": windows that lie on the grid. "zero": as the first, but off the grid it is dry. "pysteps" and
+    "scores": as "zero", with the windows that pysteps or scores (zero padding) takes, which differ on opposite sides of
+    the grid where the scale is even, or odd, respectively. ``min_valid``: share of a window's ``scale ** 2`` cells that
+    must be measured. ``skipna``: False: a NaN makes the sums of its field NaN. Returned: float64, shape ``(*shape with
+    1 at axis and member_axis, threshold, scale, 5)``: squared difference, squared forecast and squared observed
+    fraction; number of observed events and of measured cells, the same at every scale.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis and member_axis, threshold, scale, 5)``: squared difference, squared
-        forecast and squared observed fraction; number of observed events and of measured cells, the same at every
-        scale.
-
-    Examples
-    --------
     >>> o, f = np.zeros((8, 8)), np.zeros((8, 8))
     >>> o[0, 0], f[1, 1] = 1, 1
     >>> fractions_sums(o, f, [0.5], [1], axis=[0, 1])[0, 0, 0, 0].tolist()

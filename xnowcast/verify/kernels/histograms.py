@@ -52,13 +52,8 @@ def bin_edges() -> np.ndarray:
     Bins of positive amounts have their lower edge, those of negative ones their upper edge; the one around 0 has
     neither.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, ``(N_BINS + 1,)``, read-only.
+    Returned: float64, ``(N_BINS + 1,)``, read-only.
 
-    Examples
-    --------
     >>> edges = bin_edges()
     >>> len(edges) == N_BINS + 1, float(edges[-1]), float(1 - edges[edges < 1].max())
     (True, 4194304.0, 0.000244140625)
@@ -80,30 +75,12 @@ def histogram_sums(
 ) -> np.ndarray:
     """Number of values in each bin and their sum, of both fields.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared (then counted once for each partner).
-    axis : sequence of int
-        Non-negative axes that are counted over.
-    edges : sequence of float, optional
-        Rising edges of bins ``edges[i] <= value < edges[i + 1]``. By default the bins of float32.
-    skipna : bool
-        True: pairs with a NaN are dropped. False: they make all bins NaN.
+    ``observations, forecasts``: same number of axes, length 1 where shared (then counted once for each partner).
+    ``axis``: non-negative axes that are counted over. ``edges``: rising edges of bins ``edges[i] <= value < edges[i +
+    1]``. By default the bins of float32. ``skipna``: True: pairs with a NaN are dropped. False: they make all bins NaN.
+    Returned: float64, shape ``(*shape with 1 at axis, 4, bin)``: counts and sums of the observations, then of the
+    forecasts. ValueError if an amount is beyond the bins.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 4, bin)``: counts and sums of the observations, then of the
-        forecasts.
-
-    Raises
-    ------
-    ValueError
-        If an amount is beyond the bins.
-
-    Examples
-    --------
     >>> o, f = np.array([0.5, 1.5, np.nan]), np.array([1.0, 1.0, 5.0])
     >>> histogram_sums(o, f, axis=[0], edges=[0.0, 1.0, 2.0])[0].tolist()
     [[1.0, 1.0], [0.5, 1.5], [0.0, 2.0], [0.0, 2.0]]
@@ -284,18 +261,9 @@ def histogram_distance(
     the other that area depends on counts and sums alone: only bins in which they may cross are not exact, see
     `distance_bound`.
 
-    Parameters
-    ----------
-    observed, observed_sum, forecast, forecast_sum : numpy.ndarray
-        ``(..., bin)``, counts and sums of the values; each distribution is divided by its own number.
+    ``observed, observed_sum, forecast, forecast_sum``: ``(..., bin)``, counts and sums of the values; each distribution
+    is divided by its own number. Returned: ``(...)``; NaN without values.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(...)``; NaN without values.
-
-    Examples
-    --------
     >>> float(histogram_distance(np.array([2, 0]), np.array([1.0, 0]), np.array([1, 1]), np.array([0.5, 1.5])))
     0.5
     """
@@ -329,20 +297,9 @@ def distance_bound(observed: np.ndarray, forecast: np.ndarray, edges: np.ndarray
     A bin counts where the two cumulative distributions may cross in it: with the difference d before it and the
     shares a and b within, where ``d - b < 0 < d + a``; it can be off by its width times ``max(d + a, b - d)``.
 
-    Parameters
-    ----------
-    observed, forecast : numpy.ndarray
-        ``(..., bin)``, counts.
-    edges : numpy.ndarray
-        ``(bin + 1,)``; infinite ends give an infinite bound where it matters.
+    ``observed, forecast``: ``(..., bin)``, counts. ``edges``: ``(bin + 1,)``; infinite ends give an infinite bound
+    where it matters. Returned: ``(...)``; NaN without values.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(...)``; NaN without values.
-
-    Examples
-    --------
     >>> float(distance_bound(np.array([2, 0, 0]), np.array([0, 2, 0]), np.array([0.0, 1.0, 2.0, 3.0])))
     0.0
     >>> float(distance_bound(np.array([2, 2, 0]), np.array([1, 2, 1]), np.array([0.0, 1.0, 2.0, 3.0])))
@@ -363,20 +320,9 @@ def distance_bound(observed: np.ndarray, forecast: np.ndarray, edges: np.ndarray
 def histogram_percentiles(counts: np.ndarray, sums: np.ndarray, *, percentages: Sequence[float]) -> np.ndarray:
     """Percentiles of a histogram, with the values of a bin at their mean.
 
-    Parameters
-    ----------
-    counts, sums : numpy.ndarray
-        ``(..., bin)``.
-    percentages : sequence of float
-        0 to 100; interpolated linearly between the two nearest values.
+    ``counts, sums``: ``(..., bin)``. ``percentages``: 0 to 100; interpolated linearly between the two nearest values.
+    Returned: ``(..., percentage)``; NaN without values.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(..., percentage)``; NaN without values.
-
-    Examples
-    --------
     >>> histogram_percentiles(np.array([2, 1]), np.array([1.0, 2.5]), percentages=[50, 75, 100]).tolist()
     [0.5, 1.5, 2.5]
     """
@@ -413,23 +359,10 @@ def histogram_overlap(observed: np.ndarray, forecast: np.ndarray) -> np.ndarray:
 def ranks(counts: np.ndarray, *, percentages: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the two values are that a percentile lies between.
 
-    Parameters
-    ----------
-    counts : numpy.ndarray
-        ``(..., bin)``.
-    percentages : sequence of float
+    ``counts``: ``(..., bin)``. Returned: ``(..., percentage, 2)``, the bins of the lower and of the upper value; -1
+    without values. Returned: the same shape: how many values of the bin come before. Returned: ``(..., percentage)``,
+    of the upper one, 0 to 1.
 
-    Returns
-    -------
-    place : numpy.ndarray
-        ``(..., percentage, 2)``, the bins of the lower and of the upper value; -1 without values.
-    within : numpy.ndarray
-        The same shape: how many values of the bin come before.
-    weight : numpy.ndarray
-        ``(..., percentage)``, of the upper one, 0 to 1.
-
-    Examples
-    --------
     >>> place, within, weight = ranks(np.array([2, 1]), percentages=[75])
     >>> place.tolist(), within.tolist(), weight.tolist()
     ([[0, 1]], [[1, 0]], [0.5])
@@ -469,22 +402,10 @@ def sorted_distance(
 ) -> np.ndarray:
     """Earth mover's distance of the values of both fields, by sorting: the mean of ``|sorted f - sorted o|``.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared.
-    axis : sequence of int
-        Non-negative axes that values are pooled over.
-    skipna : bool
-        True: pairs with a NaN are dropped. False: they make the distance NaN.
+    ``observations, forecasts``: same number of axes, length 1 where shared. ``axis``: non-negative axes that values are
+    pooled over. ``skipna``: True: pairs with a NaN are dropped. False: they make the distance NaN. Returned: float64,
+    shape ``(*shape with 1 at axis, 1)``; NaN without pairs.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 1)``; NaN without pairs.
-
-    Examples
-    --------
     >>> sorted_distance(np.array([3.0, 1.0, np.nan]), np.array([2.0, 3.0, 0.0]), axis=[0]).tolist()
     [[0.5]]
     """
@@ -587,20 +508,10 @@ def pair_percentiles(
 ) -> np.ndarray:
     """Percentiles of both fields, of the pairs in which neither is NaN.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared.
-    axis, percentages, skipna
-        As for `percentiles`.
+    ``observations, forecasts``: same number of axes, length 1 where shared. ``axis, percentages, skipna``: as for
+    `percentiles`. Returned: float64, shape ``(*shape with 1 at axis, 2, percentage)``: of the observations, of the
+    forecasts.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 2, percentage)``: of the observations, of the forecasts.
-
-    Examples
-    --------
     >>> o, f = np.array([1.0, 3.0, 9.0]), np.array([2.0, 2.0, np.nan])
     >>> pair_percentiles(o, f, axis=[0], percentages=[50]).tolist()
     [[[2.0], [2.0]]]
@@ -643,22 +554,10 @@ def _row_percentiles(rows: np.ndarray, percentages: Sequence[float], skipna: boo
 def rest_counts(places: np.ndarray, field: np.ndarray, *, axis: Sequence[int]) -> np.ndarray:
     """How often each rest of the mantissa occurs in some of the bins: the second pass for exact percentiles.
 
-    Parameters
-    ----------
-    places : numpy.ndarray
-        Bins as from `ranks` on the last axis; length 1 along ``axis``.
-    field : numpy.ndarray
-        Same number of axes, the last of length 1; counted as float32, NaN is left out.
-    axis : sequence of int
-        Non-negative axes that are counted over.
+    ``places``: bins as from `ranks` on the last axis; length 1 along ``axis``. ``field``: same number of axes, the last
+    of length 1; counted as float32, NaN is left out. ``axis``: non-negative axes that are counted over. Returned:
+    int64, shape ``(*shape with 1 at axis, place, rest)``, rests in the order of rising values.
 
-    Returns
-    -------
-    numpy.ndarray
-        int64, shape ``(*shape with 1 at axis, place, rest)``, rests in the order of rising values.
-
-    Examples
-    --------
     >>> place = np.searchsorted(bin_edges(), [1.0], side="right") - 1
     >>> rest_counts(place, np.array([[1.0], [1.0], [1 + 2**-23], [2.0]]), axis=[0])[0, 0, :3].tolist()
     [2, 1, 0]
@@ -710,20 +609,9 @@ def _count_rests_numpy(values: np.ndarray, table: np.ndarray, counts: np.ndarray
 def percentiles_of_rests(place: np.ndarray, within: np.ndarray, weight: np.ndarray, rests: np.ndarray) -> np.ndarray:
     """Exact percentiles of float32 values from where `ranks` has found them and the rests in these bins.
 
-    Parameters
-    ----------
-    place, within, weight : numpy.ndarray
-        From `ranks`: ``(..., percentage, 2)`` twice and ``(..., percentage)``.
-    rests : numpy.ndarray
-        From `rest_counts`: ``(..., percentage * 2, rest)``.
+    ``place, within, weight``: from `ranks`: ``(..., percentage, 2)`` twice and ``(..., percentage)``. ``rests``: from
+    `rest_counts`: ``(..., percentage * 2, rest)``. Returned: ``(..., percentage)``; NaN without values.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(..., percentage)``; NaN without values.
-
-    Examples
-    --------
     >>> values = np.array([1.0, 3.0, 7.0], np.float32)
     >>> counts = np.histogram(values, bin_edges())[0]
     >>> place, within, weight = ranks(counts, percentages=[25])

@@ -113,33 +113,14 @@ def mean_ssim(
 ) -> float:
     """Mean over windows of the structural similarity of two fields; only windows that lie on the grid.
 
-    Parameters
-    ----------
-    obs, fcst : numpy.ndarray
-        ``(y, x)``, float.
-    valid : numpy.ndarray or None
-        ``(y, x)``, bool; None: all cells are measured.
-    weights : numpy.ndarray
-        ``(n,)``, n odd; a window's weights are the outer product with themselves.
-    constants : (float, float)
-        C1 and C2 of the formula.
-    min_valid : float
-        Weight of the measured cells, from 0 to 1, from which a window with a measured centre counts; means and
-        variances are those of its measured cells.
-    fast : bool
-        Whether to use the compiled kernel.
+    ``obs, fcst``: ``(y, x)``, float. ``valid``: ``(y, x)``, bool; None: all cells are measured. ``weights``: ``(n,)``,
+    n odd; a window's weights are the outer product with themselves. ``constants``: c1 and C2 of the formula.
+    ``min_valid``: weight of the measured cells, from 0 to 1, from which a window with a measured centre counts; means
+    and variances are those of its measured cells. ``fast``: whether to use the compiled kernel. Returned: NaN where no
+    window counts.
 
-    Returns
-    -------
-    float
-        NaN where no window counts.
-
-    References
-    ----------
     Wang et al. (2004), doi:10.1109/TIP.2003.819861, eq. 13 to 16, with weighted moments and no sample correction.
 
-    Examples
-    --------
     >>> field = np.arange(25.0).reshape(5, 5)
     >>> mean_ssim(field, field, None, np.full(3, 1 / 3), (0.01, 0.09))
     1.0

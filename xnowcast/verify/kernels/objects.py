@@ -85,28 +85,13 @@ def sal_of_fields(
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Structure, amplitude and location of one pair of fields.
 
-    Parameters
-    ----------
-    observed, forecast : numpy.ndarray
-        ``(y, x)``.
-    valid : numpy.ndarray
-        ``(y, x)``, bool: the cells that are measured in both; one at least.
-    factor, quantile, wet : float
-        Objects of a field are its connected cells (by their sides) at or above ``factor`` times the quantile of its
-        values above ``wet``.
-    threshold : float, optional
-        The threshold of objects itself, for both fields, in place of these.
+    ``observed, forecast``: ``(y, x)``. ``valid``: ``(y, x)``, bool: the cells that are measured in both; one at least.
+    ``factor, quantile, wet``: objects of a field are its connected cells (by their sides) at or above ``factor`` times
+    the quantile of its values above ``wet``. ``threshold``: the threshold of objects itself, for both fields, in place
+    of these. Returned: ``(5,)`` in the order of `COMPONENTS`; NaN where undefined: amplitude without precipitation,
+    structure without an object in either field, location without one in one of them. Returned: number of objects
+    observed and forecast.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(5,)`` in the order of `COMPONENTS`; NaN where undefined: amplitude without precipitation, structure without
-        an object in either field, location without one in one of them.
-    (int, int)
-        Number of objects observed and forecast.
-
-    Examples
-    --------
     >>> o = np.zeros((3, 4))
     >>> o[0, 0] = 1
     >>> sal_of_fields(o, np.roll(o, 3, axis=1), np.ones((3, 4), bool))[0].tolist()

@@ -24,22 +24,10 @@ def broadcast_shape(observations: np.ndarray, forecasts: np.ndarray) -> tuple[in
 def slabs(shape: tuple[int, ...], axis: Sequence[int] = (), *, whole: int = 0, alone: bool = False) -> Iterator[Index]:
     """Indices of cache-sized parts.
 
-    Parameters
-    ----------
-    shape : tuple of int
-    axis : sequence of int
-        Axes that are summed over. They are cut last, so that what is summed up lies in one part.
-    whole : int
-        How many trailing axes are never cut.
-    alone : bool
-        Whether large parts have one step of leading axes that are kept, and so one sum.
+    ``axis``: axes that are summed over. They are cut last, so that what is summed up lies in one part. ``whole``: how
+    many trailing axes are never cut. ``alone``: whether large parts have one step of leading axes that are kept, and so
+    one sum.
 
-    Yields
-    ------
-    tuple of slice
-
-    Examples
-    --------
     >>> [index[0] for index in slabs((4, 256, 256), [1, 2])]
     [slice(0, 2, None), slice(2, 4, None)]
     >>> [index[1] for index in slabs((16, 256, 64), [0])]

@@ -22,16 +22,9 @@ BINNINGS = ("physical", "corners", "pysteps")
 class Rings:
     """Which ring each Fourier mode of a grid belongs to.
 
-    Attributes
-    ----------
-    wavenumber : numpy.ndarray
-        ``(ring,)``, cycles per km (per unit of the spacing).
-    modes : numpy.ndarray
-        ``(ring,)``, number of modes of the full transform in each ring.
-    index : numpy.ndarray
-        Flat, ``(y * (x // 2 + 1),)``: ring of each mode of the half transform; the number of rings where none.
-    twice : slice
-        Columns of the half transform that stand for two modes.
+    ``wavenumber``: ``(ring,)``, cycles per km (per unit of the spacing). ``modes``: ``(ring,)``, number of modes of the
+    full transform in each ring. ``index``: flat, ``(y * (x // 2 + 1),)``: ring of each mode of the half transform; the
+    number of rings where none. ``twice``: columns of the half transform that stand for two modes.
     """
 
     wavenumber: np.ndarray
@@ -44,29 +37,13 @@ class Rings:
 def rings(shape: tuple[int, int], spacing: tuple[float, float], binning: Binning = "physical") -> Rings:
     """Rings of equal width in wavenumber.
 
-    Parameters
-    ----------
-    shape : (int, int)
-        Rows and columns of the grid, at least 4 each.
-    spacing : (float, float)
-        Distance of neighbouring rows and of columns, km.
-    binning : {"physical", "corners", "pysteps"}
-        "physical": rings around multiples of ``1 / L``, where L is the longer side in km, up to the largest
-        wavenumber that both directions resolve. "corners": the same and on to the corners of the transform, so that
-        all modes but the mean are in a ring. "pysteps": rings around whole index numbers, whatever the sides of the
-        grid, and the mean; on a square grid the same but for the ends.
+    ``shape``: rows and columns of the grid, at least 4 each. ``spacing``: distance of neighbouring rows and of columns,
+    km. ``binning``: "physical": rings around multiples of ``1 / L``, where L is the longer side in km, up to the
+    largest wavenumber that both directions resolve. "corners": the same and on to the corners of the transform, so that
+    all modes but the mean are in a ring. "pysteps": rings around whole index numbers, whatever the sides of the grid,
+    and the mean; on a square grid the same but for the ends. ValueError if the grid is too small, a spacing not over 0
+    or the binning unknown.
 
-    Returns
-    -------
-    Rings
-
-    Raises
-    ------
-    ValueError
-        If the grid is too small, a spacing not over 0 or the binning unknown.
-
-    Examples
-    --------
     >>> rings((8, 8), (1.0, 1.0)).wavenumber.tolist()
     [0.125, 0.25, 0.375, 0.5]
     >>> int(rings((8, 6), (1.0, 2.0), "corners").modes.sum())
@@ -107,27 +84,12 @@ def ring_power(
 ) -> np.ndarray:
     """Mean power of the modes in each ring, of one field without NaN.
 
-    Parameters
-    ----------
-    field : numpy.ndarray
-        ``(y, x)``; float32 stays float32 in the transform.
-    grid : Rings
-        Of its shape.
-    window : {"hann"}, optional
-        Taper to 0 at the edges, against what a step from one edge to the other adds to short waves. Power is
-        divided by the mean square of the window, which keeps that of a homogeneous field.
-    detrend : {"mean"}, optional
-        Whether to subtract the mean first.
-    density : float
-        Factor to ``|F|^2 / N``: the area of a cell makes it a density.
+    ``field``: ``(y, x)``; float32 stays float32 in the transform. ``grid``: of its shape. ``window``: taper to 0 at the
+    edges, against what a step from one edge to the other adds to short waves. Power is divided by the mean square of
+    the window, which keeps that of a homogeneous field. ``detrend``: whether to subtract the mean first. ``density``:
+    factor to ``|F|^2 / N``: the area of a cell makes it a density. Returned: float64, ``(ring,)``; NaN in a ring
+    without modes.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, ``(ring,)``; NaN in a ring without modes.
-
-    Examples
-    --------
     >>> wave = np.cos(2 * np.pi * np.arange(16) / 4) * np.ones((16, 1))
     >>> power = ring_power(wave, rings((16, 16), (1.0, 1.0)))
     >>> int(power.argmax()) + 1, bool((power * rings((16, 16), (1.0, 1.0)).modes).sum() / 256 == (wave**2).mean())
@@ -257,30 +219,12 @@ def radial_power_spectrum(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Radially averaged power spectrum of numpy fields.
 
-    Parameters
-    ----------
-    field : numpy.ndarray
-        (..., y, x), at least 4 by 4. NaN is filled with 0.
-    spacing : float or (float, float)
-        Grid spacing, km; of rows and of columns where they differ.
-    window, detrend
-        As for `ring_power`.
+    ``field``: (..., y, x), at least 4 by 4. NaN is filled with 0. ``spacing``: grid spacing, km; of rows and of columns
+    where they differ. ``window, detrend``: as for `ring_power`. Returned: km, from the longer side of the grid down to
+    two cells. Returned: power density, mean over each ring of wavenumbers and over the leading dims, in (units of
+    ``field``)² km²: that of a field does not change with the size of the grid. ValueError if the grid is smaller than 4
+    by 4.
 
-    Returns
-    -------
-    wavelength : numpy.ndarray
-        km, from the longer side of the grid down to two cells.
-    power : numpy.ndarray
-        Power density, mean over each ring of wavenumbers and over the leading dims, in (units of ``field``)² km²:
-        that of a field does not change with the size of the grid.
-
-    Raises
-    ------
-    ValueError
-        If the grid is smaller than 4 by 4.
-
-    Examples
-    --------
     A wave of 8 km on a 1 km grid:
 
     >>> wave = np.cos(2 * np.pi * np.arange(32) / 8) * np.ones((32, 1))

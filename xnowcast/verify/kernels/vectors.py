@@ -7,12 +7,7 @@ from typing import Any
 
 @cache
 def vector_bytes() -> int:
-    """Bytes of the widest vector register of this processor; needs numba.
-
-    Returns
-    -------
-    int
-    """
+    """Bytes of the widest vector register of this processor; needs numba."""
     from llvmlite.binding import get_host_cpu_features
 
     features = get_host_cpu_features()
@@ -22,15 +17,8 @@ def vector_bytes() -> int:
 def emitted(typed: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: a function in instructions of LLVM, which only `compiled` functions can call.
 
-    Parameters
-    ----------
-    typed : callable
-        As `numba.extending.intrinsic` takes it: from the types of the arguments to a signature and the function that
-        appends the instructions.
-
-    Returns
-    -------
-    callable
+    ``typed``: as `numba.extending.intrinsic` takes it: from the types of the arguments to a signature and the function
+    that appends the instructions.
     """
 
     @cache
@@ -49,11 +37,7 @@ def emitted(typed: Callable[..., Any]) -> Callable[..., Any]:
 class Vectors:
     """Vectors of one kind of float; each method appends an instruction and gives its result.
 
-    Parameters
-    ----------
-    context, builder
-        Of numba and llvmlite, as an `emitted` function is given them.
-    dtype : numba.types.Float
+    ``context, builder``: of numba and llvmlite, as an `emitted` function is given them.
     """
 
     def __init__(self, context: Any, builder: Any, dtype: Any):
