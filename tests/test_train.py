@@ -1274,3 +1274,41 @@ def test_the_full_size_recipes_can_be_read_and_built(path):
 
 def test_there_is_a_recipe_for_each_data_set():
     assert {path.stem for path in CONFIGS} == {"sevir", "hko-7", "meteonet", "dwd-12"}
+
+
+def test_settings_may_be_those_of_another_run_or_of_a_file(event, tmp_path):
+    from xnowcast.training.settings import TrainingSettings
+
+    known = {name: value for name, value in SHORT.items() if name in TrainingSettings.__dataclass_fields__}
+    others = {name: value for name, value in SHORT.items() if name not in known}
+    path = tmp_path / "run.toml"
+    lines = [
+        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in known.items()
+    ]
+    path.write_text("[training]\n" + "\n".join(lines))
+    trained = [
+        xnowcast.train("tiny", event, **others, **given)
+        for given in (known, {"settings": TrainingSettings(**known)}, {"settings": path}, {"settings": str(path)})
+    ]
+    first, *rest = (flat(model.state_dict()) for model in trained)
+    assert all(set(first) == set(one) and all((first[k] == one[k]).all() for k in first) for one in rest)
+    longer = xnowcast.train("tiny", event, **others, settings=path, steps=1)
+    assert any((first[key] != value).any() for key, value in flat(longer.state_dict()).items())
+
+
+def test_settings_that_are_none_are_refused(event, tmp_path):
+    with pytest.raises(ValueError, match="settings is 3; it must be a TrainingSettings or the path of a TOML file"):
+        xnowcast.train("tiny", event, settings=3)
+    path = tmp_path / "run.toml"
+    path.write_text("[data]\n")
+    with pytest.raises(ValueError, match=r"has no section \[training\]"):
+        xnowcast.train("tiny", event, settings=path)
+
+
+def test_every_setting_is_in_the_help_with_its_default():
+    from xnowcast.training.settings import TrainingSettings
+
+    taken = signature(xnowcast.train).parameters
+    for name, setting in TrainingSettings.__dataclass_fields__.items():
+        assert taken[name].default == setting.default
+        assert re.search(rf"^    (\w+, )*{name}(, \w+)* : ", xnowcast.train.__doc__, re.M), name

@@ -123,7 +123,7 @@ class Kind:
     places: Mapping[Any, np.ndarray]
 
     def same(self, other: "Kind") -> bool:
-        """Whether frames of the two may be joined: places may differ by a hundredth of a cell, as rounding makes them."""
+        """Whether frames of the two may be joined: places may differ by a hundredth of a cell, by rounding."""
         if self.meaning != other.meaning or self.places.keys() != other.places.keys():
             return False
         return all(_same_places(here, other.places[dim]) for dim, here in self.places.items())

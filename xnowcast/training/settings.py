@@ -148,6 +148,8 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         self._in_own_types()
+        for name in ("device", "strategy"):
+            check.in_kind(name, getattr(self, name), str, example="auto")
         for name in ("steps", "log_every"):
             check.whole(name, getattr(self, name), 1)
         for name in ("batch_size", "accumulate", "validation_crops", "devices"):
@@ -299,6 +301,17 @@ def read_config(path: str | Path, changes: Iterable[str] = ()) -> Config:
         return _config(content)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def read_settings(path: str | Path) -> TrainingSettings:
+    """The settings in the section ``[training]`` of a TOML file, which may be a whole configuration."""
+    content = read_toml(path, example="training.steps=100")
+    training = content.get("training")
+    if not isinstance(training, Mapping):
+        raise ValueError(f"{path} has no section [training], which has the settings of a training")
+    given = {name: value for name, value in training.items() if name != "out"}
+    refuse_unknown("key in [training]", given, [f.name for f in fields(TrainingSettings)])
+    return TrainingSettings(**given)
 
 
 def _config(content: dict[str, Any]) -> Config:

@@ -1,24 +1,20 @@
 """Training, on one page: data -> events -> windows -> crops -> the loop -> weights with their card."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from xnowcast import check
 from xnowcast.fields.units import Relation
 from xnowcast.models.weights import weights_path
-from xnowcast.training.settings import MOST_AT_ONCE, TrainingSettings, read_config
+from xnowcast.training.settings import MOST_AT_ONCE, TrainingSettings, read_config, read_settings
 
 if TYPE_CHECKING:
     from xnowcast.training.sequences import Data
-
-
-_CHECKED_HERE = ("resume", "progress", "mixed", "strategy", "start", "model_options", "device")
-"""Arguments whose kind is checked at the door; the numbers are settings, which know their ranges too."""
 
 
 def train(
@@ -33,40 +29,9 @@ def train(
     stride: int = 1,
     mixed: bool = False,
     validation: "float | Data | Sequence[Data]" = 0.2,
-    steps: int = 2000,
-    batch_size: int = 4,
-    accumulate: int = 1,
-    crop: int | None = None,
-    learning_rate: float = 3e-4,
-    warmup: int = 0,
-    schedule: Literal["cosine", "constant"] = "cosine",
-    min_learning_rate: float = 0.0,
-    optimizer: Literal["adam", "adamw"] = "adam",
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.0,
-    clip: float | None = None,
-    ema: float = 0.0,
-    precision: Literal["32", "bf16", "16"] = "32",
-    augment: bool = True,
-    rain_preference: float = 0.9,
-    min_coverage: float = 0.5,
-    validation_crops: int = 32,
-    validate_every: int | None = None,
-    checkpoint_every: int | None = None,
-    pictures_every: int | None = None,
-    log_every: int = 10,
-    patience: int | None = None,
-    keep: Literal["best", "last"] = "best",
-    seed: int = 0,
-    deterministic: bool = False,
-    device: str = "auto",
-    devices: int = 1,
-    strategy: str = "auto",
-    workers: int = 0,
-    cache_gib: float = 1.0,
-    start: str | Path | None = None,
+    settings: TrainingSettings | str | Path | None = None,
     model_options: Mapping[str, Any] | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> Any:
     """Train a model on radar sequences.
 
@@ -95,21 +60,14 @@ def train(
         True takes data of differing steps and grid spacings. The model then takes what lies between the least and the
         greatest of them, and has to see from the frames how fast they change.
     validation : float, or Dataset, DataArray, path, or list of them
-        Share of the time that is held out (see `xnowcast.training.crops.split_by_time`), 0 for none; or other data.
-    steps, batch_size, accumulate, crop, precision
-        See `xnowcast.training.settings.TrainingSettings`.
-    learning_rate, warmup, schedule, min_learning_rate, optimizer, betas, weight_decay, clip, ema
-        See `xnowcast.training.settings.TrainingSettings`.
-    augment, rain_preference, min_coverage, validation_crops
-        See there, and `xnowcast.training.crops.Crops` for the formulas.
-    validate_every, checkpoint_every, pictures_every, log_every, patience, keep, seed, deterministic
-        See there.
-    device, devices, strategy, workers, cache_gib, start
-        See there.
+        Share of the time that is held out (see `xnowcast.training.windows.split_by_time`), 0 for none; or other data.
+    settings : TrainingSettings or path, optional
+        Settings to begin from, such as those of another run, or a TOML file with a section ``[training]``.
     model_options : mapping, optional
-        The model's own options.
-    **options
-        The same, for those whose names are not taken by an argument.
+        Options of the model whose names are those of arguments or settings.
+    **changes
+        Settings, each by its name as below, and the model's own options.
+    <settings>
 
     Returns
     -------
@@ -158,22 +116,20 @@ def train(
     >>> round(model.factor.item(), 2), round(float(torch.tensor(-6.0 * 5 / 60).exp()), 2)
     (0.61, 0.61)
     """
-    check.call(train, {name: value for name, value in locals().items() if name in _CHECKED_HERE})
+    check.call(train, {name: value for name, value in locals().items() if name in ("resume", "progress", "mixed")})
     check.whole("stride", stride, 1, MOST_AT_ONCE)
-    if start is not None:
-        check.path("start", start)
     if isinstance(validation, bool) or validation is None:
         raise ValueError(f"validation is {validation!r}; it must be a share of the time, 0 for none, or data")
-    arguments = locals() | {"start": None if start is None else str(weights_path(start))}
     if out is not None:
         check.path("out", out)
     if not isinstance(variable, Hashable):
         raise ValueError(f"variable is {variable!r}; it must be the name of one")
-    settings = TrainingSettings(**{name: arguments[name] for name in TrainingSettings.__dataclass_fields__})
-    options |= dict(model_options or {})
+    check.call(train, {"model_options": model_options})
+    settings = _changed(settings, {name: changes.pop(name) for name in list(changes) if name in SETTINGS})
+    options = changes | dict(model_options or {})
     _refuse_misspelt(options, model)
     _require_lightning()
-    _check_strategy(strategy)
+    _check_strategy(settings.strategy)
     from xnowcast.training import loop, plan
 
     sources = plan.Sources(data, validation, variable, zr, stride, mixed)
@@ -213,9 +169,38 @@ def train_from_config(
         stride=data.stride,
         mixed=data.mixed,
         validation=data.validation_paths or data.validation,
+        settings=config.training,
         model_options=config.options,
-        **asdict(config.training),
     )
+
+
+SETTINGS = {setting.name: setting for setting in fields(TrainingSettings)}
+
+
+def _document_settings() -> None:
+    """Give `train` the settings in its signature and docstring, from where they are declared and described."""
+    own = signature(train)
+    *arguments, changes = own.parameters.values()
+    taken = [Parameter(n, Parameter.KEYWORD_ONLY, default=s.default, annotation=s.type) for n, s in SETTINGS.items()]
+    train.__signature__ = own.replace(parameters=[*arguments, *taken, changes])  # type: ignore[attr-defined]
+    if train.__doc__ and TrainingSettings.__doc__:
+        described = (TrainingSettings.__doc__.partition("----------\n")[2]).partition("\n\n    Raises")[0]
+        train.__doc__ = train.__doc__.replace("    <settings>", described)
+
+
+_document_settings()
+
+
+def _changed(settings: TrainingSettings | str | Path | None, changes: dict[str, Any]) -> TrainingSettings:
+    """The settings of a run: those given or of a file, or else the defaults, with changes."""
+    if changes.get("start") is not None:
+        check.path("start", changes["start"])
+        changes["start"] = str(weights_path(changes["start"]))
+    if isinstance(settings, str | Path):
+        settings = read_settings(settings)
+    if settings is not None and not isinstance(settings, TrainingSettings):
+        raise ValueError(f"settings is {settings!r}; it must be a TrainingSettings or the path of a TOML file")
+    return replace(settings or TrainingSettings(), **changes)
 
 
 def _require_lightning() -> None:
