@@ -24,7 +24,7 @@ class _StoppedClock(datetime):
 @pytest.fixture(autouse=True)
 def _stopped_clock(monkeypatch):
     """Forecasts made in different seconds have the same history, so that they can be compared whole."""
-    monkeypatch.setattr("xnowcast.cf.datetime", _StoppedClock)
+    monkeypatch.setattr("xnowcast.fields.labels.datetime", _StoppedClock)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 import xnowcast
-from xnowcast.fields import attributes, cf
+from xnowcast.fields import attributes, cf, labels
 from xnowcast.models.base import Task
 from xnowcast.models.transforms import Identity
 
@@ -442,7 +442,7 @@ def test_grid_mapping_bounds_areas_and_scalars_are_kept(rich, tmp_path, decode_c
     assert (
         fc.title.startswith("forecast by xnowcast")
         and fc.title.endswith(": radar")
-        and fc.Conventions == cf.CONVENTIONS
+        and fc.Conventions == labels.CONVENTIONS
     )
     first, second = fc.history.split("\n")
     assert "xnowcast forecast with persistence" in first and second == "made"

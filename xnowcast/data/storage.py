@@ -27,7 +27,7 @@ NETCDF_ENDINGS = (".nc", ".nc4", ".netcdf", ".cdf")
 _STORE_MARKERS = ("zarr.json", ".zgroup", ".zmetadata")
 _STORE_FILES = (*_STORE_MARKERS, ".zattrs")
 _OUR_LINE = re.compile(r"[-\d]+[-:\dTZ]*: xnowcast ")
-"""Of a history, as `xnowcast.cf.dated` writes it; others tell of paths that have our name in them."""
+"""Of a history, as `xnowcast.fields.labels.dated` writes it; others tell of paths that have our name in them."""
 _NETCDF_LOCK = threading.Lock()
 """The libraries of NetCDF and HDF5 crash where two threads open or write files at once."""
 

@@ -20,8 +20,8 @@ from scipy.ndimage import map_coordinates
 from scipy.special import ndtr, ndtri
 
 from xnowcast.fields import units, windows
+from xnowcast.fields.units import EARTH_RADIUS_M
 
-EARTH_RADIUS_M = 6_371_000.0
 CENTRE_LAT, CENTRE_LON = 45.0, -30.0  # open ocean: nobody can take it for a real radar
 SMALLEST_RAIN = 0.1  # mm h-1: the detection threshold of many products; less is dry
 HEAVIEST_RAIN = 150.0  # mm h-1: about where products stop believing the reflectivity (hail)

@@ -17,7 +17,8 @@ import xarray as xr
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from xnowcast.fields import windows
-from xnowcast.fields.cf import CONVENTIONS
+from xnowcast.fields.labels import CONVENTIONS
+from xnowcast.fields.units import EARTH_RADIUS_M
 
 CORIOLIS = 1.0e-4  # s-1, about 43 degrees north
 GRAVITY = 9.80665  # m s-2
@@ -25,7 +26,6 @@ GAS_CONSTANT = 287.05  # J kg-1 K-1
 AIR_DENSITY = 1.2  # kg m-3, at the ground
 LEVELS = (850, 500, 100)  # hPa
 CENTRE_LAT, CENTRE_LON = 45.0, -30.0  # open ocean, as the synthetic radar
-EARTH_RADIUS_M = 6_371_000.0
 
 FIELDS = ("u10", "v10", "t2m", "msl", "rain", "u", "v", "t", "z", "rh")
 

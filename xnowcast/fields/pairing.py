@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, intervals, units, windows
+from xnowcast.fields import cf, intervals, labels, units, windows
 from xnowcast.fields import regrid as remapping
 from xnowcast.fields.attributes import declared, decoded
 from xnowcast.fields.intervals import is_accumulated
@@ -596,8 +596,8 @@ def _labelled(pairs: xr.Dataset, nwp: xr.Dataset, step: np.timedelta64) -> xr.Da
     first = ("init_time", "lead_time")
     ordered = {n: v.transpose(*first, ...) if set(first) <= set(v.dims) else v for n, v in pairs.data_vars.items()}
     pairs = pairs.assign(ordered)
-    pairs.attrs["history"] = cf.dated(
+    pairs.attrs["history"] = labels.dated(
         f"xnowcast pair with observations, means over {minutes:g} min", nwp.attrs.get("history")
     )
-    pairs.attrs["Conventions"] = cf.CONVENTIONS
+    pairs.attrs["Conventions"] = labels.CONVENTIONS
     return pairs

@@ -112,15 +112,14 @@ def vil_to_sevir_pixel(vil: Any, *, rounding: Rounding = None) -> Any:
 
 
 def _sevir_vil(pixel: np.ndarray) -> np.ndarray:
-    low, high = (pixel - 2) / 90.66, np.exp((pixel - 83.9) / 38.9)
-    vil = np.where(pixel <= 5, 0.0, np.where(pixel <= 18, low, high))
+    vil = np.where(pixel <= 5, 0.0, units.sevir_vil(pixel))
     return np.where(pixel <= 254, vil, np.nan)  # NaN is not below 254 either
 
 
 def _sevir_pixel(vil: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = 90.66 * vil + 2, 83.9 + 38.9 * np.log(vil)
-    pixel = np.where(vil <= _sevir_vil(np.array(18.0)), np.maximum(low, 5), np.maximum(high, 18))
+        low, high = units.sevir_pixel_branches(vil)
+    pixel = np.where(vil <= units.SEVIR_VIL_OF_18, np.maximum(low, 5), np.maximum(high, 18))
     return np.where(np.isnan(vil), np.nan, np.where(vil <= 0, 0, np.minimum(pixel, 254)))
 
 

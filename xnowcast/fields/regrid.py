@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields import cf, grids, units
+from xnowcast.fields import cf, grids, labels, units
 from xnowcast.fields.attributes import declared, decoded
 from xnowcast.fields.cf import T_Xarray
 
@@ -114,7 +114,7 @@ def regrid(
     order = {n: result[n] for n in (*(v for v in dataset.data_vars if v in result), *result.data_vars)}
     result = xr.Dataset(order, result.coords, dataset.attrs)
     noted = result if isinstance(obj, xr.Dataset) else result["field"].rename(obj.name)
-    noted.attrs["history"] = cf.dated(f"xnowcast regrid, {method}", noted.attrs.get("history"))
+    noted.attrs["history"] = labels.dated(f"xnowcast regrid, {method}", noted.attrs.get("history"))
     return noted
 
 
@@ -183,7 +183,7 @@ def cell_size(grid: Grid) -> float | None:
     corner = lat[place], lon[place]
     x, y = _equal_area(*corner, _middle(*corner))
     area = abs((x[1, 0] - x[0, 0]) * (y[0, 1] - y[0, 0]) - (x[0, 1] - x[0, 0]) * (y[1, 0] - y[0, 0]))
-    return float(np.sqrt(area)) * cf.EARTH_RADIUS_KM * 1000
+    return float(np.sqrt(area)) * units.EARTH_RADIUS_M
 
 
 def refuse_staggered(arrays: Iterable[xr.DataArray]) -> None:

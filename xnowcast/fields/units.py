@@ -8,6 +8,7 @@ import re
 import sys
 import unicodedata
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 from uuid import uuid4
@@ -283,6 +284,23 @@ def rain_rate_to_dbz(rain: np.ndarray, a: float, b: float, no_echo: float = NO_E
     with np.errstate(divide="ignore"):
         dbz = kind(10 * np.log10(a)) + kind(10 * b) * np.log10(np.maximum(rain, 0))
     return np.where(dbz <= no_echo + _NO_ECHO_SLACK, kind(no_echo), dbz)
+
+
+EARTH_RADIUS_M = 6_371_000.0
+"""Of the sphere that distances are measured on where a grid names none."""
+
+
+def sevir_vil(pixel: Any, arrays: Any = np) -> Any:
+    """Vertically integrated liquid of a SEVIR pixel from 5 to 254, kg m-2 (Veillette et al. 2020); numpy or torch."""
+    return arrays.where(pixel <= 18, (pixel - 2.0) / 90.66, arrays.exp((pixel - 83.9) / 38.9))
+
+
+def sevir_pixel_branches(vil: Any, log: Callable[[Any], Any] = np.log) -> tuple[Any, Any]:
+    """The two inverses of `sevir_vil`: up to pixel 18, and above. they do not meet."""
+    return 90.66 * vil + 2.0, 83.9 + 38.9 * log(vil)
+
+
+SEVIR_VIL_OF_18 = 16.0 / 90.66
 
 
 def zr_relation(zr: Any) -> tuple[float, float]:

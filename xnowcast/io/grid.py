@@ -268,13 +268,13 @@ def to_dataset(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:
         dataset = along_time(first.name, _stacked(frames, ("time",), (len(frames),)), _times(frames), starts)
     else:
         dataset = _along_lead_time(frames, paths)
-    dataset[first.name].attrs = dict(first.attrs) | _accutime(first)
+    dataset[first.name].attrs = dict(first.attrs) | accutime_of(first)
     if all(frame.packing == first.packing for frame in frames):
         dataset[first.name].encoding |= dict(first.packing)
     return labelled(dataset, first.name, first.grid, first.about, paths)
 
 
-def _accutime(frame: Frame) -> dict[str, float]:
+def accutime_of(frame: Frame) -> dict[str, float]:
     """Minutes of an amount's interval, which tell it where the variable goes without its bounds."""
     if frame.start is None or not is_amount(frame.attrs.get("units")):
         return {}

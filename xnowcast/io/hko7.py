@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields.units import ZR_RELATIONS, zr_attributes
+from xnowcast.fields.units import EARTH_RADIUS_M, ZR_RELATIONS, zr_attributes
 from xnowcast.io.files import Paths, blame, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, LocalGrid, to_dataset
 
@@ -82,7 +82,7 @@ def _grid(centre: tuple[float, float] | None) -> Grid | LocalGrid:
     spacing = EXTENT / SIZE
     if centre is None:
         return LocalGrid(spacing, spacing, SIZE, SIZE)
-    plane = f"+proj=aeqd +lat_0={centre[0]} +lon_0={centre[1]} +R=6371000 +units=m +no_defs"
+    plane = f"+proj=aeqd +lat_0={centre[0]} +lon_0={centre[1]} +R={EARTH_RADIUS_M:g} +units=m +no_defs"
     return Grid(plane, -EXTENT / 2, EXTENT / 2, spacing, spacing, nx=SIZE, ny=SIZE)
 
 

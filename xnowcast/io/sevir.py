@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast.fields import windows
+from xnowcast.fields.units import sevir_vil
 from xnowcast.io.files import Paths, beside, blame, extra, path_list
 from xnowcast.io.grid import Grid, LocalGrid, along_time, labelled
 from xnowcast.io.hdf5 import check_array, picture, text
@@ -108,7 +109,7 @@ def vil_of_pixel() -> np.ndarray:
     array([ 0.        ,  0.17648357, 32.233547  ,         nan], dtype=float32)
     """
     pixel = np.arange(256)
-    vil = np.where(pixel <= 18, (pixel - 2) / 90.66, np.exp((pixel - 83.9) / 38.9))
+    vil = sevir_vil(pixel)
     vil[:6], vil[MISSING] = 0, np.nan
     return vil.astype(np.float32)
 

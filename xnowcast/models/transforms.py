@@ -11,7 +11,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from xnowcast.fields.units import MARSHALL_PALMER, ZR_RELATIONS
+from xnowcast.fields.units import (
+    MARSHALL_PALMER,
+    SEVIR_VIL_OF_18,
+    ZR_RELATIONS,
+    sevir_pixel_branches,
+    sevir_vil,
+)
 
 
 @dataclass(frozen=True)
@@ -159,16 +165,15 @@ class SevirPixel:
     quantity: ClassVar[Literal["rain_rate", "vil"]] = "vil"
 
     def __call__(self, liquid: Tensor) -> Tensor:
-        low = (90.66 * liquid + 2.0).clamp(5.0, 18.0)
-        high = (83.9 + 38.9 * torch.log(liquid.clamp_min(1e-6))).clamp(18.0, 255.0)
-        pixel = torch.where(liquid <= 16.0 / 90.66, low, high)
+        low, high = sevir_pixel_branches(liquid, lambda some: torch.log(some.clamp_min(1e-6)))
+        pixel = torch.where(liquid <= SEVIR_VIL_OF_18, low.clamp(5.0, 18.0), high.clamp(18.0, 255.0))
         return torch.where(liquid <= 0, 0.0, pixel) / 255.0
 
     def inverse(self, values: Tensor) -> Tensor:
         pixel = 255.0 * values.clamp(0.0, 1.0)
-        liquid = torch.where(pixel <= 18.0, (pixel - 2.0) / 90.66, torch.exp((pixel - 83.9) / 38.9))
+        liquid = sevir_vil(pixel, torch)
         # A hair of slack lets liquid at exactly pixel 18 stay below the gap in float32.
-        liquid = torch.where((pixel > 18.0) & (pixel < 18.0 + 1e-4), 16.0 / 90.66, liquid)
+        liquid = torch.where((pixel > 18.0) & (pixel < 18.0 + 1e-4), SEVIR_VIL_OF_18, liquid)
         return torch.where(pixel <= 5.0, 0.0, liquid)
 
 

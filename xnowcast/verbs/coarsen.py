@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, grids
+from xnowcast.fields import cf, grids, labels
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
 
@@ -85,7 +85,7 @@ def coarsen(
     in_order = {n: coarse[n] for n in dataset.variables}
     result = xr.Dataset(in_order, attrs=dataset.attrs).set_coords(list(dataset.coords))
     noted = result if isinstance(obj, xr.Dataset) else result[name]
-    noted.attrs["history"] = cf.dated(f"xnowcast coarsen, factor {factor}", noted.attrs.get("history"))
+    noted.attrs["history"] = labels.dated(f"xnowcast coarsen, factor {factor}", noted.attrs.get("history"))
     return result if isinstance(obj, xr.Dataset) else result[name].rename(obj.name)
 
 

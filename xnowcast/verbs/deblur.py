@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf
+from xnowcast.fields import cf, labels
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
 from xnowcast.verbs import planning
@@ -111,7 +111,7 @@ def deblur(
         batch_size=batch_size,
         diagnostics=diagnostics,
     )
-    result = cf.label_frames(
+    result = labels.label_frames(
         planning.user_orientation(arrays["frames"], field),
         field,
         obj,

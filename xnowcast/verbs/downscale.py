@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, channels, grids
+from xnowcast.fields import cf, channels, grids, labels
 from xnowcast.fields.attributes import decoded
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
@@ -164,7 +164,7 @@ def downscale(
         extra_labels=[planning.labels(field.array, d) for d in extra],
         batch_size=batch_size,
     )
-    result = cf.label_frames(
+    result = labels.label_frames(
         planning.user_orientation(values if along is not None else values[..., 0, :, :], field),
         field,
         obj,

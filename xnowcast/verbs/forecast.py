@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, windows
+from xnowcast.fields import cf, labels, windows
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
 from xnowcast.verbs import planning
@@ -166,7 +166,7 @@ class Prepared:
         """Such forecasts as the CF object that the user gets; ``obj`` is what the user gave."""
         seed = self.plan.seed if self.task.stochastic else None
         attrs = attrs | _overlap(self.field, self.axis)
-        return cf.label_forecast(
+        return labels.label_forecast(
             values,
             self.field,
             obj,

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, units
+from xnowcast.fields import cf, labels, units
 from xnowcast.fields import regrid as remapping
 from xnowcast.fields.cf import Field
 from xnowcast.fields.channels import find_channels
@@ -114,7 +114,7 @@ def postprocess(
     dataset, field, values = _inputs(obj, recipe, task, channels, grid, regrid, on_mismatch, batch_size)
     plan = _plan(thresholds, task, device, decision=decision)
     parts = planning.user_orientation(postprocess_array(values, recipe, plan, batch_size=batch_size), field)
-    result = cf.label_frames(
+    result = labels.label_frames(
         parts[..., -2, :, :],
         field,
         dataset,
@@ -186,7 +186,7 @@ def explain(
     grid_mapping = {k: v for k, v in field.array.attrs.items() if k == "grid_mapping"}
     labelled = Field(field.array.rename("class_activation"), field.y, field.x, None, "rain_rate", field.conversion)
     labelled.array.attrs = about | grid_mapping
-    result = cf.label_frames(
+    result = labels.label_frames(
         parts[..., 0, :, :],
         labelled,
         dataset,
