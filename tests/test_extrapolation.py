@@ -206,10 +206,10 @@ def test_it_declares_what_it_reads():
     ("options", "message"),
     [
         ({"input_frames": 1}, "at least 2 frames"),
-        ({"inflow": "wet"}, "'nan' or 'dry'"),
+        ({"inflow": "wet"}, "inflow is 'wet': choose one of 'nan', 'dry'"),
         ({"window": 0.0}, "above 0"),
         ({"carried": -0.1}, "between 0 and 1"),
-        ({"interpolation": "cubic"}, "'bilinear' or 'nearest'"),
+        ({"interpolation": "cubic"}, "choose one of 'bilinear', 'nearest'"),
     ],
 )
 def test_wrong_options_are_explained(options, message):

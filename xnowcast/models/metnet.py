@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from xnowcast.models.base import Task
-from xnowcast.models.rain_classes import CHANNELS, Labels, RainClassifier, check_choices, check_classes
+from xnowcast.models.declaration import option
+from xnowcast.models.rain_classes import RainClassifier, RainClassOptions
 from xnowcast.nn.recurrent.convlstm import ConvLSTM
 
 GROUP = 4
@@ -27,25 +28,18 @@ class Shape:
 SIZES = {"full": Shape(), "small": Shape(48, 4, 4), "tiny": Shape(16, 1, 2)}
 
 
-class NwpMetNet(RainClassifier):
+@dataclass(frozen=True, kw_only=True)
+class NwpMetNetOptions(RainClassOptions):
+    size: str = option("full", "Ours, since the paper tells none.", choices=SIZES)
+    multiple = 4
+
+
+class NwpMetNet(RainClassifier[NwpMetNetOptions]):
     """MetNet-style post-processor: fields downsampled, read by a ConvLSTM in groups, axial attention, rain classes.
 
     What An et al. (2023) compare with is a MetNet that Kim et al. (2022) changed for post-processing; its sizes are not
     given. Ours is in that spirit: fields of four at a time, in their order, are the steps of the ConvLSTM, as there is
     one lead time and no sequence.
-
-    Parameters
-    ----------
-    size : {"full", "small", "tiny"}
-    channels : sequence of str
-        Standard names of the fields, with levels.
-    thresholds : sequence of float
-        mm/h: lower bounds of all classes but the first.
-    labels : {"continuous", "one-hot"}
-    interpolate_dry : bool
-    class_weights : sequence of float
-    precision : {"float32", "bfloat16"}
-        As of `xnowcast.models.nwp_mae.NwpMae`.
 
     Raises
     ------
@@ -68,37 +62,9 @@ class NwpMetNet(RainClassifier):
     True
     """
 
-    RUNTIME_OPTIONS = ("precision",)
-
-    def __init__(
-        self,
-        *,
-        size: str = "full",
-        channels: Sequence[str] = CHANNELS,
-        thresholds: Sequence[float] = (0.1, 10.0),
-        labels: Labels = "continuous",
-        interpolate_dry: bool = True,
-        class_weights: Sequence[float] = (1.0, 5.0, 10.0),
-        precision: str = "float32",
-    ) -> None:
-        task = self.declare(
-            size=size,
-            channels=channels,
-            thresholds=thresholds,
-            labels=labels,
-            interpolate_dry=interpolate_dry,
-            class_weights=class_weights,
-            precision=precision,
-        )
-        super().__init__(
-            task,
-            thresholds=thresholds,
-            labels=labels,
-            interpolate_dry=interpolate_dry,
-            class_weights=class_weights,
-            precision=precision,
-        )
-        shape = SIZES[size]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        shape = SIZES[self.options.size]
         self.stem = nn.Sequential(
             nn.Conv2d(GROUP, shape.width, 3, stride=2, padding=1),
             nn.GELU(),
@@ -107,36 +73,6 @@ class NwpMetNet(RainClassifier):
         self.cell = ConvLSTM(shape.width)
         self.blocks = nn.ModuleList(AxialBlock(shape.width, shape.heads) for _ in range(shape.blocks))
         self.read = nn.Conv2d(shape.width, len(self.thresholds) + 1, 1)
-
-    @classmethod
-    def declare(
-        cls,
-        *,
-        size: str = "full",
-        channels: Sequence[str] = CHANNELS,
-        thresholds: Sequence[float] = (0.1, 10.0),
-        labels: Labels = "continuous",
-        interpolate_dry: bool = True,
-        class_weights: Sequence[float] = (1.0, 5.0, 10.0),
-        precision: str = "float32",
-    ) -> Task:
-        """What it reads and gives; the options are those of the class, and are checked here."""
-        check_choices(
-            {
-                "size": (size, SIZES),
-                "labels": (labels, ("continuous", "one-hot")),
-                "precision": (precision, ("float32", "bfloat16")),
-            }
-        )
-        return Task(
-            "postprocess",
-            input_frames=1,
-            quantity="rain_rate",
-            grid_multiple=4,
-            min_grid=8,
-            trained=True,
-            channels=check_classes(channels, thresholds, class_weights),
-        )
 
     def _encoded(self, x: Tensor) -> list[Tensor]:
         x = F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % GROUP))

@@ -2,28 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xnowcast.models.base import Loss, Task, TrainingBatch
-from xnowcast.models.rain_classes import (
-    CHANNELS,
-    Labels,
-    RainClassifier,
-    check_choices,
-    check_classes,
-    fields_of,
-    padded,
-)
+from xnowcast.models.base import Loss, TrainingBatch
+from xnowcast.models.declaration import option
+from xnowcast.models.rain_classes import RainClassifier, RainClassOptions, fields_of, padded
 from xnowcast.nn.intern_image import InternImage
 from xnowcast.nn.masking import PatchMasking, random_mask
 from xnowcast.nn.upernet import UPerNet
-
-Phase = Literal["classes", "pretraining"]
-Encoder = Literal["frozen", "tuned"]
 
 MASKING = {"pretraining": 0.9, "classes": 0.25}
 """Shares of tokens that are hidden in training (section 2.3)."""
@@ -69,37 +59,40 @@ SIZES = {
 }
 
 
-class NwpMae(RainClassifier):
+@dataclass(frozen=True, kw_only=True)
+class NwpMaeOptions(RainClassOptions):
+    size: str = option(
+        "full", '"full" is InternImage-T and UPerNet as in the paper, 61 million parameters.', choices=SIZES
+    )
+    phase: Literal["classes", "pretraining"] = option("classes", "What is learnt.", choices=MASKING)
+    masking: float | None = option(
+        None, "Share of the tokens that is hidden in training; 0.9 in pre-training and 0.25 after it by default."
+    )
+    reconstruction: Literal["masked", "all"] = option(
+        "masked", "Where the fields have to be given back: in masked patches, or everywhere."
+    )
+    encoder: Literal["frozen", "tuned"] = option(
+        "frozen", "Whether tokeniser and encoder stay as they were pre-trained or learn on."
+    )
+
+    def check(self) -> None:
+        lowest = "above 0" if self.phase == "pretraining" else "0 or more"
+        if self.masking is not None and not (0 <= self.masking < 1 and (self.masking > 0 or self.phase == "classes")):
+            raise ValueError(f"masking is {self.masking}: in the phase {self.phase!r} it must be {lowest} and below 1")
+        super().check()
+
+    @property
+    def multiple(self) -> int:
+        return SIZES[self.size].multiple
+
+
+class NwpMae(RainClassifier[NwpMaeOptions]):
     """Self-supervised post-processor of weather forecasts: masked pre-training, then rain classes.
 
     Patches of the fields become tokens, of which some are masked in training, and fields again; InternImage encodes
     them and UPerNet decodes. In the phase "pretraining" it learns to give back the fields, and in the phase "classes"
     classes of rain, with tokeniser and encoder as they were pre-trained: ``xnowcast.train("nwp-mae", ...,
-    start="pretrained.safetensors")``.
-
-    Parameters
-    ----------
-    size : {"full", "small", "tiny"}
-        "full" is InternImage-T and UPerNet as in the paper, 61 million parameters.
-    channels : sequence of str
-        Standard names of the fields, with levels. A patch has four that follow each other.
-    thresholds : sequence of float
-        mm/h: lower bounds of all classes but the first.
-    phase : {"classes", "pretraining"}
-    labels : {"continuous", "one-hot"}
-        What the classes are learnt from; see `xnowcast.nn.labels`.
-    interpolate_dry : bool
-        Whether continuous labels also rise below the first threshold.
-    masking : float, optional
-        Share of the tokens that is hidden in training; 0.9 in pre-training and 0.25 after it by default.
-    reconstruction : {"masked", "all"}
-        Where the fields have to be given back: in masked patches, or everywhere.
-    class_weights : sequence of float
-        Weight of each class in the cross-entropy.
-    encoder : {"frozen", "tuned"}
-        Whether tokeniser and encoder stay as they were pre-trained or learn on.
-    precision : {"float32", "bfloat16"}
-        Of the network when it post-processes; sampling positions are float32.
+    start="pretrained.safetensors")``. A patch has four channels that follow each other.
 
     Raises
     ------
@@ -120,100 +113,23 @@ class NwpMae(RainClassifier):
     torch.Size([1, 3, 40, 32])
     """
 
-    RUNTIME_OPTIONS = ("precision",)
-
     begun: Tensor
 
-    def __init__(
-        self,
-        *,
-        size: str = "full",
-        channels: Sequence[str] = CHANNELS,
-        thresholds: Sequence[float] = (0.1, 10.0),
-        phase: Phase = "classes",
-        labels: Labels = "continuous",
-        interpolate_dry: bool = True,
-        masking: float | None = None,
-        reconstruction: Literal["masked", "all"] = "masked",
-        class_weights: Sequence[float] = (1.0, 5.0, 10.0),
-        encoder: Encoder = "frozen",
-        precision: str = "float32",
-    ) -> None:
-        task = self.declare(
-            size=size,
-            channels=channels,
-            thresholds=thresholds,
-            phase=phase,
-            labels=labels,
-            interpolate_dry=interpolate_dry,
-            masking=masking,
-            reconstruction=reconstruction,
-            class_weights=class_weights,
-            encoder=encoder,
-            precision=precision,
-        )
-        super().__init__(
-            task,
-            thresholds=thresholds,
-            labels=labels,
-            interpolate_dry=interpolate_dry,
-            class_weights=class_weights,
-            precision=precision,
-        )
-        self.size, self.phase, self.reconstruction = size, phase, reconstruction
-        self.masking = MASKING[phase] if masking is None else masking
-        shape, count = SIZES[size], len(task.channels)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        own = self.options
+        self.phase, self.reconstruction = own.phase, own.reconstruction
+        self.masking = MASKING[own.phase] if own.masking is None else own.masking
+        shape, count = SIZES[own.size], len(self.task.channels)
         self.tokeniser = PatchMasking(count, patch=shape.patch, width=shape.token_width, places=shape.places)
         self.encoder = InternImage(count, shape.width, shape.depths, shape.groups, shape.drop_path)
-        out = count if phase == "pretraining" else len(self.thresholds) + 1
+        out = count if own.phase == "pretraining" else len(self.thresholds) + 1
         self.decoder = UPerNet(self.encoder.widths, out, shape.decoder_width)
         self.register_buffer("begun", torch.tensor(False))
-        self.frozen = phase == "classes" and encoder == "frozen"
+        self.frozen = own.phase == "classes" and own.encoder == "frozen"
         for part in (self.tokeniser, self.encoder):
             part.requires_grad_(not self.frozen)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @classmethod
-    def declare(
-        cls,
-        *,
-        size: str = "full",
-        channels: Sequence[str] = CHANNELS,
-        thresholds: Sequence[float] = (0.1, 10.0),
-        phase: Phase = "classes",
-        labels: Labels = "continuous",
-        interpolate_dry: bool = True,
-        masking: float | None = None,
-        reconstruction: Literal["masked", "all"] = "masked",
-        class_weights: Sequence[float] = (1.0, 5.0, 10.0),
-        encoder: Encoder = "frozen",
-        precision: str = "float32",
-    ) -> Task:
-        """What it reads and gives; the options are those of the class, and are checked here."""
-        check_choices(
-            {
-                "size": (size, SIZES),
-                "phase": (phase, MASKING),
-                "labels": (labels, ("continuous", "one-hot")),
-                "reconstruction": (reconstruction, ("masked", "all")),
-                "encoder": (encoder, ("frozen", "tuned")),
-                "precision": (precision, ("float32", "bfloat16")),
-            }
-        )
-        lowest = "above 0" if phase == "pretraining" else "0 or more"
-        if masking is not None and not (0 <= masking < 1 and (masking > 0 or phase == "classes")):
-            raise ValueError(f"masking is {masking}: in the phase {phase!r} it must be {lowest} and below 1")
-        names = check_classes(channels, thresholds, class_weights)
-        multiple = SIZES[size].multiple
-        return Task(
-            "postprocess",
-            input_frames=1,
-            quantity="rain_rate",
-            grid_multiple=multiple,
-            min_grid=8,
-            trained=True,
-            channels=names,
-        )
 
     def train(self, mode: bool = True) -> Self:
         """As ever, but what is frozen neither drops paths nor learns."""
@@ -243,7 +159,7 @@ class NwpMae(RainClassifier):
             raise ValueError("the weights are of the phase 'classes': pre-training begins from pre-trained weights")
         same_phase = other.phase == self.phase
         must_agree: dict[str, tuple[object, object]] = {
-            "size": (self.size, other.size),
+            "size": (self.options.size, other.options.size),
             "channels": (self.task.channels, other.task.channels),
         }
         if same_phase:

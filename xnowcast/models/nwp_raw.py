@@ -1,28 +1,41 @@
 """The forecast's own rain, sorted into classes: what every post-processor must beat."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xnowcast.models.base import Task
+from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import Identity
 from xnowcast.nn.channel_scaling import is_rain
 from xnowcast.nn.labels import check_thresholds, continuous_labels, one_hot_labels
 
 
-class NwpRaw:
-    """The rain of the weather forecast as it is, in its class.
+@dataclass(frozen=True, kw_only=True)
+class NwpRawOptions(Options):
+    channels: Sequence[str] = option(("rainfall_rate",), "Standard name of the rain.", runtime=True)
+    thresholds: Sequence[float] = option((0.1, 10.0), "mm/h: lower bounds of all classes but the first.", runtime=True)
+    soft: bool = option(
+        False,
+        "Give the shares of continuous labels instead of 0 and 1, so that the rain rate can be had back up to the last "
+        "threshold.",
+        runtime=True,
+    )
 
-    Parameters
-    ----------
-    channels : sequence of str
-        Standard name of the rain.
-    thresholds : sequence of float
-        mm/h: lower bounds of all classes but the first.
-    soft : bool
-        Give the shares of continuous labels instead of 0 and 1, so that the rain rate can be had back up to the last
-        threshold.
+    def check(self) -> None:
+        if not isinstance(self.channels, list | tuple) or len(self.channels) != 1 or not is_rain(self.channels[0]):
+            raise ValueError(f"channels is {self.channels!r}: give the name of the forecast's rain, and no other")
+        check_thresholds(self.thresholds)
+
+    def task(self) -> Task:
+        return Task("postprocess", input_frames=1, quantity="rain_rate", min_grid=1, channels=tuple(self.channels))
+
+
+class NwpRaw(Declared[NwpRawOptions]):
+    """The rain of the weather forecast as it is, in its class.
 
     Raises
     ------
@@ -38,34 +51,11 @@ class NwpRaw:
             [0., 0., 1., nan]])
     """
 
-    RUNTIME_OPTIONS = ("channels", "thresholds", "soft")
-
-    def __init__(
-        self,
-        *,
-        channels: Sequence[str] = ("rainfall_rate",),
-        thresholds: Sequence[float] = (0.1, 10.0),
-        soft: bool = False,
-    ) -> None:
-        self.task = self.declare(channels=channels, thresholds=thresholds, soft=soft)
-        self.transform = Identity()
-        self.thresholds, self.soft = check_thresholds(thresholds), soft
-
-    @classmethod
-    def declare(
-        cls,
-        *,
-        channels: Sequence[str] = ("rainfall_rate",),
-        thresholds: Sequence[float] = (0.1, 10.0),
-        soft: bool = False,
-    ) -> Task:
-        """Reads one field of rain, on any grid."""
-        if not isinstance(channels, list | tuple) or len(channels) != 1 or not is_rain(channels[0]):
-            raise ValueError(f"channels is {channels!r}: give the name of the forecast's rain, and no other")
-        check_thresholds(thresholds)
-        return Task("postprocess", input_frames=1, quantity="rain_rate", min_grid=1, channels=tuple(channels))
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.transform, self.thresholds = Identity(), check_thresholds(self.options.thresholds)
 
     def postprocess(self, fields: Tensor, observed: Tensor) -> Tensor:
         """``(b, 1, y, x)`` in mm/h to ``(b, classes, y, x)``; NaN in all classes where the rain is NaN."""
         rain = fields[:, 0].to(torch.float32)
-        return continuous_labels(rain, self.thresholds) if self.soft else one_hot_labels(rain, self.thresholds)
+        return continuous_labels(rain, self.thresholds) if self.options.soft else one_hot_labels(rain, self.thresholds)

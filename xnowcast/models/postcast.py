@@ -3,12 +3,14 @@
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xnowcast import check
 from xnowcast.diffusion import (
     CLEAN,
     Denoise,
@@ -20,7 +22,6 @@ from xnowcast.diffusion import (
     linear_schedule,
 )
 from xnowcast.diffusion.blur_guidance import (
-    PAPER_RHO,
     BlurGuidance,
     BlurSettings,
     Edges,
@@ -33,6 +34,7 @@ from xnowcast.diffusion.blur_guidance import (
 )
 from xnowcast.diffusion.tiling import tiled
 from xnowcast.models.base import Deblurred, Loss, Task, TrainingBatch
+from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import Reflectivity
 from xnowcast.nn.guided_unet import GuidedUNet
 from xnowcast.nn.noise import Noise
@@ -45,40 +47,113 @@ SIZES: dict[str, dict[str, Any]] = {
 """Networks: that of guided diffusion at 256 x 256, one to train on a laptop, and one for tests."""
 
 REFLECTIVITY = Reflectivity()
-Spacing = Literal["late", "even"]
 LATENESS = 1.5
 
 
-class PostCast(nn.Module):
+SEE = "see `xnowcast.diffusion.blur_guidance.BlurSettings`."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostCastOptions(Options):
+    size: str = option("full", "553, 3.7 or 0.8 million parameters.", choices=SIZES)
+    diffusion_steps: int = option(1000, "T of the diffusion that the network learns.")
+    sampling_steps: int | None = option(
+        None,
+        "How many of them a sample takes; all by default. Strengths grow as steps become fewer.",
+        runtime=True,
+    )
+    spacing: Literal["late", "even"] = option(
+        "late", "Which steps those are where they are not all: see `late_steps`, or evenly spaced ones.", runtime=True
+    )
+    kernel_size: int = option(
+        BlurSettings.kernel_size, f"Width in cells of the kernel that is estimated, odd; {SEE}", runtime=True
+    )
+    scale: Scale = option(
+        BlurSettings.scale, f"How strongly a sample is drawn to the blurry field; {SEE}", runtime=True
+    )
+    rho: float = option(BlurSettings.rho, f"The strength that it begins with; {SEE}", runtime=True)
+    rho_max: float = option(BlurSettings.rho_max, f"The largest strength; {SEE}", runtime=True)
+    kernel_update: KernelUpdate = option(BlurSettings.kernel_update, f"How the kernel is learnt; {SEE}", runtime=True)
+    normalise: bool = option(BlurSettings.normalise, f"Whether free taps begin with the sum 1; {SEE}", runtime=True)
+    free_gain: bool = option(
+        BlurSettings.free_gain, f"Whether a factor is estimated beside the kernel; {SEE}", runtime=True
+    )
+    gradient: Gradient = option(BlurSettings.gradient, f"What the gradient is taken to; {SEE}", runtime=True)
+    variance_weighted: bool = option(
+        BlurSettings.variance_weighted,
+        f"Whether the gradient is multiplied by the step's variance; {SEE}",
+        runtime=True,
+    )
+    edges: Edges = option(BlurSettings.edges, f"What lies beyond the grid; {SEE}", runtime=True)
+    cut_off: float = option(
+        BlurSettings.cut_off,
+        "mm h-1. Where a blurry field is dry it may have had up to so much rain before it was cut off; 0 for none.",
+        runtime=True,
+    )
+    centred: bool = option(
+        BlurSettings.centred, f"Whether kernels are shifted to have their centre in the middle; {SEE}", runtime=True
+    )
+    smoothness: float = option(BlurSettings.smoothness, f"Cells, of the composite at hand; {SEE}", runtime=True)
+    common_noise: bool = option(
+        False,
+        "Give all lead times of a forecast the same noise, so that a sharpened sequence flickers less.",
+        runtime=True,
+    )
+    tile: int | None = option(
+        256,
+        "Grids larger than this are denoised in tiles of so many cells, blended at every step; None never does.",
+        runtime=True,
+    )
+    overlap: int = option(64, "Cells that neighbouring tiles share at the least.", runtime=True)
+    precision: str = option(
+        "32", "Of the network; the guidance is always float32.", choices=("32", "bf16"), runtime=True
+    )
+
+    def check(self) -> None:
+        self.blur()
+        check.whole("diffusion_steps", self.diffusion_steps, 1)
+        steps = self.sampling_steps
+        if steps is not None and not 1 <= steps <= self.diffusion_steps:
+            raise ValueError(f"sampling_steps is {steps}; it must be 1 to {self.diffusion_steps}, the diffusion_steps")
+        tile, overlap, multiple = self.tile, self.overlap, self.multiple
+        if tile is not None and (tile % multiple or overlap % multiple or not 0 <= overlap < tile):
+            raise ValueError(
+                f"tile is {tile} and overlap {overlap}: both must be multiples of {multiple}, and the overlap the "
+                "smaller"
+            )
+
+    def blur(self) -> BlurSettings:
+        """The settings of the guidance, with rain rates as the network reads them."""
+        if not 0 <= self.cut_off < math.inf:
+            raise ValueError(f"cut_off is {self.cut_off} mm h-1; it must be a number of 0 or more")
+        cut_off = float(REFLECTIVITY(torch.tensor(float(self.cut_off), device="cpu")))
+        return BlurSettings(
+            **{one.name: getattr(self, one.name) for one in fields(BlurSettings)} | {"cut_off": cut_off}
+        )
+
+    @property
+    def multiple(self) -> int:
+        """Cells whose multiples the network reads."""
+        return 2 ** (len(SIZES[self.size]["multipliers"]) - 1)
+
+    def task(self) -> Task:
+        return Task(
+            "deblur",
+            input_frames=1,
+            quantity="rain_rate",
+            grid_multiple=self.multiple,
+            min_grid=max(8, self.kernel_size),
+            stochastic=True,
+            trained=True,
+            kernel_size=self.kernel_size,
+        )
+
+
+class PostCast(Declared[PostCastOptions], nn.Module):
     """Sharpens blurry frames with an unconditional diffusion model, an estimated blur kernel and an automatic scale.
 
     Every frame has a kernel of its own, learnt while it is sampled. Frames are read as reflectivity from 0 to 60 dBZ.
     docs/systems/postcast.md lists what the paper leaves open and what is done here.
-
-    Parameters
-    ----------
-    size : {"full", "small", "tiny"}
-        553, 3.7 or 0.8 million parameters.
-    diffusion_steps : int
-        T of the diffusion that the network learns.
-    sampling_steps : int, optional
-        How many of them a sample takes; all by default. Strengths grow as steps become fewer.
-    spacing : {"late", "even"}
-        Which steps those are where they are not all: see `late_steps`, or evenly spaced ones.
-    kernel_size, scale, rho, rho_max, kernel_update, normalise, free_gain, gradient, variance_weighted, edges
-        See `xnowcast.diffusion.blur_guidance.BlurSettings`.
-    centred, smoothness
-        See `xnowcast.diffusion.blur_guidance.BlurSettings`.
-    cut_off : float
-        mm h-1. Where a blurry field is dry it may have had up to so much rain before it was cut off; 0 for none.
-    common_noise : bool
-        Give all lead times of a forecast the same noise, so that a sharpened sequence flickers less.
-    tile : int, optional
-        Grids larger than this are denoised in tiles of so many cells, blended at every step; None never does.
-    overlap : int
-        Cells that neighbouring tiles share at the least.
-    precision : {"32", "bf16"}
-        Of the network; the guidance is always float32.
 
     Raises
     ------
@@ -99,132 +174,17 @@ class PostCast(nn.Module):
     9
     """
 
-    RUNTIME_OPTIONS = (
-        *("sampling_steps", "spacing", "kernel_size", "scale", "rho", "rho_max", "kernel_update", "normalise"),
-        *("free_gain", "gradient", "variance_weighted", "edges", "cut_off", "centred", "smoothness", "common_noise"),
-        *("tile", "overlap", "precision"),
-    )
-    """What any weights can be run with."""
-
     training_frames = 1
 
-    def __init__(
-        self,
-        *,
-        size: str = "full",
-        diffusion_steps: int = 1000,
-        sampling_steps: int | None = None,
-        spacing: Spacing = "late",
-        kernel_size: int = 9,
-        scale: Scale = "auto",
-        rho: float = PAPER_RHO,
-        rho_max: float = 0.5,
-        kernel_update: KernelUpdate = "softmax-adam",
-        normalise: bool = True,
-        free_gain: bool = False,
-        gradient: Gradient = "x0",
-        variance_weighted: bool = False,
-        edges: Edges = "reflect",
-        cut_off: float = 0.0,
-        centred: bool = True,
-        smoothness: float = 0.0,
-        common_noise: bool = False,
-        tile: int | None = 256,
-        overlap: int = 64,
-        precision: str = "32",
-    ) -> None:
-        self.task = self.declare(
-            size=size,
-            diffusion_steps=diffusion_steps,
-            sampling_steps=sampling_steps,
-            spacing=spacing,
-            kernel_size=kernel_size,
-            tile=tile,
-            overlap=overlap,
-            precision=precision,
-        )
-        self.settings = BlurSettings(
-            kernel_size=kernel_size,
-            scale=scale,
-            rho=rho,
-            rho_max=rho_max,
-            kernel_update=kernel_update,
-            normalise=normalise,
-            free_gain=free_gain,
-            gradient=gradient,
-            variance_weighted=variance_weighted,
-            edges=edges,
-            cut_off=_scaled(cut_off),
-            centred=centred,
-            smoothness=smoothness,
-        )
-        super().__init__()
-        self.transform = REFLECTIVITY
-        self.schedule = linear_schedule(diffusion_steps)
-        spaced = late_steps if spacing == "late" else evenly_spaced_steps
-        self.steps = spaced(diffusion_steps, sampling_steps or diffusion_steps)
-        self.common_noise, self.tile, self.overlap, self.precision = common_noise, tile, overlap, precision
-        self.network = GuidedUNet(**SIZES[size])
-
-    @classmethod
-    def declare(
-        cls,
-        *,
-        size: str = "full",
-        diffusion_steps: int = 1000,
-        sampling_steps: int | None = None,
-        spacing: Spacing = "late",
-        kernel_size: int = 9,
-        scale: Scale = "auto",
-        rho: float = PAPER_RHO,
-        rho_max: float = 0.5,
-        kernel_update: KernelUpdate = "softmax-adam",
-        normalise: bool = True,
-        free_gain: bool = False,
-        gradient: Gradient = "x0",
-        variance_weighted: bool = False,
-        edges: Edges = "reflect",
-        cut_off: float = 0.0,
-        centred: bool = True,
-        smoothness: float = 0.0,
-        common_noise: bool = False,
-        tile: int | None = 256,
-        overlap: int = 64,
-        precision: str = "32",
-    ) -> Task:
-        """What it reads and gives; the options are those of the class, and are checked here."""
-        BlurSettings(
-            kernel_size=kernel_size,
-            scale=scale,
-            rho=rho,
-            rho_max=rho_max,
-            kernel_update=kernel_update,
-            normalise=normalise,
-            free_gain=free_gain,
-            gradient=gradient,
-            variance_weighted=variance_weighted,
-            edges=edges,
-            cut_off=_scaled(cut_off),
-            centred=centred,
-            smoothness=smoothness,
-        )
-        choices = {"size": (size, tuple(SIZES)), "spacing": (spacing, ("late", "even"))}
-        for name, (value, known) in (choices | {"precision": (precision, ("32", "bf16"))}).items():
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
-        _check_steps(diffusion_steps, sampling_steps)
-        multiple = 2 ** (len(SIZES[size]["multipliers"]) - 1)
-        _check_tile(tile, overlap, multiple)
-        return Task(
-            "deblur",
-            input_frames=1,
-            quantity="rain_rate",
-            grid_multiple=multiple,
-            min_grid=max(8, kernel_size),
-            stochastic=True,
-            trained=True,
-            kernel_size=kernel_size,
-        )
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        own = self.options
+        self.settings, self.transform = own.blur(), REFLECTIVITY
+        self.schedule = linear_schedule(own.diffusion_steps)
+        spaced = late_steps if own.spacing == "late" else evenly_spaced_steps
+        self.steps = spaced(own.diffusion_steps, own.sampling_steps or own.diffusion_steps)
+        self.common_noise, self.precision = own.common_noise, own.precision
+        self.network = GuidedUNet(**SIZES[own.size])
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """Mean squared error of the noise over the measured cells, at steps drawn evenly (equation 11)."""
@@ -253,13 +213,14 @@ class PostCast(nn.Module):
             ``(x, step) -> x0``, all -1 to 1.
         """
         denoise = as_denoiser(self._noise_in, self.schedule, "eps", clip=(-1.0, 1.0))
-        if self.tile is None:
+        own = self.options
+        if own.tile is None:
             return denoise
 
         def of_tile(x: Tensor, step: float, window: Window) -> Tensor:
             return denoise(x, step)
 
-        return tiled(of_tile, shape, tile=self.tile, overlap=self.overlap, multiple=self.task.grid_multiple)
+        return tiled(of_tile, shape, tile=own.tile, overlap=own.overlap, multiple=self.task.grid_multiple)
 
     def deblur(self, frames: Tensor, observed: Tensor, noise: Noise) -> Deblurred:
         """Sharpen frames, each by itself; see `sharpen`.
@@ -482,30 +443,3 @@ def _checked(frames: Tensor, observed: Tensor, sharp: Tensor, kernels: Tensor, e
         reblurred=torch.where(of_frame, again, frames),
         distance=torch.where(good, distance, torch.nan),
     )
-
-
-def _scaled(cut_off: float) -> float:
-    """A rain rate in mm h-1 as the network reads it."""
-    if not 0 <= cut_off < math.inf:
-        raise ValueError(f"cut_off is {cut_off} mm h-1; it must be a number of 0 or more")
-    return float(REFLECTIVITY(torch.tensor(float(cut_off), device="cpu")))
-
-
-def _check_steps(diffusion_steps: Any, sampling_steps: Any) -> None:
-    if not isinstance(diffusion_steps, int) or isinstance(diffusion_steps, bool) or diffusion_steps < 1:
-        raise ValueError(f"diffusion_steps is {diffusion_steps!r}; it must be a whole number of 1 or more")
-    if sampling_steps is None:
-        return
-    if not isinstance(sampling_steps, int) or isinstance(sampling_steps, bool):
-        raise ValueError(f"sampling_steps is {sampling_steps!r}; it must be a whole number")
-    if not 1 <= sampling_steps <= diffusion_steps:
-        raise ValueError(f"sampling_steps is {sampling_steps}; it must be 1 to {diffusion_steps}, the diffusion_steps")
-
-
-def _check_tile(tile: Any, overlap: int, multiple: int) -> None:
-    if tile is None:
-        return
-    if tile % multiple or overlap % multiple or not 0 <= overlap < tile:
-        raise ValueError(
-            f"tile is {tile} and overlap {overlap}: both must be multiples of {multiple}, and the overlap the smaller"
-        )

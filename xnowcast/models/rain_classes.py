@@ -1,13 +1,15 @@
 """What post-processors that give rain classes have in common: options, scaling, loss, probabilities, Grad-CAM."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import Identity
 from xnowcast.nn.channel_scaling import ChannelScaling
 from xnowcast.nn.labels import check_thresholds, continuous_labels, one_hot_labels, weighted_cross_entropy
@@ -32,10 +34,57 @@ CHANNELS = (
 )
 """The 16 fields of An et al. (2023), table 2, in the order of figure 3."""
 
-Labels = Literal["continuous", "one-hot"]
+
+@dataclass(frozen=True, kw_only=True)
+class RainClassOptions(Options):
+    channels: Sequence[str] = option(CHANNELS, "Standard names of the fields, with levels.")
+    thresholds: Sequence[float] = option((0.1, 10.0), "mm/h: lower bounds of all classes but the first.")
+    labels: Literal["continuous", "one-hot"] = option(
+        "continuous", "What the classes are learnt from; see `xnowcast.nn.labels`."
+    )
+    interpolate_dry: bool = option(True, "Whether continuous labels also rise below the first threshold.")
+    class_weights: Sequence[float] = option((1.0, 5.0, 10.0), "Weight of each class in the cross-entropy.")
+    precision: str = option(
+        "float32", "Of the network when it post-processes.", choices=("float32", "bfloat16"), runtime=True
+    )
+
+    def check(self) -> None:
+        if isinstance(self.channels, Mapping):
+            renamed = {variable: name for name, variable in self.channels.items()}
+            raise ValueError(
+                "channels is a mapping, and a model is told the names of its channels alone: rename the variables, "
+                f"ds.rename({renamed!r}), and they are found by those names"
+            )
+        if isinstance(self.channels, str) or not self.channels or len(set(self.channels)) < len(self.channels):
+            raise ValueError(f"channels is {self.channels!r}: give a list of different names of fields")
+        classes = len(check_thresholds(self.thresholds)) + 1
+        if len(self.class_weights) != classes or not all(0 < weight < float("inf") for weight in self.class_weights):
+            raise ValueError(
+                f"class_weights is {list(self.class_weights)}: {len(self.thresholds)} thresholds make {classes} "
+                "classes, give a number above 0 for each"
+            )
+
+    @property
+    def multiple(self) -> int:
+        """Cells whose multiples grids are padded to."""
+        raise NotImplementedError
+
+    def task(self) -> Task:
+        return Task(
+            "postprocess",
+            input_frames=1,
+            quantity="rain_rate",
+            grid_multiple=self.multiple,
+            min_grid=8,
+            trained=True,
+            channels=tuple(self.channels),
+        )
 
 
-class RainClassifier(nn.Module):
+Own = TypeVar("Own", bound=RainClassOptions)
+
+
+class RainClassifier(Declared[Own], nn.Module):
     """A network from fields of a forecast to classes of rain; its parts are those of the class that inherits.
 
     ``_encoded`` turns z-scores ``(b, c, y, x)`` into maps, the deepest last, and ``_decoded`` maps into logits
@@ -44,22 +93,11 @@ class RainClassifier(nn.Module):
 
     training_frames = 1
 
-    def __init__(
-        self,
-        task: Task,
-        *,
-        thresholds: Sequence[float],
-        labels: Labels,
-        interpolate_dry: bool,
-        class_weights: Sequence[float],
-        precision: str,
-    ) -> None:
-        super().__init__()
-        self.task, self.transform = task, Identity()
-        self.thresholds = check_thresholds(thresholds)
-        self.labels, self.interpolate_dry = labels, interpolate_dry
-        self.class_weights, self.precision = tuple(class_weights), precision
-        self.scaling = ChannelScaling(task.channels)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.transform = Identity()
+        self.thresholds, self.precision = check_thresholds(self.options.thresholds), self.options.precision
+        self.scaling = ChannelScaling(self.task.channels)
 
     def _encoded(self, x: Tensor) -> list[Tensor]:
         raise NotImplementedError
@@ -91,12 +129,12 @@ class RainClassifier(nn.Module):
 
     def _class_loss(self, maps: Sequence[Tensor], batch: TrainingBatch, shape: tuple[int, int]) -> Loss:
         rain = torch.where(batch.observed, batch.rain, torch.nan)[:, 0, 0]
-        if self.labels == "continuous":
-            target = continuous_labels(rain, self.thresholds, self.interpolate_dry)
+        if self.options.labels == "continuous":
+            target = continuous_labels(rain, self.thresholds, self.options.interpolate_dry)
         else:
             target = one_hot_labels(rain, self.thresholds)
         logits = self._decoded(maps, shape)[..., : rain.shape[-2], : rain.shape[-1]]
-        total = weighted_cross_entropy(logits, target, self.class_weights)
+        total = weighted_cross_entropy(logits, target, self.options.class_weights)
         return Loss(total, {"cross_entropy": total.detach()})
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
@@ -178,31 +216,3 @@ def fields_of(batch: TrainingBatch) -> Tensor:
 def padded(x: Tensor, multiple: int) -> Tensor:
     """z-scores with cells at the mean below and to the right, so that the grid is a multiple."""
     return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple))
-
-
-def check_choices(choices: Mapping[str, tuple[str, Collection[str]]]) -> None:
-    """Refuse options that have no such value."""
-    for name, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
-
-
-def check_classes(
-    channels: Sequence[str], thresholds: Sequence[float], class_weights: Sequence[float]
-) -> tuple[str, ...]:
-    """The names of the channels, if these options fit each other."""
-    if isinstance(channels, Mapping):
-        renamed = {variable: name for name, variable in channels.items()}
-        raise ValueError(
-            "channels is a mapping, and a model is told the names of its channels alone: rename the variables, "
-            f"ds.rename({renamed!r}), and they are found by those names"
-        )
-    if isinstance(channels, str) or not channels or len(set(channels)) < len(channels):
-        raise ValueError(f"channels is {channels!r}: give a list of different names of fields")
-    classes = len(check_thresholds(thresholds)) + 1
-    if len(class_weights) != classes or not all(0 < weight < float("inf") for weight in class_weights):
-        raise ValueError(
-            f"class_weights is {list(class_weights)}: {len(thresholds)} thresholds make {classes} classes, give a "
-            "number above 0 for each"
-        )
-    return tuple(channels)

@@ -1,0 +1,110 @@
+"""The options of a model are declared once: constructor, ``declare``, registry, docstring and card read them there."""
+
+from dataclasses import dataclass
+from inspect import getdoc, signature
+
+import pytest
+from torch import nn
+from toy_models import NoisyPersistence
+
+from xnowcast import models
+from xnowcast.models import weights
+from xnowcast.models.base import Task
+from xnowcast.models.declaration import Declared, Options, documented, option
+
+CLASSES = sorted({models.find(name) for name in models.names()}, key=lambda one: one.__name__)
+OURS = [one for one in CLASSES if hasattr(one, "Options")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FadingOptions(Options):
+    rate: float = option(0.1, "Share of the rain that is lost in a step.", least=0, runtime=True)
+    shape: str = option("round", "Of the rain.", choices=("round", "long"))
+    turns: int | None = option(None, "Degrees a step.", only={"shape": ["long"]})
+
+    def check(self):
+        if self.rate >= 1:
+            raise ValueError(f"rate is {self.rate}: it must be below 1")
+
+    def task(self):
+        return Task("forecast", input_frames=1, stochastic=self.shape == "long")
+
+
+class Fading(Declared[FadingOptions], nn.Module):
+    """Rain that fades.
+
+    Raises
+    ------
+    ValueError
+        If an option has no such value.
+    """
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.layer = nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize("model", OURS, ids=lambda one: one.__name__)
+def test_constructor_declare_and_docstring_name_the_declared_options(model):
+    declared = model.Options.declared()
+    for function in (model, model.declare):
+        taken = signature(function).parameters
+        assert {name: one.default for name, one in taken.items()} == {n: one.default for n, one in declared.items()}
+        assert all(one.kind is one.KEYWORD_ONLY for one in taken.values())
+    text = getdoc(model)
+    assert ("Parameters\n" in text) == bool(declared)
+    for name, one in declared.items():
+        assert text.count(f"\n{name} : {one.values}\n    ") == 1 and one.meaning
+        assert one.checked(one.default) == one.default
+    assert set(model.RUNTIME_OPTIONS) == {name for name, one in declared.items() if one.runtime}
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_the_registry_gives_the_declared_options_that_the_name_leaves(name):
+    model = models.find(name)
+    if not hasattr(model, "Options"):
+        return
+    fixed = models.registry.fixed_options(name)
+    declared = {n: one for n, one in model.Options.declared().items() if n not in fixed and one.belongs_to(fixed)}
+    assert models.options(name) == {option: one.default for option, one in declared.items()}
+    assert models.declare(name) == model.Options(**fixed).task()
+    assert weights.card(name).options.keys() <= declared.keys()
+
+
+def test_a_model_of_ones_own_declares_its_options_as_well():
+    model = Fading(rate=0.2, shape="long", turns=3)
+    assert model.options == FadingOptions(rate=0.2, shape="long", turns=3) and model.task.stochastic
+    assert Fading.declare(rate=0.2).input_frames == 1 and Fading.RUNTIME_OPTIONS == ("rate",)
+    assert getdoc(Fading) == (
+        "Rain that fades.\n\n"
+        "Parameters\n----------\n"
+        "rate : float\n    Share of the rain that is lost in a step.\n"
+        'shape : {"round", "long"}\n    Of the rain.\n'
+        "turns : int, optional\n    Degrees a step.\n\n"
+        "Raises\n------\nValueError\n    If an option has no such value."
+    )
+    assert documented("Rain.", []) == "Rain."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate": -0.1}, r"rate is -0.1: it must be at least 0"),
+        ({"rate": float("nan")}, r"rate is nan; it must be a finite number"),
+        ({"rate": 1.5}, r"rate is 1.5: it must be below 1"),
+        ({"shape": "square"}, r"shape is 'square': choose one of 'round', 'long'"),
+        ({"shape": 3}, r"shape is 3; it must be a word"),
+        ({"turns": 3}, r"turns is an option for shape 'long' alone: leave it out"),
+    ],
+)
+def test_options_that_will_not_do_are_refused_by_constructor_and_declare(options, message):
+    for make in (Fading, Fading.declare):
+        with pytest.raises(ValueError, match=message):
+            make(**options)
+
+
+def test_a_class_with_a_plain_declare_works_as_well(monkeypatch):
+    monkeypatch.setattr("xnowcast.models.registry.REGISTRY", dict(models.REGISTRY))
+    models.register("noisy", "toy_models:NoisyPersistence")
+    assert models.options("noisy") == {"amplitude": 0.5}
+    assert models.declare("noisy", amplitude=0.2) == NoisyPersistence.declare()
