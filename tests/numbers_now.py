@@ -76,7 +76,7 @@ def shipped():
     """Results of all weights that ship."""
     for name in xnowcast.pretrained.names():
         task = xnowcast.load(name).task
-        few = {"sampling_steps": 2} if "sampling_steps" in models.options(xnowcast.card(name).system) else {}
+        few = {"sampling_steps": 2} if "sampling_steps" in xnowcast.card(name).options else {}
         yield f"{name}, trained", lambda name=name, task=task, few=few: applied(name, task, on_mismatch="warn", **few)
 
 

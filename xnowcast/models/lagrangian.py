@@ -1,6 +1,7 @@
-"""Extrapolation with a learned correction: a recurrent network in the frame that moves with the rain."""
+"""The frame that moves with the rain, as a layer: the forecaster inside says what extrapolation leaves out."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,53 +9,164 @@ from torch import Tensor, nn
 
 from xnowcast import models
 from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.recurrent import RecurrentForecaster
-from xnowcast.models.sprog import SPROG
-from xnowcast.nn.cascade import check_share
+from xnowcast.models.sprog import SMOOTH, pattern
+from xnowcast.models.transforms import SCALINGS
+from xnowcast.nn.cascade import continued
 from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
-from xnowcast.nn.noise import Noise
+from xnowcast.nn.noise import Noise, for_each_member, source
 from xnowcast.nn.probability_matching import matched
 
+FRAMES = 4
+"""Read for the motion where the network itself reads one."""
 
-class Lagrangian(nn.Module):
-    """A recurrent network that learns what extrapolation leaves out: growth, decay, and what cannot be foreseen.
+RECURRENT_DEFAULTS = {"target_frames": 12, "scheduled_sampling": False}
+"""Of a recurrent network in the layer; alone it has others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LagrangianOptions(Options):
+    network: Any = option(  # noqa: RUF009
+        "db-convlstm",
+        "Name of the system inside, one of `xnowcast.models.names`, or a model that was built: recurrent ones, "
+        '``"stldm"``, ``"persistence"`` or one of your own.',
+    )
+    input_frames: int | None = option(
+        None, "Frames that it reads, at least 2 for the motion; by default those of the network."
+    )
+    window: float = option(
+        16.0, "Standard deviation, in grid cells, of the window within which the motion is taken as one."
+    )
+    motion_noise: float = option(
+        0.0,
+        "Standard deviation of each member's own change of the motion, in grid cells per step along y and along x. A "
+        "network without members has some by it.",
+        least=0,
+        runtime=True,
+    )
+    inflation: float = option(
+        1.0,
+        "Factor of what the members of a network such as STLDM add to its first estimate; 1 is what was learnt.",
+        least=0,
+        runtime=True,
+    )
+    probability_matching: bool | float = option(
+        0.0,
+        "How far each forecast goes towards the rain rates of the newest frame, carried along the motion, in the order "
+        "that it has itself (`xnowcast.nn.probability_matching`): 0 or False keeps its own, 1 or True takes those. "
+        "What a network blurs has peaks again.",
+        runtime=True,
+    )
+    cascade: float = option(
+        0.0,
+        "Share, below 1, that `xnowcast.models.sprog.SPROG` has in the forecast before it is matched. The network "
+        "learnt from other days and other radars; S-PROG knows nothing but the frames at hand, and errs elsewhere. "
+        "Members lie closer together by it: make up for that with ``inflation``.",
+        runtime=True,
+    )
+    emphasis: float = option(
+        0.0,
+        "In the training of a recurrent network, how much more rain that scales to 1 counts in the pixel losses than "
+        "none.",
+        least=0,
+    )
+    absolute_error: float = option(
+        1.0,
+        "In the training of a recurrent network, weight of the absolute error beside the squared one. Without it the "
+        "network says the mean, which tells where rain is more likely even where it is not likely.",
+        least=0,
+    )
+    deblurred: bool = option(
+        True,
+        "Of a staged DB-RNN: whether forecasts are those of the network that deblurs, or of the one before it.",
+        runtime=True,
+    )
+    network_options: Mapping[str, Any] | None = option(
+        None,
+        'Options of the network that is named, such as ``{"size": "tiny"}``. `xnowcast.models.build`, forecasts and '
+        "training also take them beside the layer's own, but for those that have the same name here.",
+    )
+
+    def check(self) -> None:
+        """Refuse a network that is none, and what it cannot do."""
+        if self.input_frames is not None and self.input_frames < 2:
+            raise ValueError(f"input_frames is {self.input_frames}: motion needs at least 2 frames")
+        check_window(self.window)
+        if not 0 <= self.probability_matching <= 1:
+            raise ValueError(
+                f"probability_matching is {self.probability_matching!r}: it must be a share between 0 and 1"
+            )
+        if not 0 <= self.cascade < 1:
+            raise ValueError(f"cascade is {self.cascade!r}: it must be a share of 0 or more, below 1")
+        task = self.task()
+        if self.cascade and task.input_frames < 3:
+            raise ValueError(f"input_frames is {task.input_frames}: a cascade needs at least 3 frames")
+        if self.inflation != 1 and not hasattr(self.network_class, "inflation"):
+            raise ValueError(
+                f"inflation is {self.inflation}: {self.network_name!r} has no members that could lie further apart"
+            )
+        recurrent = isinstance(self.network, str) and issubclass(self.network_class, RecurrentForecaster)
+        for name, default in {"emphasis": 0.0, "absolute_error": 1.0, "deblurred": True}.items():
+            if getattr(self, name) != default and not recurrent:
+                raise ValueError(f"{name} was given: it is an option of a recurrent network that is named")
+        if not self.deblurred and not (self.network_options or {}).get("staged"):
+            raise ValueError(
+                "deblurred=False leaves out the network that deblurs, which only a DB-RNN with "
+                'network_options={"staged": True} can do without'
+            )
+
+    @property
+    def network_class(self) -> type:
+        """Of the network inside."""
+        return models.find(self.network) if isinstance(self.network, str) else type(self.network)
+
+    @property
+    def network_name(self) -> str:
+        """What the network inside is called."""
+        return self.network if isinstance(self.network, str) else models.called(self.network)
+
+    @property
+    def all_network_options(self) -> dict[str, Any]:
+        """What the named network is built with."""
+        given = Lagrangian.defaults_inside(self.network) | dict(self.network_options or {})
+        if self.input_frames is not None and "input_frames" in models.options(self.network):
+            given = {"input_frames": self.input_frames} | given
+        return given
+
+    @property
+    def network_task(self) -> Task:
+        """What the network inside reads and gives."""
+        if isinstance(self.network, str):
+            task = models.declare(self.network, **self.all_network_options)
+        elif self.network_options:
+            raise ValueError("network_options are those of a network that is named: the one that was given is built")
+        else:
+            task = self.network.task
+        if task.verb != "forecast":
+            raise ValueError(f"network is {self.network_name!r}, which makes no forecasts: it is for {task.verb}")
+        return task
+
+    def task(self) -> Task:
+        """What the layer reads and gives: what the network does, from at least two frames."""
+        inside = self.network_task
+        frames = self.input_frames or (inside.input_frames if inside.input_frames > 1 else FRAMES)
+        return replace(
+            inside,
+            input_frames=max(frames, inside.input_frames),
+            min_grid=max(32, inside.min_grid),
+            stochastic=inside.stochastic or self.motion_noise > 0,
+            coverage="advected",
+        )
+
+
+class Lagrangian(Declared[LagrangianOptions], nn.Module):
+    """A layer around a network, which learns what extrapolation leaves out: growth, decay, and what cannot be foreseen.
 
     The motion is that of ``extrapolation``. The frames that were read are carried along it onto the newest, the
-    network continues them where they lie, and what it says is carried on to where the rain will be. It says by how
-    much each frame differs from the one before, and its last weights start at zero: untrained it is extrapolation.
-
-    Parameters
-    ----------
-    network : str
-        One of the recurrent systems: ``"db-convlstm"``, ``"ms-predrnn"``, ``"convlstm"`` ...
-    size : {"full", "tiny"}
-        Of that network.
-    width : int, optional
-        Its channels.
-    input_frames, target_frames : int
-        Frames that it reads, at least 2 for the motion, and frames ahead that it is trained for; it forecasts any
-        number.
-    scaling : {"reflectivity", "hko-7", "dwd-12"}
-        From rain rate to [0, 1].
-    scheduled_sampling : bool
-        In training, frames beyond the input are fed as they are with a probability that falls from 1 to 0.
-    emphasis : float
-        How much more rain that scales to 1 counts in the pixel losses than none.
-    absolute_error : float
-        Weight of the absolute error beside the squared one in the pixel losses. Without it the network says the mean,
-        which tells where rain is more likely even where it is not likely.
-    window : float
-        Standard deviation, in grid cells, of the window within which the motion is taken as one.
-    probability_matching : bool
-        Whether forecasts get the rain rates of the newest frame, carried along the motion, in the order that the
-        network says (`xnowcast.nn.probability_matching`): what it blurs keeps the peaks that it had.
-    cascade : float
-        Share, below 1, that `xnowcast.models.sprog.SPROG` has in the forecast before it is matched. The network learnt
-        from other days and other radars; S-PROG knows nothing but the frames at hand, and errs elsewhere.
-    deblurred : bool
-        Of a staged DB-RNN: whether forecasts are those of the network that deblurs, or of the one before it.
-    network_options : mapping, optional
-        Further options of the network, such as ``{"staged": True}``.
+    network continues them where they lie, and what it says is carried on to where the rain will be. A recurrent network
+    says by how much each frame differs from the one before, and its last weights start at zero: untrained it is
+    extrapolation.
 
     Raises
     ------
@@ -69,124 +181,67 @@ class Lagrangian(nn.Module):
 
     Examples
     --------
-    >>> model = Lagrangian(network="ms-convlstm", size="tiny")
+    >>> model = models.build("lagrangian", network="ms-convlstm", size="tiny")
     >>> frames = torch.rand(1, 5, 1, 32, 36)
     >>> model.forecast(frames, frames >= 0, steps=7).shape
     torch.Size([1, 7, 1, 32, 36])
     """
 
-    RUNTIME_OPTIONS = ("probability_matching", "cascade", "deblurred")
+    INSIDE = "network"
+    """The option that names the system inside, whose options the registry takes beside those of the layer."""
 
-    def __init__(
-        self,
-        *,
-        network: str = "db-convlstm",
-        size: str = "full",
-        width: int | None = None,
-        input_frames: int = 5,
-        target_frames: int = 12,
-        scaling: str = "reflectivity",
-        scheduled_sampling: bool = False,
-        emphasis: float = 0.0,
-        absolute_error: float = 1.0,
-        window: float = 16.0,
-        probability_matching: bool = False,
-        cascade: float = 0.0,
-        deblurred: bool = True,
-        network_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        common: dict[str, Any] = {
-            "network": network,
-            "size": size,
-            "width": width,
-            "input_frames": input_frames,
-            "target_frames": target_frames,
-            "scaling": scaling,
-            "scheduled_sampling": scheduled_sampling,
-        }
-        further = dict(network_options or {})
-        self.task = self.declare(
-            **common,
-            emphasis=emphasis,
-            absolute_error=absolute_error,
-            window=window,
-            cascade=cascade,
-            deblurred=deblurred,
-            network_options=further,
-        )
-        self.inner: RecurrentForecaster = models.build(common.pop("network"), **common, **further)
-        self.inner.residual, self.inner.emphasis, self.inner.absolute_error = True, emphasis, absolute_error
-        self.window, self.probability_matching, self.cascade = window, probability_matching, cascade
-        self.deblurred = deblurred
-        self.sprog = SPROG(input_frames=max(input_frames, 3), scaling=scaling)
-        self.transform, self.training_frames = self.inner.transform, self.inner.training_frames
-        for part in self.inner.modules():
-            if isinstance(getattr(part, "read", None), nn.Conv2d):
-                nn.init.zeros_(part.read.weight)
-                nn.init.zeros_(part.read.bias)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        own = self.options
+        named = isinstance(own.network, str)
+        self.network = models.build(own.network, **own.all_network_options) if named else own.network
+        self.transform = self.network.transform
+        # what is mixed and matched is scaled to [0, 1], dry is 0
+        self.scale = self.transform if self.transform in SCALINGS.values() else SCALINGS["reflectivity"]
+        if own.inflation != 1:
+            self.network.inflation = own.inflation
+        if named and isinstance(self.network, RecurrentForecaster):
+            self.network.residual = True
+            self.network.emphasis, self.network.absolute_error = own.emphasis, own.absolute_error
+            for part in self.network.modules():
+                if isinstance(getattr(part, "read", None), nn.Conv2d):
+                    nn.init.zeros_(part.read.weight)
+                    nn.init.zeros_(part.read.bias)
 
     @classmethod
-    def declare(
-        cls,
-        *,
-        network: str = "db-convlstm",
-        size: str = "full",
-        width: int | None = None,
-        input_frames: int = 5,
-        target_frames: int = 12,
-        scaling: str = "reflectivity",
-        scheduled_sampling: bool = False,
-        emphasis: float = 0.0,
-        absolute_error: float = 1.0,
-        window: float = 16.0,
-        probability_matching: bool = False,
-        cascade: float = 0.0,
-        deblurred: bool = True,
-        network_options: Mapping[str, Any] | None = None,
-    ) -> Task:
-        """What it reads and gives; the options are those of the class, and are checked here."""
-        if not issubclass(models.find(network), RecurrentForecaster):
-            able = [name for name in models.names() if name.endswith(models.CELLS)]
-            raise ValueError(f"network is {network!r}, which is not recurrent: choose one of {', '.join(able)}")
-        if input_frames < 2:
-            raise ValueError(f"input_frames is {input_frames}: motion needs at least 2 frames")
-        for name, value in (("emphasis", emphasis), ("absolute_error", absolute_error)):
-            if value < 0:
-                raise ValueError(f"{name} is {value}: it must be at least 0")
-        check_window(window)
-        check_share(cascade, input_frames)
-        further = dict(network_options or {})
-        if not deblurred and not further.get("staged"):
-            raise ValueError(
-                "deblurred=False leaves out the network that deblurs, which only a DB-RNN with "
-                'network_options={"staged": True} can do without'
-            )
-        inner = models.declare(
-            network,
-            size=size,
-            width=width,
-            input_frames=input_frames,
-            target_frames=target_frames,
-            scaling=scaling,
-            scheduled_sampling=scheduled_sampling,
-            **further,
-        )
-        return Task(
-            "forecast",
-            input_frames=input_frames,
-            quantity=inner.quantity,
-            grid_multiple=inner.grid_multiple,
-            min_grid=32,
-            trained=True,
-            coverage="advected",
-        )
+    def defaults_inside(cls, network: str) -> dict[str, Any]:
+        """Defaults of a named network that are others in the layer."""
+        return RECURRENT_DEFAULTS if issubclass(models.find(network), RecurrentForecaster) else {}
+
+    @property
+    def task(self) -> Task:
+        """What it reads and gives; the network inside is told the step, the spacing and the crop of its training."""
+        return self._task
+
+    @task.setter
+    def task(self, task: Task) -> None:
+        self._task = task
+        if hasattr(self, "network"):
+            self.network.task = replace(self.network.task, step=task.step, spacing=task.spacing, crop=task.crop)
+
+    @property
+    def training_frames(self) -> int:
+        """Those of the network, and what is read before them for the motion."""
+        if not hasattr(self.network, "training_frames"):
+            raise ValueError(f"network is {self.options.network_name!r}, which is not trained")
+        return self.network.training_frames + self._earlier
+
+    @property
+    def _earlier(self) -> int:
+        """How many frames the layer reads before those that the network reads."""
+        return self.task.input_frames - self.network.task.input_frames
 
     @torch.no_grad()
     def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
-        """``(b, t, 1, y, x)`` scaled to [0, 1], t at least ``input_frames``, to ``(b, steps, 1, y, x)``.
+        """``(b, t, 1, y, x)`` as the network reads them, t at least ``input_frames``, to ``(b, steps, 1, y, x)``.
 
-        NaN where the air comes from outside the grid or from where nothing was measured.
+        With members to ``(b * m, steps, 1, y, x)``. NaN where the air comes from outside the grid or from where nothing
+        was measured.
         """
         known = self.task.input_frames
         if frames.shape[1] < known:
@@ -194,37 +249,72 @@ class Lagrangian(nn.Module):
         if steps < 1:
             raise ValueError(f"steps is {steps}: ask for at least one")
         rain, seen = self.transform.inverse(frames[:, -known:, 0]), observed[:, -known:, 0]
-        motion = motion_of(rain, seen, window=self.window)
-        aligned, there = onto_newest(rain, seen, motion, known)
-        read, there = self.transform(aligned)[:, :, None], there[:, :, None]
-        said = self.inner.forecast(read, there, steps, deblurred=self.deblurred)[:, :, 0].float()
-        forecast = onto_ground(said, motion, seen[:, -1])
-        if self.cascade:
-            forecast = self._joined(forecast, rain, seen)
-        if self.probability_matching:
-            newest = onto_ground(rain[:, -1:].expand_as(said), motion, seen[:, -1])
-            forecast = matched(forecast, self.transform(newest))
-        return forecast[:, :, None]
+        motion = motion_of(rain, seen, window=self.options.window)
+        aligned, still_seen = onto_newest(rain, seen, motion, known)
+        read, read_seen = (part[:, self._earlier :, None] for part in (self.transform(aligned), still_seen))
+        how = {} if self.options.deblurred else {"deblurred": False}
+        ahead = self.network.forecast(read, read_seen, steps, noise, **how)[:, :, 0].float()
+        joined = bool(self.options.cascade or self.options.probability_matching) and self.scale is not self.transform
+        ahead = self.scale(self.transform.inverse(ahead)) if joined else ahead
+        if self.task.stochastic:
+            ahead = self._members(ahead, self.scale(aligned), motion, seen, noise)
+        else:
+            ahead = self._single(ahead, rain, motion, seen)
+        return (self.transform(self.scale.inverse(ahead)) if joined else ahead)[:, :, None]
 
-    def _joined(self, forecast: Tensor, rain: Tensor, seen: Tensor) -> Tensor:
-        """The network's forecast and, where it too knows the air, the share of S-PROG, on a motion of its own."""
-        motion = motion_of(rain, seen, window=self.sprog.window)
-        smooth = self.sprog.pattern(rain, seen, motion, forecast.shape[1])
-        return torch.where(smooth.isfinite(), torch.lerp(forecast, smooth, self.cascade), forecast)
+    def _single(self, ahead: Tensor, rain: Tensor, motion: Tensor, seen: Tensor) -> Tensor:
+        """One forecast ``(b, n, y, x)`` on the ground, mixed and matched with what ``sprog`` and ``extrapolation`` say.
+
+        S-PROG has a motion of its own, which is smoother.
+        """
+        forecast = onto_ground(ahead, motion, seen[:, -1])
+        if self.options.cascade:
+            smoother = motion_of(rain, seen, window=SMOOTH)
+            smooth = pattern(rain, seen, smoother, ahead.shape[1], scaling=self.scale)
+            mixed = torch.lerp(forecast, smooth, self.options.cascade)
+            forecast = torch.where(smooth.isfinite(), mixed, forecast)
+        if self.options.probability_matching:
+            newest = self.scale(onto_ground(rain[:, -1:].expand_as(ahead), motion, seen[:, -1]))
+            forecast = torch.lerp(forecast, matched(forecast, newest), float(self.options.probability_matching))
+        return forecast
+
+    def _members(self, ahead: Tensor, aligned: Tensor, motion: Tensor, seen: Tensor, noise: Noise | None) -> Tensor:
+        """Members ``(b * m, n, y, x)`` on the ground; S-PROG and the newest frame move as each of them does."""
+        newest, seen = aligned[:, -1], seen[:, -1]
+        if self.options.cascade:
+            (smooth,) = for_each_member(len(ahead), continued(aligned, ahead.shape[1]).clamp(0.0, 1.0))
+            ahead = torch.lerp(ahead, smooth, self.options.cascade)
+        if self.options.motion_noise:
+            drawn = source(noise, len(motion))
+            ahead, newest, motion, seen = for_each_member(len(drawn), ahead, newest, motion, seen)
+            motion = motion + self.options.motion_noise * drawn.normal(2, 1, 1).to(motion)
+        newest, motion, seen = for_each_member(len(ahead), newest, motion, seen)
+        forecast = onto_ground(ahead, motion, seen)
+        if self.options.probability_matching:
+            newest = onto_ground(newest[:, None].expand_as(ahead).float(), motion, seen)
+            forecast = torch.lerp(forecast, matched(forecast, newest), float(self.options.probability_matching))
+        return forecast
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """The network's own loss, in the moving frame."""
         rain, seen, known = batch.rain[:, :, 0], batch.observed[:, :, 0], self.task.input_frames
-        motion = motion_of(rain[:, :known], seen[:, :known], window=self.window)
-        rain, seen = onto_newest(rain, seen, motion, known)
-        return self.inner.loss(
-            TrainingBatch(rain[:, :, None], seen[:, :, None]), progress=progress, adversary=adversary
-        )
-
-    def begin_from(self, other: "Lagrangian") -> None:
-        """Take over all weights of the same network, or those that a DB-RNN's forecasting network has alone."""
-        self.inner.begin_from(other.inner)
+        motion = motion_of(rain[:, :known], seen[:, :known], window=self.options.window)
+        aligned = (part[:, self._earlier :, None] for part in onto_newest(rain, seen, motion, known))
+        return self.network.loss(TrainingBatch(*aligned), progress=progress, adversary=adversary)
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
         """That of the network."""
-        return self.inner.adversary(shape)
+        return self.network.adversary(shape)
+
+    @property
+    def begins_from(self) -> tuple[str, ...]:
+        """Systems whose weights the network can take over: its own, and those that it can begin from."""
+        return (self.options.network_name, *getattr(self.network, "begins_from", ()))
+
+    def begin_from(self, other: Any) -> None:
+        """Take over the weights of another model, in the layer or not, or the part that the network can begin from."""
+        inside = other.network if isinstance(other, Lagrangian) else other
+        if hasattr(self.network, "begin_from"):
+            self.network.begin_from(inside)
+        else:
+            self.network.load_state_dict(inside.state_dict())

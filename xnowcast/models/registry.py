@@ -135,7 +135,7 @@ def name_of(model_class: type) -> str:
 
 
 def called(model: Any) -> str:
-    """What a recipe or a model in memory is called; one that was trained or loaded has a card.
+    """What a recipe or a model in memory is called: as it was asked for, or else as its card or its class says.
 
     Parameters
     ----------
@@ -150,8 +150,8 @@ def called(model: Any) -> str:
     >>> called(build("persistence"))
     'persistence'
     """
-    card = getattr(model, "card", None)
-    return card.system if card is not None else getattr(model, "name", None) or name_of(type(model))
+    named, card = getattr(model, "name", None), getattr(model, "card", None)
+    return named or (card.system if card is not None else name_of(type(model)))
 
 
 def options(name: str) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def options(name: str) -> dict[str, Any]:
     >>> options("extrapolation")["inflow"]
     'nan'
     """
-    return {option: parameter.default for option, parameter in _parameters(name).items()}
+    return {option: parameter.default for option, parameter in parameters(name).items()}
 
 
 def summary(model_class: Any, options: Any) -> str:
@@ -262,7 +262,7 @@ def check_options(name: str, given: Iterable[str]) -> None:
     Traceback (most recent call last):
     ValueError: 'extrapolation' has no option 'inflo'; did you mean 'inflow'? Its options are: ...
     """
-    known = list(options(name))
+    known = list(parameters(name, given if isinstance(given, Mapping) else None))
     unknown = [option for option in given if option not in known]
     if unknown:
         near = get_close_matches(unknown[0], known, n=1, cutoff=0.6)
@@ -296,19 +296,43 @@ def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     {'input_frames': 3}
     """
     check_options(name, given)
-    known = _parameters(name)
+    known = parameters(name, given)
     return {o: in_kind(o, value, known[o].annotation, most=LARGEST_COUNT) for o, value in given.items()}
 
 
-def _parameters(name: str) -> dict[str, Parameter]:
-    """What the ``declare`` of a system takes beside what its name fixes and what that leaves no meaning."""
+def parameters(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Parameter]:
+    """What the ``declare`` of a system takes beside what its name fixes and what that leaves no meaning.
+
+    A layer also takes the options of the system inside it, which ``given`` may name; its own have precedence.
+    """
     model_class, fixed = find(name), _entry(name)[1]
     declared = model_class.Options.declared() if hasattr(model_class, "Options") else {}
-    return {
+    own = {
         option: parameter
         for option, parameter in signature(model_class.declare).parameters.items()
         if option not in fixed and (option not in declared or declared[option].belongs_to(fixed))
     }
+    if not hasattr(model_class, "INSIDE"):
+        return own
+    option = model_class.INSIDE
+    inside = {option: declared[option].default, **fixed, **(given or {})}[option]
+    if not isinstance(inside, str):
+        if not (hasattr(inside, "forecast") and hasattr(inside, "task")):
+            raise ValueError(f"{option} is {inside!r}: give the name of a system, or a model with .forecast()")
+        return own
+    other = model_class.defaults_inside(inside)
+    of_it = {o: one.replace(default=other.get(o, one.default)) for o, one in parameters(inside).items()}
+    return own | {o: one for o, one in of_it.items() if o not in own}
+
+
+def runtime_options(name: str, given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Options that any weights of a system can be run with, those of the system inside a layer among them."""
+    model_class = find(name)
+    own = getattr(model_class, "RUNTIME_OPTIONS", ())
+    inside = (given or {}).get(getattr(model_class, "INSIDE", None))
+    if not isinstance(inside, str):
+        return own
+    return (*own, *(o for o in runtime_options(inside) if o not in model_class.Options.declared()))
 
 
 def _entry(name: str) -> tuple[str, dict[str, Any]]:
@@ -319,4 +343,8 @@ def _entry(name: str) -> tuple[str, dict[str, Any]]:
 
 def _call(function: Any, name: str, options: dict[str, Any]) -> Any:
     """``function(**options)``, with options that will not do named as such rather than as an error from inside."""
-    return function(**_entry(name)[1], **checked_options(name, options))
+    given, own = checked_options(name, options), signature(find(name).declare).parameters
+    inside = {option: given.pop(option) for option in list(given) if option not in own}
+    if inside:  # of the system inside a layer
+        given["network_options"] = {**(given.get("network_options") or {}), **inside}
+    return function(**_entry(name)[1], **given)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnowcast.drafts import draft
+from xnowcast.models import earlier
 from xnowcast.models.cards import fields_of
 from xnowcast.terminal import printable
 
@@ -452,7 +453,7 @@ def read_card(path: str | Path) -> ModelCard:
             f"{name} is a safetensors file without an xnowcast card: write weights with xnowcast.weights.save"
         )
     try:
-        about = ModelCard(**fields_of(metadata[_KEY]))
+        about = ModelCard(**earlier.card_fields(fields_of(metadata[_KEY])))
         return _in_words_of_this_version(about)
     except ValueError as error:
         raise ValueError(f"{name} has a card that cannot be read: {printable(str(error))}") from None
@@ -511,7 +512,7 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
     from xnowcast.models import shipped
     from xnowcast.models.contents import digest
 
-    model = weights_path(model)
+    asked, model = model, weights_path(model)
     if not looks_like_weights(str(model)):
         built = models.build(str(model), **options)
         if built.task.trained:
@@ -527,10 +528,11 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
             f"{model} was altered: its tensors have the hash {found[:12]}, expected {(sha256 or about.sha256)[:12]}"
         )
     try:
-        built = _filled(about, tensors)
+        built = _filled(about, earlier.tensors(about.system, tensors))
     except ValueError as error:
         what = textwrap.shorten(printable(str(error)), 500)
         raise ValueError(f"{model} does not fit {about.system!r} as it is built here: {what}") from None
+    built.name = asked if asked in models.names() else about.system
     built.card, built.task, built.as_loaded = about, about.task, digest(built.state_dict())
     return built.eval()
 
@@ -625,9 +627,12 @@ def with_options(about: ModelCard, options: Mapping[str, Any]) -> ModelCard:
     {}
     """
     from xnowcast import models
+    from xnowcast.models.registry import runtime_options
 
-    options = models.checked_options(about.system, options) if options else {}
-    free = getattr(models.find(about.system), "RUNTIME_OPTIONS", ()) if options else ()
+    if options:
+        whole = models.checked_options(about.system, {**about.options, **options})
+        options = {name: whole[name] for name in options}
+    free = runtime_options(about.system, about.options) if options else ()
     fixed = [name for name in options if name not in free]
     if fixed:
         others = f"; free are {', '.join(free)}" if free else ""

@@ -1,7 +1,6 @@
 """A field taken apart by scale, each scale carried on by its own autoregression: small rain is forgotten first."""
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -11,51 +10,12 @@ FLAT = 1e-6  # standard deviation of a level that holds nothing
 WIDTH = 0.5  # of a level's weight, standard deviation in units of the distance between levels
 
 
-def check_share(cascade: float, input_frames: int) -> None:
-    """Refuse a share of the cascade in a forecast that cannot be, or one of too few frames to fit it to.
-
-    Raises
-    ------
-    ValueError
-        If the share is not at least 0 and below 1, or is above 0 with fewer than three frames.
-
-    Examples
-    --------
-    >>> check_share(0.3, 2)
-    Traceback (most recent call last):
-    ValueError: input_frames is 2: a cascade needs at least 3 frames
-    """
-    if not isinstance(cascade, Real) or not 0 <= cascade < 1:
-        raise ValueError(f"cascade is {cascade!r}: it must be a share of 0 or more, below 1")
-    if cascade and input_frames < 3:
-        raise ValueError(f"input_frames is {input_frames}: a cascade needs at least 3 frames")
-
-
 def level_weights(shape: tuple[int, int], levels: int = LEVELS) -> Tensor:
-    """Shares of each wavenumber in each level; they add up to 1.
+    """Shares ``(levels, y, x // 2 + 1)`` of each wavenumber of `torch.fft.rfft2` in each level; they add up to 1.
 
     Levels are centred on wavelengths that lie evenly, in the logarithm, between the longer side of the grid and two
-    cells; the mean of the field belongs to the first.
+    cells; the mean of the field belongs to the first. Pulkkinen et al. (2019), doi:10.5194/gmd-12-4185-2019
 
-    Parameters
-    ----------
-    shape : (int, int)
-        Cells along y and x.
-    levels : int
-        How many, at least 2.
-
-    Returns
-    -------
-    Tensor
-        ``(levels, y, x // 2 + 1)``, for `torch.fft.rfft2`.
-
-    References
-    ----------
-    Pulkkinen et al. (2019), pysteps: an open-source Python library for probabilistic precipitation nowcasting,
-    doi:10.5194/gmd-12-4185-2019
-
-    Examples
-    --------
     >>> weights = level_weights((32, 48))
     >>> weights.shape, bool(torch.allclose(weights.sum(0), torch.ones(32, 25)))
     (torch.Size([6, 32, 25]), True)
@@ -70,37 +30,12 @@ def level_weights(shape: tuple[int, int], levels: int = LEVELS) -> Tensor:
 
 
 def continued(frames: Tensor, steps: int, levels: int = LEVELS) -> Tensor:
-    """Frames continued by an autoregression of the second order for each scale, without noise: S-PROG.
+    """Frames ``(b, t, y, x)`` continued by an autoregression of the second order for each scale, without noise: S-PROG.
 
-    What persists is kept and what does not falls back to the mean of its scale, so the forecast grows smoother as the
-    small scales are forgotten.
+    Frames are three or more, finite, in the frame that moves with the rain and in a logarithmic unit. What persists is
+    kept and what does not falls back to the mean of its scale, so the forecast ``(b, steps, y, x)``, float32, grows
+    smoother as the small scales are forgotten. Seed (2003), doi:10.1175/1520-0450(2003)042<0381:ADASSA>2.0.CO;2
 
-    Parameters
-    ----------
-    frames : Tensor
-        ``(b, t, y, x)``, at least three, in the frame that moves with the rain and in a logarithmic unit; finite.
-    steps : int
-        How many frames ahead.
-    levels : int
-        How many scales.
-
-    Returns
-    -------
-    Tensor
-        ``(b, steps, y, x)``, float32.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than three frames.
-
-    References
-    ----------
-    Seed (2003), A dynamic and spatial scaling approach to advection forecasting,
-    doi:10.1175/1520-0450(2003)042<0381:ADASSA>2.0.CO;2
-
-    Examples
-    --------
     >>> frames = torch.rand(1, 1, 32, 32).expand(1, 3, 32, 32)
     >>> bool(torch.allclose(continued(frames, steps=4), frames[:, :1].expand(1, 4, 32, 32), atol=1e-2))
     True
@@ -113,30 +48,19 @@ def continued(frames: Tensor, steps: int, levels: int = LEVELS) -> Tensor:
     mean, spread = parts.mean((-2, -1), keepdim=True), parts.std((-2, -1), keepdim=True)
     parts = torch.where(spread > FLAT, (parts - mean) / spread, 0.0)
     first, second = autoregression(parts)
-    older, newer, said = parts[:, -2], parts[:, -1], []
+    older, newer, ahead = parts[:, -2], parts[:, -1], []
     for _ in range(steps):
         older, newer = newer, first * newer + second * older
-        said.append((newer * spread[:, -1] + mean[:, -1]).sum(1))
-    return torch.stack(said, 1)
+        ahead.append((newer * spread[:, -1] + mean[:, -1]).sum(1))
+    return torch.stack(ahead, 1)
 
 
 def autoregression(parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients by the equations of Yule and Walker, kept where the process is stationary.
+    """Weights ``(b, level, 1, 1)`` of the newest and of the frame before, by the equations of Yule and Walker.
 
-    Frames that are 0 everywhere, as dry ones are, tell nothing. Where no two frames do, the newest persists.
+    Of normalised ``(b, t, level, y, x)``, kept where the process is stationary. Frames that are 0 everywhere, as dry
+    ones are, tell nothing. Where no two frames do, the newest persists.
 
-    Parameters
-    ----------
-    parts : Tensor
-        ``(b, t, level, y, x)``, normalised.
-
-    Returns
-    -------
-    first, second : Tensor
-        ``(b, level, 1, 1)``: weights of the newest and of the one before.
-
-    Examples
-    --------
     >>> first, second = autoregression(torch.randn(1, 200, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     >>> bool(first.abs() < 0.05), bool(second.abs() < 0.05)
     (True, True)

@@ -8,72 +8,26 @@ from xnowcast.nn.optical_flow import dense_flow
 
 TRACE = 0.2  # mm/h: added before the logarithm that motion is sought in
 CARRIED = 0.5  # share of the motion that travels with the rain; either kind of trajectory alone lost somewhere
-
-
 WIDEST = 1000.0  # grid cells: within wider windows the few numbers at the rim of a small grid no longer add up
 
 
 def check_window(window: float) -> None:
-    """Refuse a window within which no motion can be fitted.
-
-    Parameters
-    ----------
-    window : float
-        Its standard deviation in grid cells.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse a window, its standard deviation in grid cells, within which no motion can be fitted."""
     if not 0 < window <= WIDEST:
         raise ValueError(f"window is {window!r}: it is a length in grid cells, above 0 and up to {WIDEST:g}")
 
 
 def motion_of(rain: Tensor, observed: Tensor, *, window: float) -> Tensor:
-    """Motion of the rain in some frames.
-
-    Parameters
-    ----------
-    rain : Tensor
-        ``(b, t, y, x)`` in mm/h, at least two frames; values that were not measured may be anything finite.
-    observed : Tensor
-        Same shape, bool.
-    window : float
-        Standard deviation, in grid cells, of the window within which the motion is taken as one.
-
-    Returns
-    -------
-    Tensor
-        ``(b, 2, y, x)`` in grid cells per step.
-
-    Examples
-    --------
-    >>> motion_of(torch.zeros(1, 2, 32, 32), torch.ones(1, 2, 32, 32, dtype=torch.bool), window=16.0).shape
-    torch.Size([1, 2, 32, 32])
-    """
+    """Motion ``(b, 2, y, x)``, in cells per step, of rain ``(b, t, y, x)`` in mm/h; what was not measured is finite."""
     with torch.no_grad(), torch.autocast(rain.device.type, enabled=False):
         return dense_flow(10.0 * torch.log10(rain.float().clamp(min=0.0) + TRACE), observed, window=window)
 
 
 def onto_newest(rain: Tensor, observed: Tensor, motion: Tensor, known: int) -> tuple[Tensor, Tensor]:
-    """Frames carried along the motion onto the newest that is known; later ones, in training, are carried back to it.
+    """Frames ``(b, t, y, x)`` carried onto the newest of the ``known`` ones; later ones, in training, are carried back.
 
-    Parameters
-    ----------
-    rain, observed : Tensor
-        ``(b, t, y, x)``.
-    motion : Tensor
-        ``(b, 2, y, x)``: see `motion_of`.
-    known : int
-        How many of the frames, the first ones, are the past.
+    Returns rain and where it is known: 0 and False elsewhere.
 
-    Returns
-    -------
-    rain, observed : Tensor
-        The same shape: 0 and False where nothing is known.
-
-    Examples
-    --------
     >>> rain, still = torch.rand(1, 3, 16, 16), torch.zeros(1, 2, 16, 16)
     >>> moved, seen = onto_newest(rain, rain >= 0, still, known=2)
     >>> torch.allclose(moved, rain, atol=1e-5), bool(seen.all())
@@ -89,28 +43,16 @@ def onto_newest(rain: Tensor, observed: Tensor, motion: Tensor, known: int) -> t
 
 
 def onto_ground(fields: Tensor, motion: Tensor, newest_observed: Tensor) -> Tensor:
-    """Fields of 1, 2, ... steps ahead in the moving frame, carried to where the rain will be.
+    """Fields ``(b, n, y, x)`` of 1, 2, ... steps ahead in the moving frame, carried to where the rain will be.
 
-    Parameters
-    ----------
-    fields : Tensor
-        ``(b, n, y, x)``, finite, float32.
-    motion : Tensor
-        ``(b, 2, y, x)``.
-    newest_observed : Tensor
-        ``(b, y, x)``, bool: where the newest frame was measured.
+    NaN where the air comes from outside the grid, from where the field is NaN, or from where the newest frame was not
+    measured: ``newest_observed`` is ``(b, y, x)``.
 
-    Returns
-    -------
-    Tensor
-        ``(b, n, y, x)``, NaN where the air comes from outside the grid or from where nothing was measured.
-
-    Examples
-    --------
     >>> east = torch.zeros(1, 2, 8, 8)
     >>> east[:, 1] = 1.0
     >>> fields = torch.arange(8.0).expand(1, 2, 8, 8)
     >>> onto_ground(fields, east, torch.ones(1, 8, 8, dtype=torch.bool))[0, :, 4, 5].round(decimals=3).tolist()
     [4.0, 3.0]
     """
-    return along_trajectories(fields, motion, newest_observed[:, None].expand_as(fields), carried=CARRIED)
+    known = newest_observed[:, None] & ~fields.isnan()
+    return along_trajectories(fields, motion, known, carried=CARRIED)

@@ -53,3 +53,16 @@ class Noise:
         """Numbers between 0 and 1, ``(samples, *shape)``, float32."""
         draws = [generator.random(shape, dtype=np.float32) for generator in self.generators]
         return torch.from_numpy(np.stack(draws)).to(self.device)
+
+
+def source(noise: Noise | None, forecasts: int) -> Noise:
+    """The noise of some forecasts, which must have as many sources for each of them."""
+    if noise is None or len(noise) == 0 or len(noise) % forecasts:
+        count = "no" if noise is None else len(noise)
+        raise ValueError(f"there are {count} noise sources for {forecasts} forecasts; give one per member of each")
+    return noise
+
+
+def for_each_member(count: int, *parts: Tensor) -> list[Tensor]:
+    """Each forecast's part as often as it has members, ``count`` in all, the member varying fastest."""
+    return [part.repeat_interleave(count // len(part), dim=0) for part in parts]

@@ -5,32 +5,14 @@ from torch import Tensor
 
 
 def matched(fields: Tensor, reference: Tensor) -> Tensor:
-    """Fields whose wet cells, in their order, have the values of a reference.
+    """Fields ``(b, n, y, x)`` whose wet cells, in their order, have the values of a reference of the same shape.
 
     A forecast of the mean, or any other that is smooth where nothing more can be known, has its maxima in the right
     places and too low, and drizzle where there may be rain or not. The cell with the most rain gets the most rain of
     the reference, and so on down; where the reference is used up, or the field itself is dry, it is dry. Where the
-    reference has more wet cells than the field, its lightest values are left out.
+    reference has more wet cells than the field, its lightest values are left out. Only cells where the field is not
+    NaN count; NaN of the reference is dry. Ebert (2001), doi:10.1175/1520-0493(2001)129<2461:AOAPMS>2.0.CO;2
 
-    Parameters
-    ----------
-    fields : Tensor
-        ``(b, n, y, x)``; NaN where nothing is known.
-    reference : Tensor
-        Same shape. Its values count where the field is known; its own NaN are dry.
-
-    Returns
-    -------
-    Tensor
-        As ``fields``; NaN where they are.
-
-    References
-    ----------
-    Ebert (2001), Ability of a poor man's ensemble to predict the probability and distribution of precipitation,
-    doi:10.1175/1520-0493(2001)129<2461:AOAPMS>2.0.CO;2
-
-    Examples
-    --------
     >>> smooth = torch.tensor([[[[0.0, 1.0, 2.0, 1.5]]]])
     >>> matched(smooth, torch.tensor([[[[9.0, 0.0, 4.0, 0.0]]]]))
     tensor([[[[0., 0., 9., 4.]]]])

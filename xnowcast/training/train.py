@@ -222,9 +222,9 @@ def _check_strategy(strategy: str) -> None:
 
 def _refuse_misspelt(options: Mapping[str, Any], model: Any) -> None:
     """An option that the model lacks may be one of the arguments of `train`, misspelt."""
-    from xnowcast import models
+    from xnowcast.models.registry import parameters
 
-    own = signature(models.find(model).declare).parameters if isinstance(model, str) else ()
+    own = parameters(model, options) if isinstance(model, str) else ()
     for option in options:
         near = get_close_matches(option, signature(train).parameters, n=1, cutoff=0.85)
         if option not in own and near:

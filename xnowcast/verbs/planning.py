@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping
 from difflib import get_close_matches
 from inspect import signature
 from os import PathLike
@@ -53,6 +53,7 @@ def _recipe(
     from xnowcast import models
     from xnowcast.engine import ModelRecipe
     from xnowcast.models import shipped
+    from xnowcast.models.registry import parameters
     from xnowcast.models.weights import looks_like_weights, read_card, weights_path, with_options
 
     if weights is not None:
@@ -72,7 +73,7 @@ def _recipe(
             )
         return model, model.task
     if weights is None and not looks_like_weights(source):
-        _refuse_misspelt(verb, options, models.find(source))
+        _refuse_misspelt(verb, options, parameters(source, options))
         options = models.checked_options(source, options)
         task = models.declare(source, **options)
         if task.trained:
@@ -81,19 +82,20 @@ def _recipe(
             )
         return ModelRecipe(source, _hashable(options)), task
     card = read_card(source)
-    if weights is not None and card.system != model:
+    if weights is not None and model not in (card.system, card.options.get("network")):
         raise ValueError(f"{source} holds weights of {card.system!r}, not of {model!r}")
-    _refuse_misspelt(verb, options, models.find(card.system))
-    options = models.checked_options(card.system, options)
+    _refuse_misspelt(verb, options, parameters(card.system, card.options))
     card = with_options(card, options)
+    options = {name: card.options[name] for name in options}
     given = model if weights is None else weights
     kept = given if given in shipped.names() else source  # what ships is found by its name wherever a worker has it
-    return ModelRecipe(card.system, _hashable(options), kept, card.sha256), card.task
+    name = model if model in models.names() else card.system  # of what it wraps, where a layer is asked for by that
+    return ModelRecipe(name, _hashable(options), kept, card.sha256), card.task
 
 
-def _refuse_misspelt(verb: Callable[..., Any], options: dict[str, Any], model_class: Any) -> None:
+def _refuse_misspelt(verb: Callable[..., Any], options: dict[str, Any], own: Container[str]) -> None:
     """An option that the model lacks may be one of the verb's own arguments, misspelt."""
-    own, arguments = signature(model_class.declare).parameters, signature(verb).parameters
+    arguments = signature(verb).parameters
     for option in options:
         near = get_close_matches(option, arguments, n=1, cutoff=0.8)
         if option not in own and near:

@@ -1,0 +1,35 @@
+"""Weights files of earlier versions, read as if they had been written today."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOVED = ("window", "motion_noise", "inflation", "probability_matching", "cascade")
+"""Options that STLDM had, and that the layer `lagrangian` around it has now."""
+
+
+def card_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a card; STLDM with a moving frame of its own is now the network of the layer ``lagrangian``."""
+    options = dict(fields.get("options", {}))
+    if fields["system"] != "stldm" or not {"moving_frame", *MOVED} & set(options):
+        return dict(fields)
+    moving = options.pop("moving_frame", False)
+    if moving is True:
+        return {**fields, "system": "lagrangian", "options": {"network": "stldm"} | options}
+    if moving is not False:
+        raise ValueError(f"moving_frame is {moving!r}; it must be True or False")
+    if options.get("inflation", 1.0) != 1.0:
+        raise ValueError(
+            "inflation is an option of 'lagrangian' alone, in the frame that moves with the rain: leave it out of the "
+            "card, or train with xnowcast.train('lagrangian', ..., network='stldm')"
+        )
+    return {**fields, "options": {name: value for name, value in options.items() if name not in MOVED}}
+
+
+def tensors(system: str, found: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Tensors by the names that they have now: those of the network in the layer once were ``inner.`` or had none."""
+    if system != "lagrangian" or any(name.startswith("network.") for name in found):
+        return found
+    return {f"network.{name.removeprefix('inner.')}": tensor for name, tensor in found.items()}
