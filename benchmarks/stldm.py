@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def time_forecasts(device, members, precision, grid, steps):
     if device.type == "cuda":
         forecast(1)()
     one, many = (clock(forecast(count), device) for count in (1, members))
-    model.return_first_estimate = True
+    model.options = replace(model.options, return_first_estimate=True)
     wall, cpu = clock(forecast(1), device)
     print(f"Forecast 5 -> 20 at {grid} x {grid}, {steps} DDIM steps, guidance 1, {precision}, {device}")
     print(f"first estimate  wall {wall:6.2f} s  CPU {cpu:6.2f} s")

@@ -1,15 +1,22 @@
 """The network in the moving frame: untrained it is extrapolation, and it learns what extrapolation leaves out."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import xnowcast
 from xnowcast import models
-from xnowcast.models.base import ForecastModel, TrainableModel, TrainingBatch
-from xnowcast.models.lagrangian import Lagrangian
-from xnowcast.models.transforms import SCALINGS
+from xnowcast.models import weights
+from xnowcast.models.base import ForecastModel, Task, TrainableModel, TrainingBatch
+from xnowcast.models.registry import runtime_options
+from xnowcast.models.sprog import SMOOTH, pattern
+from xnowcast.models.transforms import SCALINGS, Identity
 from xnowcast.nn.moving_frame import motion_of, onto_newest
+from xnowcast.nn.noise import Noise, member_generator
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,7 @@ def rates(radar, count):
 def test_untrained_it_is_extrapolation(radar, network):
     scale = SCALINGS["reflectivity"]
     rain = rates(radar, 5)
-    model = Lagrangian(network=network, size="tiny").eval()
+    model = models.build("lagrangian", network=network, size="tiny").eval()
     made = model.forecast(scale(rain), rain >= 0, steps=6)
     expected = models.build("extrapolation", input_frames=5).forecast(rain, rain >= 0, steps=6)
     assert (made.isnan() == expected.isnan()).all()
@@ -52,7 +59,7 @@ def test_earlier_and_later_frames_lie_upon_the_newest(radar):
 
 
 def test_what_was_not_measured_is_not_learnt(radar):
-    model = Lagrangian(network="ms-convlstm", size="tiny", target_frames=3)
+    model = models.build("lagrangian", network="ms-convlstm", size="tiny", target_frames=3)
     rain = rates(radar, 8)
     seen = torch.ones_like(rain, dtype=torch.bool)
     seen[..., :40] = False
@@ -63,7 +70,7 @@ def test_what_was_not_measured_is_not_learnt(radar):
 
 
 def test_it_forecasts_with_the_coverage_of_extrapolation(radar):
-    model = Lagrangian(network="ms-convlstm", size="tiny")
+    model = models.build("lagrangian", network="ms-convlstm", size="tiny")
     forecast = radar.nowcast.forecast(model, steps=6).rainfall_rate.compute()
     expected = radar.nowcast.forecast("extrapolation", input_frames=5, steps=6).rainfall_rate.compute()
     # where light rain was cut off by the scaling, the motion is a little another
@@ -71,12 +78,12 @@ def test_it_forecasts_with_the_coverage_of_extrapolation(radar):
 
 
 def test_matched_forecasts_have_the_rain_rates_of_extrapolation(radar):
-    model = Lagrangian(network="ms-convlstm", size="tiny", probability_matching=True)
+    model = models.build("lagrangian", network="ms-convlstm", size="tiny", probability_matching=True)
     for part in model.modules():
         if isinstance(getattr(part, "read", None), torch.nn.Conv2d):
             torch.nn.init.constant_(part.read.bias, -0.01)  # it has rain decay
     forecast = radar.nowcast.forecast(model, steps=3).rainfall_rate.values
-    unmatched = Lagrangian(network="ms-convlstm", size="tiny")
+    unmatched = models.build("lagrangian", network="ms-convlstm", size="tiny")
     unmatched.load_state_dict(model.state_dict())
     decayed = radar.nowcast.forecast(unmatched, steps=3).rainfall_rate.values
     expected = radar.nowcast.forecast("extrapolation", input_frames=5, steps=3).rainfall_rate.values
@@ -89,12 +96,14 @@ def test_matched_forecasts_have_the_rain_rates_of_extrapolation(radar):
 def test_a_share_of_sprog_is_mixed_in_before_matching(radar):
     scale, rain = SCALINGS["reflectivity"], rates(radar, 5)
     seen = rain >= 0
-    alone, mixed = (Lagrangian(network="ms-convlstm", size="tiny", cascade=share).eval() for share in (0.0, 0.4))
+    alone, mixed = (
+        models.build("lagrangian", network="ms-convlstm", size="tiny", cascade=share).eval() for share in (0.0, 0.4)
+    )
     mixed.load_state_dict(alone.state_dict())
     network, both = (model.forecast(scale(rain), seen, 4) for model in (alone, mixed))
     read = scale.inverse(scale(rain))[:, :, 0]
-    sprog = models.build("sprog")
-    smooth = sprog.pattern(read, seen[:, :, 0], motion_of(read, seen[:, :, 0], window=sprog.window), 4)[:, :, None]
+    smoother = motion_of(read, seen[:, :, 0], window=SMOOTH)
+    smooth = pattern(read, seen[:, :, 0], smoother, 4, scaling=scale)[:, :, None]
     assert (both.isnan() == network.isnan()).all()
     known = smooth.isfinite() & network.isfinite()
     torch.testing.assert_close(both[known], (0.6 * network + 0.4 * smooth)[known])
@@ -116,9 +125,9 @@ def test_a_db_rnn_takes_over_a_forecasting_network_and_learns_to_deblur_what_it_
         **common,
     )
     before = xnowcast.load(tmp_path / "ms" / "model.safetensors")
-    for name, weight in before.inner.network.state_dict().items():
-        torch.testing.assert_close(model.inner.forecasting.state_dict()[name], weight, atol=0, rtol=0)
-    assert any(part.abs().max() > 0 for name, part in model.inner.deblurring.named_parameters() if "read" in name)
+    for name, weight in before.network.network.state_dict().items():
+        torch.testing.assert_close(model.network.forecasting.state_dict()[name], weight, atol=0, rtol=0)
+    assert any(part.abs().max() > 0 for name, part in model.network.deblurring.named_parameters() if "read" in name)
     db = tmp_path / "db" / "model.safetensors"
     blurred = radar.nowcast.forecast(db, steps=2, deblurred=False).rainfall_rate
     np.testing.assert_array_equal(
@@ -160,12 +169,137 @@ def test_a_short_training_finds_that_rain_decays():
     assert model.card.system == "lagrangian"
 
 
+def members(count, seed=0):
+    return Noise([member_generator(seed, 0, member) for member in range(count)])
+
+
+def test_persistence_in_it_is_extrapolation(radar):
+    rain = rates(radar, 4)
+    made = models.build("lagrangian", network="persistence").forecast(rain, rain >= 0, 5)
+    torch.testing.assert_close(
+        made, models.build("extrapolation").forecast(rain, rain >= 0, 5), equal_nan=True, atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["alone", "joined and matched"])
+def test_a_network_without_members_has_some_by_their_motion(radar, share):
+    rain = rates(radar, 5).repeat(2, 1, 1, 1, 1)
+    options = {"motion_noise": 1.0, "cascade": share, "probability_matching": share, "input_frames": 5}
+    model = models.build("lagrangian", network="persistence", **options)
+    assert model.task.stochastic and model.task.input_frames == 5
+    made = model.forecast(rain, rain >= 0, 3, Noise([*members(3).generators, *members(3).generators]))
+    assert made.shape == (6, 3, 1, 96, 96) and made.isfinite().any()
+    torch.testing.assert_close(made[:3], made[3:], equal_nan=True)
+    assert float((made[0] - made[1]).nan_to_num().abs().mean()) > 0.01
+    assert float(made.nan_to_num().max()) < 1.5 * float(rain.max())
+    with pytest.raises(ValueError, match="no noise sources for 2 forecasts"):
+        model.forecast(rain, rain >= 0, 3)
+
+
+class Doubling:
+    """A network of one's own, in mm/h."""
+
+    def __init__(self):
+        self.task, self.transform = Task("forecast", input_frames=1, max_steps=4), Identity()
+
+    def forecast(self, frames, observed, steps, noise=None):
+        assert frames.shape[1] == 1
+        return 2 * frames[:, -1:].expand(-1, steps, -1, -1, -1)
+
+
+def test_a_model_of_ones_own_is_wrapped_as_it_is(radar):
+    rain = rates(radar, 4)
+    model = models.build("lagrangian", network=Doubling())
+    assert model.task.max_steps == 4 and not model.task.trained
+    expected = models.build("extrapolation").forecast(rain, rain >= 0, 3)
+    made = model.forecast(rain, rain >= 0, 3)
+    torch.testing.assert_close(made, 2 * expected, equal_nan=True, atol=1e-4, rtol=1e-4)
+    assert radar.nowcast.forecast(model, steps=2).attrs["nowcast_model"] == "lagrangian"
+    with pytest.raises(ValueError, match="network is 'Doubling', which is not trained"):
+        xnowcast.train(model, radar, steps=1, progress=False)
+    with pytest.raises(ValueError, match="the one that was given is built"):
+        models.build("lagrangian", network=Doubling(), network_options={"size": "tiny"})
+
+
+def test_extrapolation_in_it_knows_nothing_of_what_comes_from_outside(radar):
+    rain = rates(radar, 4)
+    made = models.build("lagrangian", network="extrapolation").forecast(rain, rain >= 0, 5)
+    expected = models.build("extrapolation").forecast(rain, rain >= 0, 5)
+    assert bool(made[expected.isnan()].isnan().all()) and bool(made.isfinite().any())
+
+
+def test_what_a_network_learnt_alone_is_where_the_layer_begins(radar, tmp_path):
+    common = {"size": "tiny", "target_frames": 2, "crop": 32, "batch_size": 1, "validation": 0, "progress": False}
+    xnowcast.train("stldm", radar, out=tmp_path / "a", steps=2, model_options={"strategy": "autoencoder"}, **common)
+    options = {"network": "stldm", "strategy": "translator"}
+    model = xnowcast.train("lagrangian", radar, start=tmp_path / "a", steps=1, model_options=options, **common)
+    before = xnowcast.load(tmp_path / "a" / "model.safetensors")
+    assert model.network.task.crop == model.task.crop == 32
+    for name, weight in before.autoencoder.state_dict().items():
+        torch.testing.assert_close(model.network.autoencoder.state_dict()[name], weight, atol=0, rtol=0)
+    with pytest.raises(ValueError, match="holds weights of 'stldm', and 'lagrangian' is trained"):
+        xnowcast.train("lagrangian", radar, start=tmp_path / "a", steps=1, network="ms-convlstm", **common)
+
+
+def as_before(path, system, options, rename):
+    """A file rewritten in the form of earlier versions."""
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["xnowcast"])
+        tensors = {rename(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    card |= {"system": system, "options": options, "sha256": weights._hash(tensors)}
+    save_file(tensors, path, metadata={"xnowcast": json.dumps(card)})
+
+
+@pytest.mark.parametrize("network", ["stldm", "ms-convlstm"])
+def test_files_of_earlier_versions_are_read(radar, tmp_path, network):
+    path, own = tmp_path / "weights.safetensors", {"size": "tiny", "target_frames": 4}
+    options = {"network": network, "probability_matching": 0.5, "cascade": 0.3, **own}
+    torch.manual_seed(0)
+    model = models.build("lagrangian", **options)
+    weights.save(path, model, system="lagrangian", options=options)
+    few = {"members": 2, "sampling_steps": 2} if network == "stldm" else {}
+    expected = radar.nowcast.forecast(path, steps=3, **few).compute()
+    if network == "stldm":
+        former = {name: value for name, value in options.items() if name != "network"} | {"moving_frame": True}
+        as_before(path, "stldm", former, lambda name: name.removeprefix("network."))
+    else:
+        as_before(path, "lagrangian", options, lambda name: name.replace("network.", "inner.", 1))
+    assert weights.read_card(path).options == options
+    np.testing.assert_array_equal(radar.nowcast.forecast(path, steps=3, **few).rainfall_rate, expected.rainfall_rate)
+    again = weights.slim(path, tmp_path / "again.safetensors", dtype="float32")
+    assert again.system == "lagrangian" and set(xnowcast.load(tmp_path / "again.safetensors").state_dict()) == set(
+        model.state_dict()
+    )
+
+
+def test_earlier_options_without_the_moving_frame_are_left_out_or_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    weights.save(path, models.build("stldm", size="tiny"), system="stldm", options={"size": "tiny"})
+    as_before(path, "stldm", {"size": "tiny", "moving_frame": False, "window": 16.0, "cascade": 0.0}, str)
+    assert weights.read_card(path).options == {"size": "tiny"} and xnowcast.load(path).task.coverage == "observed"
+    as_before(path, "stldm", {"size": "tiny", "residual": True, "inflation": 2.0}, str)
+    with pytest.raises(ValueError, match=r"inflation is an option of 'lagrangian' alone.*network='stldm'"):
+        weights.read_card(path)
+
+
+def test_what_is_asked_for_by_the_name_of_its_network_is_called_so(radar):
+    forecast = radar.nowcast.forecast("stldm", steps=1, members=1, sampling_steps=1, on_mismatch="warn")
+    assert forecast.attrs["nowcast_model"] == models.called(xnowcast.load("stldm")) == "stldm"
+    assert xnowcast.card("stldm").system == "lagrangian"
+    free = {"sampling_steps", "guidance", "inflation", "motion_noise", "probability_matching", "cascade", "tile"}
+    assert free <= set(runtime_options("lagrangian", {"network": "stldm"}))
+    with pytest.raises(ValueError, match="weights of 'lagrangian' fix the model's options: leave out size; free are"):
+        xnowcast.load("stldm", size="tiny")
+    with pytest.raises(ValueError, match="has no option 'samling_steps'; did you mean 'sampling_steps'"):
+        xnowcast.load("stldm", samling_steps=2)
+
+
 def test_the_model_keeps_its_promises():
-    model = Lagrangian(network="db-convlstm", size="tiny")
+    model = models.build("lagrangian", network="db-convlstm", size="tiny")
     assert isinstance(model, ForecastModel) and isinstance(model, TrainableModel)
     assert model.adversary((64, 64)) is not None
-    assert Lagrangian().task.input_frames == 5
-    assert sum(p.numel() for p in Lagrangian().parameters()) == sum(
+    assert models.build("lagrangian").task.input_frames == 5
+    assert sum(p.numel() for p in models.build("lagrangian").parameters()) == sum(
         p.numel() for p in models.build("db-convlstm").parameters()
     )
 
@@ -173,7 +307,11 @@ def test_the_model_keeps_its_promises():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"network": "stldm"}, "not recurrent: choose one of"),
+        ({"network": "stvd"}, "network is 'stvd', which makes no forecasts: it is for downscale"),
+        ({"network": 3}, "network is 3: give the name of a system, or a model with .forecast()"),
+        ({"network": "persistence", "size": "tiny"}, "has no option 'size'"),
+        ({"network": "persistence", "emphasis": 2.0}, "emphasis was given: it is an option of a recurrent network"),
+        ({"network": "db-convlstm", "inflation": 2.0}, "'db-convlstm' has no members that could lie further apart"),
         ({"network": "db-convlst"}, "did you mean"),
         ({"input_frames": 1}, "motion needs at least 2"),
         ({"emphasis": -1}, "emphasis is -1"),
@@ -192,7 +330,7 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_frames_that_do_not_do_are_refused():
-    model = Lagrangian(network="ms-convlstm", size="tiny")
+    model = models.build("lagrangian", network="ms-convlstm", size="tiny")
     frames = torch.zeros(1, 3, 1, 32, 32)
     with pytest.raises(ValueError, match="3 frames were given"):
         model.forecast(frames, frames >= 0, 2)

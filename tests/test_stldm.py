@@ -594,14 +594,14 @@ def test_members_of_a_trained_model_spread_and_their_mean_is_a_forecast(learnt):
 def test_members_follow_their_own_past_and_guidance_holds_them_to_it(learnt):
     batch = training_batch(10**6, b=4)
     frames = learnt.transform(batch.rain)
-    spread, own, others = [], [], []
+    options, spread, own, others = learnt.options, [], [], []
     for guidance in (0.0, 1.0, 3.0):
-        learnt.guidance = guidance
+        learnt.options = replace(options, guidance=guidance)
         members = learnt.forecast(frames[:, :4], batch.observed[:, :4], 4, noise([0, 1] * 4)).unflatten(0, (4, 2))
         spread.append(float(members.std(1).mean()))
         own.append(float((members.mean(1) - frames[:, 4:]).square().mean()))
         others.append(float((members.mean(1) - frames[:, 4:].roll(1, 0)).square().mean()))
-    learnt.guidance = 1.0
+    learnt.options = options
     assert all(a < 0.9 * b for a, b in zip(own, others, strict=True))
     assert spread[0] > spread[1] > spread[2] and own[0] > own[1] > own[2]
 

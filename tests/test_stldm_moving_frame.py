@@ -1,4 +1,6 @@
-"""STLDM in the frame that moves with the rain: untrained its first estimate is extrapolation, and members add to it."""
+"""STLDM in the layer that moves with the rain: untrained its first estimate is extrapolation, and members add to it."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,10 +34,12 @@ def radar():
     )
 
 
+DEFAULTS = {"size": "tiny", "sampling_steps": 3, "guidance": 0.0, "residual": True}
+
+
 def tiny(**options):
     torch.manual_seed(0)
-    defaults = {"size": "tiny", "sampling_steps": 3, "guidance": 0.0, "moving_frame": True, "residual": True}
-    return STLDM(**(defaults | options)).eval()
+    return models.build("lagrangian", network="stldm", **(DEFAULTS | options)).eval()
 
 
 def rates(radar, count):
@@ -69,18 +73,15 @@ def test_the_untrained_first_estimate_is_extrapolation(radar):
 
 def test_the_untrained_residual_first_estimate_is_persistence_where_nothing_moves_the_frame(radar):
     frames, observed = past(radar)
-    made = tiny(moving_frame=False, return_first_estimate=True).forecast(frames, observed, 4)
+    made = STLDM(**DEFAULTS, return_first_estimate=True).eval().forecast(frames, observed, 4)
     assert_close(made, frames[:, -1:].expand_as(made))
 
 
 def test_the_paper_is_the_default():
-    declared = models.declare("stldm")
+    declared, moving = models.declare("stldm"), models.declare("lagrangian", network="stldm")
     assert declared.coverage == "observed" and declared.min_grid == 8
-    model = STLDM(size="tiny")
-    assert not model.moving_frame and not model.residual
-    assert not any("kept" in name for name, _ in model.named_parameters())
-    assert models.declare("stldm", moving_frame=True).coverage == "advected"
-    assert models.declare("stldm", moving_frame=True).min_grid == 32
+    assert not any("kept" in name for name, _ in STLDM(size="tiny").named_parameters())
+    assert moving.coverage == "advected" and moving.min_grid == 32 and moving.max_steps == declared.max_steps
 
 
 def test_the_forecast_is_nan_where_the_air_comes_from_outside(radar):
@@ -92,8 +93,14 @@ def test_the_forecast_is_nan_where_the_air_comes_from_outside(radar):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"moving_frame": False}, {"residual": False}, {"motion_noise": 0.5}, {"sampled_condition": True}],
-    ids=["both", "residual", "moving", "motion noise", "sampled condition"],
+    [
+        {},
+        {"residual": False},
+        {"residual": False, "inflation": 2.0},
+        {"motion_noise": 0.5},
+        {"sampled_condition": True},
+    ],
+    ids=["residual", "paper", "inflated", "motion noise", "sampled condition"],
 )
 def test_a_member_is_the_same_alone_and_in_any_batch(radar, options):
     model, (frames, observed) = tiny(**options), past(radar, 2)
@@ -156,7 +163,7 @@ def test_the_loss_is_finite_and_reaches_what_is_trained(radar, strategy):
     assert len(reached) > 0
     if strategy == "translator":
         assert set(loss.parts) == {"constraint", "latent", "likelihood"}
-        assert model.translator.blocks[-1].leave.weight.grad.abs().max() > 0
+        assert model.network.translator.blocks[-1].leave.weight.grad.abs().max() > 0
 
 
 def test_what_was_not_measured_is_not_learnt(radar):
@@ -178,12 +185,12 @@ def test_a_short_training_of_the_translator_finds_that_rain_decays():
     )
     shared = {"size": "tiny", "crop": 48, "batch_size": 2, "learning_rate": 5e-3, "validation": 0.0, "device": "cpu"}
     shared |= {"progress": False, "keep": "last"}
-    frame = {"moving_frame": True, "residual": True}
-    first = xnowcast.train("stldm", decaying, steps=60, model_options=frame | {"strategy": "autoencoder"}, **shared)
+    options = {"network": "stldm", "residual": True, "strategy": "autoencoder"}
+    first = xnowcast.train("lagrangian", decaying, steps=60, model_options=options, **shared)
     model = tiny(strategy="translator")
     model.load_state_dict(first.state_dict())
     model = xnowcast.train(model, decaying, steps=40, **{k: v for k, v in shared.items() if k != "size"})
-    model.return_first_estimate = True
+    model.network.options = replace(model.network.options, return_first_estimate=True)
     rain = rates(decaying, 8)
     scale = SCALINGS["reflectivity"]
     made = scale.inverse(model.eval().forecast(scale(rain[:, :4]), rain[:, :4] >= 0, 4))
@@ -197,23 +204,20 @@ def test_a_short_training_of_the_translator_finds_that_rain_decays():
     ("options", "message"),
     [
         ({"window": 0.0}, "window is 0.0: it is a length in grid cells, above 0"),
-        ({"moving_frame": "yes"}, "moving_frame is 'yes'; it must be True or False"),
         ({"residual": 2}, "residual is 2"),
-        ({"inflation": -1.0, "residual": True}, "inflation is -1.0: it must be a number of 0 or more"),
-        ({"inflation": 2.0}, "an option of residual=True"),
-        ({"motion_noise": 0.5}, "motion_noise was given: it is an option of moving_frame=True"),
-        ({"probability_matching": 1.0}, "probability_matching was given"),
-        ({"probability_matching": 1.5, "moving_frame": True}, "a share between 0 and 1"),
-        ({"cascade": 0.3}, "cascade was given: it is an option of moving_frame=True"),
-        ({"cascade": 1.0, "moving_frame": True}, "a share of 0 or more, below 1"),
-        ({"cascade": 0.3, "moving_frame": True, "input_frames": 2}, "needs at least 3 frames"),
-        ({"moving_frame": True, "input_frames": 1}, "motion needs at least 2 frames"),
+        ({"inflation": -1.0}, "inflation is -1.0: it must be at least 0"),
+        ({"motion_noise": -0.5}, "motion_noise is -0.5: it must be at least 0"),
+        ({"probability_matching": 1.5}, "a share between 0 and 1"),
+        ({"cascade": 1.0}, "a share of 0 or more, below 1"),
+        ({"cascade": 0.3, "input_frames": 2}, "needs at least 3 frames"),
+        ({"input_frames": 1}, "motion needs at least 2 frames"),
+        ({"sampling_steps": 51}, "the training had 50"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options, message):
     for make in (models.declare, models.build):
         with pytest.raises(ValueError, match=message):
-            make("stldm", size="tiny", **options)
+            make("lagrangian", network="stldm", size="tiny", **options)
 
 
 def test_an_odd_grid_and_gaps_are_forecast(radar):

@@ -203,10 +203,10 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         if named and isinstance(self.network, RecurrentForecaster):
             self.network.residual = True
             self.network.emphasis, self.network.absolute_error = own.emphasis, own.absolute_error
-            for part in self.network.modules():
-                if isinstance(getattr(part, "read", None), nn.Conv2d):
-                    nn.init.zeros_(part.read.weight)
-                    nn.init.zeros_(part.read.bias)
+            for name, part in self.network.named_modules():
+                if isinstance(part, nn.Conv2d) and name.split(".")[-1] == "read":
+                    for parameter in part.parameters():
+                        nn.init.zeros_(parameter)
 
     @classmethod
     def defaults_inside(cls, network: str) -> dict[str, Any]:

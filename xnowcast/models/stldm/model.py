@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -97,10 +97,9 @@ class STLDMOptions(Options):
     )
     diffusion_steps: int = option(50, "T of the training; a schedule of its own goes with each.", least=1)
     frame_wise: bool = option(False, "Without attention over time each frame is enhanced by itself (section 4.3.3).")
-    temporal_norm: str = option(
+    temporal_norm: Literal["channels", "time"] = option(
         "channels",
         'What the norm before attention over time is taken over. The paper means "channels"; its code does "time".',
-        choices=("channels", "time"),
     )
     strategy: str = option(
         "C",
@@ -259,8 +258,8 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         condition, log_variance = self._translate(mean)
         if self.options.return_first_estimate:
             if self.options.sampled_condition:
-                drawn = source(noise, len(frames)).normal(*condition.shape[1:]).to(condition)
-                condition = condition + torch.exp(0.5 * log_variance) * drawn
+                eps = source(noise, len(frames)).normal(*condition.shape[1:]).to(condition)
+                condition = condition + torch.exp(0.5 * log_variance) * eps
             return self._shown(condition[:, :steps], *newest)
         drawn = source(noise, len(condition))
         start = drawn.normal(*condition.shape[1:]).to(condition)
