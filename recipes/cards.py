@@ -104,10 +104,10 @@ LIMITS = {
 """What one should know before taking them, by system."""
 
 
-def scores_of(card):
+def scores_of(name, card):
     """The scores on a card, headed by what they were measured on."""
     rows = "\n".join(f"| {score} | {value:.3g} |" for score, value in card.scores.items())
-    measured = SCORED_ON.get(card.system, "as the training measured them")
+    measured = SCORED_ON.get(kind_of(name, card), "as the training measured them")
     return f"Scores, {measured}:\n\n| score | value |\n|---|---|\n{rows}\n"
 
 
@@ -143,6 +143,11 @@ def table_of(cases):
     return "\n".join([f"| case | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|", *rows, ""])
 
 
+def kind_of(name, card):
+    """What weights are known by here: their own name, or else that of their system."""
+    return name if name in MORE else card.system
+
+
 def section(name):
     """The card of some weights."""
     card, file = xnowcast.card(name), shipped.path(name)
@@ -155,13 +160,13 @@ def section(name):
         "trained on": card.training_data,
         "split": "" if name.startswith("nwp-") else RADAR_SPLIT,
         "training": TRAINED[name],
-        "limits": LIMITS[card.system],
+        "limits": LIMITS[kind_of(name, card)],
         "licence": card.licence,
         "sha256": f"`{card.sha256[:16]}`",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
     head = f"## {name}\n\n| | |\n|---|---|\n{table}\n"
-    return "\n".join([head, scores_of(card), f"{MORE.get(card.system, '')}\n", good_and_bad(name, card)])
+    return "\n".join([head, scores_of(name, card), f"{MORE.get(kind_of(name, card), '')}\n", good_and_bad(name, card)])
 
 
 def by_event(scores):

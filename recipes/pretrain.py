@@ -189,10 +189,11 @@ def stldm(options: Any) -> Any:
     """The small STLDM in the frame that moves with the rain, part by part; 0.25, 0.4 and 0.75 s a step on one core."""
     data, start, model = [*radar(options.data), tiles(options.data, every=2), *synthetic()], None, None
     for strategy, steps, crop, learning_rate in STLDM_STAGES:
-        frame = {"moving_frame": strategy != "autoencoder", "residual": True}
+        moving = strategy != "autoencoder"
+        network = {"strategy": strategy, "diffusion_weight": "one", "condition_dropout": 0.0, "residual": True}
         running = STLDM_RUNNING if strategy == "A" else {}
         model = xnowcast.train(
-            "stldm",
+            "lagrangian" if moving else "stldm",
             data,
             out=options.out if strategy == "A" else options.out / strategy,
             start=start,
@@ -212,7 +213,7 @@ def stldm(options: Any) -> Any:
             validation_crops=8,
             device=options.device,
             size="small",
-            model_options={"strategy": strategy, "diffusion_weight": "one", "condition_dropout": 0.0} | frame | running,
+            model_options=({"network": "stldm"} if moving else {}) | network | running,
         )
         start = options.out / strategy / "model.safetensors"
     return model

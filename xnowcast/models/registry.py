@@ -329,7 +329,7 @@ def runtime_options(name: str, given: Mapping[str, Any] | None = None) -> tuple[
     """Options that any weights of a system can be run with, those of the system inside a layer among them."""
     model_class = find(name)
     own = getattr(model_class, "RUNTIME_OPTIONS", ())
-    inside = (given or {}).get(getattr(model_class, "INSIDE", None))
+    inside = (given or {}).get(getattr(model_class, "INSIDE", ""))
     if not isinstance(inside, str):
         return own
     return (*own, *(o for o in runtime_options(inside) if o not in model_class.Options.declared()))
