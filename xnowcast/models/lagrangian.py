@@ -27,7 +27,7 @@ RECURRENT_DEFAULTS = {"target_frames": 12, "scheduled_sampling": False}
 
 @dataclass(frozen=True, kw_only=True)
 class LagrangianOptions(Options):
-    network: Any = option(  # noqa: RUF009
+    network: Any = option(
         "db-convlstm",
         "Name of the system inside, one of `xnowcast.models.names`, or a model that was built: recurrent ones, "
         '``"stldm"``, ``"persistence"`` or one of your own.',
