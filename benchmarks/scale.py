@@ -26,7 +26,7 @@ import xarray as xr
 import xnowcast
 from xnowcast import archive, engine, models
 from xnowcast.archive import hindcast, score_archive
-from xnowcast.archive.hindcast import _plan
+from xnowcast.archive.hindcast import plan_hindcast
 from xnowcast.verbs.forecast import prepare
 
 QUIET = {"progress": False}
@@ -193,12 +193,12 @@ def plan(folder):
         batch_size=None,
         options={},
     )
-    planned = _plan(ready, "all", "skip", 0.0, folder / "plan.zarr", None)
-    first = next(planned.cut(list(range(planned.batches))))
+    planned = plan_hindcast(ready, "all", "skip", 0.0, folder / "plan.zarr", None)
+    first = next(planned.cut(list(range(planned.ledger.batches))))
     spent = time.process_time() - start
     sizes = [len(cloudpickle.dumps(part)) / 1024 for part in (planned.job, first)]
-    print(f"a year of 5-minute data, {planned.init_times.size} init times: planned in {spent:.2f} s CPU,")
-    print(f"  {planned.batches} batches of {planned.job.layout.per_batch}; a worker gets {sizes[0]:.0f} kB once")
+    print(f"a year of 5-minute data, {planned.ledger.init_times.size} init times: planned in {spent:.2f} s CPU,")
+    print(f"  {planned.ledger.batches} batches of {planned.job.layout.per_batch}; a worker gets {sizes[0]:.0f} kB once")
     print(f"  and {sizes[1]:.0f} kB with each batch")
 
 

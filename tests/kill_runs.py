@@ -14,7 +14,8 @@ import xarray as xr
 from archive_models import Noisy
 
 import xnowcast
-from xnowcast.archive import hindcast, score, watch
+from xnowcast.archive import hindcast, score_archive, watch
+from xnowcast.archive.run import job
 
 EVENTS = {
     "open",
@@ -44,9 +45,9 @@ def run_hindcast(folder):
 
 
 def run_score(folder):
-    score.SAVE_EVERY = 0.0
+    job.SAVE_EVERY = 0.0
     options = {"steps": 1, "thresholds": [0.5], "scales": [1], "block": "10min", "progress": False}
-    score.score_archive(radar().chunk(time=1), out=folder / "a.nc", **options)
+    score_archive(radar().chunk(time=1), out=folder / "a.nc", **options)
 
 
 def run_train(folder):

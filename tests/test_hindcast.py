@@ -141,7 +141,7 @@ def test_batches_chunks_and_files_have_a_reasonable_size(shape, shard, chunk):
 
 def test_a_year_of_five_minute_data_is_planned_in_few_steps(tmp_path, calls_made):
     """`benchmarks/scale.py plan` measures how long it takes."""
-    from xnowcast.archive.hindcast import _plan
+    from xnowcast.archive.hindcast import plan_hindcast
     from xnowcast.verbs.forecast import prepare
 
     frames = 105_120
@@ -164,12 +164,13 @@ def test_a_year_of_five_minute_data_is_planned_in_few_steps(tmp_path, calls_made
             batch_size=None,
             options={},
         )
-        plan = _plan(ready, "all", "skip", 0.0, tmp_path / "a.zarr", None)
-        first = next(plan.cut(list(range(plan.batches))))
+        plan = plan_hindcast(ready, "all", "skip", 0.0, tmp_path / "a.zarr", None)
+        first = next(plan.cut(list(range(plan.ledger.batches))))
     assert calls.count < 15 * frames
-    assert plan.init_times.size == frames - 1
-    assert plan.batches < frames / 20, "no task per frame and member"
-    assert len(dict(first.frames.variable.data.__dask_graph__())) < 10, "a worker gets the frames of its batch alone"
+    assert plan.ledger.init_times.size == frames - 1
+    assert plan.ledger.batches < frames / 20, "no task per frame and member"
+    graph = first.steps[0].frames.variable.data.__dask_graph__()
+    assert len(dict(graph)) < 10, "a worker gets the frames of its batch alone"
 
 
 # ---------------------------------------------------------------- what is skipped, and why

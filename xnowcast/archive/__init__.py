@@ -7,8 +7,9 @@ frames come in.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from xnowcast.archive.hindcast import hindcast, open_archive
+from xnowcast.archive.hindcast import hindcast
 from xnowcast.archive.score import score_archive
+from xnowcast.archive.store import open_archive
 from xnowcast.archive.watch import watch
 
 if TYPE_CHECKING:

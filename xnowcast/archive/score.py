@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,36 +14,31 @@ import xarray as xr
 
 from xnowcast import check, drafts
 from xnowcast.archive import store
-from xnowcast.archive.hindcast import (
+from xnowcast.archive.contenders import BASELINES, Contender, Stored, contenders
+from xnowcast.archive.run import fingerprint
+from xnowcast.archive.run.job import (
+    Batch,
+    Job,
+    Ledger,
+    Outcome,
+    Plan,
+    Step,
+    begin,
     check_run,
-    end_of_run,
-    in_order,
+    choose,
     init_times_at_once,
-    judge,
-    pick,
-    run_windows,
-    summary,
     without_data,
 )
-from xnowcast.archive.run import fingerprint
-from xnowcast.archive.run.lock import StoreLock
-from xnowcast.archive.run.logs import LogFile, log
-from xnowcast.archive.run.progress import Progress
+from xnowcast.archive.run.logs import log
 from xnowcast.check import plain
 from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 from xnowcast.fields.units import Relation
 from xnowcast.verbs import planning
-from xnowcast.verbs.forecast import Prepared, prepare
+from xnowcast.verbs.forecast import Prepared
 
-if TYPE_CHECKING:
-    from xnowcast.fields.cf import Field
-
-SAVE_EVERY = 60.0
-"""Seconds between two writings of a table that grows."""
 STEP_BYTES = 128 * 2**20
 """Forecasts of all models that a worker holds at once, unless those of one init time are more."""
-BASELINES = ("persistence", "extrapolation")
 
 
 def score_archive(
@@ -139,282 +132,39 @@ def score_archive(
     (('model', 'lead_time', 'threshold', 'scale'), ['persistence', 'extrapolation'])
     """
     asked = dict(locals())
-    from xnowcast.archive.run import engines
-    from xnowcast.archive.run.loop import interruptible
-
     check_run(asked)
     check.flag("same_cells", same_cells)
     shared = {"seed": seed, "variable": variable, "zr": zr, "on_mismatch": on_mismatch, "device": device}
     shared |= {"lead_time": lead_time, "steps": steps, "batch_size": batch_size}
-    contenders, reference = _contenders(ds, models, baselines, members, shared)
-    plan = _plan(contenders, reference, asked)
-    if out is None:
-        with engines.performance_report(engine, performance_report), interruptible() as interruption:
-            return _run(plan, None, None, engine, workers, device, interruption, progress)
-    path = storage.output_path(out).absolute()
-    if path.exists() and overwrite:
+    scored, reference = contenders(ds, models, baselines, members, shared)
+    plan, table = _plan(scored, reference, asked)
+    path = None if out is None else storage.output_path(out).absolute()
+    if path is not None and path.exists() and overwrite:
         storage.refuse_inputs(path, [ds, models, regions])
         storage.refuse_strangers(path)
-    with (
-        engines.performance_report(engine, performance_report),
-        StoreLock(path.with_name(f"{path.name}.lock")) as lock,
-        LogFile(path.with_name(f"{path.name}.log")),
-        interruptible() as interruption,
-    ):
-        drafts.remove_leftovers(path)
-        if overwrite and path.exists():
-            log.info("%s is replaced", path)
-        else:
-            plan.table.go_on_with(path, plan.fingerprint)
-        return _run(plan, path, lock, engine, workers, device, interruption, progress)
-
-
-# ---------------------------------------------------------------- contenders
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Forecasts that are in a store already.
-
-    ``name``: the variable. ``steps``: how many lead times are scored.
-    """
-
-    path: str
-    name: str
-    init_times: np.ndarray
-    conversion: Any
-    steps: int
-
-    def read(self, init_times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``(init_time, [member], lead_time, y, x)`` in mm h-1, NaN for init times that the store has not; and what
-        became of each.
-        """
-        with xr.open_zarr(self.path, chunks=None) as opened:
-            there = np.isin(init_times, self.init_times)
-            some = opened.isel(init_time=_as_slice(np.searchsorted(self.init_times, init_times[there])))
-            found = some[self.name].isel(lead_time=slice(self.steps)).values
-            status = np.full(len(init_times), store.GAP, np.int8)
-            status[there] = some[store.STATUS].values
-        values = np.full((len(init_times), *found.shape[1:]), np.nan, np.float32)
-        values[there] = self.conversion(found)
-        return values, status
-
-
-def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
-    """Neighbours are read at once, which Zarr does several times faster than one by one."""
-    if positions.size and positions[-1] - positions[0] == positions.size - 1:
-        return slice(int(positions[0]), int(positions[-1]) + 1)
-    return positions
-
-
-Contender = Prepared | Stored
-
-
-def _contenders(
-    ds: Any, models: Any, baselines: Sequence[str], members: int | None, shared: dict[str, Any]
-) -> tuple[dict[str, Contender], Prepared]:
-    """Every model by its name, and one that tells the field and the steps that all have in common."""
-    named = _named(models)
-    more = [baselines] if isinstance(baselines, str) else list(baselines) if isinstance(baselines, Iterable) else [None]
-    if not all(isinstance(name, str) for name in more):
-        raise ValueError(f"baselines is {baselines!r}; it must be names of models, such as {BASELINES}")
-    named |= {name: name for name in more if name not in named}
-    if not named:
-        raise ValueError("there is no model to score: name some, or baselines")
-    in_stores = {name: given for name, given in named.items() if str(given).endswith(".zarr")}
-    ready = {name: _prepared(ds, given, members, shared) for name, given in named.items() if name not in in_stores}
-    reference = next(iter(ready.values())) if ready else _prepared(ds, "persistence", None, shared)
-    if reference.field.extra:
-        raise ValueError(
-            f"variable {reference.field.name!r} has the dims {reference.field.extra} besides time, y and x: choose one "
-            "of their labels with .isel"
-        )
-    return {name: ready[name] if name in ready else _stored(named[name], reference) for name in named}, reference
-
-
-def _named(models: Any) -> dict[str, Any]:
-    if isinstance(models, Mapping) and "model" not in models:
-        return {str(name): given for name, given in models.items()}
-    one = isinstance(models, str | Path | Mapping) or hasattr(models, "task")
-    if not one and not isinstance(models, Iterable):
-        raise ValueError(
-            f"models is {models!r}; it can be the name of a model, weights, a model, a store of a hindcast, several of "
-            "these, or a mapping from names of your choice"
-        )
-    given = [models] if one else list(models)
-    names = [_name(model) for model in given]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"two models are called {twice[0]!r}: give a mapping from names of your choice")
-    return dict(zip(names, given, strict=True))
-
-
-def _name(model: Any) -> str:
-    if isinstance(model, Mapping):
-        return _name(model.get("weights") or model["model"])
-    return Path(model).stem if isinstance(model, str | Path) else planning.model_name(model)
-
-
-def _prepared(ds: Any, given: Any, members: int | None, shared: dict[str, Any]) -> Prepared:
-    about = dict(given) if isinstance(given, Mapping) else {"model": given}
-    own = {key: about.pop(key) for key in ("seed", "batch_size", "device") if key in about}
-    asked = about.pop("members", None)
-    model, weights = about.pop("model", None), about.pop("weights", None)
-    ready = prepare(ds, model, members=asked, weights=weights, options=about, **(shared | own))
-    if ready.members is None or asked is not None or members is None:
-        return ready
-    return replace(ready, members=range(members))
-
-
-def _stored(path: Any, reference: Prepared) -> Stored:
-    from xnowcast.archive.hindcast import open_archive
-
-    opened = open_archive(path)
-    field = cf.find_field(opened)
-    array = opened[field.name]
-    _refuse_other_interval(path, field, reference)
-    leads = np.arange(1, reference.plan.steps + 1) * reference.axis.step
-    there = array["lead_time"].values
-    if not np.array_equal(there[: leads.size], leads):
-        minutes = [f"{leads_of[-1] / np.timedelta64(60, 's'):g} min" for leads_of in (there, leads)]
-        raise ValueError(
-            f"{path} has {there.size} lead times up to {minutes[0]}; {leads.size} up to {minutes[1]} are to be scored"
-        )
-    for dim in (reference.field.y, reference.field.x):
-        ours = reference.field.array
-        if dim not in array.dims or not np.array_equal(array.indexes.get(dim, []), ours.indexes.get(dim, [])):
-            raise ValueError(f"the forecasts of {path} have another {dim!r} than the observations")
-    return Stored(str(Path(path).absolute()), field.name, array["init_time"].values, field.conversion, leads.size)
-
-
-def _refuse_other_interval(path: Any, forecast: "Field", reference: Prepared) -> None:
-    """Forecasts of sums over another time than the observations; rates of moments are those of their step."""
-    step = reference.axis.step.astype("m8[ns]")
-    lengths = [step if f.interval is None else f.interval.length for f in (forecast, reference.field)]
-    if lengths[0] != lengths[1]:
-        theirs, ours = (f"{length / np.timedelta64(60, 's'):g} min" for length in lengths)
-        raise ValueError(
-            f"the forecasts of {path} are of {theirs} each, and the observations of {ours}: score them with "
-            "xnowcast.verify.scorecard, which averages the shorter ones where they make up the longer"
-        )
+    attrs = {store.FINGERPRINT: json.dumps(plan.fingerprint, default=plain)}
+    with begin(asked, path) as run:
+        if path is not None:
+            drafts.remove_leftovers(path)
+            if overwrite and path.exists():
+                log.info("%s is replaced", path)
+            else:
+                table.go_on_with(path, plan.fingerprint)
+        to_do = table.with_status(store.PENDING)
+        if to_do:
+            save = None if path is None else lambda: storage.write(table.to_dataset(attrs), path, overwrite=True)
+            begins = f"scoring {', '.join(scored)}: {len(to_do)} of {table.batches} blocks"
+            run.complete(plan, to_do, begins=begins, name=path.name if path else "scores", save=save)
+            _warn_of_unfinished(table, scored)
+    return table.to_dataset(attrs)
 
 
 # ---------------------------------------------------------------- planning
 
 
-@dataclass(frozen=True)
-class Job:
-    """What all blocks share.
-
-    ``reference``: whose field is observed. ``kinds``: of sums. ``options``: thresholds and scales, by kind of sums.
-    ``regions``: bool ``(region, y, x)``. ``sizes``: of the dims of the tables.
-    """
-
-    models: dict[str, Contender]
-    reference: Prepared
-    kinds: tuple[str, ...]
-    options: dict[str, dict[str, Any]]
-    regions: np.ndarray | None
-    sizes: dict[str, int]
-    hours: int | None
-    same_cells: bool
-    min_coverage: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """Some init times that a worker scores at once.
-
-    ``chosen``: for each model that forecasts here the init times that it has all frames for, counted in ``frames``.
-    ``valid``: ``(init_time, lead_time)`` positions in ``frames`` of what was observed, -1 where there is no frame.
-    """
-
-    init_times: np.ndarray
-    chosen: dict[str, windows.Windows]
-    valid: np.ndarray
-    frames: Any
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A block of init times, in steps."""
-
-    number: int
-    steps: list[Step]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a worker found of a block.
-
-    ``sums``: by variable of the table, without the dim ``block``. ``status``: ``(init_time, model)``.
-    """
-
-    sums: dict[str, np.ndarray]
-    status: np.ndarray
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    job: Job
-    reference: Prepared  # with the archive's data, which the job is without
-    chosen: dict[str, windows.Windows]
-    table: "Table"
-    fingerprint: dict[str, Any]
-
-    def cut(self, numbers: Sequence[int]) -> Iterator[Batch]:
-        """The blocks of these numbers, in turn, each in steps."""
-        from xnowcast.archive.run.frames import FrameReader
-
-        axis = self.reference.axis
-        steps = [(number, self._step(times)) for number in numbers for times in self._in_steps(number)]
-        frames = FrameReader(self.reference.field, axis.times).cut([_span(step) for _, step in steps])
-        cut = zip(steps, frames, strict=True)
-        for number, of_block in groupby(cut, key=lambda pair: pair[0][0]):
-            yield Batch(number, [_counted(step, found) for (_, step), found in of_block])
-
-    def _in_steps(self, number: int) -> list[np.ndarray]:
-        times = self.table.init_times[self.table.inits(number)]
-        return [times[i : i + self.per_step] for i in range(0, times.size, self.per_step)]
-
-    @property
-    def per_step(self) -> int:
-        """Init times whose forecasts of all models, beside what was observed, fit into the memory of a step."""
-        field = self.reference.field
-        copies = 3 + sum(len(m.members or (0,)) if isinstance(m, Prepared) else 1 for m in self.job.models.values())
-        cells = field.array.sizes[field.y] * field.array.sizes[field.x] * self.reference.plan.steps
-        most = int(np.clip(STEP_BYTES // (4 * cells * copies), 1, 128))
-        multiple = max([init_times_at_once(m) for m in self.job.models.values() if isinstance(m, Prepared)], default=1)
-        return most // multiple * multiple or most
-
-    def _step(self, times: np.ndarray) -> Step:
-        axis = self.reference.axis
-        chosen = {}
-        for name, found in self.chosen.items():
-            ends = np.searchsorted(found.init_times, [times[0], times[-1] + np.timedelta64(1, "ns")])
-            some = np.arange(*ends)
-            chosen[name] = pick(found, some[np.isin(found.init_times[some], times)])
-        slots = axis.slots[np.searchsorted(axis.times, times)][:, None] + np.arange(1, self.reference.plan.steps + 1)
-        valid = np.minimum(np.searchsorted(axis.slots, slots), axis.slots.size - 1)
-        return Step(times, chosen, np.where(axis.slots[valid] == slots, valid, -1), None)
-
-
-def _span(step: Step) -> tuple[int, int]:
-    """Positions of the first frame that a step needs, and after the last."""
-    read = [positions.ravel() for some in step.chosen.values() for positions in (some.before, some.after)]
-    used = np.concatenate([*read, step.valid[step.valid >= 0]])
-    return (int(used.min()), int(used.max()) + 1) if used.size else (0, 1)
-
-
-def _counted(step: Step, frames: Any) -> Step:
-    """The step with its frames, and positions counted in these."""
-    first, _ = _span(step)
-    chosen = {n: replace(w, before=w.before - first, after=w.after - first) for n, w in step.chosen.items()}
-    return replace(step, chosen=chosen, valid=np.where(step.valid < 0, -1, step.valid - first), frames=frames)
-
-
-def _plan(models: dict[str, Contender], reference: Prepared, asked: Mapping[str, Any]) -> _Plan:
+def _plan(
+    models: dict[str, Contender], reference: Prepared, asked: Mapping[str, Any]
+) -> tuple[Plan["ScoreJob"], "Table"]:
     from xnowcast.archive import tables
     from xnowcast.verify.contingency import scale_coordinate
     from xnowcast.verify.scorecard import _checked_thresholds
@@ -432,21 +182,30 @@ def _plan(models: dict[str, Contender], reference: Prepared, asked: Mapping[str,
     forecasting = {name: model for name, model in models.items() if isinstance(model, Prepared)} or {"": reference}
     # The model that reads most frames has the first init time; the others begin with it.
     most = max(forecasting, key=lambda name: forecasting[name].task.input_frames)
-    chosen = {most: _choose(forecasting[most], init_times, on_gap)}
-    every = np.sort(np.concatenate([chosen[most].init_times, chosen[most].skipped]))
-    chosen |= {name: _choose(m, every, on_gap) for name, m in forecasting.items() if name != most}
+    chosen = {}
+    chosen[most], every = choose(forecasting[most], init_times, on_gap)
+    chosen |= {name: choose(m, every, on_gap)[0] for name, m in forecasting.items() if name != most}
     coords = {
         "model": list(models),
         **({"hour": np.arange(0, 24, _checked_hours(hours))} if hours is not None else {}),
-        **({"region": [str(label) for label in _region_labels(regions)]} if regions is not None else {}),
+        **({"region": [str(label) for label in planning.labels(regions, "region")]} if regions is not None else {}),
         "lead_time": np.arange(1, reference.plan.steps + 1) * reference.axis.step,
         "threshold": options["thresholds"],
         "scale": options["scales"],
     }
     bare = {n: without_data(m) if isinstance(m, Prepared) else m for n, m in models.items()}
     sizes = {name: len(values) for name, values in coords.items()}
-    kept = {name: asked[name] for name in ("hours", "same_cells", "min_coverage")}
-    job = Job(bare, without_data(reference), kinds, options, masks, sizes, **kept)
+    job = ScoreJob(
+        without_data(reference),
+        asked["min_coverage"],
+        bare,
+        kinds,
+        options,
+        masks,
+        sizes,
+        hours,
+        asked["same_cells"],
+    )
     of_reference = fingerprint.of_forecast(reference, every)
     about = {
         "models": {name: _about(model, every) for name, model in models.items()},
@@ -461,11 +220,18 @@ def _plan(models: dict[str, Contender], reference: Prepared, asked: Mapping[str,
     } | fingerprint.of_call(asked, fingerprint.TOLD_BY_TABLES)
     shapes = {tables.variable(k, part): tables.KINDS[k].dims for k in kinds for part in tables.KINDS[k].sums}
     table = Table(every, block_starts(every, asked["block"]), coords, shapes, units)
-    return _Plan(job, reference, chosen if "" not in chosen else {}, table, about)
+    chosen = chosen if "" not in chosen else {}
+    return Plan(job, reference, table, chosen, _per_step(models, reference), about, reference.plan.steps), table
 
 
-def _choose(ready: Prepared, init_times: Any, on_gap: Any) -> windows.Windows:
-    return in_order(windows.input_windows(ready.axis, ready.task.input_frames, init_times, on_gap=on_gap))
+def _per_step(models: dict[str, Contender], reference: Prepared) -> int:
+    """Init times whose forecasts of all models, beside what was observed, fit into the memory of a step."""
+    field = reference.field
+    copies = 3 + sum(len(m.members or (0,)) if isinstance(m, Prepared) else 1 for m in models.values())
+    cells = field.array.sizes[field.y] * field.array.sizes[field.x] * reference.plan.steps
+    most = int(np.clip(STEP_BYTES // (4 * cells * copies), 1, 128))
+    multiple = max([init_times_at_once(m) for m in models.values() if isinstance(m, Prepared)], default=1)
+    return most // multiple * multiple or most
 
 
 def _about(model: Contender, init_times: np.ndarray) -> dict[str, Any]:
@@ -510,10 +276,6 @@ def _masks(regions: xr.DataArray | None, reference: Prepared) -> np.ndarray | No
     return regions.transpose("region", field.y, field.x).values
 
 
-def _region_labels(regions: xr.DataArray) -> list[Any]:
-    return planning.labels(regions, "region")
-
-
 def _checked_hours(hours: int) -> int:
     if isinstance(hours, bool) or hours not in (1, 2, 3, 4, 6, 8, 12):
         raise ValueError(f"hours is {hours!r}; it can be 1, 2, 3, 4, 6, 8 or 12")
@@ -521,10 +283,7 @@ def _checked_hours(hours: int) -> int:
 
 
 def block_starts(init_times: np.ndarray, block: str) -> np.ndarray:
-    """When the block of each init time began.
-
-    ``block``: whole days, cut at the ends of months, or a length that divides a day. Returned: datetime64[ns].
-    ValueError if it is another length.
+    """When the block of each init time began: whole days, cut at the ends of months, or a length that divides a day.
 
     >>> times = np.array(["2024-06-09T07", "2024-06-30T23", "2024-07-01T00"], "M8[ns]")
     >>> block_starts(times, "7D").astype("M8[D]").astype(str).tolist()
@@ -544,11 +303,11 @@ def block_starts(init_times: np.ndarray, block: str) -> np.ndarray:
 # ---------------------------------------------------------------- the table as it grows
 
 
-class Table:
-    """Sums of all blocks, and what became of each init time.
+class Table(Ledger):
+    """Sums of all blocks, and what became of each init time ``(init_time, model)``.
 
-    ``init_times, starts``: in rising order, and when the block of each began. ``coords``: of the dims but block, in
-    their order. ``shapes``: variables, and their dims after the lead time.
+    ``starts`` is when the block of each init time began, ``coords`` are those of the dims but block, in their order;
+    ``shapes`` are the variables, and their dims after the lead time.
     """
 
     def __init__(
@@ -559,8 +318,8 @@ class Table:
         shapes: dict[str, tuple[str, ...]],
         units: str,
     ):
-        self.init_times = init_times
-        self.blocks, self._number = np.unique(starts, return_inverse=True)
+        self.blocks, numbers = np.unique(starts, return_inverse=True)
+        super().__init__(init_times, numbers, len(coords["model"]))
         self.coords, self.units = coords, units
         outer = [name for name in ("model", "hour", "region") if name in coords]
         self.dims = {name: [outer[0], "block", *outer[1:], "lead_time", *last] for name, last in shapes.items()}
@@ -569,21 +328,15 @@ class Table:
         self.sums: dict[str, np.ndarray] = {
             n: np.zeros([sizes[d] for d in dims], dtype_of(n)) for n, dims in self.dims.items()
         }
-        self.status = np.zeros((init_times.size, sizes["model"]), np.int8)
 
-    def inits(self, number: int) -> slice:
-        """Init times of a block."""
-        return slice(*np.searchsorted(self._number, [number, number + 1]).tolist())
-
-    def pending(self) -> list[int]:
-        """Blocks that are not scored."""
-        return np.unique(self._number[(self.status == store.PENDING).any(axis=1)]).tolist()
+    def name(self, number: int) -> str:
+        return f"block {np.datetime_as_string(self.blocks[number]):.10}"
 
     def put(self, number: int, outcome: Outcome) -> None:
         """Set, rather than add, the sums of a block, so that none can count twice."""
         for name, sums in outcome.sums.items():
             self.sums[name][:, number] = sums
-        self.status[self.inits(number)] = outcome.status
+        super().put(number, outcome)
 
     def to_dataset(self, attrs: dict[str, Any]) -> xr.Dataset:
         """The table as users get it."""
@@ -617,7 +370,9 @@ class Table:
             for name, sums in self.sums.items():
                 sums[:] = opened[name].transpose(*self.dims[name]).values
             self.status[:] = opened[store.STATUS].transpose("init_time", "model").values
-        log.info("going on with %s: %d of %d blocks are to be done", path, len(self.pending()), self.blocks.size)
+        log.info(
+            "going on with %s: %d of %d blocks are to be done", path, len(self.with_status(store.PENDING)), self.batches
+        )
 
 
 def _as_text(values: Any) -> Any:
@@ -630,95 +385,107 @@ def dtype_of(variable: str) -> type:
     return np.int64 if variable.startswith(("events_", "n_init")) else np.float64
 
 
+def _warn_of_unfinished(table: Table, models: dict[str, Contender]) -> None:
+    """Stores that have no forecast from some init times: the scores of all models are without these."""
+    for number, (name, model) in enumerate(models.items()):
+        lacking = table.status[:, number] == store.PENDING
+        if isinstance(model, Stored):
+            lacking |= ~np.isin(table.init_times, model.init_times)
+        if lacking.any():
+            log.warning(
+                "%s has no forecast from %d of %d init times: the scores are without them",
+                *(name, lacking.sum(), lacking.size),
+            )
+
+
 # ---------------------------------------------------------------- one block, on a worker
 
 
-def score_block(job: Job, batch: Batch) -> Outcome:
-    """Forecast from the init times of a block with every model, and add up their scores' sums."""
-    from xnowcast.archive import tables
+@dataclass(frozen=True)
+class ScoreJob(Job):
+    """Sums of the scores of models; ``options`` are by kind of sums, ``regions`` bool ``(region, y, x)``."""
 
-    outer = [job.sizes["model"], *(job.sizes[d] for d in ("hour", "region") if d in job.sizes)]
-    sums: dict[str, np.ndarray] = {}
-    for kind in job.kinds:
-        shape = [*outer, job.sizes["lead_time"], *(job.sizes[d] for d in tables.KINDS[kind].dims)]
-        sums |= {(n := tables.variable(kind, p)): np.zeros(shape, dtype_of(n)) for p in tables.KINDS[kind].sums}
-    sums["n_init_times"] = np.zeros([job.sizes[d] for d in ("model", "hour") if d in job.sizes], np.int64)
-    statuses, notes = [], []
-    for step in batch.steps:
-        status, said = _score_step(job, step, sums)
-        statuses.append(status)
-        notes += said
-    return Outcome(sums, np.concatenate(statuses), list(dict.fromkeys(notes)))
+    models: dict[str, Contender]
+    kinds: tuple[str, ...]
+    options: dict[str, dict[str, Any]]
+    regions: np.ndarray | None
+    sizes: dict[str, int]  # of the dims of the tables
+    hours: int | None
+    same_cells: bool
 
+    def compute(self, batch: Batch) -> Outcome:
+        """Forecast from the init times of a block with every model, and add up their scores' sums."""
+        from xnowcast.archive import tables
 
-def _score_step(job: Job, step: Step, sums: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
-    read = step.frames.read(job.reference.plan.conversion)
-    forecasts, status, notes = _forecasts(job, step, read)
-    rain = planning.user_orientation(job.reference.plan.conversion(read.values), job.reference.field)
-    observed = np.where(step.valid[..., None, None] >= 0, rain[step.valid], np.float32(np.nan))
-    observed[(status == store.FORECAST).sum(axis=1) == 0] = np.nan  # nothing to compare with
-    if job.same_cells:
-        for forecast in forecasts:
-            known = np.isfinite(forecast)
-            observed[~(known.all(axis=1) if known.ndim == 5 else known)] = np.nan
-    hour = _hours(step.init_times, job.hours)
-    for number, forecast in enumerate(forecasts):
-        counted = status[:, number] == store.FORECAST
-        if job.same_cells:
-            counted = (status == store.FORECAST).all(axis=1)
-        _add(sums["n_init_times"], number, counted.astype(np.int64), hour)
-        _add_scores(job, number, observed, forecast, hour, sums)
-    return status, notes
+        outer = [self.sizes["model"], *(self.sizes[d] for d in ("hour", "region") if d in self.sizes)]
+        sums: dict[str, np.ndarray] = {}
+        for kind in self.kinds:
+            shape = [*outer, self.sizes["lead_time"], *(self.sizes[d] for d in tables.KINDS[kind].dims)]
+            sums |= {(n := tables.variable(kind, p)): np.zeros(shape, dtype_of(n)) for p in tables.KINDS[kind].sums}
+        sums["n_init_times"] = np.zeros([self.sizes[d] for d in ("model", "hour") if d in self.sizes], np.int64)
+        statuses, notes = [], []
+        for step in batch.steps:
+            status, of_step = self._score(step, sums)
+            statuses.append(status)
+            notes += of_step
+        return Outcome(np.concatenate(statuses), list(dict.fromkeys(notes)), sums)
 
+    def _score(self, step: Step, sums: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+        read = self.read(step)
+        forecasts, status, notes = self._forecasts(step, read)
+        rain = planning.user_orientation(self.reference.plan.conversion(read.values), self.reference.field)
+        observed = np.where(step.valid[..., None, None] >= 0, rain[step.valid], np.float32(np.nan))
+        observed[(status == store.FORECAST).sum(axis=1) == 0] = np.nan  # nothing to compare with
+        if self.same_cells:
+            for forecast in forecasts:
+                known = np.isfinite(forecast)
+                observed[~(known.all(axis=1) if known.ndim == 5 else known)] = np.nan
+        hour = None if self.hours is None else pd.DatetimeIndex(step.init_times).hour.to_numpy() // self.hours
+        for number, forecast in enumerate(forecasts):
+            counted = status[:, number] == store.FORECAST
+            if self.same_cells:
+                counted = (status == store.FORECAST).all(axis=1)
+            _add(sums["n_init_times"], number, counted.astype(np.int64), hour)
+            self._add_scores(number, observed, forecast, hour, sums)
+        return status, notes
 
-def _forecasts(job: Job, step: Step, read: Any) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
-    """Of each model ``(init_time, [member], lead_time, y, x)`` in mm h-1, NaN where there is none; and why."""
-    forecasts, notes = [], []
-    status = np.full((step.init_times.size, len(job.models)), store.GAP, np.int8)
-    for number, (name, model) in enumerate(job.models.items()):
-        if isinstance(model, Stored):
-            values, status[:, number] = model.read(step.init_times)
+    def _forecasts(self, step: Step, read: Any) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+        """Of each model ``(init_time, [member], lead_time, y, x)`` in mm h-1, NaN where there is none; and why."""
+        forecasts, statuses, notes = [], [], []
+        for name, model in self.models.items():
+            if isinstance(model, Stored):
+                values, status = model.read(step.init_times)
+            else:
+                values, status, of_model = self.forecast(model, name, step, read)
+                good = status == store.FORECAST
+                values[good] = model.plan.conversion(values[good])
+                notes += of_model
             forecasts.append(values)
-            continue
-        chosen = step.chosen[name]
-        rows = np.searchsorted(step.init_times, chosen.init_times)
-        of_rows, said = judge(chosen, read, job.min_coverage)
-        status[rows, number] = of_rows
-        good = of_rows == store.FORECAST
-        members = [len(model.members)] if model.members is not None else []
-        values = np.full(
-            (step.init_times.size, *members, model.plan.steps, *read.values.shape[-2:]), np.nan, np.float32
-        )
-        if good.any():
-            made = run_windows(model, read.values, pick(chosen, np.flatnonzero(good)))
-            values[rows[good]] = model.plan.conversion(made)
-        forecasts.append(values)
-        notes += said
-    return forecasts, status, notes
+            statuses.append(status)
+        return forecasts, np.stack(statuses, axis=1), notes
 
+    def _add_scores(
+        self,
+        number: int,
+        observed: np.ndarray,
+        forecast: np.ndarray,
+        hour: np.ndarray | None,
+        sums: dict[str, np.ndarray],
+    ) -> None:
+        """The sums of one model, in each region."""
+        from xnowcast.archive import tables
 
-def _add_scores(
-    job: Job,
-    number: int,
-    observed: np.ndarray,
-    forecast: np.ndarray,
-    hour: np.ndarray | None,
-    sums: dict[str, np.ndarray],
-) -> None:
-    """The sums of one model, in each region."""
-    from xnowcast.archive import tables
-
-    members = ["member"] if forecast.ndim == 5 else []
-    fc = xr.DataArray(forecast, dims=("init_time", *members, "lead_time", "y", "x"))
-    places = [None] if job.regions is None else list(job.regions)
-    for i, mask in enumerate(places):
-        seen = observed if mask is None else np.where(mask, observed, np.float32(np.nan))
-        obs = xr.DataArray(seen, dims=("init_time", "lead_time", "y", "x"))
-        for kind in job.kinds:
-            found = tables.KINDS[kind].take(obs, fc, job.options)
-            for part in tables.KINDS[kind].sums:
-                values = found[part].transpose("init_time", "lead_time", *tables.KINDS[kind].dims).values
-                _add(sums[tables.variable(kind, part)], number, values, hour, () if mask is None else (i,))
+        members = ["member"] if forecast.ndim == 5 else []
+        fc = xr.DataArray(forecast, dims=("init_time", *members, "lead_time", "y", "x"))
+        places = [None] if self.regions is None else list(self.regions)
+        for i, mask in enumerate(places):
+            valid = observed if mask is None else np.where(mask, observed, np.float32(np.nan))
+            obs = xr.DataArray(valid, dims=("init_time", "lead_time", "y", "x"))
+            for kind in self.kinds:
+                found = tables.KINDS[kind].take(obs, fc, self.options)
+                for part in tables.KINDS[kind].sums:
+                    values = found[part].transpose("init_time", "lead_time", *tables.KINDS[kind].dims).values
+                    _add(sums[tables.variable(kind, part)], number, values, hour, () if mask is None else (i,))
 
 
 def _add(
@@ -730,76 +497,3 @@ def _add(
         return
     for which in np.unique(hour):
         table[(number, which, *region)] += values[hour == which].sum(axis=0)
-
-
-def _hours(init_times: np.ndarray, hours: int | None) -> np.ndarray | None:
-    if hours is None:
-        return None
-    return pd.DatetimeIndex(init_times).hour.to_numpy() // hours
-
-
-# ---------------------------------------------------------------- the run
-
-
-def _run(
-    plan: _Plan,
-    path: Path | None,
-    lock: StoreLock | None,
-    engine: Any,
-    workers: int | None,
-    device: str,
-    interruption: Any,
-    shown: bool | None,
-) -> xr.Dataset:
-    from xnowcast.archive.run import engines
-    from xnowcast.archive.run.loop import run_batches
-
-    table, to_do = plan.table, plan.table.pending()
-    attrs = {store.FINGERPRINT: json.dumps(plan.fingerprint, default=plain)}
-    if not to_do:
-        return table.to_dataset(attrs)
-    runner = engines.start(engine, score_block, plan.job, workers=workers, device=device)
-    log.info(
-        "scoring %s: %d of %d blocks, on %s", ", ".join(plan.job.models), len(to_do), table.blocks.size, runner.name
-    )
-    count = sum(table.init_times[table.inits(number)].size for number in to_do)
-    bar = Progress(table.init_times.size, table.init_times.size - count, "init times", shown=shown)
-    saved = time.monotonic()
-
-    def finished(batch: Batch, outcome: Outcome) -> None:
-        table.put(batch.number, outcome)
-        for note in outcome.notes:
-            log.warning("block %.10s: %s", np.datetime_as_string(table.blocks[batch.number]), note)
-        bar.add(len(outcome.status))
-
-    def tick() -> None:
-        nonlocal saved
-        bar.show()
-        if path is not None and lock is not None:
-            lock.check()
-            if time.monotonic() - saved > SAVE_EVERY:
-                storage.write(table.to_dataset(attrs), path, overwrite=True)
-                saved = time.monotonic()
-
-    try:
-        report = run_batches(runner, plan.cut(to_do), finished=finished, interruption=interruption, tick=tick)
-    finally:
-        bar.close()
-        if path is not None and (lock is None or not lock.lost):
-            storage.write(table.to_dataset(attrs), path, overwrite=True)
-    end_of_run(report, summary(path.name if path else "scores", table.status.min(axis=1), bar), len(to_do))
-    _tell_of_unfinished(table, plan.job.models)
-    return table.to_dataset(attrs)
-
-
-def _tell_of_unfinished(table: Table, models: dict[str, Contender]) -> None:
-    """Stores that have no forecast from some init times: the scores of all models are without these."""
-    for number, (name, model) in enumerate(models.items()):
-        lacking = table.status[:, number] == store.PENDING
-        if isinstance(model, Stored):
-            lacking |= ~np.isin(table.init_times, model.init_times)
-        if lacking.any():
-            log.warning(
-                "%s has no forecast from %d of %d init times: the scores are without them",
-                *(name, lacking.sum(), lacking.size),
-            )

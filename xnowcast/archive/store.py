@@ -223,6 +223,27 @@ def in_words(value: Any) -> str:
     return "none" if value is ABSENT else "it" if isinstance(value, dict) else repr(value)
 
 
+def open_archive(path: str | Path) -> xr.Dataset:
+    """Open a store of forecasts lazily, with chunks as they lie in it.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    ValueError
+        If there is no such store.
+    """
+    if read_fingerprint(Path(path)) is None:
+        raise ValueError(f"{path} is no store of a hindcast")
+    return xr.open_zarr(path, consolidated=True)
+
+
 def read_fingerprint(path: Path) -> dict[str, Any] | None:
     """What the run of a store was asked for; None if it is no such store."""
     try:

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check, verify
-from xnowcast.archive.store import differences, in_words
+from xnowcast.archive.store import FINGERPRINT, STATUS, differences, in_words
 from xnowcast.data import storage
 from xnowcast.verify.contingency import COUNTS, ratio
 from xnowcast.verify.deterministic import CORRELATION_SUMS, mean
@@ -23,9 +23,6 @@ from xnowcast.verify.deterministic import SUMS as ERROR_SUMS
 from xnowcast.verify.ensemble import CRPS_SUMS
 from xnowcast.verify.neighbourhood import SUMS as FSS_SUMS
 from xnowcast.verify.scorecard import SCORES
-
-STATUS = "init_status"
-SETTINGS = "nowcast_run"
 
 Take = Callable[[xr.DataArray, xr.DataArray, dict[str, Any]], xr.Dataset]
 
@@ -275,7 +272,7 @@ def merge_tables(tables: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:
 
 
 def _check_alike(one: xr.Dataset, other: xr.Dataset) -> None:
-    ours, theirs = (json.loads(table.attrs.get(SETTINGS, "{}")) | {"init_times": None} for table in (one, other))
+    ours, theirs = (json.loads(table.attrs.get(FINGERPRINT, "{}")) | {"init_times": None} for table in (one, other))
     if changed := differences(ours, theirs):
         name, first, second = changed[0]
         raise ValueError(f"the tables differ in {name}: {in_words(first)} and {in_words(second)}")
