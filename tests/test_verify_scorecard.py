@@ -374,7 +374,7 @@ def test_tables_that_cannot_be_made_are_refused(cards):
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_every_score_of_the_table_can_be_had_at_once(radar, lazy, nothing_may_run):
-    from xnowcast.verify.scorecard import SCORES
+    from xnowcast.verify.scorecards import SCORES
 
     rain = radar.rain.fillna(0)
     ensemble = xr.concat([rain.roll(x=m) for m in range(3)], xr.DataArray(range(3), dims="member", name="member"))

@@ -167,7 +167,7 @@ def _plan(
 ) -> tuple[Plan["ScoreJob"], "Table"]:
     from xnowcast.archive import tables
     from xnowcast.verify.contingency import scale_coordinate
-    from xnowcast.verify.scorecard import _checked_thresholds
+    from xnowcast.verify.scorecards import _checked_thresholds
 
     init_times, on_gap, hours, regions = (asked[name] for name in ("init_times", "on_gap", "hours", "regions"))
     units = "kg m-2" if reference.field.quantity == "vil" else "mm h-1"

@@ -6,7 +6,7 @@ stretch of init times, a day as a rule: the unit that the bootstrap draws, for f
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,93 +14,46 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import check, verify
+from xnowcast import check
 from xnowcast.archive.store import FINGERPRINT, STATUS, differences, in_words
 from xnowcast.data import storage
-from xnowcast.verify.contingency import COUNTS, ratio
-from xnowcast.verify.deterministic import CORRELATION_SUMS, mean
-from xnowcast.verify.deterministic import SUMS as ERROR_SUMS
-from xnowcast.verify.ensemble import CRPS_SUMS
-from xnowcast.verify.neighbourhood import SUMS as FSS_SUMS
-from xnowcast.verify.scorecard import SCORES
-
-Take = Callable[[xr.DataArray, xr.DataArray, dict[str, Any]], xr.Dataset]
+from xnowcast.verify.score import RECORDS, Record
+from xnowcast.verify.sums import as_xarray
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Sums that one or more scores are taken of.
+    """Sums that archives keep, and one of the records whose scores are taken of them, which says how they are made."""
 
-    ``sums``: variables of the sums. ``dims``: their dims besides init and lead time. ``take``: from observations and
-    forecasts ``(init_time, [member], lead_time, y, x)`` and the options of the tables. ``score``: from the name of a
-    score and the sums.
-    """
+    record: Record
 
-    sums: tuple[str, ...]
-    dims: tuple[str, ...]
-    take: Take
-    score: Callable[[str, xr.Dataset], xr.DataArray]
-    scores: tuple[str, ...]
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Variables of the sums."""
+        return self.record.needs
 
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dims of the sums besides init and lead time."""
+        has = {"threshold": self.record.takes("thresholds"), "scale": self.record.takes("scales")}
+        return tuple(dim for dim, there in has.items() if there)
 
-def _members(forecast: xr.DataArray) -> list[str]:
-    return ["member"] if "member" in forecast.dims else []
+    def take(self, observed: xr.DataArray, forecast: xr.DataArray, options: dict[str, Any]) -> xr.Dataset:
+        """Sums of observations and forecasts ``(init_time, [member], lead_time, y, x)``, by the tables' options.
 
-
-def _of_mean(function: Callable[..., xr.Dataset]) -> Take:
-    """Sums of the ensemble mean (of the share of members, for neighbourhoods), or of the one forecast."""
-
-    def take(observed: xr.DataArray, forecast: xr.DataArray, options: dict[str, Any]) -> xr.Dataset:
-        member_dim = "member" if "member" in forecast.dims else None
-        return function(observed, forecast, dim=["y", "x"], member_dim=member_dim, **options)
-
-    return take
-
-
-def _events(observed: xr.DataArray, forecast: xr.DataArray, options: dict[str, Any]) -> xr.Dataset:
-    """Each member is a forecast of its own."""
-    return verify.contingency_table(observed, forecast, dim=["y", "x", *_members(forecast)], **options)
+        A single forecast is an ensemble of one where members are taken together: its CRPS is the absolute error.
+        """
+        record, members = self.record, ["member"] if "member" in forecast.dims else []
+        taken = dict(record.options) | {name: value for name, value in options.items() if record.takes(name)}
+        if record.members == "mean":
+            taken["member_dim"] = "member" if members else None
+        if record.members == "together" and not members:
+            forecast = forecast.expand_dims("member")
+        dim = ["y", "x", *(members if record.members == "each" else [])]
+        return as_xarray(record.sums.fields(observed, forecast, dim=dim, **taken))
 
 
-def _crps(*, fair: bool) -> Take:
-    """A single forecast is an ensemble of one, whose CRPS is the absolute error."""
-
-    def take(observed: xr.DataArray, forecast: xr.DataArray, options: dict[str, Any]) -> xr.Dataset:
-        ensemble = forecast if _members(forecast) else forecast.expand_dims("member")
-        return verify.crps_sums(observed, ensemble, dim=["y", "x"], fair=fair)
-
-    return take
-
-
-def _without_options(take: Take) -> Take:
-    return lambda observed, forecast, options: take(observed, forecast, {})
-
-
-KINDS: dict[str, Kind] = {
-    "events": Kind(
-        COUNTS,
-        ("threshold", "scale"),
-        _events,
-        ratio,
-        (
-            *("csi", "pod", "false_alarm_ratio", "frequency_bias", "hss", "ets", "f1", "precision", "recall"),
-            *("accuracy", "probability_of_false_detection", "sedi"),
-        ),
-    ),
-    "errors": Kind(ERROR_SUMS, (), _without_options(_of_mean(verify.error_sums)), mean, ("rmse", "mae", "mean_error")),
-    "correlation": Kind(
-        CORRELATION_SUMS,
-        (),
-        _without_options(_of_mean(verify.correlation_sums)),
-        lambda _, sums: verify.correlation(sums),
-        ("correlation",),
-    ),
-    "neighbourhoods": Kind(
-        FSS_SUMS[:3], ("threshold", "scale"), _of_mean(verify.fss_sums), lambda _, sums: verify.fss(sums), ("fss",)
-    ),
-    "crps": Kind(CRPS_SUMS, (), _crps(fair=False), lambda _, s: verify.crps_ensemble(s), ("crps",)),
-    "crps_fair": Kind(CRPS_SUMS, (), _crps(fair=True), lambda _, s: verify.crps_ensemble(s), ("crps_fair",)),
-}
+KINDS = {record.archive: Kind(record) for record in reversed(RECORDS.values()) if record.archive is not None}
 """By the name that stands before their sums in a table, as in ``events_hits``."""
 
 
@@ -112,10 +65,10 @@ def kind_of(score: str) -> str:
     >>> kind_of("rmse")
     'errors'
     """
-    for name, kind in KINDS.items():
-        if score in kind.scores:
-            return name
-    known = ", ".join(name for kind in KINDS.values() for name in kind.scores)
+    record = RECORDS.get(score)
+    if record is not None and record.archive is not None:
+        return record.archive
+    known = ", ".join(name for name, record in RECORDS.items() if record.archive is not None)
     raise ValueError(f"there is no score {score!r} that archives can be scored with; there are {known}")
 
 
@@ -177,9 +130,9 @@ def table_scores(
     summed = _summed(tables, by)
     result = xr.Dataset(attrs=tables.attrs)
     for name in wanted:
-        score = KINDS[kind_of(name)].score(name, sums_of(summed, kind_of(name)))
-        units = SCORES[name].units or tables.attrs.get("units", "mm h-1")
-        result[name] = score.assign_attrs(long_name=SCORES[name].long_name, units=units)
+        score = RECORDS[name].formula(sums_of(summed, kind_of(name)))
+        units = RECORDS[name].units or tables.attrs.get("units", "mm h-1")
+        result[name] = score.assign_attrs(long_name=RECORDS[name].long_name, units=units)
     result["n_init_times"] = summed["n_init_times"]
     order = ("model", *by, "region", "lead_time", "threshold", "scale")
     return result.transpose(*dict.fromkeys(order), missing_dims="ignore")
@@ -202,7 +155,7 @@ def opened(tables: xr.Dataset | str | Path) -> xr.Dataset:
 def _wanted(tables: xr.Dataset, scores: Iterable[str] | None) -> list[str]:
     there = kinds_in(tables)
     if scores is None:
-        return [n for n, s in SCORES.items() if s.by_default and kind_of(n) in there]
+        return [n for n, s in RECORDS.items() if s.by_default and kind_of(n) in there]
     wanted = [scores] if isinstance(scores, str) else list(scores)
     for name in wanted:
         if kind_of(name) not in there:
@@ -367,7 +320,7 @@ def _draws(tables: xr.Dataset, wanted: Sequence[str], samples: int, seed: int) -
         kind: sums_of(sums, kind).map(lambda part: xr.dot(weights, part.astype(np.float64), dim="block"))
         for kind in dict.fromkeys(map(kind_of, wanted))
     }
-    return xr.Dataset({name: KINDS[kind_of(name)].score(name, of_kind[kind_of(name)]) for name in wanted})
+    return xr.Dataset({name: RECORDS[name].formula(of_kind[kind_of(name)]) for name in wanted})
 
 
 def _percentile(draws: np.ndarray, percentile: float) -> np.ndarray:

@@ -69,7 +69,7 @@ from xnowcast.verify.neighbourhood import fss, fss_sums, fss_target, useful_scal
 from xnowcast.verify.objects import object_free_fraction, sal, sal_sums
 from xnowcast.verify.probability import brier_decomposition, brier_score, probability_table, reliability_diagram, roc
 from xnowcast.verify.ranks import pit, pit_histogram, rank_histogram
-from xnowcast.verify.scorecard import SCORES, format_scorecard, scorecard
+from xnowcast.verify.scorecards import SCORES, format_scorecard, scorecard
 from xnowcast.verify.spectra import (
     effective_resolution,
     log_spectral_distance,

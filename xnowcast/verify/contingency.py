@@ -16,7 +16,7 @@ from xnowcast.verify.chunks import Dims, is_total, reduced_dims, sum_over_chunks
 from xnowcast.verify.fields import XarrayObject, ensemble_mean
 from xnowcast.verify.kernels import contingency_counts
 from xnowcast.verify.kernels.events import Boundary, Pooling, n_windows
-from xnowcast.verify.score import score_of
+from xnowcast.verify.score import Column, score_of
 from xnowcast.verify.sums import additive, per_cell, table_of
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
@@ -248,26 +248,31 @@ ValueError, TypeError
 """
 
 
-def _of_table(formula: Formula) -> Callable[..., Any]:
+def of_counts(long_name: str, *, by_default: bool = False) -> Callable[[Formula], Callable[..., Any]]:
     """Decorator: the score of two fields or of a table, from its formula of the counts a, b, c and d in float64.
 
     The docstring of the formula is that of the score; what all scores have in common is added to it.
     """
-    name = formula.__name__
-    _FORMULAS[name] = formula
+    column = Column(long_name, by_default=by_default, archive="events")
 
-    def of_counts(table: xr.Dataset) -> xr.DataArray:
-        return ratio(name, table)
+    def decorate(formula: Formula) -> Callable[..., Any]:
+        name = formula.__name__
+        _FORMULAS[name] = formula
 
-    of_counts.__name__ = of_counts.__qualname__ = name
-    of_counts.__module__ = formula.__module__
-    doc = inspect.cleandoc(formula.__doc__ or "")
-    doc = doc.replace("Returns\n-------\n", _PARAMETERS + _RETURNS)
-    of_counts.__doc__ = doc.replace("References\n", _RAISES + "References\n")
-    return score_of(contingency_table)(of_counts)
+        def of_table(table: xr.Dataset) -> xr.DataArray:
+            return ratio(name, table)
+
+        of_table.__name__ = of_table.__qualname__ = name
+        of_table.__module__ = formula.__module__
+        doc = inspect.cleandoc(formula.__doc__ or "")
+        doc = doc.replace("Returns\n-------\n", _PARAMETERS + _RETURNS)
+        of_table.__doc__ = doc.replace("References\n", _RAISES + "References\n")
+        return score_of(contingency_table, columns=column)(of_table)
+
+    return decorate
 
 
-@_of_table
+@of_counts("critical success index", by_default=True)
 def csi(a, b, c, d):
     """Critical success index (threat score): hits among all that was forecast or observed, ``a / (a + b + c)``.
 
@@ -288,7 +293,7 @@ def csi(a, b, c, d):
     return a / (a + b + c)
 
 
-@_of_table
+@of_counts("equitable threat score")
 def ets(a, b, c, d):
     """Equitable threat score (Gilbert skill score): the CSI beyond chance, ``(a - r) / (a + b + c - r)``.
 
@@ -312,7 +317,7 @@ def ets(a, b, c, d):
     return (a - by_chance) / (a + b + c - by_chance)
 
 
-@_of_table
+@of_counts("Heidke skill score", by_default=True)
 def hss(a, b, c, d):
     """Heidke skill score: correct forecasts beyond chance, ``2 (ad - bc) / [(a + c)(c + d) + (a + b)(b + d)]``.
 
@@ -333,7 +338,7 @@ def hss(a, b, c, d):
     return 2 * (a * d - b * c) / ((a + c) * (c + d) + (a + b) * (b + d))
 
 
-@_of_table
+@of_counts("F1 score")
 def f1(a, b, c, d):
     """F1 score: the harmonic mean of precision and recall, ``2a / (2a + b + c)``.
 
@@ -354,7 +359,7 @@ def f1(a, b, c, d):
     return 2 * a / (2 * a + b + c)
 
 
-@_of_table
+@of_counts("probability of detection", by_default=True)
 def pod(a, b, c, d):
     """Probability of detection (hit rate, recall): the part of the observed events that was forecast, ``a / (a + c)``.
 
@@ -375,7 +380,7 @@ def pod(a, b, c, d):
     return a / (a + c)
 
 
-@_of_table
+@of_counts("recall")
 def recall(a, b, c, d):
     """Recall, another name of the probability of detection (`pod`): ``a / (a + c)``.
 
@@ -396,7 +401,7 @@ def recall(a, b, c, d):
     return a / (a + c)
 
 
-@_of_table
+@of_counts("precision")
 def precision(a, b, c, d):
     """Precision (success ratio): the part of the forecast events that came, ``a / (a + b)``.
 
@@ -417,7 +422,7 @@ def precision(a, b, c, d):
     return a / (a + b)
 
 
-@_of_table
+@of_counts("false alarm ratio", by_default=True)
 def false_alarm_ratio(a, b, c, d):
     """False alarm ratio (FAR): the part of the forecast events that did not come, ``b / (a + b)``.
 
@@ -440,7 +445,7 @@ def false_alarm_ratio(a, b, c, d):
     return b / (a + b)
 
 
-@_of_table
+@of_counts("probability of false detection")
 def probability_of_false_detection(a, b, c, d):
     """Probability of false detection (POFD, false alarm rate): where no event came, how often one was forecast.
 
@@ -463,7 +468,7 @@ def probability_of_false_detection(a, b, c, d):
     return b / (b + d)
 
 
-@_of_table
+@of_counts("frequency bias", by_default=True)
 def frequency_bias(a, b, c, d):
     """Frequency bias: how many events were forecast for each that was observed, ``(a + b) / (a + c)``.
 
@@ -484,7 +489,7 @@ def frequency_bias(a, b, c, d):
     return (a + b) / (a + c)
 
 
-@_of_table
+@of_counts("accuracy")
 def accuracy(a, b, c, d):
     """Accuracy (proportion correct): how often it was right that an event came or did not, ``(a + d) / n``.
 
@@ -506,7 +511,7 @@ def accuracy(a, b, c, d):
     return (a + d) / (a + b + c + d)
 
 
-@_of_table
+@of_counts("symmetric extremal dependence index")
 def sedi(a, b, c, d):
     """Symmetric extremal dependence index, which keeps its meaning when events become rare.
 

@@ -11,7 +11,7 @@ from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.contingency import SpatialDims
 from xnowcast.verify.fields import XarrayObject, ensemble_mean
 from xnowcast.verify.kernels import errors
-from xnowcast.verify.score import score_of
+from xnowcast.verify.score import Column, score_of
 from xnowcast.verify.sums import additive, per_cell, table_of
 
 SUMS = ("n", "error", "absolute_error", "squared_error")
@@ -89,7 +89,11 @@ def error_sums(
     return table_of(sums, SUMS)
 
 
-@score_of(error_sums)
+def _column(long_name: str) -> Column:
+    return Column(long_name, units=None, members="mean", by_default=True, archive="errors")
+
+
+@score_of(error_sums, columns=_column("root mean squared error"))
 def rmse(sums: xr.Dataset) -> xr.DataArray:
     """Root of the mean squared error.
 
@@ -156,7 +160,7 @@ def mse(sums: xr.Dataset) -> xr.DataArray:
     return mean("mse", sums)
 
 
-@score_of(error_sums)
+@score_of(error_sums, columns=_column("mean absolute error"))
 def mae(sums: xr.Dataset) -> xr.DataArray:
     """Mean absolute error.
 
@@ -188,7 +192,7 @@ def mae(sums: xr.Dataset) -> xr.DataArray:
     return mean("mae", sums)
 
 
-@score_of(error_sums)
+@score_of(error_sums, columns=_column("mean error, forecast minus observation"))
 def mean_error(sums: xr.Dataset) -> xr.DataArray:
     """Mean error (bias): forecast minus observation, on average.
 
@@ -309,7 +313,7 @@ def correlation_sums(
     return table_of(sums, CORRELATION_SUMS)
 
 
-@score_of(correlation_sums)
+@score_of(correlation_sums, columns=Column("correlation", members="mean", archive="correlation"))
 def correlation(sums: xr.Dataset) -> xr.DataArray:
     """Pearson correlation, ``(n sum of - sum o sum f) / sqrt((n sum oo - (sum o)^2) (n sum ff - (sum f)^2))``.
 

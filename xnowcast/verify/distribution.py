@@ -14,7 +14,7 @@ import xarray as xr
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, with_attrs
 from xnowcast.verify.kernels import histograms as kernels
-from xnowcast.verify.score import score_of
+from xnowcast.verify.score import Column, score_of
 from xnowcast.verify.sums import KINDS, additive, checked, table_of, without_label
 
 TABLE = ("observed", "observed_sum", "forecast", "forecast_sum")
@@ -127,7 +127,12 @@ def _emd_of_fields(
     return distance.isel(distance=0).rename("emd")
 
 
-@score_of(intensity_histogram, of_fields=_emd_of_fields, also={"exact": False})
+@score_of(
+    intensity_histogram,
+    of_fields=_emd_of_fields,
+    also={"exact": False},
+    columns=Column("earth mover's distance of the intensities", units=None),
+)
 def emd(histogram: xr.Dataset) -> xr.DataArray:
     """Earth mover's distance of the intensity distributions: the area between the two cumulative distributions.
 
@@ -283,7 +288,12 @@ def _difference(both: xr.DataArray) -> xr.DataArray:
     return abs(both.isel(field=1) - both.isel(field=0)).rename("percentile_error")
 
 
-@score_of(intensity_histogram, of_fields=_percentile_error_of_fields, also={"exact": False})
+@score_of(
+    intensity_histogram,
+    of_fields=_percentile_error_of_fields,
+    also={"exact": False},
+    columns=Column("error of the 99.999th percentile", units=None),
+)
 def percentile_error(histogram: xr.Dataset, *, percentage: float | Sequence[float] = 99.999) -> xr.DataArray:
     """Absolute difference of a high percentile of the forecasts and of the observations, ``|Q(f) - Q(o)|``.
 
@@ -396,7 +406,11 @@ def _overlap_of_fields(
     return _apply(kernels.histogram_overlap, table, ("observed", "forecast")).rename("histogram_overlap")
 
 
-@score_of(intensity_histogram, of_fields=_overlap_of_fields)
+@score_of(
+    intensity_histogram,
+    of_fields=_overlap_of_fields,
+    columns=Column("overlap of the intensity histograms between the thresholds", of_thresholds="edges"),
+)
 def histogram_overlap(histogram: xr.Dataset) -> xr.DataArray:
     """Part of the two intensity distributions that they have in common, ``sum over bins of min(p_o, p_f)``.
 

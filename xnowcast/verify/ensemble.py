@@ -12,7 +12,7 @@ import xarray as xr
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.fields import XarrayObject, find_member_dim
 from xnowcast.verify.kernels import crps, spread
-from xnowcast.verify.score import score_of
+from xnowcast.verify.score import Column, score_of
 from xnowcast.verify.sums import additive, per_cell, table_of, without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
@@ -127,7 +127,19 @@ def crps_sums(
     return table_of(sums, CRPS_SUMS, *([] if floor is None else [floor]))
 
 
-@score_of(crps_sums, without=["threshold"])
+_CRPS = "continuous ranked probability score of the ensemble"
+
+
+@score_of(
+    crps_sums,
+    without=["threshold"],
+    columns={
+        "crps": Column(_CRPS, units=None, members="together", by_default=True, archive="crps", options={"fair": False}),
+        "crps_fair": Column(
+            f"fair {_CRPS}", units=None, members="together", archive="crps_fair", options={"fair": True}
+        ),
+    },
+)
 def crps_ensemble(sums: xr.Dataset) -> xr.DataArray:
     """Continuous ranked probability score of an ensemble, ``mean |x_i - y| - sum_ij |x_i - x_j| / (2 n^2)``.
 

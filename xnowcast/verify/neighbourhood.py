@@ -14,7 +14,7 @@ from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.contingency import Scales, SpatialDims, scale_coordinate
 from xnowcast.verify.fields import XarrayObject, find_member_dim, with_attrs
 from xnowcast.verify.kernels.fractions import BOUNDARIES, fractions_sums
-from xnowcast.verify.score import score_of
+from xnowcast.verify.score import Column, score_of
 from xnowcast.verify.sums import KINDS, additive, checked, per_cell, table_of, without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
@@ -139,7 +139,16 @@ def fss_sums(
     return table_of(sums, SUMS, threshold, scale, once=dict.fromkeys(SUMS[3:], "scale"))
 
 
-@score_of(fss_sums, needs=SUMS[:3])
+@score_of(
+    fss_sums,
+    needs=SUMS[:3],
+    columns=Column(
+        "fractions skill score",
+        members="mean",
+        comment="of the share of members in each neighbourhood",
+        archive="neighbourhoods",
+    ),
+)
 def fss(sums: xr.Dataset) -> xr.DataArray:
     """Fractions skill score, ``1 - sum (Pf - Po)^2 / (sum Pf^2 + sum Po^2)``, over windows of each width.
 

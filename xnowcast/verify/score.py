@@ -1,13 +1,15 @@
-"""A score as its formula: two fields or sums of them in, wherever a score takes either, in this one place.
+"""A score is a record: the sums that it is taken of, the formula over them, and its words in tables of scores.
 
 `score_of` makes the public function of a score. Given two fields, it has them summed up and applies the formula; given
-sums, it adds them up over ``dim`` first and refuses what is said beside them and cannot count.
+sums, it adds them up over ``dim`` first and refuses what is said beside them and cannot count. With its `Column` the
+score stands in `scorecard` and, where archives keep its sums, in `xnowcast.archive.table_scores`: both read `RECORDS`.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 import xarray as xr
 
@@ -30,6 +32,62 @@ _FIELDS = (
 _KEEP_ATTRS = inspect.Parameter("keep_attrs", inspect.Parameter.KEYWORD_ONLY, default=False)
 
 
+_COMMENTS = {
+    "each": "each member scored as a forecast, sums added up over members",
+    "mean": "of the ensemble mean",
+    "together": "",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a score stands in tables of scores.
+
+    ``units``: None is those of the field. ``members``: each is a forecast of its own, their mean is scored, or the
+    score takes them together and has none of a single forecast. ``comment``: in place of the usual one on what was made
+    of members. ``archive``: the name of its sums in archives' tables; without one it needs the fields. ``options``: its
+    own, where they are not the table's. ``of_thresholds``: the option that the table's thresholds become, as the edges
+    of bins from 0 up, where they are not thresholds of the score.
+    """
+
+    long_name: str
+    units: str | None = "1"
+    members: Literal["each", "mean", "together"] = "each"
+    comment: str | None = None
+    by_default: bool = False
+    archive: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    of_thresholds: str | None = None
+
+    @property
+    def of_ensemble(self) -> str:
+        """What the score means for an ensemble."""
+        return _COMMENTS[self.members] if self.comment is None else self.comment
+
+
+@dataclass(frozen=True)
+class Record(Column):
+    """A column with the score itself.
+
+    ``score``: the public function. ``formula``: of sums. ``sums``: what makes them. ``needs``: those that it is taken
+    of. ``of_sums``: whether that is the best way; else it is taken of the fields.
+    """
+
+    score: Callable[..., Any] = field(kw_only=True)
+    formula: Callable[..., Any] = field(kw_only=True)
+    sums: Kind = field(kw_only=True)
+    needs: tuple[str, ...] = field(kw_only=True)
+    of_sums: bool = field(kw_only=True)
+
+    def takes(self, option: str) -> bool:
+        """Whether the score has an option."""
+        return option in inspect.signature(self.score).parameters
+
+
+RECORDS: dict[str, Record] = {}
+"""The scores of tables, by name, in the order in which they were defined."""
+
+
 def score_of(
     sums_function: Callable[..., Any],
     *,
@@ -42,6 +100,7 @@ def score_of(
     also: Mapping[str, Any] | None = None,
     comparable: Sequence[str] = (),
     asks: str | None = None,
+    columns: Column | Mapping[str, Column] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: a formula of sums becomes the score of two fields, or of sums from ``sums_function``.
 
@@ -52,7 +111,8 @@ def score_of(
     are not the best way to it. ``parts``: whether the formula returns a Dataset. Two Datasets then give a dim
     ``variable``. ``also``: what options of ``of_fields`` are in effect with sums. ``comparable``: options among
     ``needed`` that sums know and that may be said again beside them. ``asks``: what to say, after the name of the
-    score, where one that is needed is missing. Returned: the score, with the docstring of the formula. Its keywords are
+    score, where one that is needed is missing. ``columns``: how it stands in tables of scores, if it does; by name
+    where that is not the function's own. Returned: the score, with the docstring of the formula. Its keywords are
     those of the formula, then those of ``sums_function`` or ``of_fields``.
     """
     kind, fixed, also = KINDS[sums_function.__name__], dict(fixed or {}), dict(also or {})
@@ -112,6 +172,15 @@ def score_of(
 
         score.__signature__ = signature  # type: ignore[attr-defined]
         del score.__wrapped__  # type: ignore[attr-defined]  # the formula has another signature
+        for called, column in ({name: columns} if isinstance(columns, Column) else columns or {}).items():
+            RECORDS[called] = Record(
+                **vars(column),
+                score=score,
+                formula=formula,
+                sums=kind,
+                needs=tuple(needs or kind.variables),
+                of_sums=of_fields is None,
+            )
         return score
 
     return decorate

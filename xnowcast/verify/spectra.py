@@ -13,7 +13,7 @@ from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, with_attrs
 from xnowcast.verify.kernels import spectra as kernels
 from xnowcast.verify.kernels.spectra import Binning, Detrend, Window
-from xnowcast.verify.score import score_of
+from xnowcast.verify.score import Column, score_of
 from xnowcast.verify.sums import additive, per_cell, table_of, without_label
 
 SUMS = ("n", "observed", "forecast")
@@ -258,7 +258,7 @@ def effective_resolution(sums: xr.Dataset, *, ratio: float = 0.5) -> xr.DataArra
     return without_label(wavelength.where(np.isfinite(wavelength)).rename("effective_resolution"))
 
 
-@score_of(spectrum_sums)
+@score_of(spectrum_sums, columns=Column("log spectral distance", units="dB"))
 def log_spectral_distance(sums: xr.Dataset, *, wavelengths: tuple[float, float] | None = None) -> xr.DataArray:
     """Log spectral distance: root mean square over rings of ``10 log10 (power of forecasts / of observations)``.
 

@@ -101,7 +101,7 @@ def additive(
             if names is None:
                 sums = labelled(function(observations, forecasts, **given), kind, settings())
                 return with_attrs(sums, observations if keep_attrs else None)
-            each = [_as_xarray(function(observations[v], forecasts[v], **given)) for v in names]
+            each = [as_xarray(function(observations[v], forecasts[v], **given)) for v in names]
             each = [with_attrs(s, observations[v] if keep_attrs else None) for s, v in zip(each, names, strict=True)]
             if variables:
                 together = xr.concat(each, dim=xr.DataArray(names, dims="variable", name="variable"))
@@ -115,7 +115,7 @@ def additive(
     return decorate
 
 
-def _as_xarray(sums: Any) -> Any:
+def as_xarray(sums: Any) -> Any:
     return sums.dataset() if isinstance(sums, Table) else sums
 
 

@@ -1,9 +1,9 @@
 """The score table of a forecast: aligned by valid time, each input read once, one tidy Dataset."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,10 @@ import xarray as xr
 from xnowcast import check
 from xnowcast.fields import cf, units
 from xnowcast.fields.units import Relation
+from xnowcast.verify import contingency, deterministic, distribution, ensemble, neighbourhood, spectra  # noqa: F401
 from xnowcast.verify.align import align_observations, match_intervals
-from xnowcast.verify.contingency import Scales, contingency_table, ratio
-from xnowcast.verify.deterministic import correlation, error_sums, mean
-from xnowcast.verify.distribution import emd, histogram_overlap, percentile_error
-from xnowcast.verify.ensemble import crps_ensemble
-from xnowcast.verify.neighbourhood import fss
-from xnowcast.verify.spectra import log_spectral_distance
+from xnowcast.verify.contingency import Scales
+from xnowcast.verify.score import RECORDS, Record
 from xnowcast.verify.sums import without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
@@ -45,111 +42,44 @@ class _Pair:
         return [d for d in self.reduced if d != "member"]
 
     @cached_property
-    def table(self) -> xr.Dataset:
-        return contingency_table(
-            self.observed,
-            self.forecast,
-            thresholds=self.thresholds,
-            scales=self.scales,
-            dim=self.reduced,
-            spatial_dims=self.places,
-            weights=self.weights,
-        )
-
-    @cached_property
-    def errors(self) -> xr.Dataset:
-        return self.of_mean(error_sums)
+    def _made(self) -> dict[str, xr.Dataset]:
+        return {}
 
     @property
     def n_scored(self) -> xr.DataArray:
-        return (self.errors if self.weights is None else replace(self, weights=None).errors)["n"]
+        unweighted = self if self.weights is None else replace(self, weights=None)
+        return unweighted.taken(RECORDS["rmse"], sums_alone=True)["n"]
 
-    def of_mean(self, score: Callable[..., Any], **options: Any) -> Any:
-        """A score of the ensemble mean, or of the one forecast."""
-        options |= {"dim": self.of_points, "member_dim": self.member_dim, "weights": self.weights}
-        return score(self.observed, self.forecast, **options)
+    def taken(self, record: Record, *, sums_alone: bool = False) -> Any:
+        """A score of the pair, by way of sums that other scores have been taken of where it has some."""
+        options = {name: value for name, value in self._options(record).items() if record.takes(name)}
+        if not record.of_sums:
+            return record.score(self.observed, self.forecast, **options)
+        key = f"{record.sums.name} {record.members} {sorted(record.options.items())}"
+        if key not in self._made:
+            self._made[key] = record.sums.fields(self.observed, self.forecast, **options)
+        return self._made[key] if sums_alone else record.formula(self._made[key])
 
-    def of_members(self, score: Callable[..., xr.DataArray], **options: Any) -> xr.DataArray:
-        """A score of all members as forecasts of their own."""
-        return score(self.observed, self.forecast, dim=self.reduced, **options)
-
-
-EACH_MEMBER = "each member scored as a forecast, sums added up over members"
-ENSEMBLE_MEAN = "of the ensemble mean"
-
-
-@dataclass(frozen=True)
-class _Score:
-    """How a score of the table is taken, and how it is labelled; ``units`` None means those of the field."""
-
-    long_name: str
-    take: Callable[[_Pair, str], xr.DataArray]
-    units: str | None = "1"
-    of_ensemble: str = EACH_MEMBER  # what it means for an ensemble
-    by_default: bool = False
-    needs_members: bool = False
-    takes_weights: bool = True
-
-
-def _event(long_name: str, **options: Any) -> _Score:
-    return _Score(long_name, lambda pair, name: ratio(name, pair.table), **options)
-
-
-def _amount(long_name: str, **options: Any) -> _Score:
-    options = {"units": None, "of_ensemble": ENSEMBLE_MEAN} | options
-    return _Score(long_name, lambda pair, name: mean(name, pair.errors), **options)
+    def _options(self, record: Record) -> dict[str, Any]:
+        """What the table says of all scores; each takes the options that it has."""
+        own = dict(record.options)
+        if record.of_thresholds is not None:
+            own[record.of_thresholds] = [0.0, *sorted(np.atleast_1d(self.thresholds.values)), np.inf]
+        members = {"member_dim": self.member_dim} if record.members == "mean" else {}
+        return (
+            own
+            | members
+            | {
+                "thresholds": self.thresholds,
+                "scales": self.scales,
+                "dim": self.reduced if record.members == "each" else self.of_points,
+                "spatial_dims": self.places,
+                "weights": self.weights,
+            }
+        )
 
 
-def _crps(long_name: str, *, fair: bool, **options: Any) -> _Score:
-    def take(pair: _Pair, name: str) -> xr.DataArray:
-        return crps_ensemble(pair.observed, pair.forecast, dim=pair.of_points, fair=fair, weights=pair.weights)
-
-    return _Score(long_name, take, units=None, of_ensemble="", needs_members=True, **options)
-
-
-_distribution = partial(_Score, takes_weights=False)
-
-
-def _fss(pair: _Pair, name: str) -> xr.DataArray:
-    options = {"thresholds": pair.thresholds, "scales": pair.scales, "spatial_dims": pair.places}
-    return pair.of_mean(fss, **options)  # of an ensemble: of the share of members, not of their mean
-
-
-def _overlap(pair: _Pair, name: str) -> xr.DataArray:
-    return pair.of_members(histogram_overlap, edges=[0.0, *sorted(np.atleast_1d(pair.thresholds.values)), np.inf])
-
-
-SCORES: dict[str, _Score] = {
-    "csi": _event("critical success index", by_default=True),
-    "pod": _event("probability of detection", by_default=True),
-    "false_alarm_ratio": _event("false alarm ratio", by_default=True),
-    "frequency_bias": _event("frequency bias", by_default=True),
-    "hss": _event("Heidke skill score", by_default=True),
-    "ets": _event("equitable threat score"),
-    "f1": _event("F1 score"),
-    "precision": _event("precision"),
-    "recall": _event("recall"),
-    "accuracy": _event("accuracy"),
-    "probability_of_false_detection": _event("probability of false detection"),
-    "sedi": _event("symmetric extremal dependence index"),
-    "fss": _Score("fractions skill score", _fss, of_ensemble="of the share of members in each neighbourhood"),
-    "rmse": _amount("root mean squared error", by_default=True),
-    "mae": _amount("mean absolute error", by_default=True),
-    "mean_error": _amount("mean error, forecast minus observation", by_default=True),
-    "correlation": _Score("correlation", lambda pair, _: pair.of_mean(correlation), of_ensemble=ENSEMBLE_MEAN),
-    "emd": _distribution("earth mover's distance of the intensities", lambda pair, _: pair.of_members(emd), units=None),
-    "percentile_error": _distribution(
-        "error of the 99.999th percentile", lambda pair, _: pair.of_members(percentile_error), units=None
-    ),
-    "histogram_overlap": _distribution("overlap of the intensity histograms between the thresholds", _overlap),
-    "log_spectral_distance": _Score(
-        "log spectral distance",
-        lambda pair, _: pair.of_members(log_spectral_distance, spatial_dims=pair.places, weights=pair.weights),
-        units="dB",
-    ),
-    "crps": _crps("continuous ranked probability score of the ensemble", fair=False, by_default=True),
-    "crps_fair": _crps("fair continuous ranked probability score of the ensemble", fair=True),
-}
+SCORES: Mapping[str, Record] = RECORDS
 """The scores of the table; those by default come unasked."""
 
 
@@ -232,8 +162,8 @@ def scorecard(
     ours = dict(zip(theirs.dims, forecast.dims, strict=True))
     by = [ours.get(dim, dim) for dim in ([by] if isinstance(by, str) else by)]
     observed, forecast = match_intervals(observed, forecast, late=late)
-    ensemble = "member" in forecast.dims
-    wanted = _wanted_scores(scores, ensemble)
+    has_members = "member" in forecast.dims
+    wanted = _wanted_scores(scores, has_members)
     _refuse_weights(weights, wanted)
     places = (forecast.dims[-2], forecast.dims[-1])
     unit = forecast.attrs["units"]
@@ -247,14 +177,14 @@ def scorecard(
     variables: dict[Hashable, xr.DataArray] = {}
     for name in wanted:
         score = SCORES[name]
-        values = score.take(pair, name)
+        values = pair.taken(score)
         values = values.drop_vars([c for c in values.coords if c not in (*values.dims, "threshold", "scale")])
         variables[name] = values.assign_attrs(long_name=score.long_name, units=score.units or unit)
-        if ensemble and score.of_ensemble:
+        if has_members and score.of_ensemble:
             variables[name].attrs["comment"] = score.of_ensemble
     n_scored = without_label(pair.n_scored).astype(np.int64)
     variables["n_scored"] = n_scored.assign_attrs(long_name="number of cells measured and forecast", units="1")
-    card = xr.Dataset(variables, attrs=_attrs(forecasts, kept, reduced, forecast, ensemble))
+    card = xr.Dataset(variables, attrs=_attrs(forecasts, kept, reduced, forecast, has_members))
     if "threshold" in card.coords:
         card["threshold"].attrs |= chosen.attrs | {"units": unit}
     return card.transpose(*kept, ...)
@@ -275,22 +205,24 @@ def _checked_thresholds(thresholds: Thresholds, forecast: xr.DataArray) -> xr.Da
     return chosen
 
 
-def _wanted_scores(scores: Iterable[str] | None, ensemble: bool) -> list[str]:
+def _wanted_scores(scores: Iterable[str] | None, has_members: bool) -> list[str]:
     if scores is None:
-        return [name for name, score in SCORES.items() if score.by_default and (ensemble or not score.needs_members)]
+        return [
+            name for name, score in SCORES.items() if score.by_default and (has_members or score.members != "together")
+        ]
     wanted = [scores] if isinstance(scores, str) else list(scores)
     for name in wanted:
         if name not in SCORES:
             near = get_close_matches(str(name), SCORES, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "there are " + ", ".join(map(repr, SCORES))
             raise ValueError(f"there is no score {name!r}; {hint}")
-        if SCORES[name].needs_members and not ensemble:
+        if SCORES[name].members == "together" and not has_members:
             raise ValueError(f"{name!r} is a score of ensembles, and these forecasts have no dim 'member': use 'mae'")
     return wanted
 
 
 def _refuse_weights(weights: xr.DataArray | None, wanted: Sequence[str]) -> None:
-    without = [name for name in wanted if not SCORES[name].takes_weights]
+    without = [name for name in wanted if not SCORES[name].takes("weights")]
     if weights is not None and without:
         raise ValueError(f"{without[0]!r} has no weights: leave it out, or take it without them")
 
@@ -342,13 +274,13 @@ def _kept_dims(by: str | Sequence[Hashable], forecast: xr.DataArray, places: Seq
     return kept
 
 
-def _attrs(source, kept, reduced, forecast: xr.DataArray, ensemble: bool) -> dict[str, Any]:
+def _attrs(source, kept, reduced, forecast: xr.DataArray, has_members: bool) -> dict[str, Any]:
     attrs: dict[str, Any] = {
         "title": "scores of a precipitation forecast",
         "averaging": f"counts and sums added up over {', '.join(map(str, reduced))} before scores were taken of them",
         "missing": "cells not measured or not forecast are left out; 0/0 is NaN",
     }
-    if ensemble:
+    if has_members:
         attrs["members"] = forecast.sizes["member"]
     return attrs | {k: v for k, v in source.attrs.items() if str(k).startswith("nowcast_")}
 
