@@ -32,10 +32,6 @@ ARRAY_CODE = ("nn", "diffusion", "models", "verify/kernels")
 """Parts that work on arrays and know neither xarray nor dask."""
 
 
-KNOWN_CIRCLE = ("xnowcast.models.shipped", "xnowcast.models.weights")
-"""Weights are found by the names of those that ship, and what ships is read as weights. To be ended."""
-
-
 def modules():
     for path in sorted(PACKAGE.rglob("*.py")):
         relative = path.relative_to(PACKAGE).with_suffix("").as_posix()
@@ -104,7 +100,6 @@ def test_no_files_import_one_another_in_a_circle():
             if middle in reached[name]:
                 reached[name] |= reached[middle]
     in_circles = sorted(name for name in imports if name in reached[name])
-    in_circles = [name for name in in_circles if name not in KNOWN_CIRCLE]
     assert not in_circles, f"these files import one another, directly or by way of others: {in_circles}"
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import xnowcast
 from xnowcast import models, pretrained
-from xnowcast.models import weights
+from xnowcast.models import cards, weights
 from xnowcast.models.base import Task
 from xnowcast.models.cards import fields_of
 from xnowcast.models.transforms import Decibel
@@ -173,7 +173,7 @@ def test_saving_leaves_the_model_as_it_was(saved):
 def test_weights_of_any_precision_are_hashed_and_kept(tmp_path, dtype):
     path = tmp_path / "half.safetensors"
     weights.save(path, Blur().to(dtype), system="blur")
-    with weights._open(path) as file:
+    with cards.opened(path) as file:
         assert file.get_tensor("hidden.weight").dtype == dtype
     weights.load(path)
 
@@ -454,7 +454,7 @@ def test_whatever_the_options_of_what_ships_say_is_refused_or_fits(name, value):
         changed = json.dumps(asdict(about) | {"options": about.options | {option: value}})
         try:
             read = weights.ModelCard(**fields_of(changed))
-            assert weights._in_words_of_this_version(read).system == about.system
+            assert cards.in_words_of_this_version(read).system == about.system
         except ValueError as error:
             assert option in str(error) or "no model" in str(error)
 

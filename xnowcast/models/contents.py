@@ -30,16 +30,6 @@ _SEEN_LOCK = threading.Lock()
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """One word for the content of some tensors; another one as soon as they change.
 
-    Parameters
-    ----------
-    tensors : mapping of str to Tensor
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> weight = torch.zeros(3)
     >>> before = digest({"weight": weight})
     >>> before == digest({"weight": weight.clone()}), before == digest({"weight": weight.add_(1)})
@@ -52,18 +42,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def refuse_broken(model: nn.Module, name: str) -> None:
-    """Refuse a model in memory with parameters that are no numbers, as a training leaves them that diverged.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    name : str
-        What it is called.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse a model in memory with parameters that are no numbers, as a training leaves them that diverged."""
     broken = [parameter for parameter, tensor in model.named_parameters() if not _seen(tensor).finite]
     if broken:
         others = f" and {len(broken) - 1} more parameters" if len(broken) > 1 else ""
@@ -76,16 +55,6 @@ def refuse_broken(model: nn.Module, name: str) -> None:
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of a tensor are finite.
 
-    Parameters
-    ----------
-    tensor : Tensor
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
     >>> is_finite(torch.tensor([1.0, -2.0])), is_finite(torch.tensor([1.0, torch.nan])), is_finite(torch.tensor([True]))
     (True, False, True)
     """

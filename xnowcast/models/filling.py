@@ -32,17 +32,8 @@ def to_be_filled(tensors: Mapping[str, Tensor]) -> Iterator[None]:
     Torch's global generator is left as it is, in all threads: a parameter is not drawn at all, and what else is drawn
     comes from a generator of its own.
 
-    Parameters
-    ----------
-    tensors : mapping of str to Tensor
+    A ValueError as soon as what is built is clearly larger than that: options of a file may ask for any size.
 
-    Raises
-    ------
-    ValueError
-        As soon as what is built is clearly larger than that: options of a file may ask for any size.
-
-    Examples
-    --------
     >>> before = torch.get_rng_state()
     >>> with to_be_filled({"weight": torch.zeros(4, 3), "bias": torch.zeros(4)}):
     ...     layer = nn.Linear(3, 4)

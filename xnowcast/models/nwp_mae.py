@@ -23,18 +23,8 @@ MASKING = {"pretraining": 0.9, "classes": 0.25}
 class Shape:
     """Sizes of tokeniser, encoder and decoder; the defaults are the paper's, as far as it tells.
 
-    Attributes
-    ----------
-    patch, token_width : int
-        Cells along y and x of a patch, and numbers of its token.
-    places : (int, int)
-        Patches along y and x of the table of codes for place.
-    width : int
-        Channels after the stem of the encoder.
-    depths, groups : tuple of int
-        Of its stages.
-    decoder_width : int
-    drop_path : float
+    ``patch`` counts cells, ``token_width`` numbers, ``places`` the patches along y and x of the table of codes for
+    place; ``width`` is that after the stem of the encoder, depths and groups are those of its stages.
     """
 
     patch: int = 16

@@ -203,14 +203,7 @@ class PostCast(Declared[PostCastOptions], nn.Module):
     def denoiser(self, shape: tuple[int, int]) -> Denoise:
         """What the network expects the sharp field to be, for grids of ``(y, x)`` cells, in tiles where they are large.
 
-        Parameters
-        ----------
-        shape : (int, int)
-
-        Returns
-        -------
-        callable
-            ``(x, step) -> x0``, all -1 to 1.
+        ``(x, step) -> x0``, all -1 to 1.
         """
         denoise = as_denoiser(self._noise_in, self.schedule, "eps", clip=(-1.0, 1.0))
         own = self.options
@@ -261,20 +254,8 @@ def late_steps(length: int, count: int) -> list[int]:
 
     With few steps the last of them is otherwise long: from its noise to none at once, which leaves fine detail out.
 
-    Parameters
-    ----------
-    length : int
-        Number of steps of the schedule.
-    count : int
-        How many of them to visit.
+    About ``length (i / count)**1.5 - 1`` for ``count`` of them, backwards, and `xnowcast.diffusion.CLEAN`.
 
-    Returns
-    -------
-    list of int
-        ``count`` steps and `xnowcast.diffusion.CLEAN`: about ``length (i / count)**1.5 - 1``, backwards.
-
-    Examples
-    --------
     >>> late_steps(1000, 5)
     [999, 715, 464, 252, 88, -1]
     >>> late_steps(4, 4)
@@ -369,20 +350,8 @@ def centred(fields: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
 
     Blurred, the fields are the same as before, but for the edges of the grid and of the kernel.
 
-    Parameters
-    ----------
-    fields : Tensor
-        ``(n, 1, y, x)``.
-    kernels : Tensor
-        ``(n, k, k)``.
+    Fields ``(n, 1, y, x)`` and kernels ``(n, k, k)``; beyond the edge of a field is its mirror image.
 
-    Returns
-    -------
-    tuple of Tensor
-        Fields and kernels, of the same shapes; beyond the edge of a field is its mirror image.
-
-    Examples
-    --------
     >>> fields, kernels = torch.zeros(1, 1, 9, 9), torch.zeros(1, 3, 3)
     >>> fields[0, 0, 3, 3] = kernels[0, 2, 1] = 1.0
     >>> fields, kernels = centred(fields, kernels)
@@ -408,19 +377,8 @@ def centred(fields: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
 def within_reach(frames: Tensor, observed: Tensor, kernel_size: int) -> Tensor:
     """Where a field may be wet if, blurred with a kernel of this size, it is the given one.
 
-    Parameters
-    ----------
-    frames, observed : Tensor
-        ``(n, 1, y, x)``: 0 for dry to 1, and bool.
-    kernel_size : int
+    ``frames`` ``(n, 1, y, x)``, 0 for dry to 1, and ``observed`` bool to bool of the same shape.
 
-    Returns
-    -------
-    Tensor
-        Same shape, bool.
-
-    Examples
-    --------
     >>> frames = torch.tensor([[[[0.0, 0.0, 0.0, 0.0, 0.7, 0.0, 0.0]]]])
     >>> within_reach(frames, frames >= 0, 3).int().tolist()
     [[[[0, 0, 0, 1, 1, 1, 0]]]]

@@ -210,10 +210,7 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
     def begin_from(self, other: "RecurrentForecaster") -> None:
         """Take over all weights of another of its kind, or those of an MS-RNN for the forecasting network.
 
-        Raises
-        ------
-        RuntimeError
-            If the weights are of other sizes.
+        A RuntimeError if the weights are of other sizes.
         """
         if self.deblurs and not other.deblurs:
             self.forecasting.load_state_dict(other.network.state_dict())
@@ -261,23 +258,9 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
     ) -> tuple[Tensor, ...]:
         """Predictions of the frames 1 to ``length``.
 
-        Parameters
-        ----------
-        frames : Tensor
-            ``(b, t, 1, y, x)`` in the transform's units.
-        length : int
-            How many steps.
-        known : int
-            How many of the first frames are read as they are; after them the network reads what it said.
-        truth : Tensor, optional
-            ``(length, b)`` bool: where True, the frame is read beyond ``known`` too.
-        advance : callable, optional
-            One step, instead of `advance`.
-
-        Returns
-        -------
-        tuple of Tensor
-            ``(b, length, 1, y, x)`` for each prediction that `advance` makes.
+        ``frames`` ``(b, t, 1, y, x)`` are read as they are up to ``known``, and beyond it where ``truth``, bool
+        ``(length, b)``, is True; else the network reads what it said. Each of the predictions of ``advance``, a step
+        other than that of the class, becomes ``(b, length, 1, y, x)``.
         """
         said: list[tuple[Tensor, ...]] = []
         carried, advance = None, advance or self.advance

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from xnowcast import models
-from xnowcast.models.weights import ModelCard, read_card
+from xnowcast.models.cards import ModelCard, read_card
 
 log = logging.getLogger("xnowcast")
 

@@ -421,19 +421,9 @@ class STVD(Declared[STVDOptions], nn.Module):
 def coarsened(rain: Tensor, observed: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     """Means over ``factor`` x ``factor`` cells of what was measured.
 
-    Parameters
-    ----------
-    rain, observed : Tensor
-        ``(b, t, c, y, x)``, the second bool. Other fields are coarsened as rain is.
-    factor : int
+    Both are ``(b, t, c, y, x)``, the second bool. A coarse cell is measured where half of it was, as for the verb
+    `coarsen`; it is 0 elsewhere.
 
-    Returns
-    -------
-    coarse, coarse_observed : Tensor
-        A coarse cell is measured where half of it was, as for the verb `coarsen`; it is 0 elsewhere.
-
-    Examples
-    --------
     >>> rain = torch.tensor([[4.0, 8.0, 5.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).view(1, 1, 1, 2, 4)
     >>> seen = torch.tensor([[True, True, True, False], [True, False, False, False]]).view(1, 1, 1, 2, 4)
     >>> coarse, coarse_seen = coarsened(rain, seen, 2)

@@ -12,12 +12,7 @@ from xnowcast.diffusion.tiling import Window, blend_weights, tile_windows
 class Piece:
     """Where a piece lies in a sequence ``(..., t, c, y, x)``, and what it counts there.
 
-    Attributes
-    ----------
-    frames : slice
-    window : Window
-    weight : Tensor
-        ``(t, 1, y, x)``; over all pieces, the weights of each cell of each frame sum to 1.
+    ``weight`` is ``(t, 1, y, x)``; over all pieces, the weights of each cell of each frame sum to 1.
     """
 
     frames: slice
@@ -40,27 +35,6 @@ def cut(
 ) -> list[Piece]:
     """Pieces that cover a sequence.
 
-    Parameters
-    ----------
-    frames : int
-        Its length.
-    shape : (int, int)
-        Cells along y and x, multiples of ``multiple``.
-    length : int
-        Frames of a piece; pieces share half of them, rounded down.
-    tile : int
-        Cells of a piece along y and x where the grid is larger; pieces share a sixth, and ``multiple`` cells at least.
-    multiple : int
-        Pieces begin at multiples of so many cells.
-    device : torch.device or str
-        Of the weights.
-
-    Returns
-    -------
-    list of Piece
-
-    Examples
-    --------
     >>> pieces = cut(7, (8, 8), length=3, tile=8, multiple=4)
     >>> [(piece.frames.start, piece.frames.stop) for piece in pieces]
     [(0, 3), (2, 5), (4, 7)]
@@ -81,20 +55,7 @@ def cut(
 
 
 def blended(parts: list[Tensor], pieces: list[Piece], whole: Tensor) -> Tensor:
-    """One sequence of what the pieces say.
-
-    Parameters
-    ----------
-    parts : list of Tensor
-        ``(..., t, c, y, x)``, one per piece.
-    pieces : list of Piece
-    whole : Tensor
-        Any sequence of the shape of the result.
-
-    Returns
-    -------
-    Tensor
-    """
+    """One sequence of what the pieces say."""
     result = torch.zeros_like(whole)
     for part, piece in zip(parts, pieces, strict=True):
         piece(result).add_(part * piece.weight.to(result))

@@ -44,14 +44,7 @@ class Condition(NamedTuple):
 class Shape:
     """What both networks have in common.
 
-    Attributes
-    ----------
-    base : int
-        Width that the multipliers multiply.
-    multipliers : tuple of int
-        One per level.
-    heads, head_width : int
-        Of every attention.
+    ``base`` is what the multipliers, one a level, multiply; heads and their width are those of every attention.
     """
 
     base: int = 64
@@ -253,14 +246,7 @@ def _pairs(shares: Sequence[Share] | None, count: int) -> Iterator[Sequence[Shar
 
 
 class Downscaler(_UNet):
-    """First estimate of fine frames (equation 1). x (b, t, c, y, x) -> estimate (b, t, 1, y, x), context.
-
-    Parameters
-    ----------
-    channels : int
-        Fields that are read, on the fine grid.
-    shape : Shape
-    """
+    """First estimate of fine frames (equation 1). x (b, t, c, y, x) -> estimate (b, t, 1, y, x), context."""
 
     def __init__(self, channels: int, shape: Shape) -> None:
         last = len(shape.multipliers) - 1
@@ -276,12 +262,6 @@ class Denoiser(_UNet):
     """The velocity of the residual. r (m b, t, 1, y, x), step, what `project` made of b conditions -> v, as r.
 
     ``step`` is the share of the schedule that is done, (m b,), one for each frame (m b, t), or (1,) for all.
-
-    Parameters
-    ----------
-    channels : int
-        Fields that the downscaler reads.
-    shape : Shape
     """
 
     def __init__(self, channels: int, shape: Shape) -> None:
@@ -298,18 +278,7 @@ class Denoiser(_UNet):
     def project(self, x: Tensor, estimate: Tensor, context: Context) -> Condition:
         """What the input, the estimate and the downscaler's maps add at every step.
 
-        Parameters
-        ----------
-        x : Tensor
-            ``(b, t, c, y, x)``: what the downscaler read.
-        estimate : Tensor
-            ``(b, t, 1, y, x)``.
-        context : list of Tensor
-            What it handed on.
-
-        Returns
-        -------
-        Condition
+        ``x`` is what the downscaler read, ``(b, t, c, y, x)``, with its estimate, ``(b, t, 1, y, x)``, and context.
         """
         given = _maps(torch.cat([estimate, x], dim=2))
         first = F.conv2d(given, self.init.weight[:, 1:], self.init.bias, padding=3)
