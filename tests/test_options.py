@@ -66,9 +66,12 @@ def test_the_registry_gives_the_declared_options_that_the_name_leaves(name):
         return
     fixed = models.registry.fixed_options(name)
     declared = {n: one for n, one in model.Options.declared().items() if n not in fixed and one.belongs_to(fixed)}
-    assert models.options(name) == {option: one.default for option, one in declared.items()}
+    options = models.options(name)
+    assert {option: options.pop(option) for option in declared} == {o: one.default for o, one in declared.items()}
+    assert bool(options) == hasattr(model, "INSIDE"), "those of the system inside a layer"
     assert models.declare(name) == model.Options(**fixed).task()
-    assert weights.card(name).options.keys() <= declared.keys()
+    card = weights.card(name)
+    assert card.system != name or card.options.keys() <= declared.keys() | options.keys()
 
 
 def test_a_model_of_ones_own_declares_its_options_as_well():

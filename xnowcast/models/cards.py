@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnowcast.models import earlier, registry
+from xnowcast.models import registry
 from xnowcast.terminal import printable
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ def read_card(path: str | Path) -> ModelCard:
     ValueError
         If there is no such file, it is no safetensors file, is cut short, or holds no card of xnowcast.
     """
+    from xnowcast.models import earlier
+
     with opened(path) as file:
         metadata = file.metadata() or {}
     name = printable(str(path))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnowcast.drafts import draft
-from xnowcast.models import earlier, registry, shipped
+from xnowcast.models import registry, shipped
 from xnowcast.models.cards import KEY, ModelCard, each, in_words, is_file, opened, options_explained, read_card
 from xnowcast.terminal import printable
 
@@ -280,6 +280,7 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
     >>> load("persistence").card.system
     'persistence'
     """
+    from xnowcast.models import earlier
     from xnowcast.models.contents import digest
 
     asked, model = model, weights_path(model)
