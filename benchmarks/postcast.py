@@ -234,7 +234,7 @@ def forecasts(rain, start, options):
         made[system] = as_forecast(np.where(np.isnan(frames[-1].values), np.nan, values), frames)
     for path in options.forecaster:
         forecast = rain[: start + 1].nowcast.forecast(path, steps=steps, init_times=rain.time.values[[start]])
-        made[xnowcast.card(path).system] = forecast.mean("member") if "member" in forecast.dims else forecast
+        made[forecast.attrs["nowcast_model"]] = forecast.mean("member") if "member" in forecast.dims else forecast
     return made
 
 

@@ -292,6 +292,8 @@ def test_what_is_asked_for_by_the_name_of_its_network_is_called_so(radar):
         xnowcast.load("stldm", size="tiny")
     with pytest.raises(ValueError, match="has no option 'samling_steps'; did you mean 'sampling_steps'"):
         xnowcast.load("stldm", samling_steps=2)
+    with pytest.raises(ValueError, match="no option 'moving_frame': build or train 'lagrangian' with network='stldm'"):
+        xnowcast.train("stldm", radar, model_options={"moving_frame": True, "cascade": 0.3})
 
 
 def test_the_model_keeps_its_promises():

@@ -248,58 +248,58 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
             raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
         if steps < 1:
             raise ValueError(f"steps is {steps}: ask for at least one")
-        rain, seen = self.transform.inverse(frames[:, -known:, 0]), observed[:, -known:, 0]
-        motion = motion_of(rain, seen, window=self.options.window)
-        aligned, still_seen = onto_newest(rain, seen, motion, known)
-        read, read_seen = (part[:, self._earlier :, None] for part in (self.transform(aligned), still_seen))
+        rain, valid = self.transform.inverse(frames[:, -known:, 0]), observed[:, -known:, 0]
+        motion = motion_of(rain, valid, window=self.options.window)
+        aligned, still_valid = onto_newest(rain, valid, motion, known)
+        read, read_valid = (part[:, self._earlier :, None] for part in (self.transform(aligned), still_valid))
         how = {} if self.options.deblurred else {"deblurred": False}
-        ahead = self.network.forecast(read, read_seen, steps, noise, **how)[:, :, 0].float()
+        ahead = self.network.forecast(read, read_valid, steps, noise, **how)[:, :, 0].float()
         joined = bool(self.options.cascade or self.options.probability_matching) and self.scale is not self.transform
         ahead = self.scale(self.transform.inverse(ahead)) if joined else ahead
         if self.task.stochastic:
-            ahead = self._members(ahead, self.scale(aligned), motion, seen, noise)
+            ahead = self._members(ahead, self.scale(aligned), motion, valid, noise)
         else:
-            ahead = self._single(ahead, rain, motion, seen)
+            ahead = self._single(ahead, rain, motion, valid)
         return (self.transform(self.scale.inverse(ahead)) if joined else ahead)[:, :, None]
 
-    def _single(self, ahead: Tensor, rain: Tensor, motion: Tensor, seen: Tensor) -> Tensor:
+    def _single(self, ahead: Tensor, rain: Tensor, motion: Tensor, valid: Tensor) -> Tensor:
         """One forecast ``(b, n, y, x)`` on the ground, mixed and matched with what ``sprog`` and ``extrapolation`` say.
 
         S-PROG has a motion of its own, which is smoother.
         """
-        forecast = onto_ground(ahead, motion, seen[:, -1])
+        forecast = onto_ground(ahead, motion, valid[:, -1])
         if self.options.cascade:
-            smoother = motion_of(rain, seen, window=SMOOTH)
-            smooth = pattern(rain, seen, smoother, ahead.shape[1], scaling=self.scale)
+            smoother = motion_of(rain, valid, window=SMOOTH)
+            smooth = pattern(rain, valid, smoother, ahead.shape[1], scaling=self.scale)
             mixed = torch.lerp(forecast, smooth, self.options.cascade)
             forecast = torch.where(smooth.isfinite(), mixed, forecast)
         if self.options.probability_matching:
-            newest = self.scale(onto_ground(rain[:, -1:].expand_as(ahead), motion, seen[:, -1]))
+            newest = self.scale(onto_ground(rain[:, -1:].expand_as(ahead), motion, valid[:, -1]))
             forecast = torch.lerp(forecast, matched(forecast, newest), float(self.options.probability_matching))
         return forecast
 
-    def _members(self, ahead: Tensor, aligned: Tensor, motion: Tensor, seen: Tensor, noise: Noise | None) -> Tensor:
+    def _members(self, ahead: Tensor, aligned: Tensor, motion: Tensor, valid: Tensor, noise: Noise | None) -> Tensor:
         """Members ``(b * m, n, y, x)`` on the ground; S-PROG and the newest frame move as each of them does."""
-        newest, seen = aligned[:, -1], seen[:, -1]
+        newest, valid = aligned[:, -1], valid[:, -1]
         if self.options.cascade:
             (smooth,) = for_each_member(len(ahead), continued(aligned, ahead.shape[1]).clamp(0.0, 1.0))
             ahead = torch.lerp(ahead, smooth, self.options.cascade)
         if self.options.motion_noise:
             drawn = source(noise, len(motion))
-            ahead, newest, motion, seen = for_each_member(len(drawn), ahead, newest, motion, seen)
+            ahead, newest, motion, valid = for_each_member(len(drawn), ahead, newest, motion, valid)
             motion = motion + self.options.motion_noise * drawn.normal(2, 1, 1).to(motion)
-        newest, motion, seen = for_each_member(len(ahead), newest, motion, seen)
-        forecast = onto_ground(ahead, motion, seen)
+        newest, motion, valid = for_each_member(len(ahead), newest, motion, valid)
+        forecast = onto_ground(ahead, motion, valid)
         if self.options.probability_matching:
-            newest = onto_ground(newest[:, None].expand_as(ahead).float(), motion, seen)
+            newest = onto_ground(newest[:, None].expand_as(ahead).float(), motion, valid)
             forecast = torch.lerp(forecast, matched(forecast, newest), float(self.options.probability_matching))
         return forecast
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """The network's own loss, in the moving frame."""
-        rain, seen, known = batch.rain[:, :, 0], batch.observed[:, :, 0], self.task.input_frames
-        motion = motion_of(rain[:, :known], seen[:, :known], window=self.options.window)
-        aligned = (part[:, self._earlier :, None] for part in onto_newest(rain, seen, motion, known))
+        rain, valid, known = batch.rain[:, :, 0], batch.observed[:, :, 0], self.task.input_frames
+        motion = motion_of(rain[:, :known], valid[:, :known], window=self.options.window)
+        aligned = (part[:, self._earlier :, None] for part in onto_newest(rain, valid, motion, known))
         return self.network.loss(TrainingBatch(*aligned), progress=progress, adversary=adversary)
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:

@@ -264,6 +264,11 @@ def check_options(name: str, given: Iterable[str]) -> None:
     """
     known = list(parameters(name, given if isinstance(given, Mapping) else None))
     unknown = [option for option in given if option not in known]
+    if "moving_frame" in unknown:
+        raise ValueError(
+            f"{name!r} has no option 'moving_frame': build or train 'lagrangian' with network={name!r}, a layer around "
+            "it that has window, motion_noise, inflation, probability_matching and cascade as well"
+        )
     if unknown:
         near = get_close_matches(unknown[0], known, n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]!r}? Its" if near else "; its"

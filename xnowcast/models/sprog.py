@@ -82,22 +82,22 @@ class SPROG(Declared[SPROGOptions]):
 
         NaN where the air comes from outside the grid or from where nothing was measured.
         """
-        rain, seen = frames[:, :, 0].float(), observed[:, :, 0]
-        motion = motion_of(rain, seen, window=self.options.window)
-        ahead = pattern(rain, seen, motion, steps, scaling=self.scaling, levels=self.options.levels)
+        rain, valid = frames[:, :, 0].float(), observed[:, :, 0]
+        motion = motion_of(rain, valid, window=self.options.window)
+        ahead = pattern(rain, valid, motion, steps, scaling=self.scaling, levels=self.options.levels)
         if not self.options.probability_matching:
             return self.scaling.inverse(ahead)[:, :, None]
         newest = rain[:, -1:].expand(-1, steps, -1, -1)
-        return matched(ahead, onto_ground(newest, motion, seen[:, -1]))[:, :, None]
+        return matched(ahead, onto_ground(newest, motion, valid[:, -1]))[:, :, None]
 
 
 def pattern(
-    rain: Tensor, seen: Tensor, motion: Tensor, steps: int, *, scaling: Transform, levels: int = LEVELS
+    rain: Tensor, valid: Tensor, motion: Tensor, steps: int, *, scaling: Transform, levels: int = LEVELS
 ) -> Tensor:
     """S-PROG of rain ``(b, t, y, x)`` in mm h-1 before it is matched, scaled to [0, 1]: ``(b, steps, y, x)``.
 
     ``motion`` is that of `xnowcast.nn.moving_frame.motion_of`; NaN where the air comes from outside.
     """
-    aligned, _ = onto_newest(rain, seen, motion, rain.shape[1])
+    aligned, _ = onto_newest(rain, valid, motion, rain.shape[1])
     ahead = continued(scaling(aligned), steps, levels).clamp(0.0, 1.0)
-    return onto_ground(ahead, motion, seen[:, -1])
+    return onto_ground(ahead, motion, valid[:, -1])

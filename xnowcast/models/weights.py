@@ -263,7 +263,8 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
         Hash that the tensors must have; the one in the card is always checked.
     **options
         Options that fit the weights whatever they are, such as the steps of a sampler: those that the system's
-        class lists as ``RUNTIME_OPTIONS``. For a system without weights, any of its options.
+        class lists as ``RUNTIME_OPTIONS``, and those of the network inside a layer. For a system without weights, any
+        of its options.
 
     Returns
     -------

@@ -14,12 +14,7 @@ CELLS_AT_ONCE = 2**21
 class Autoencoder(nn.Module):
     """Frames (n, 1, y, x) in [0, 1] to mean and log-variance (n, width, y / reduction, x / reduction), and back.
 
-    Parameters
-    ----------
-    width : int
-        Channels of every layer and of the latent frames; even.
-    layers : int
-        Layers of the encoder and of the decoder; every second one halves or doubles the grid.
+    ``width`` is even; every second of the layers of encoder and decoder halves or doubles the grid.
     """
 
     def __init__(self, *, width: int = 32, layers: int = 4) -> None:
@@ -63,15 +58,13 @@ def gaussian_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
     Equations 11 and 12, whose last term should be the logarithm of the variance.
 
-    Examples
-    --------
     >>> gaussian_divergence(torch.tensor([0.0, 2.0]), torch.zeros(2)).tolist()
     [0.0, 2.0]
     """
     return 0.5 * (log_variance.exp() + mean.square() - 1 - log_variance)
 
 
-def coarse(seen: Tensor, reduction: int) -> Tensor:
+def coarse(valid: Tensor, reduction: int) -> Tensor:
     """Where latent cells hold anything that was measured. (b, t, 1, y, x) -> (b, t, 1, y / reduction, ...)."""
-    b, t = seen.shape[:2]
-    return F.max_pool2d(seen.flatten(0, 1).float(), reduction).unflatten(0, (b, t))
+    b, t = valid.shape[:2]
+    return F.max_pool2d(valid.flatten(0, 1).float(), reduction).unflatten(0, (b, t))

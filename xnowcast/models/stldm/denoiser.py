@@ -129,22 +129,9 @@ class MiddleLevel(nn.Module):
 class Denoiser(nn.Module):
     """The velocity of latent frames. z (b, t, c, y, x), step (b,) or (1,), `project`ed condition or None -> z.
 
-    Parameters
-    ----------
-    latent : int
-        Channels of the latent frames and of the condition.
-    base : int
-        Width that the multipliers multiply.
-    multipliers : sequence of int
-        One per level.
-    heads, head_width : int
-        Of every attention.
-    patch : int
-        Cells along y and x of a patch of the first level's attention over space; half of it at each further level.
-    temporal : bool
-        False leaves out all attention over time: every frame is enhanced by itself (section 4.3.3 of the paper).
-    norm_over : {"channels", "time"}
-        See `xnowcast.nn.attention.TemporalAttention`.
+    Widths are ``base`` times the multipliers, one a level; ``patch`` is that of the first level's attention over space,
+    in cells, and half of it at each further level. Without ``temporal`` every frame is enhanced by itself (section
+    4.3.3). ``norm_over``: see `xnowcast.nn.attention.TemporalAttention`.
     """
 
     def __init__(

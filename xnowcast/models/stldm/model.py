@@ -391,8 +391,8 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         ``parts`` are ``reconstruction`` (L_MSE), ``kl`` (term B), ``constraint`` (L_C), ``condition_kl`` (term C),
         ``prior`` (term D) and ``diffusion`` (term E).
         """
-        frames, seen = self._training_frames(batch)
-        latent_seen = coarse(seen, self.autoencoder.reduction)
+        frames, valid = self._training_frames(batch)
+        latent_valid = coarse(valid, self.autoencoder.reduction)
         past = self.task.input_frames
         trained = STRATEGIES[self.options.strategy]
 
@@ -400,22 +400,22 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         latent = _drawn(mean, log_variance)
         parts: dict[str, Tensor] = {}
         if "autoencoder" in trained:
-            parts["reconstruction"] = _mean((self._decode(latent) - frames).square(), seen)
-            parts["kl"] = _mean(gaussian_divergence(mean, log_variance), latent_seen)
+            parts["reconstruction"] = _mean((self._decode(latent) - frames).square(), valid)
+            parts["kl"] = _mean(gaussian_divergence(mean, log_variance), latent_valid)
         if self.options.strategy != "autoencoder":
             if self.options.residual:
                 latent = mean
             condition, spread = self._estimated(latent[:, :past])
             if "translator" in trained:
-                parts |= self._estimate_losses(condition, spread, frames, latent, seen, latent_seen)
+                parts |= self._estimate_losses(condition, spread, frames, latent, valid, latent_valid)
             if "denoiser" in trained:
                 # the target is detached: the diffusion trains the encoder through the condition alone
                 target = mean[:, past:].detach()
                 if self.options.residual:
                     target = ((target - condition) * torch.exp(-0.5 * spread)).detach()
-                parts["diffusion"] = self._diffusion_loss(target, condition, latent_seen[:, past:])
+                parts["diffusion"] = self._diffusion_loss(target, condition, latent_valid[:, past:])
         if self.options.strategy == "C":
-            parts["prior"] = _mean(self._prior_divergence(mean[:, past:]), latent_seen[:, past:])
+            parts["prior"] = _mean(self._prior_divergence(mean[:, past:]), latent_valid[:, past:])
         weights = {
             "kl": KL_WEIGHT,
             "constraint": float(self.options.constraint_loss),
@@ -430,24 +430,24 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         return None
 
     def _estimate_losses(
-        self, condition: Tensor, spread: Tensor, frames: Tensor, latent: Tensor, seen: Tensor, latent_seen: Tensor
+        self, condition: Tensor, spread: Tensor, frames: Tensor, latent: Tensor, valid: Tensor, latent_valid: Tensor
     ) -> dict[str, Tensor]:
         """How far the first estimate is off, and how far from the unit normal, or the likelihood of what came."""
         past = self.task.input_frames
         drawn = condition if self.options.residual else _drawn(condition, spread)
         estimate = self._decoded(drawn, frames[:, past - 1 : past], latent[:, past - 1 : past])
-        parts = {"constraint": _mean((estimate - frames[:, past:]).square(), seen[:, past:])}
+        parts = {"constraint": _mean((estimate - frames[:, past:]).square(), valid[:, past:])}
         if self.options.residual:
             error = (condition - latent[:, past:].detach()).square()
             # the variance follows the error, but does not weigh it: or dry cells would count most
             surprise = 0.5 * (spread + error.detach() * torch.exp(-spread))
-            parts["latent"] = _mean(error, latent_seen[:, past:])
-            parts["likelihood"] = _mean(surprise, latent_seen[:, past:])
+            parts["latent"] = _mean(error, latent_valid[:, past:])
+            parts["likelihood"] = _mean(surprise, latent_valid[:, past:])
         else:
-            parts["condition_kl"] = _mean(gaussian_divergence(condition, spread), latent_seen[:, past:])
+            parts["condition_kl"] = _mean(gaussian_divergence(condition, spread), latent_valid[:, past:])
         return parts
 
-    def _diffusion_loss(self, latent: Tensor, condition: Tensor, seen: Tensor) -> Tensor:
+    def _diffusion_loss(self, latent: Tensor, condition: Tensor, valid: Tensor) -> Tensor:
         """Equation 14, as an error of v with the weight that makes it one of eps, or with the same at all steps."""
         steps = torch.randint(0, self.schedule.length, (len(latent),), device=latent.device)
         eps = torch.randn_like(latent)
@@ -458,9 +458,9 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         target = PARAMETERIZATIONS["v"].target(latent, eps, *self.schedule.levels_like(steps, latent))
         error = (velocity - target).square()
         if self.options.diffusion_weight == "one":
-            return _mean(error, seen)
+            return _mean(error, valid)
         weight = loss_weight(self.schedule.snr, "v").to(latent)[steps].reshape(-1, 1, 1, 1, 1)
-        return _mean(weight * error, seen)
+        return _mean(weight * error, valid)
 
     def _prior_divergence(self, latent: Tensor) -> Tensor:
         """Equation 13: what the last step leaves of the latent frames, against pure noise."""
@@ -476,8 +476,8 @@ class STLDM(Declared[STLDMOptions], nn.Module):
             )
         multiple = self.task.grid_multiple
         below, right = (-size % multiple for size in batch.rain.shape[-2:])
-        rain, seen = (F.pad(part, (0, right, 0, below)) for part in (batch.rain, batch.observed))
-        return self.transform(rain), seen
+        rain, valid = (F.pad(part, (0, right, 0, below)) for part in (batch.rain, batch.observed))
+        return self.transform(rain), valid
 
 
 def _samples_at_once(condition: Tensor) -> int:
@@ -489,7 +489,7 @@ def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
     return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
 
 
-def _mean(values: Tensor, seen: Tensor) -> Tensor:
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
     """Mean over cells that were measured, (b, t, c, y, x) and (b, t, 1, y, x); 0 where there are none."""
-    seen = seen.to(values)
-    return (values * seen).sum() / (seen.sum() * values.shape[2]).clamp_min(1.0)
+    valid = valid.to(values)
+    return (values * valid).sum() / (valid.sum() * values.shape[2]).clamp_min(1.0)

@@ -56,16 +56,8 @@ class GatedBlock(nn.Module):
 class Translator(nn.Module):
     """Latent frames (b, m, c, y, x) to mean and log-variance of those to come, (b, n, c, y, x) each.
 
-    Parameters
-    ----------
-    input_frames, target_frames : int
-        m and n.
-    latent : int
-        Channels c of a latent frame.
-    width, blocks : int
-        Channels inside, and how many gated blocks.
-    residual : bool
-        Begin with weights that say 0 of everything, and learn by which share the newest frame's detail stays.
+    A residual one begins with weights that say 0 of everything, and learns which share of the newest frame's detail
+    stays.
     """
 
     def __init__(
