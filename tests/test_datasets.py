@@ -360,7 +360,6 @@ def test_nothing_is_printed_and_the_logger_is_as_before(tiny, serve, capfd):
 
 
 def test_progress_bar_counts_all_bytes(tiny, serve, capfd):
-    pytest.importorskip("tqdm")
     datasets.open("tiny_20200601", mirror=serve(tiny).url, progressbar=True)
     assert "100%" in capfd.readouterr().err
 

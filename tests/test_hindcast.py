@@ -948,9 +948,20 @@ def test_progress_tells_share_rate_and_time_left(monkeypatch, capsys, caplog):
             bar.show()
     bar.close()
     moving = capsys.readouterr().err
-    assert moving.startswith("\r300 of 1000 init times (30 %), ") and moving.endswith("\n")
-    assert "left" in moving
+    assert "20%" in moving and "30%" in moving and "300/1000 [" in moving and moving.endswith("\n")
     assert 1 <= len(caplog.records) <= 3, "the log has a line a minute"
+    line = caplog.records[0].getMessage()
+    assert line.startswith("300 of 1000 init times (30 %), ") and line.endswith(" left")
+
+
+def test_nothing_is_drawn_where_nobody_looks(capsys):
+    before = threading.enumerate()
+    for shown in (None, False, True):
+        bar = progress.Progress(10, 0, "init times", shown=shown)
+        bar.add(4)
+        bar.close()
+        assert bool("".join(capsys.readouterr())) == bool(shown)
+    assert threading.enumerate() == before, "no thread outlives a bar"
 
 
 def test_the_public_name_is_the_function():

@@ -199,7 +199,7 @@ def test_memory_does_not_grow_with_the_days(radar, tmp_path):
             old.unlink()
     assert len(inbox.frames) == 5
     assert max(inbox.frames) == moved.time.values[0]
-    assert len(inbox._dealt_with) <= 11 and len(inbox._seen) <= 11, "files that were removed are forgotten"
+    assert len(inbox._dealt_with) <= 11 and len(inbox._last_look) <= 11, "files that were removed are forgotten"
 
 
 def test_only_the_newest_files_of_a_full_folder_are_read(frames, tmp_path, monkeypatch):
@@ -746,6 +746,7 @@ def test_a_configuration_may_name_a_cluster(config, tmp_path):
 def test_watch_is_one_command(frames, tmp_path, capsys):
     arrives(tmp_path / "in", *frames[:4])
     words = ["watch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--model", "persistence", "--poll", "50ms"]
+    assert main([*words, "--overwrite"]) == 2, "nothing is replaced for asking"
     assert main([*words, "--stop-after", "1", "--steps", "2", "--pattern", "radar_*.nc"]) == 0
     assert "1 forecasts in" in capsys.readouterr().out
     assert Path(tmp_path / "out" / "latest.nc").exists()

@@ -68,9 +68,7 @@ def run_score(path: str | Path, changes: Iterable[str] = (), **arguments: Any) -
         if Path(own["regions"]).is_file():
             storage.check_whole(own["regions"])
         own["regions"] = xr.open_dataarray(own["regions"]).astype(bool)
-    models = {
-        name: about.get("model") if set(about) == {"model"} else about for name, about in content["models"].items()
-    }
+    models = {name: one.get("model") if set(one) == {"model"} else one for name, one in content["models"].items()}
     with _engine(content["engine"]) as engine:
         return score_archive(_open(content["data"]), models, **_field(content["data"]), **own, **engine)
 
@@ -84,9 +82,9 @@ def _read(path: str | Path, changes: Iterable[str], sections: tuple[str, ...]) -
         refuse_unknown("key in [data]", content["data"], _DATA)
         refuse_unknown("key in [engine]", content.get("engine", {}), _ENGINE)
         _check_data(content["data"])
-        for name, about in content.get("models", {}).items():
-            if not isinstance(about, dict | str):
-                raise ValueError(f"{name} in [models] is {about!r}; it must be a section, [models.{name}]")
+        for name, one in content.get("models", {}).items():
+            if not isinstance(one, dict | str):
+                raise ValueError(f"{name} in [models] is {one!r}; it must be a section, [models.{name}]")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return {section: dict(content.get(section, {})) for section in sections}

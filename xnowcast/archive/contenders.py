@@ -102,11 +102,11 @@ def name_of(model: Any) -> str:
 
 
 def prepared(ds: Any, given: Any, members: int | None, shared: dict[str, Any]) -> Prepared:
-    about = dict(given) if isinstance(given, Mapping) else {"model": given}
-    own = {key: about.pop(key) for key in ("seed", "batch_size", "device") if key in about}
-    asked = about.pop("members", None)
-    model, weights = about.pop("model", None), about.pop("weights", None)
-    ready = prepare(ds, model, members=asked, weights=weights, options=about, **(shared | own))
+    options = dict(given) if isinstance(given, Mapping) else {"model": given}
+    own = {key: options.pop(key) for key in ("seed", "batch_size", "device") if key in options}
+    asked = options.pop("members", None)
+    model, weights = options.pop("model", None), options.pop("weights", None)
+    ready = prepare(ds, model, members=asked, weights=weights, options=options, **(shared | own))
     if ready.members is None or asked is not None or members is None:
         return ready
     return replace(ready, members=range(members))

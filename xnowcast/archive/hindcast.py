@@ -148,9 +148,9 @@ def hindcast(
         options=options,
     )
     plan = plan_hindcast(ready, init_times, on_gap, min_coverage, out, init_times_per_batch)
-    about = {"field": fingerprint.of_field(ready.field, cf.find_array(ds, variable))}
-    about |= fingerprint.of_call(asked, fingerprint.TOLD_AS)
-    plan = replace(plan, fingerprint=plan.fingerprint | about)
+    noted = {"field": fingerprint.of_field(ready.field, cf.find_array(ds, variable))}
+    noted |= fingerprint.of_call(asked, fingerprint.TOLD_AS)
+    plan = replace(plan, fingerprint=plan.fingerprint | noted)
     with begin(asked, out) as run:
         _open_or_create(plan, out, ds, overwrite)
         to_do = plan.ledger.with_status(store.PENDING, *([store.UNREADABLE] if retry_unreadable else []))
@@ -197,8 +197,8 @@ def plan_hindcast(
     layout = store.plan_layout(list(sizes), list(sizes.values()), per_batch=per_batch, multiple=at_once)
     job = StoreJob(without_data(ready), min_coverage, out, layout)
     ledger = Ledger(every, np.arange(every.size) // layout.per_batch)
-    about = fingerprint.of_forecast(ready, every) | {"init_times_per_batch": layout.per_batch}
-    return Plan(job, ready, ledger, {"": chosen}, layout.per_batch, about)
+    noted = fingerprint.of_forecast(ready, every) | {"init_times_per_batch": layout.per_batch}
+    return Plan(job, ready, ledger, {"": chosen}, layout.per_batch, noted)
 
 
 # ---------------------------------------------------------------- the store

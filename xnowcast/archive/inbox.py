@@ -39,7 +39,7 @@ class Inbox:
     _ahead: dict[np.datetime64, np.timedelta64] = field(default_factory=dict)  # of the machine's clock, as they came
     _doubted: set[np.datetime64] = field(default_factory=set)
     _count: int = 0
-    _seen: dict[str, State] = field(default_factory=dict)  # at the last look
+    _last_look: dict[str, State] = field(default_factory=dict)
     _dealt_with: dict[str, State] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=dict)
     _not_followed: set[str] = field(default_factory=set)
@@ -50,18 +50,19 @@ class Inbox:
 
         OSError if the folder cannot be looked into.
         """
-        there = self._files()
+        present = self._files()
         if self._first:  # of a folder that is full already only the newest files matter
             self._first = False
-            self._dealt_with = dict(list(there.items())[: -self.capacity])
-        still = [n for n, state in there.items() if self._dealt_with.get(n) != state and self._seen.get(n) == state]
-        self._seen = there
+            self._dealt_with = dict(list(present.items())[: -self.capacity])
+        new = {name: state for name, state in present.items() if self._dealt_with.get(name) != state}
+        still = [name for name, state in new.items() if self._last_look.get(name) == state]
+        self._last_look = present
         for known in (self._dealt_with, self._attempts):  # files that are gone are forgotten
-            for name in known.keys() - there.keys():
+            for name in known.keys() - present.keys():
                 del known[name]
         # of two versions of a frame that come at once the one counts that was written last
-        in_turn = sorted(still, key=lambda name: (there[name][1], name))
-        news = [time for name in in_turn for time in self._take(name, there[name])]
+        in_turn = sorted(still, key=lambda name: (present[name][1], name))
+        news = [time for name in in_turn for time in self._take(name, present[name])]
         self._forget()
         return any(time in self.frames for time in news)
 
@@ -168,11 +169,9 @@ def _split(dataset: xr.Dataset) -> dict[np.datetime64, xr.Dataset]:
 
 def _with_time_axis(dataset: xr.Dataset) -> xr.Dataset:
     """A single frame whose time stands beside it gets an axis of one time."""
-    scalars = [
-        name for name, coordinate in dataset.coords.items() if not coordinate.dims and coordinate.dtype.kind == "M"
-    ]
-    told = [name for name in scalars if name == "time" or dataset[name].attrs.get("standard_name") == "time"] or scalars
-    if len(told) != 1 or any(index.dtype.kind == "M" for index in dataset.indexes.values()):
+    scalars = [name for name, v in dataset.coords.items() if not v.dims and v.dtype.kind == "M"]
+    times = [n for n in scalars if n == "time" or dataset[n].attrs.get("standard_name") == "time"] or scalars
+    if len(times) != 1 or any(index.dtype.kind == "M" for index in dataset.indexes.values()):
         return dataset
-    fields = {name: v.expand_dims(told[0]) for name, v in dataset.data_vars.items() if v.ndim > 1}
-    return dataset.drop_vars(told).assign(fields)
+    fields = {name: v.expand_dims(times[0]) for name, v in dataset.data_vars.items() if v.ndim > 1}
+    return dataset.drop_vars(times).assign(fields)

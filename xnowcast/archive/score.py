@@ -207,8 +207,8 @@ def _plan(
         asked["same_cells"],
     )
     of_reference = fingerprint.of_forecast(reference, every)
-    about = {
-        "models": {name: _about(model, every) for name, model in models.items()},
+    noted = {
+        "models": {name: _identity(model, every) for name, model in models.items()},
         "field": of_reference["grid"],
         "observed": fingerprint.of_field(reference.field, cf.find_array(asked["ds"], asked["variable"])),
         "sums": list(kinds),
@@ -221,7 +221,7 @@ def _plan(
     shapes = {tables.variable(k, part): tables.KINDS[k].dims for k in kinds for part in tables.KINDS[k].sums}
     table = Table(every, block_starts(every, asked["block"]), coords, shapes, units)
     chosen = chosen if "" not in chosen else {}
-    return Plan(job, reference, table, chosen, _per_step(models, reference), about, reference.plan.steps), table
+    return Plan(job, reference, table, chosen, _per_step(models, reference), noted, reference.plan.steps), table
 
 
 def _per_step(models: dict[str, Contender], reference: Prepared) -> int:
@@ -234,7 +234,7 @@ def _per_step(models: dict[str, Contender], reference: Prepared) -> int:
     return most // multiple * multiple or most
 
 
-def _about(model: Contender, init_times: np.ndarray) -> dict[str, Any]:
+def _identity(model: Contender, init_times: np.ndarray) -> dict[str, Any]:
     """What a model is, wherever its forecasts lie, and whatever else than the init times its store has."""
     if isinstance(model, Prepared):
         made = fingerprint.of_forecast(model, init_times)

@@ -186,10 +186,10 @@ def refuse_other_run(path: Path, wanted: dict[str, Any], found: dict[str, Any]) 
     """Refuse a run that was asked for something else than what is there was made with; it says what."""
     changed = differences(found, json.loads(json.dumps(wanted)))
     if changed:
-        told = [_was_begun(*change) for change in changed[:MOST_CHANGES]]
-        told += [f"{len(changed) - MOST_CHANGES} more"] if len(changed) > MOST_CHANGES else []
+        changes = [_was_begun(*change) for change in changed[:MOST_CHANGES]]
+        changes += [f"{len(changed) - MOST_CHANGES} more"] if len(changed) > MOST_CHANGES else []
         raise ValueError(
-            f"{path} was begun {'; '.join(told)}: ask for the same to go on with it, choose another name, or start "
+            f"{path} was begun {'; '.join(changes)}: ask for the same to go on with it, choose another name, or start "
             "anew with overwrite=True (--overwrite)"
         )
 
@@ -315,7 +315,7 @@ def _flush(files: Sequence[Path]) -> None:
                 os.close(descriptor)
 
 
-def _insist(write: Callable[[], None], what: str) -> list[str]:
+def _insist(write: Callable[[], None], name: str) -> list[str]:
     """Try a few times, with pauses that grow; gives what went wrong before it went well."""
     notes: list[str] = []
     while True:
@@ -323,7 +323,7 @@ def _insist(write: Callable[[], None], what: str) -> list[str]:
             write()
             return notes
         except OSError as error:
-            notes.append(f"writing {what} failed, attempt {len(notes) + 1} of {WRITE_ATTEMPTS}: {error}")
+            notes.append(f"writing {name} failed, attempt {len(notes) + 1} of {WRITE_ATTEMPTS}: {error}")
             if is_full(error) or len(notes) == WRITE_ATTEMPTS:
                 raise
             time.sleep(FIRST_PAUSE * 4 ** (len(notes) - 1))

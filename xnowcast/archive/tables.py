@@ -153,13 +153,13 @@ def opened(tables: xr.Dataset | str | Path) -> xr.Dataset:
 
 
 def _wanted(tables: xr.Dataset, scores: Iterable[str] | None) -> list[str]:
-    there = kinds_in(tables)
+    present = kinds_in(tables)
     if scores is None:
-        return [n for n, s in RECORDS.items() if s.by_default and kind_of(n) in there]
+        return [n for n, s in RECORDS.items() if s.by_default and kind_of(n) in present]
     wanted = [scores] if isinstance(scores, str) else list(scores)
     for name in wanted:
-        if kind_of(name) not in there:
-            raise ValueError(f"the table has no sums for {name!r}; it was made with scores of {', '.join(there)}")
+        if kind_of(name) not in present:
+            raise ValueError(f"the table has no sums for {name!r}; it was made with scores of {', '.join(present)}")
     return wanted
 
 
@@ -293,14 +293,14 @@ def bootstrap_scores(
     drawn = _draws(tables, wanted, samples, seed)
     result = xr.Dataset(attrs=point.attrs | {"confidence": level, "bootstrap_samples": samples})
     for name in wanted:
-        value, draws, about = point[name], drawn[name], dict(point[name].attrs)
+        value, draws, attrs = point[name], drawn[name], dict(point[name].attrs)
         if versus is not None:
             value, draws = (array - array.sel(model=versus, drop=True) for array in (value, draws))
-            about["long_name"] += f", difference from {versus}"
-        result[name] = value.assign_attrs(about)
+            attrs["long_name"] += f", difference from {versus}"
+        result[name] = value.assign_attrs(attrs)
         for end, percentile in (("lower", 50 * (1 - level)), ("upper", 50 * (1 + level))):
             edge = _percentile(draws.transpose("sample", *value.dims).values, percentile)
-            result[f"{name}_{end}"] = value.copy(data=edge).where(_scored_blocks(tables) > 1).assign_attrs(about)
+            result[f"{name}_{end}"] = value.copy(data=edge).where(_scored_blocks(tables) > 1).assign_attrs(attrs)
     return result
 
 

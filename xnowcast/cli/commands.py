@@ -110,6 +110,7 @@ def _add_forecast(commands: Any) -> None:
     )
     command.add_argument("--on-gap", choices=("raise", "skip", "fill"), default="raise", help="a missing input frame")
     _add_running(command)
+    _add_overwrite(command)
 
 
 def _add_running(command: argparse.ArgumentParser) -> None:
@@ -130,6 +131,9 @@ def _add_running(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the model's own"
     )
+
+
+def _add_overwrite(command: argparse.ArgumentParser) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 
@@ -323,6 +327,7 @@ def _add_deblur(commands: Any) -> None:
     command.add_argument("--model", help="a name or a weights file; by default that of --weights, else postcast")
     command.add_argument("--diagnostics", action="store_true", help="write the kernel and the re-blurred field as well")
     _add_running(command)
+    _add_overwrite(command)
 
 
 def _deblur(options: argparse.Namespace) -> None:
@@ -350,6 +355,7 @@ def _add_downscale(commands: Any) -> None:
         help="keep the means over the coarse cells, or leave them as the model has them; by default trained models do",
     )
     _add_running(command)
+    _add_overwrite(command)
 
 
 def _downscale(options: argparse.Namespace) -> None:

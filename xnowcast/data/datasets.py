@@ -218,7 +218,7 @@ def open(
     offline : bool, optional
         Never touch the network. Default: whether environment variable ``XNOWCAST_OFFLINE`` is 1.
     progressbar : bool, optional
-        Show the download on standard error (needs tqdm).
+        Show the download on standard error.
     chunks : int, dict, "auto" or None, optional
         As in :func:`xarray.open_dataset`: ``{}`` gives a Dask array with one chunk per time step, None (the default)
         one that is read when used.
@@ -426,10 +426,8 @@ def _progress(wanted: bool, files: list[RawFile]) -> Iterator[Any]:
     if not wanted:
         yield lambda size: None
         return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ImportError("progressbar=True needs tqdm, which is not installed: pip install tqdm") from None
+    from tqdm import tqdm
+
     with tqdm(total=sum(file.size for file in files), unit="B", unit_scale=True) as bar:
         yield bar.update
 

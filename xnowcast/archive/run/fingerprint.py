@@ -16,7 +16,7 @@ from xnowcast.verbs import planning
 from xnowcast.verbs.forecast import Prepared
 
 SAME_NUMBERS = {
-    "ds": "its field is told by its axes, units and attributes; the frames themselves are not read beforehand",
+    "ds": "its field is known by its axes, units and attributes; the frames themselves are not read beforehand",
     "on_mismatch": "it decides whether there is a forecast at all",
     "device": "devices agree to the tolerance of their floating-point numbers",
     "batch_size": "batches agree to that tolerance, and a smaller one is what helps where memory runs out",
@@ -43,7 +43,7 @@ TOLD_AS = {
     "variable": "variable",
     "zr": "field",
 }
-"""Arguments that are told by what they come to, under the name of an entry: the same in other words is the same."""
+"""Arguments that are noted as what they come to, under the name of an entry: the same in other words is the same."""
 
 TOLD_BY_TABLES = TOLD_AS | {
     "models": "models",
@@ -102,13 +102,13 @@ def of_field(field: Field, source: xr.DataArray) -> dict[str, Any]:
     return known | {"labels": labels, "attributes": attributes}
 
 
-def of_call(arguments: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call that change numbers and are not told by what they come to.
+def of_call(arguments: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call that change numbers and are not noted as what they come to.
 
-    ``arguments``: all of them, as ``locals()`` has them when the function begins. ``told``: such as `TOLD_AS`.
+    ``arguments``: all of them, as ``locals()`` has them when the function begins. ``elsewhere``: such as `TOLD_AS`.
     """
-    own = {name: for_json(value) for name, value in arguments.items() if name not in SAME_NUMBERS and name not in told}
-    return own | {VERSION: 2}
+    own = {name: value for name, value in arguments.items() if name not in SAME_NUMBERS and name not in elsewhere}
+    return for_json(own) | {VERSION: 2}
 
 
 def for_json(value: Any) -> Any:
@@ -172,7 +172,7 @@ def completed(path: Path, found: dict[str, Any], wanted: dict[str, Any], convers
         field = field | {"conversion": field["conversion"] | numbers}  # what it declares missing is not kept there
     filled = wanted | found | {key: field}
     if "models" in found:
-        of_each = {name: wanted["models"].get(name, {}) | about for name, about in found["models"].items()}
+        of_each = {name: wanted["models"].get(name, {}) | model for name, model in found["models"].items()}
         filled["models"] = of_each
     return filled
 
@@ -192,13 +192,13 @@ def _settings_hash(model: Any) -> str | None:
 
     if not isinstance(model, torch.nn.Module):
         return None
-    told = [
+    settings = [
         (name, key, for_json(value))
         for name, part in model.named_modules()
         for key, value in sorted(vars(part).items())
         if not key.startswith("_") and key not in ("training", "card")
     ]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
 
 
 def _interval(field: Field) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class StoreLock:
 
     def _create(self) -> bool:
         """Write the whole lock under another name and link it into place, so that nobody reads half of one."""
-        about = {
+        holder = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "born": _born(os.getpid()),
@@ -93,7 +93,7 @@ class StoreLock:
             "token": self._token,
         }
         draft = self.path.with_name(f"{self.path.name}.{self._token}")
-        draft.write_text(json.dumps(about))
+        draft.write_text(json.dumps(holder))
         try:
             os.link(draft, self.path)
         except FileExistsError:
@@ -203,8 +203,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         return {} if path.is_symlink() else None  # a link to nowhere is in the way, too
     except ValueError:  # no JSON, or no text at all
         return {}
-    told = isinstance(holder, dict) and all(isinstance(holder.get(key), str) for key in ("host", "token"))
-    return holder if told and type(holder.get("pid")) is int else {}
+    valid = isinstance(holder, dict) and all(isinstance(holder.get(key), str) for key in ("host", "token"))
+    return holder if valid and type(holder.get("pid")) is int else {}
 
 
 def _who(holder: dict[str, Any] | None) -> str:

@@ -1,8 +1,9 @@
-"""How far a long run has come: one moving line for people, a line a minute for logs."""
+"""How far a long run has come: a bar for people, a line a minute for logs."""
 
 import sys
 import time
-from typing import TextIO
+
+from tqdm import tqdm
 
 from xnowcast.archive.run.logs import log
 from xnowcast.terminal import in_notebook
@@ -11,12 +12,14 @@ LINE_EVERY = 60.0
 """Seconds between two lines of a log."""
 
 
-class Progress:
-    """Counts what is done, and tells share, rate and time left.
+class _Bar(tqdm):
+    monitor_interval = 0  # the loop looks often enough: no thread is begun that would outlive the run
 
-    ``total, done``: all that is wanted, and what an earlier run did. ``unit``: what is counted, in the plural.
-    ``shown``: a moving line on stderr (stdout in a notebook); by default where somebody looks. The log gets a line a
-    minute in any case.
+
+class Progress:
+    """Counts what is done, beside ``done`` of an earlier run, of ``total``; the log gets a line a minute.
+
+    The bar is on stderr (stdout in a notebook), by default where somebody looks.
 
     >>> progress = Progress(total=400, done=100, unit="init times", shown=False)
     >>> progress.add(100)
@@ -27,11 +30,11 @@ class Progress:
     def __init__(self, total: int, done: int, unit: str, *, shown: bool | None = None):
         self.total, self.done, self.unit = total, done, unit
         self.new = 0
-        self._notebook = in_notebook()
-        self._stream: TextIO = sys.stdout if self._notebook else sys.stderr
-        self._shown = (self._notebook or self._stream.isatty()) if shown is None else shown
         self._began = self._logged = time.monotonic()
-        self._width = 0
+        stream = sys.stdout if in_notebook() else sys.stderr
+        self._bar = None
+        if (in_notebook() or stream.isatty()) if shown is None else shown:
+            self._bar = _Bar(total=total, initial=done, unit=f" {unit}", file=stream, dynamic_ncols=True)
 
     @property
     def seconds(self) -> float:
@@ -47,15 +50,14 @@ class Progress:
         """Count so many more as done."""
         self.done += count
         self.new += count
+        if self._bar is not None:
+            self._bar.update(count)
         self.show()
 
     def show(self) -> None:
-        """Bring the moving line up to date, and the log once a minute."""
-        if self._shown:
-            text = self.line()
-            self._stream.write("\r" + text.ljust(self._width))
-            self._stream.flush()
-            self._width = len(text)
+        """Bring the bar up to date, and the log once a minute."""
+        if self._bar is not None:
+            self._bar.refresh()
         if time.monotonic() - self._logged >= LINE_EVERY:
             self._logged = time.monotonic()
             log.info(self.line())
@@ -69,10 +71,9 @@ class Progress:
         return f"{share}, {rate(self.rate)}, {duration(left)} left"
 
     def close(self) -> None:
-        """Leave the moving line as it stands."""
-        if self._shown and self._width:
-            self._stream.write("\n")
-            self._shown = False
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 def duration(seconds: float) -> str:
