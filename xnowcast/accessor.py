@@ -38,13 +38,13 @@ class _Method:
             return function(*given.args[:place], self._obj, *given.args[place:], **given.kwargs)
 
         itself = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
-        told = {
+        metadata = {
             "__signature__": whole.replace(parameters=[itself, *others.parameters.values()]),
             "__doc__": self._docstring(getdoc(function) or ""),
             "__name__": self._name,
             "__qualname__": f"NowcastAccessor.{self._name}",
         }
-        for name, value in told.items():
+        for name, value in metadata.items():
             setattr(method, name, value)
         return method
 

@@ -50,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _in_one_line(error: Exception) -> str:
     message = printable(str(error))
     message = re.sub(r"\b(variable|on_gap|on_mismatch|weights|mirror)=(?=([\w']?))", _as_option, message)
-    told = isinstance(error, ValueError | OSError | ImportError | FloatingPointError) or hasattr(error, "exit_code")
-    if told and message:
+    explained = isinstance(error, ValueError | OSError | ImportError | FloatingPointError) or hasattr(
+        error, "exit_code"
+    )
+    if explained and message:
         return message
     return f"{type(error).__name__}: {message} (run again with --debug to see where)"
 
@@ -491,12 +493,12 @@ def _models(options: argparse.Namespace) -> None:
         print(xnowcast.card(options.name))
         return
     for name in sorted({*models.names(), *shipped.names()}):
-        about = xnowcast.card(name)
-        ships = about.sha256 or shipped.of_system(name)
-        needs = "weights ship" if ships else "to be trained" if about.task.trained else "ready"
-        members = "members" if about.task.stochastic else ""
-        what = about.description if name == about.system else f"The weights of {about.system}{_for_factor(about.task)}."
-        print(f"{name:<16} {about.task.verb:<12} {needs:<14} {members:<8} {what}")
+        card = xnowcast.card(name)
+        ships = card.sha256 or shipped.of_system(name)
+        needs = "weights ship" if ships else "to be trained" if card.task.trained else "ready"
+        members = "members" if card.task.stochastic else ""
+        what = card.description if name == card.system else f"The weights of {card.system}{_for_factor(card.task)}."
+        print(f"{name:<16} {card.task.verb:<12} {needs:<14} {members:<8} {what}")
 
 
 def _for_factor(task: Any) -> str:

@@ -126,9 +126,11 @@ def _time_name(dataset: xr.Dataset) -> Hashable | None:
     dims = [n for n in dated if n in dataset.dims]
     runs = [n for n in dims if n in cf.FORECAST_NAMES["init_time"] or _standard_name(dataset, n) in _OF_RUNS]
     scalars = [n for n in dated if dataset[n].ndim == 0]
-    told = [n for n in scalars if _standard_name(dataset, n) == "time" or str(n).lower() in ("time", "valid_time", "t")]
+    of_time = [
+        n for n in scalars if _standard_name(dataset, n) == "time" or str(n).lower() in ("time", "valid_time", "t")
+    ]
     of_runs = [n for n in scalars if n in cf.FORECAST_NAMES["init_time"] or _standard_name(dataset, n) in _OF_RUNS]
-    return next(iter([*runs, *dims, *told, *of_runs]), None)
+    return next(iter([*runs, *dims, *of_time, *of_runs]), None)
 
 
 _OF_RUNS = (cf.FORECAST_NAMES["init_time"][0],)
@@ -150,11 +152,11 @@ def _shared_names(series: list[_Series]) -> list[Hashable]:
     everywhere = [name for name in own[0] if all(name in names for names in own)]
     anywhere = list(dict.fromkeys(name for names in own for name in names))
     for name in [name for name in anywhere if name not in everywhere]:
-        there = next(one for one, names in zip(series, own, strict=True) if name in names)
+        where = next(one for one, names in zip(series, own, strict=True) if name in names)
         lacking = next(one for one, names in zip(series, own, strict=True) if name not in names)
-        if _is_rain(there.variables[name]):
+        if _is_rain(where.variables[name]):
             raise ValueError(
-                f"{lacking.name} lacks the variable {name!r}, which {there.name} has: open them on their own, or give "
+                f"{lacking.name} lacks the variable {name!r}, which {where.name} has: open them on their own, or give "
                 "it the same name everywhere"
             )
         warnings.warn(printable(f"the variable {name!r} is left out: {lacking.name} lacks it"), stacklevel=4)
@@ -172,8 +174,8 @@ def _framed(one: _Series, series: list[_Series]) -> list[Hashable]:
         return [n for n in one.variables if n in with_dim and n != one.dim]
     dataset = one.dataset
     assert dataset is not None
-    told = {n: _told(v, "bounds") for n, v in dataset.variables.items() if n != one.dim}
-    others = {*told.values(), *(_told(v, "cell_measures") for v in dataset.variables.values())}
+    bounds = {n: _told(v, "bounds") for n, v in dataset.variables.items() if n != one.dim}
+    others = {*bounds.values(), *(_told(v, "cell_measures") for v in dataset.variables.values())}
     own = [n for n, v in dataset.data_vars.items() if v.ndim > 1 and n not in others]
     return [*own, *(n for n in [_told(dataset.variables[one.dim], "bounds")] if n in dataset.variables)]
 
@@ -249,10 +251,10 @@ def _fitted(first: _Series, one: _Series, names: list[Hashable]) -> _Series:
 
 def _without_unlike(names: list[Hashable], fitted: list[_Series]) -> list[Hashable]:
     """The variables that all parts agree about; who wants another is told why it is not there."""
-    told = {name: why for one in fitted for name, why in one.unlike.items()}
-    for name, why in told.items():
+    reasons = {name: why for one in fitted for name, why in one.unlike.items()}
+    for name, why in reasons.items():
         warnings.warn(printable(f"the variable {name!r} is left out: {why}"), stacklevel=3)
-    return [name for name in names if name not in told]
+    return [name for name in names if name not in reasons]
 
 
 # ---- the grid
@@ -515,8 +517,10 @@ def _lacking(parts: Sequence[Part], readable: list[_Series]) -> list[_Series]:
         after = next((known[id(p.dataset)] for p in later if id(p.dataset) in known), None)
         missing = _missing_times(before, after, step, len(members) * each)
         reason = "; ".join(part.unreadable for part in members)
-        told = f"{missing.size} from {missing[0]:.16} on are taken to be its frames" if missing.size else "left out"
-        warnings.warn(printable(f"{reason} ({told})"), stacklevel=3)
+        consequence = (
+            f"{missing.size} from {missing[0]:.16} on are taken to be its frames" if missing.size else "left out"
+        )
+        warnings.warn(printable(f"{reason} ({consequence})"), stacklevel=3)
         if missing.size:
             found.append(_Series(members[0].name, None, readable[0].dim, missing, reason=reason))
     return found

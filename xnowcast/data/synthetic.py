@@ -400,10 +400,10 @@ def _seen(weather: _Weather) -> np.ndarray:
     rows, columns = weather.shape
     y = ((rows - 1) / 2 - np.arange(rows)[:, None]) * weather.spacing_km
     x = (np.arange(columns)[None, :] - (columns - 1) / 2) * weather.spacing_km
-    seen = np.zeros(weather.shape, bool)
+    covered = np.zeros(weather.shape, bool)
     for east, north, radius in weather.circles or ():
-        seen |= (x - east) ** 2 + (y - north) ** 2 <= radius**2
-    return seen
+        covered |= (x - east) ** 2 + (y - north) ** 2 <= radius**2
+    return covered
 
 
 # Noise by key: the same (seed, mode, renewal) gives the same draw on any worker, in any order

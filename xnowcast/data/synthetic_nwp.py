@@ -357,8 +357,8 @@ def _forecast(climate: _Climate, planes: Any, init: np.ndarray, lead: np.ndarray
         **_grid(climate),
     }
     known = dict(zip(climate.__dataclass_fields__, astuple(climate), strict=True))
-    told = ("seed", "timing_error", "random_displacement", "damping", "drizzle", "local_rain")
-    attrs = {f"synthetic_{name}": known[name] for name in told}
+    described = ("seed", "timing_error", "random_displacement", "damping", "drizzle", "local_rain")
+    attrs = {f"synthetic_{name}": known[name] for name in described}
     about = {"Conventions": CONVENTIONS, "title": "synthetic numerical forecast", "source": "xnowcast synthetic_nwp"}
     return xr.Dataset({**variables, "crs": _crs()}, coords, about | attrs)
 
@@ -377,8 +377,8 @@ def _grid(climate: _Climate) -> dict[str, Any]:
     ny, nx = climate.shape
     y = (np.arange(ny)[::-1] - (ny - 1) / 2) * climate.spacing_km * 1000
     x = (np.arange(nx) - (nx - 1) / 2) * climate.spacing_km * 1000
-    about = {d: {"standard_name": f"projection_{d}_coordinate", "units": "m", "axis": d.upper()} for d in ("y", "x")}
-    return {"y": ("y", y, about["y"]), "x": ("x", x, about["x"])}
+    attrs = {d: {"standard_name": f"projection_{d}_coordinate", "units": "m", "axis": d.upper()} for d in ("y", "x")}
+    return {"y": ("y", y, attrs["y"]), "x": ("x", x, attrs["x"])}
 
 
 def _crs() -> xr.Variable:

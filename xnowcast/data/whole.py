@@ -33,14 +33,14 @@ def check_whole(path: str | os.PathLike) -> None:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            told = _told_size(file, size)
+            declared = _declared_size(file, size)
         except (_CutShort, struct.error):
             raise ValueError(
                 f"{path} is cut short: its {size} bytes end within the header; is it still being written?"
             ) from None
-    if told > size:
+    if declared > size:
         raise ValueError(
-            f"{path} is cut short: it has {size} bytes, and its header tells of {told}; is it still being written?"
+            f"{path} is cut short: it has {size} bytes, and its header tells of {declared}; is it still being written?"
         )
 
 
@@ -92,7 +92,7 @@ class _CutShort(Exception):
     """The header itself is not all there."""
 
 
-def _told_size(file: BinaryIO, size: int) -> int:
+def _declared_size(file: BinaryIO, size: int) -> int:
     """How long a file must be; 0 where its format does not tell."""
     start = file.read(8)
     if start[:4] in NETCDF3:

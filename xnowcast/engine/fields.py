@@ -80,14 +80,14 @@ def run_fields(node: ModelNode, plan: FieldPlan, values: np.ndarray) -> np.ndarr
     is not given to the model.
     """
     fields = np.asarray(values, dtype=np.float32).reshape(-1, *values.shape[-3:])
-    there = np.isfinite(fields)
-    fields, observed = np.where(there, fields, np.float32(np.nan)), np.any(there, axis=1)
+    present = np.isfinite(fields)
+    fields, observed = np.where(present, fields, np.float32(np.nan)), np.any(present, axis=1)
     result: np.ndarray = np.full((len(fields), plan.parts, *fields.shape[-2:]), np.nan, np.float32)
-    seen = np.flatnonzero(observed.reshape(len(fields), -1).any(axis=1))
-    if seen.size:
+    with_data = np.flatnonzero(observed.reshape(len(fields), -1).any(axis=1))
+    if with_data.size:
         device = choose_device(plan.device)
-        with running(node, device) as model, failure_explained(model, [f"field {i + 1} of a batch" for i in seen]):
-            result[seen] = _answers(model, fields[seen], observed[seen], plan, device)
+        with running(node, device) as model, failure_explained(model, [f"field {i + 1} of a batch" for i in with_data]):
+            result[with_data] = _answers(model, fields[with_data], observed[with_data], plan, device)
     np.copyto(result, np.nan, where=~observed[:, None])
     return result.reshape(*values.shape[:-3], *result.shape[1:])
 

@@ -225,8 +225,8 @@ def _run_model(
     with memory_explained(model, len(noise), rain.shape):
         answer = model.deblur(model.transform(prepared(rain)), prepared(observed), noise)
     frames = _as_rain(model, answer.frames, ny, nx)
-    seen = observed.repeat(copies, axis=0) & np.isfinite(answer.distance.cpu().numpy())[:, None, None]
-    if (broken := ~np.isfinite(frames) & (seen | np.isinf(frames))).any():
+    valid = observed.repeat(copies, axis=0) & np.isfinite(answer.distance.cpu().numpy())[:, None, None]
+    if (broken := ~np.isfinite(frames) & (valid | np.isinf(frames))).any():
         raise NotFinite(broken.any((1, 2)).tolist())
     return {
         "frames": frames,

@@ -211,9 +211,9 @@ def predict(
     result = np.zeros((len(windows), copies, steps, *windows.shape[-2:]), dtype=np.float32)
     if wet.size:
         frames = torch.from_numpy(filled[wet])[:, :, None].to(device)
-        seen = torch.from_numpy(observed[wet])[:, :, None].to(device)
+        valid = torch.from_numpy(observed[wet])[:, :, None].to(device)
         with memory_explained(model, wet.size * copies, filled.shape), _counted_in(wet, len(windows)):
-            answer = _run_model(model, frames, seen, steps, noise(wet) if noise is not None else None)
+            answer = _run_model(model, frames, valid, steps, noise(wet) if noise is not None else None)
         result[wet] = answer[:, :, 0].reshape(wet.size, copies, *answer.shape[1:2], *answer.shape[-2:]).cpu().numpy()
     np.copyto(result, np.nan, where=~observed.any(axis=1)[:, None, None])
     return result.reshape(-1, *result.shape[2:])

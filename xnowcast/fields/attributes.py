@@ -211,8 +211,8 @@ def _missed_fills(array: xr.DataArray) -> tuple[float, ...]:
     """Missing values that were not found in the file because they are written in another precision."""
     if array.dtype.kind != "f" or any(array.encoding.get(key) is not None for key in _PACKING):
         return ()
-    told = [np.ravel(array.encoding[key]) for key in _FILLS if array.encoding.get(key) is not None]
-    written = [float(v) for values in told if values.dtype.kind in "fiu" for v in values]
+    fills = [np.ravel(array.encoding[key]) for key in _FILLS if array.encoding.get(key) is not None]
+    written = [float(v) for values in fills if values.dtype.kind in "fiu" for v in values]
     with np.errstate(over="ignore"):
         rounded = [(v, float(array.dtype.type(v))) for v in written]
     return tuple(sorted({here for there, here in rounded if np.isfinite(here) and here != there}))
@@ -226,8 +226,8 @@ def zr_of(values: Any, zr: units.Relation | None = None) -> tuple[float, float]:
     """
     if zr is not None:
         return units.zr_relation(zr)
-    told = _told_relation(values) if isinstance(values, xr.DataArray) else None
-    return units.MARSHALL_PALMER if told is None else told
+    relation = _stated_relation(values) if isinstance(values, xr.DataArray) else None
+    return units.MARSHALL_PALMER if relation is None else relation
 
 
 def no_echo_of(values: Any) -> float:
@@ -236,10 +236,10 @@ def no_echo_of(values: Any) -> float:
     >>> no_echo_of(xr.DataArray(20.0, attrs={"zerovalue": -10.0})), no_echo_of(20.0)
     (-10.0, -32.0)
     """
-    told = number(values, "zerovalue") if isinstance(values, xr.DataArray) else None
-    return units.NO_ECHO_DBZ if told is None or not np.isfinite(told) else told
+    no_echo = number(values, "zerovalue") if isinstance(values, xr.DataArray) else None
+    return units.NO_ECHO_DBZ if no_echo is None or not np.isfinite(no_echo) else no_echo
 
 
-def _told_relation(array: xr.DataArray) -> tuple[float, float] | None:
+def _stated_relation(array: xr.DataArray) -> tuple[float, float] | None:
     a, b = number(array, "zr_a"), number(array, "zr_b")
     return None if a is None or b is None else units.zr_relation((a, b))

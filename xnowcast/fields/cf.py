@@ -217,12 +217,12 @@ def _check_kinds(obj: Any, variable: Any = None) -> None:
 
 def _refuse_contradiction(array: xr.DataArray) -> None:
     """A rain rate in dBZ, or a reflectivity in mm h-1: one of the two attributes is wrong, and we cannot know which."""
-    told, unit = array.attrs.get("standard_name"), array.attrs.get("units")
-    reflectivity = told == "equivalent_reflectivity_factor"
-    if unit is not None and told in STANDARD_NAMES and reflectivity != units.is_reflectivity(unit):
+    standard_name, unit = array.attrs.get("standard_name"), array.attrs.get("units")
+    reflectivity = standard_name == "equivalent_reflectivity_factor"
+    if unit is not None and standard_name in STANDARD_NAMES and reflectivity != units.is_reflectivity(unit):
         raise ValueError(
-            f"variable {name_of(array)!r} has the standard_name {told!r} and units {str(unit)!r}, which contradict "
-            "each other: correct one of the two attributes"
+            f"variable {name_of(array)!r} has the standard_name {standard_name!r} and units {str(unit)!r}, which "
+            "contradict each other: correct one of the two attributes"
         )
 
 
@@ -231,15 +231,15 @@ def _listed(names: Any) -> str:
 
 
 def _is_vil(array: xr.DataArray) -> bool:
-    told = f"{array.name} {array.attrs.get('long_name', '')}".lower()
-    return str(array.name).lower() == "vil" or "vertically integrated liquid" in told.replace("_", " ")
+    names = f"{array.name} {array.attrs.get('long_name', '')}".lower()
+    return str(array.name).lower() == "vil" or "vertically integrated liquid" in names.replace("_", " ")
 
 
 def _reflectivity_conversion(array: xr.DataArray, zr: units.Relation | None) -> units.ZR:
-    no_echo, about = no_echo_of(array), declared(array)
+    no_echo, limits = no_echo_of(array), declared(array)
     if "zerovalue" in array.attrs:  # a valid range may begin above it
-        about = replace(about, low=min(about.low, no_echo))
-    return units.ZR(*zr_of(array, zr), no_echo, declared=about)
+        limits = replace(limits, low=min(limits.low, no_echo))
+    return units.ZR(*zr_of(array, zr), no_echo, declared=limits)
 
 
 def without_time(obj: T_Xarray) -> T_Xarray:
@@ -375,9 +375,9 @@ def horizontal_dims(array: xr.DataArray) -> tuple[Hashable, Hashable]:
 
 def _horizontal_dim(array: xr.DataArray, axis: str) -> Hashable | None:
     """The dim that CF attributes, else its own name, tell to be y or x."""
-    told = [d for n in _axis_coordinates(array, axis) if array[n].ndim == 1 for d in array[n].dims if d in array.dims]
+    dims = [d for n in _axis_coordinates(array, axis) if array[n].ndim == 1 for d in array[n].dims if d in array.dims]
     named = [d for n in _AXIS_NAMES[axis] for d in array.dims if str(d).lower() == n]
-    return next(iter([*told, *named]), None)
+    return next(iter([*dims, *named]), None)
 
 
 def _axis_coordinates(array: xr.Dataset | xr.DataArray, axis: str) -> list[Hashable]:
@@ -475,10 +475,10 @@ def _on_mercator(latitude: np.ndarray) -> np.ndarray:
 
 def _time_dim(array: xr.DataArray, horizontal: tuple[Hashable, Hashable]) -> Hashable | None:
     rest = [d for d in array.dims if d not in horizontal]
-    told = [n for n in coordinates_of(array, "T") if n in rest and not _is_reference_time(array, n)]
+    by_attributes = [n for n in coordinates_of(array, "T") if n in rest and not _is_reference_time(array, n)]
     named = [n for n in _AXIS_NAMES["time"] if n in rest]
     dated = [d for d in rest if d in array.coords and array[d].dtype.kind == "M" and not _is_reference_time(array, d)]
-    return next(iter([*told, *named, *dated]), None)
+    return next(iter([*by_attributes, *named, *dated]), None)
 
 
 def _is_reference_time(array: xr.DataArray, name: Hashable) -> bool:
@@ -533,9 +533,9 @@ def forecast_coordinate(array: xr.DataArray, role: str, dims: Sequence[Hashable]
 def _told(array: xr.DataArray, role: str, candidates: Sequence[Hashable]) -> Hashable | None:
     """Which of the candidates, dims or coordinates, has the standard name, else a common name."""
     standard, *common = FORECAST_NAMES[role]
-    told = [n for n in candidates if n in array.coords and array[n].attrs.get("standard_name") == standard]
+    by_attributes = [n for n in candidates if n in array.coords and array[n].attrs.get("standard_name") == standard]
     named = [n for name in (standard, *common) for n in candidates if str(n).lower() == name]
-    return next(iter([*told, *named]), None)
+    return next(iter([*by_attributes, *named]), None)
 
 
 def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
@@ -557,9 +557,9 @@ def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
     rest = [d for d in array.dims if d not in horizontal_dims(array)]
     found = _roles(array, rest)
     for role, dim in found.items():
-        told = _told(array, role, [dim, *(n for n, c in array.coords.items() if c.dims == (dim,) and n != dim)])
-        if dim in rest and told not in (dim, None):  # another coordinate along the dim tells it
-            obj, found[role] = obj.swap_dims({dim: told}), told
+        coordinate = _told(array, role, [dim, *(n for n, c in array.coords.items() if c.dims == (dim,) and n != dim)])
+        if dim in rest and coordinate not in (dim, None):  # another coordinate along the dim tells it
+            obj, found[role] = obj.swap_dims({dim: coordinate}), coordinate
     array = find_array(obj, variable)
     rest = [d for d in array.dims if d not in horizontal_dims(array)]
     obj, found = _with_times(obj, array, rest, found)
@@ -568,8 +568,8 @@ def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
         del found["lead_time"]  # a number that nothing tells to be a lead time
     obj = _renamed(obj, {name: role for role, name in found.items()})
     if "lead_time" in obj.coords and obj["lead_time"].dtype.kind != "m" and _may_be_lead(obj["lead_time"]):
-        about = {k: v for k, v in obj["lead_time"].attrs.items() if k not in ("units", "calendar")}
-        obj = obj.assign_coords(lead_time=(obj["lead_time"].dims, durations(obj["lead_time"]), about))
+        attrs = {k: v for k, v in obj["lead_time"].attrs.items() if k not in ("units", "calendar")}
+        obj = obj.assign_coords(lead_time=(obj["lead_time"].dims, durations(obj["lead_time"]), attrs))
     return obj
 
 

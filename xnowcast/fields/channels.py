@@ -274,8 +274,8 @@ def _locate(data: xr.Dataset, name: str, variable: Hashable | None, exclude: Con
         if candidates:
             return _channel(name, standard, _chosen(data, candidates, level), data)
     if standard in data.data_vars and standard not in exclude:  # a variable's own name; its attribute tells what it is
-        told = data[standard].attrs.get("standard_name", standard)
-        return _channel(name, told, _at_level(data[standard], level), data)
+        standard_name = data[standard].attrs.get("standard_name", standard)
+        return _channel(name, standard_name, _at_level(data[standard], level), data)
     raise ValueError("no variable has this standard_name")
 
 
@@ -327,8 +327,10 @@ def _verticals(array: xr.DataArray) -> Iterator[tuple[Hashable, tuple[Literal["p
     for name, coordinate in array.coords.items():
         if coordinate.ndim > 1 or coordinate.dtype.kind not in "fiu" or (coordinate.ndim and name not in array.dims):
             continue
-        lower, told = str(name).lower(), str(coordinate.attrs.get("standard_name", ""))
-        upright = told in ("height", "altitude") or lower.startswith("height") or coordinate.attrs.get("axis") == "Z"
+        lower, standard_name = str(name).lower(), str(coordinate.attrs.get("standard_name", ""))
+        upright = (
+            standard_name in ("height", "altitude") or lower.startswith("height") or coordinate.attrs.get("axis") == "Z"
+        )
         unit = coordinate.attrs.get("units", "hPa" if lower.endswith("inhpa") else None)
         for kind, canonical in (("pressure", "Pa"), ("height", "m")):
             affine = units.affine(_UNIT_SPELLINGS.get(str(unit), unit), canonical)
@@ -338,14 +340,14 @@ def _verticals(array: xr.DataArray) -> Iterator[tuple[Hashable, tuple[Literal["p
 
 
 def _levels_in_words(array: xr.DataArray) -> str:
-    said = [", ".join(str(Level(float(v), kind)) for v in values) for _, (kind, values) in _verticals(array)]
-    return f" at {'; '.join(said)}" if said else ""
+    levels = [", ".join(str(Level(float(v), kind)) for v in values) for _, (kind, values) in _verticals(array)]
+    return f" at {'; '.join(levels)}" if levels else ""
 
 
 def _offered(data: xr.Dataset, exclude: Container[Hashable]) -> str:
     fields = [data[v] for v in data.data_vars if v not in exclude and data[v].ndim]
-    told = [(f"{a.attrs['standard_name']} as " if "standard_name" in a.attrs else "", a) for a in fields]
-    return ", ".join(f"{standard}{a.name!r}{_levels_in_words(a)}" for standard, a in told) or "no further fields"
+    named = [(f"{a.attrs['standard_name']} as " if "standard_name" in a.attrs else "", a) for a in fields]
+    return ", ".join(f"{standard}{a.name!r}{_levels_in_words(a)}" for standard, a in named) or "no further fields"
 
 
 # ---------------------------------------------------------------- units

@@ -190,8 +190,8 @@ def _is_spacing(interval: Interval, whole: Interval) -> bool:
 
 def _time_names(array: xr.DataArray, dims: Iterable[Hashable | None]) -> list[Hashable]:
     """Coordinates that may have time bounds."""
-    told = [n for n, c in array.coords.items() if c.attrs.get("standard_name") in ("time", "forecast_period")]
-    named = [*dims, "time", "valid_time", "lead_time", *told]
+    by_attributes = [n for n, c in array.coords.items() if c.attrs.get("standard_name") in ("time", "forecast_period")]
+    named = [*dims, "time", "valid_time", "lead_time", *by_attributes]
     return [n for n in dict.fromkeys(named) if n is not None and n in array.coords]
 
 
@@ -284,25 +284,25 @@ def _values(times: xr.DataArray, coordinate: xr.DataArray) -> np.ndarray:
     with dask.config.set(scheduler="synchronous"):  # a few numbers, and no matter for the engine
         times = times.load() if times.chunks is None else times.compute()
     if times.dtype.kind in "iuf":
-        about = {k: v for k, v in coordinate.encoding.items() if k in ("units", "calendar")} | times.attrs
-        times = xr.decode_cf(xr.Dataset({"bounds": (times.dims, times.values, about)})).bounds
+        encoding = {k: v for k, v in coordinate.encoding.items() if k in ("units", "calendar")} | times.attrs
+        times = xr.decode_cf(xr.Dataset({"bounds": (times.dims, times.values, encoding)})).bounds
     if times.dtype.kind == "m":
         return windows.rounded(times.values.astype("m8[ns]"))
     return windows.real_times(times.rename(name))
 
 
 def _by_accutime(array: xr.DataArray) -> Interval | None:
-    told = array.attrs.get("accutime")
-    if told is None:
+    accutime = array.attrs.get("accutime")
+    if accutime is None:
         return None
     try:
-        minutes = float(np.asarray(told).item() if not isinstance(told, str) else told)
+        minutes = float(np.asarray(accutime).item() if not isinstance(accutime, str) else accutime)
     except (TypeError, ValueError):
         minutes = np.nan
     if not 0 < minutes < np.inf:
         raise ValueError(
-            f"variable {_name(array)!r} has the attribute accutime={told!r}; it is the length of an amount's interval "
-            "in minutes, a number above 0"
+            f"variable {_name(array)!r} has the attribute accutime={accutime!r}; it is the length of an amount's "
+            "interval in minutes, a number above 0"
         )
     return Interval(np.timedelta64(round(minutes * 60e9), "ns"))
 

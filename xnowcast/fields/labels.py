@@ -231,10 +231,10 @@ def _time_coordinates(init_times: np.ndarray, lead_times: np.ndarray) -> dict[Ha
 def _companions(field: Field, source: xr.Dataset) -> list[str]:
     """Variables that the field's attributes name (grid mapping, cell areas) and bounds of its own coordinates."""
     array = field.array
-    told = [array.attrs.get(a, array.encoding.get(a, "")) for a in ("grid_mapping", "cell_measures")]
-    told += [c.attrs.get("bounds", c.encoding.get("bounds", "")) for n, c in array.coords.items() if n != field.time]
+    named = [array.attrs.get(a, array.encoding.get(a, "")) for a in ("grid_mapping", "cell_measures")]
+    named += [c.attrs.get("bounds", c.encoding.get("bounds", "")) for n, c in array.coords.items() if n != field.time]
     # "crs: x y crs2: lat lon" is CF's long form of grid_mapping; "area: cell_area" is that of cell_measures.
-    names = [word.rstrip(":") for word in " ".join(map(str, told)).split()]
+    names = [word.rstrip(":") for word in " ".join(map(str, named)).split()]
     kept = {*array.dims} - {field.time}
     return [
         n

@@ -155,16 +155,16 @@ def rain_per_step(
         nwp = _standard_times(nwp)
     array = decoded(nwp[found])
     nwp = nwp.assign({found: array})
-    told = accumulated if accumulated is not None else False if stated is not None else is_accumulated(array)
-    if told is None:
+    from_start = accumulated if accumulated is not None else False if stated is not None else is_accumulated(array)
+    if from_start is None:
         raise ValueError(
             f"variable {found!r} is an amount ({array.attrs['units']}), and nothing tells of what: give accumulated="
             "True where it is the amount since the start of the run, accumulated=False where it is that of each step"
         )
-    length = _step(nwp, step, None if told else stated)
-    per_step = _differences(nwp, found, length) if told else nwp
-    about = None if told else declared(array)
-    conversion = units.rain_rate_conversion(array.attrs["units"], name=str(found), step=length, declared=about)
+    length = _step(nwp, step, None if from_start else stated)
+    per_step = _differences(nwp, found, length) if from_start else nwp
+    limits = None if from_start else declared(array)
+    conversion = units.rain_rate_conversion(array.attrs["units"], name=str(found), step=length, declared=limits)
     rate = _by_block(conversion.__call__, per_step[found])
     rate.attrs = {
         k: v
@@ -190,12 +190,12 @@ def refuse_accumulated(nwp: xr.Dataset, names: Sequence[str], mapping: Mapping[s
     if any(name in cf.STANDARD_NAMES for name in names):
         wanted |= {n for n, v in nwp.data_vars.items() if v.attrs.get("standard_name") in cf.STANDARD_NAMES}
     for name in wanted & set(nwp.data_vars):
-        if not units.is_amount(nwp[name].attrs.get("units")) or (told := is_accumulated(nwp[name])) is False:
+        if not units.is_amount(nwp[name].attrs.get("units")) or (from_start := is_accumulated(nwp[name])) is False:
             continue
         if intervals.of_rate(nwp[name], nwp) is not None:
             continue
-        what = "accumulated since the start of the run" if told else "an amount, and nothing tells of what"
-        how = f"{name!r}" if told else f"{name!r}, accumulated=True or False"
+        what = "accumulated since the start of the run" if from_start else "an amount, and nothing tells of what"
+        how = f"{name!r}" if from_start else f"{name!r}, accumulated=True or False"
         raise ValueError(
             f"variable {name!r} is {what}; make it a rate first with xnowcast.pairing.rain_per_step(nwp, {how})"
         )
@@ -277,12 +277,12 @@ def utc_times(coordinate: xr.DataArray) -> np.ndarray:
     >>> utc_times(local)
     array(['2024-06-01T00:00:00.000000000'], dtype='datetime64[ns]')
     """
-    told = next(
+    zone = next(
         (str(v) for k, v in coordinate.attrs.items() if str(k).lower() in ("timezone", "time_zone", "tz")), "UTC"
     )
-    if told.upper().replace("+00:00", "").replace("+0", "") not in ("UTC", "Z", "GMT", "UTC0", ""):
+    if zone.upper().replace("+00:00", "").replace("+0", "") not in ("UTC", "Z", "GMT", "UTC0", ""):
         raise ValueError(
-            f"coordinate {coordinate.name!r} is in the time zone {told!r}; times are read in UTC: subtract its offset, "
+            f"coordinate {coordinate.name!r} is in the time zone {zone!r}; times are read in UTC: subtract its offset, "
             f"ds.assign_coords({coordinate.name}=ds.{coordinate.name} - np.timedelta64(9, 'h')), and drop the attribute"
         )
     return windows.real_times(coordinate)
@@ -291,10 +291,10 @@ def utc_times(coordinate: xr.DataArray) -> np.ndarray:
 def _named(nwp: xr.Dataset, role: str, kind: str) -> Hashable | None:
     """A coordinate by its standard name, else by a common name."""
     names = cf.FORECAST_NAMES[role]
-    told = [n for n, c in nwp.coords.items() if c.attrs.get("standard_name") == names[0]]
+    by_attributes = [n for n, c in nwp.coords.items() if c.attrs.get("standard_name") == names[0]]
     named = [n for name in names for n in nwp.coords if str(n).lower() == name]
     # a dim is what the data vary along; a standard name that stands on two coordinates is settled by that
-    candidates = sorted(dict.fromkeys([*told, *named]), key=lambda n: n not in nwp.dims)
+    candidates = sorted(dict.fromkeys([*by_attributes, *named]), key=lambda n: n not in nwp.dims)
     return next((n for n in candidates if nwp[n].ndim <= 1 and (kind == "m" or _holds_times(nwp, n))), None)
 
 
@@ -440,14 +440,14 @@ def _observed_means(
     valid = forecast.init_time.values[:, None] + forecast.lead_time.values[None, :]
     ends = times if field.interval is None or field.interval.end is None else times + field.interval.end
     rows = [[_frames_of(ends, v, step, frames, apart) for v in of_run] for of_run in valid]
-    there = np.array([[len(found) >= max(1, min_coverage * frames) for found in of_run] for of_run in rows])
-    if not there.any():
+    complete = np.array([[len(found) >= max(1, min_coverage * frames) for found in of_run] for of_run in rows])
+    if not complete.any():
         raise ValueError(
             f"no observation belongs to a time that is forecast: the forecast is for {_span(valid)}, the "
             f"observations of {_span(times)}" + _hint_of_hours(valid, times, step)
         )
-    runs, leads = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
-    chosen = [[rows[i][j] if there[i, j] else [] for j in leads] for i in runs]
+    runs, leads = np.flatnonzero(complete.any(1)), np.flatnonzero(complete.any(0))
+    chosen = [[rows[i][j] if complete[i, j] else [] for j in leads] for i in runs]
     result = _means(cf.converted(field).transpose(field.time, ...), chosen).rename(OBSERVED_RAIN)
     result.attrs = {k: v for k, v in field.array.attrs.items() if k == "grid_mapping"}
     return result.assign_coords(init_time=forecast.init_time[runs], lead_time=forecast.lead_time[leads])
@@ -508,16 +508,16 @@ def _frames_of(
 def _means(rain: xr.DataArray, rows: Sequence[Sequence[Sequence[int]]]) -> xr.DataArray:
     """``(init_time, lead_time, ...)``: means over the frames there are, NaN where one is or there are none."""
     frames = max(len(found) for of_run in rows for found in of_run)
-    there = np.array([[[k < len(found) for k in range(frames)] for found in of_run] for of_run in rows])
-    positions = np.zeros(there.shape, dtype=int)
-    positions[there] = [row for of_run in rows for found in of_run for row in found]
+    present = np.array([[[k < len(found) for k in range(frames)] for found in of_run] for of_run in rows])
+    positions = np.zeros(present.shape, dtype=int)
+    positions[present] = [row for of_run in rows for found in of_run for row in found]
     flat = rain.drop_vars(list(rain.coords)).isel({rain.dims[0]: positions.ravel()})
     if flat.chunks is not None:
         flat = flat.chunk({rain.dims[0]: frames})
-    values = flat.data.reshape(*there.shape, *flat.shape[1:])
+    values = flat.data.reshape(*present.shape, *flat.shape[1:])
     dims = ("init_time", "lead_time", "frame")
     gathered = xr.DataArray(values, dims=(*dims, *rain.dims[1:]))
-    known = xr.DataArray(there, dims=dims)
+    known = xr.DataArray(present, dims=dims)
     total = gathered.where(known, 0).sum("frame", skipna=False)
     mean = (total / known.sum("frame").where(known.any("frame"))).astype("f4")
     kept = {n: c for n, c in rain.coords.items() if rain.dims[0] not in c.dims and c.ndim}
@@ -547,10 +547,10 @@ def _on_one_grid(
     regrid: remapping.Method | None,
     min_coverage: float,
 ) -> xr.Dataset:
-    told = observed.attrs.get("grid_mapping")
+    mapping = observed.attrs.get("grid_mapping")
     rain = observed.to_dataset()
-    if told is not None and isinstance(observations, xr.Dataset) and told in observations.variables:
-        rain[told] = observations[told].variable
+    if mapping is not None and isinstance(observations, xr.Dataset) and mapping in observations.variables:
+        rain[mapping] = observations[mapping].variable
     ours, theirs = remapping.find_grid(forecast), remapping.find_grid(rain)
     if remapping.same_grid(ours, theirs):
         moved = observed.drop_vars([n for n in observed.coords if n not in ("init_time", "lead_time")])
@@ -571,10 +571,10 @@ def _joined(forecast: xr.Dataset, observed: xr.DataArray, grid_mapping: str | No
     if OBSERVED_RAIN in forecast.data_vars:
         raise ValueError(f"the forecast has a variable {OBSERVED_RAIN!r} already: rename it")
     bare = observed.drop_vars([n for n in observed.coords if n not in ("init_time", "lead_time")])
-    about = {"standard_name": "rainfall_rate", "long_name": "observed rain rate", "units": "mm h-1"}
+    attrs = {"standard_name": "rainfall_rate", "long_name": "observed rain rate", "units": "mm h-1"}
     if bare.chunks is not None:
         bare = bare.chunk({d: c for d, c in forecast.unify_chunks().chunksizes.items() if d in bare.dims})
-    bare.attrs = about | ({"grid_mapping": grid_mapping} if grid_mapping is not None else {})
+    bare.attrs = attrs | ({"grid_mapping": grid_mapping} if grid_mapping is not None else {})
     return forecast.assign({OBSERVED_RAIN: bare})
 
 

@@ -72,8 +72,8 @@ def sevir_pixel_to_vil(pixel: Any) -> Any:
     >>> sevir_pixel_to_vil(np.array([0, 5, 18, 219, 255], dtype="uint8")).round(4).tolist()
     [0.0, 0.0, 0.17649999260902405, 32.23350143432617, nan]
     """
-    about = {"units": "kg m-2", "long_name": "vertically integrated liquid"}
-    return _converted(_sevir_vil, pixel, PIXEL_UNITS, about)
+    attrs = {"units": "kg m-2", "long_name": "vertically integrated liquid"}
+    return _converted(_sevir_vil, pixel, PIXEL_UNITS, attrs)
 
 
 def vil_to_sevir_pixel(vil: Any, *, rounding: Rounding = None) -> Any:
@@ -107,8 +107,8 @@ def vil_to_sevir_pixel(vil: Any, *, rounding: Rounding = None) -> Any:
     >>> vil_to_sevir_pixel(np.array([0.0, 0.18, 32.2335, np.nan]), rounding="nearest").tolist()
     [0.0, 18.0, 219.0, nan]
     """
-    about = {"units": PIXEL_UNITS, "long_name": "pixel of vertically integrated liquid as in SEVIR"}
-    return _converted(_with_rounding(_sevir_pixel, rounding), vil, "kg m-2", about)
+    attrs = {"units": PIXEL_UNITS, "long_name": "pixel of vertically integrated liquid as in SEVIR"}
+    return _converted(_with_rounding(_sevir_pixel, rounding), vil, "kg m-2", attrs)
 
 
 def _sevir_vil(pixel: np.ndarray) -> np.ndarray:
@@ -157,8 +157,8 @@ def pixel_to_dbz(pixel: Any, *, scale: Scale = "hko7") -> Any:
     [-10.0, 25.0, 60.0]
     """
     factor, offset = _pixel_scale(scale)
-    about = {"units": "dBZ", "long_name": "reflectivity", "standard_name": "equivalent_reflectivity_factor"}
-    return _converted(lambda p: factor * np.clip(p, 0, 255) / 255 + offset, pixel, PIXEL_UNITS, about)
+    attrs = {"units": "dBZ", "long_name": "reflectivity", "standard_name": "equivalent_reflectivity_factor"}
+    return _converted(lambda p: factor * np.clip(p, 0, 255) / 255 + offset, pixel, PIXEL_UNITS, attrs)
 
 
 def dbz_to_pixel(dbz: Any, *, scale: Scale = "hko7", rounding: Rounding = None) -> Any:
@@ -194,9 +194,9 @@ def dbz_to_pixel(dbz: Any, *, scale: Scale = "hko7", rounding: Rounding = None) 
     [0.0, 127.5, 255.0]
     """
     factor, offset = _pixel_scale(scale)
-    about = {"units": PIXEL_UNITS, "long_name": "pixel of reflectivity"}
+    attrs = {"units": PIXEL_UNITS, "long_name": "pixel of reflectivity"}
     to_pixel = _with_rounding(lambda z: np.clip(255 * (z - offset) / factor, 0, 255), rounding)
-    return _converted(to_pixel, dbz, "dBZ", about)
+    return _converted(to_pixel, dbz, "dBZ", attrs)
 
 
 def dbz_to_rain_rate(dbz: Any, *, zr: units.Relation | None = None) -> Any:
@@ -232,12 +232,12 @@ def dbz_to_rain_rate(dbz: Any, *, zr: units.Relation | None = None) -> Any:
     """
     a, b = attributes.zr_of(dbz, zr)
     no_echo = attributes.no_echo_of(dbz)
-    about = {"units": "mm h-1", "long_name": "rain rate from reflectivity", "standard_name": "rainfall_rate"}
+    attrs = {"units": "mm h-1", "long_name": "rain rate from reflectivity", "standard_name": "rainfall_rate"}
 
     def rate(z: np.ndarray) -> np.ndarray:
         return units.dbz_to_rain_rate(z, a, b, no_echo)
 
-    return _converted(rate, dbz, "dBZ", about | units.zr_attributes((a, b)))
+    return _converted(rate, dbz, "dBZ", attrs | units.zr_attributes((a, b)))
 
 
 def rain_rate_to_dbz(rain_rate: Any, *, zr: units.Relation | None = None) -> Any:
@@ -270,12 +270,12 @@ def rain_rate_to_dbz(rain_rate: Any, *, zr: units.Relation | None = None) -> Any
     [-32.0, 40.717]
     """
     a, b = attributes.zr_of(rain_rate, zr)
-    about = {"units": "dBZ", "long_name": "reflectivity", "standard_name": "equivalent_reflectivity_factor"}
+    attrs = {"units": "dBZ", "long_name": "reflectivity", "standard_name": "equivalent_reflectivity_factor"}
 
     def dbz(rate: np.ndarray) -> np.ndarray:
         return units.rain_rate_to_dbz(rate, a, b)
 
-    return _converted(dbz, rain_rate, "mm h-1", about | units.zr_attributes((a, b)))
+    return _converted(dbz, rain_rate, "mm h-1", attrs | units.zr_attributes((a, b)))
 
 
 # ---------------------------------------------------------------- amounts
@@ -311,8 +311,8 @@ def amount_to_rain_rate(amount: Any, *, minutes: float = 5.0) -> Any:
     [0.0, 6.0, nan]
     """
     steps = _steps_per_hour(minutes)
-    about = {"units": "mm h-1", "long_name": "rain rate", "standard_name": "rainfall_rate"}
-    return _converted(lambda mm: mm * steps, amount, "mm", about)
+    attrs = {"units": "mm h-1", "long_name": "rain rate", "standard_name": "rainfall_rate"}
+    return _converted(lambda mm: mm * steps, amount, "mm", attrs)
 
 
 def rain_rate_to_amount(rain_rate: Any, *, minutes: float = 5.0) -> Any:
@@ -345,8 +345,8 @@ def rain_rate_to_amount(rain_rate: Any, *, minutes: float = 5.0) -> Any:
     [1.0, 2.0]
     """
     steps = _steps_per_hour(minutes)
-    about = {"units": "mm", "long_name": f"rain in {minutes:g} minutes"}
-    return _converted(lambda rate: rate / steps, rain_rate, "mm h-1", about)
+    attrs = {"units": "mm", "long_name": f"rain in {minutes:g} minutes"}
+    return _converted(lambda rate: rate / steps, rain_rate, "mm h-1", attrs)
 
 
 def _steps_per_hour(minutes: float) -> float:
@@ -367,7 +367,7 @@ def is_in(array: xr.DataArray, units: str) -> bool:
     return str(array.attrs.get("units", "")).strip().lower() in _SPELLINGS[units]
 
 
-def _converted(formula: Formula, values: Any, units: str, about: dict[str, Any]) -> Any:
+def _converted(formula: Formula, values: Any, units: str, attrs: dict[str, Any]) -> Any:
     """``formula`` of every value, in float64; ``units`` are those that the values need to have, where they have any."""
     if not isinstance(values, xr.DataArray):
         convert = _OnBlock(formula)
@@ -381,7 +381,7 @@ def _converted(formula: Formula, values: Any, units: str, about: dict[str, Any])
     result = xr.apply_ufunc(
         _OnBlock(formula), values, dask="parallelized", output_dtypes=[_float_for(values.dtype)], keep_attrs=False
     )
-    return result.assign_attrs(kept | about)
+    return result.assign_attrs(kept | attrs)
 
 
 class _OnBlock:

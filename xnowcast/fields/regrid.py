@@ -231,11 +231,11 @@ def known(array: xr.DataArray) -> xr.DataArray:
     [250.0, nan]
     """
     array = decoded(array)
-    told, unit = str(array.attrs.get("standard_name")), array.attrs.get("units")
-    about = declared(array)
-    check: Any = about.masked if about.masks else None
-    if told in cf.STANDARD_NAMES and units.is_rate(unit):
-        check = units.rain_rate_conversion(unit, name=about.name, step=None, declared=about).checked
+    standard_name, unit = str(array.attrs.get("standard_name")), array.attrs.get("units")
+    limits = declared(array)
+    check: Any = limits.masked if limits.masks else None
+    if standard_name in cf.STANDARD_NAMES and units.is_rate(unit):
+        check = units.rain_rate_conversion(unit, name=limits.name, step=None, declared=limits).checked
     if check is None:
         return array
     if array.chunks is None and not isinstance(array.variable._data, np.ndarray):
@@ -403,14 +403,14 @@ def _polygon_overlaps(source: Grid, target: Grid) -> "csr_array":
     middle = _middle(*_latlon(target))
     old, new = (_cells(grid, middle) for grid in (source, target))
     near = np.flatnonzero(np.isfinite(old).all((1, 2)) & _may_meet(old, new))
-    there = np.flatnonzero(np.isfinite(new).all((1, 2)))
-    old_cells, new_cells = shapely.polygons(old[near]), shapely.polygons(new[there])
+    known_cells = np.flatnonzero(np.isfinite(new).all((1, 2)))
+    old_cells, new_cells = shapely.polygons(old[near]), shapely.polygons(new[known_cells])
     at_new, at_old = shapely.STRtree(old_cells).query(new_cells, predicate="intersects")
     common = shapely.area(shapely.intersection(new_cells[at_new], old_cells[at_old]))
     share = common / shapely.area(new_cells)[at_new]
     found = share > 1e-9
     shape = (len(new), source.shape[0] * source.shape[1])
-    return csr_array((share[found], (there[at_new[found]], near[at_old[found]])), shape=shape)
+    return csr_array((share[found], (known_cells[at_new[found]], near[at_old[found]])), shape=shape)
 
 
 def _may_meet(old: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -561,8 +561,8 @@ def _through_indices(source: Grid, target: Grid) -> tuple[np.ndarray, np.ndarray
     """Places on axes of an unknown projection, through its 2-D latitudes and longitudes."""
     if source.latlon is None:
         _latlon(source)
-    told = Grid(source.y, source.x, source.shape, None, None, None, source.latlon, source.coords, None)
-    rows, columns, _ = _positions(told, target)
+    indices = Grid(source.y, source.x, source.shape, None, None, None, source.latlon, source.coords, None)
+    rows, columns, _ = _positions(indices, target)
     axes: Sequence[np.ndarray] = source.axes or ()
     return np.interp(rows, np.arange(source.shape[0]), axes[0]), np.interp(columns, np.arange(source.shape[1]), axes[1])
 

@@ -425,15 +425,15 @@ def rain_rate_conversion(
     known = "known are rates (mm h-1, kg m-2 h-1, kg m-2 s-1, m s-1), amounts per step (mm, kg m-2) and dBZ"
     if units is None or not str(units).strip():
         raise ValueError(f"variable {name!r} has no units; {known}: {fix}")
-    told = _shortened(str(units))
+    shortened = _shortened(str(units))
     quantity = _parse(str(units))
     if quantity is None:
-        raise ValueError(f"variable {name!r} has units {told!r}, which are unknown; {known}: {fix}")
-    about = declared or Declared(name)
+        raise ValueError(f"variable {name!r} has units {shortened!r}, which are unknown; {known}: {fix}")
+    limits = declared or Declared(name)
     if "[mass]" in quantity.dimensionality:
         quantity = quantity / _registry().Quantity(1000.0, "kg m-3")
     if quantity.check("[length]/[time]"):
-        return Linear(round(float(quantity.to("mm/h").magnitude), 12), declared=about)
+        return Linear(round(float(quantity.to("mm/h").magnitude), 12), declared=limits)
     if quantity.check("[length]"):
         if step is None:
             raise ValueError(
@@ -442,8 +442,8 @@ def rain_rate_conversion(
             )
         hours = float(step / np.timedelta64(1, "h"))
         mm = round(float(quantity.to("mm").magnitude), 12)
-        return Linear(mm / hours, highest_mean_rate(hours), declared=about)
-    raise ValueError(f"variable {name!r} has units {told!r}, which are no precipitation's; {known}: {fix}")
+        return Linear(mm / hours, highest_mean_rate(hours), declared=limits)
+    raise ValueError(f"variable {name!r} has units {shortened!r}, which are no precipitation's; {known}: {fix}")
 
 
 def length_in_km(units: object) -> float | None:

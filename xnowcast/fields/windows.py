@@ -237,8 +237,8 @@ def stored_blur(coordinate: xr.DataArray) -> int:
     ``coordinate``: its encoding tells what it was stored as. Returned: nanoseconds; 0 of whole numbers, and where
     nothing tells.
     """
-    dtype, told = coordinate.encoding.get("dtype"), str(coordinate.encoding.get("units", ""))
-    unit, _, epoch = told.strip().partition(" since ")
+    dtype, stated = coordinate.encoding.get("dtype"), str(coordinate.encoding.get("units", ""))
+    unit, _, epoch = stated.strip().partition(" since ")
     seconds = next((s for word, s in _UNIT_SECONDS.items() if unit.lower().startswith(word)), None)
     if dtype is None or np.dtype(dtype).kind != "f" or not epoch or seconds is None:
         return 0
@@ -402,24 +402,24 @@ def input_windows(
             f"the data begin at {_clock(axis.times[0])}"
         )
     after = np.searchsorted(axis.slots, needed)
-    there = axis.slots[after] == needed
-    broken = ~there.all(axis=1)
+    present = axis.slots[after] == needed
+    broken = ~present.all(axis=1)
     if broken.any() and on_gap == "raise":
-        raise ValueError(_gap_message(axis, chosen, needed, there))
+        raise ValueError(_gap_message(axis, chosen, needed, present))
     if broken.all() and on_gap == "skip":
         raise ValueError(f"every one of the {broken.size} forecasts would read across a gap, so none is left")
     kept = ~broken if on_gap == "skip" else slice(None)
-    before = np.where(there, after, after - 1)
-    between = np.where(there, 1, axis.slots[after] - axis.slots[before])
+    before = np.where(present, after, after - 1)
+    between = np.where(present, 1, axis.slots[after] - axis.slots[before])
     weight = ((needed - axis.slots[before]) / between).astype(np.float32)
     skipped = axis.times[chosen[broken]] if on_gap == "skip" else axis.times[:0]
     return Windows(axis.times[chosen[kept]], before[kept], after[kept], weight[kept], skipped)
 
 
-def _gap_message(axis: TimeAxis, chosen: np.ndarray, needed: np.ndarray, there: np.ndarray) -> str:
-    broken = ~there.all(axis=1)
+def _gap_message(axis: TimeAxis, chosen: np.ndarray, needed: np.ndarray, present: np.ndarray) -> str:
+    broken = ~present.all(axis=1)
     row = np.flatnonzero(broken)[0]
-    slot = needed[row][~there[row]][0]
+    slot = needed[row][~present[row]][0]
     return (
         f"{broken.sum()} of {broken.size} forecasts would read across a gap: the first, of "
         f"{_clock(axis.times[chosen[row]])}, misses the frame of {_clock(axis.times[0] + slot * axis.step)}. Leave "

@@ -323,11 +323,11 @@ def _times(frames: Sequence[Frame]) -> np.ndarray:
 def _along_lead_time(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:
     inits = np.unique([_init(frame) for frame in frames])
     leads = np.unique([frame.time - _init(frame) for frame in frames])
-    there = {(_init(frame), frame.time - _init(frame)): path for frame, path in zip(frames, paths, strict=True)}
+    path_of = {(_init(frame), frame.time - _init(frame)): path for frame, path in zip(frames, paths, strict=True)}
     for init in inits:
         for lead in leads:
-            if (init, lead) not in there:
-                path = next(path for (known, _), path in there.items() if known == init)
+            if (init, lead) not in path_of:
+                path = next(path for (known, _), path in path_of.items() if known == init)
                 minutes = lead / np.timedelta64(1, "m")
                 raise ValueError(f"the forecast of {str(init)[:16]} ({path}) lacks the lead time of {minutes:g} min")
     first = frames[0]

@@ -202,18 +202,18 @@ def _moment(stamp: str) -> datetime:
 
 
 def _grid(geographic, shape: tuple[int, int]) -> Grid:
-    about = geographic.attrs
+    attrs = geographic.attrs
     for name, found, expected in (
-        ("geo_dim_pixel", text(about["geo_dim_pixel"]), "KM,KM"),
-        ("geo_pixel_def", text(about.get("geo_pixel_def", "LU")), "LU"),
+        ("geo_dim_pixel", text(attrs["geo_dim_pixel"]), "KM,KM"),
+        ("geo_pixel_def", text(attrs.get("geo_pixel_def", "LU")), "LU"),
     ):
         if found != expected:
             raise ValueError(f"its {name} is {found!r}; {expected} is what this reader knows")
-    dx, dy = (1000 * number(about[f"geo_pixel_size_{axis}"]) for axis in "xy")
+    dx, dy = (1000 * number(attrs[f"geo_pixel_size_{axis}"]) for axis in "xy")
     if dy > 0:
         raise ValueError(f"its rows run northward (geo_pixel_size_y is {dy / 1000:g}); southward is expected")
     plane = _in_metres(text(geographic["map_projection"].attrs["projection_proj4_params"]))
-    left, top = number(about["geo_column_offset"]) * dx, number(about["geo_row_offset"]) * dy
+    left, top = number(attrs["geo_column_offset"]) * dx, number(attrs["geo_row_offset"]) * dy
     return Grid(plane, left, top, dx, -dy, nx=shape[1], ny=shape[0])
 
 

@@ -173,8 +173,8 @@ def _dataset(archives: list["_Archive"], meaning: Quantity, grid: LatLonGrid, fi
     dataset = along_time(meaning.name, values, times)
     missing = np.unique(np.concatenate([archive.missing for archive in archives]))
     dataset["missing_times"] = ("missing_times", missing, {"long_name": "times without a map"})
-    about = {"title": f"MeteoNet {meaning.title}", "source": "radar composite of Météo-France", **ABOUT}
-    return labelled(dataset, meaning.name, grid, about, files)
+    attrs = {"title": f"MeteoNet {meaning.title}", "source": "radar composite of Météo-France", **ABOUT}
+    return labelled(dataset, meaning.name, grid, attrs, files)
 
 
 class _Archive:
@@ -255,13 +255,13 @@ def _dates(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _quantity(path: Path) -> str:
-    told = re.match(r"rainfall(?=_(?:NW|SE))|reflectivity[_-](?:old|new)", path.name)
-    if told is None:
+    match = re.match(r"rainfall(?=_(?:NW|SE))|reflectivity[_-](?:old|new)", path.name)
+    if match is None:
         raise ValueError(
             f"{path} does not tell by its name what it holds: name it as MeteoNet does (rainfall_NW_..., "
             f"reflectivity_old_NW_...), or give quantity={' or '.join(map(repr, QUANTITIES))}"
         )
-    return told[0].replace("-", "_")
+    return match[0].replace("-", "_")
 
 
 def _refuse_overlap(archives: list[_Archive]) -> None:

@@ -152,8 +152,8 @@ def _rows(path: Path, known: pd.DataFrame) -> pd.DataFrame:
         raise ValueError("the catalogue does not know it: its name must be that of the column file_name")
     for row in rows.itertuples():
         if not row.file_index < len(ids) or ids[row.file_index] != row.id:
-            there = ids[row.file_index] if row.file_index < len(ids) else "nothing"
-            raise ValueError(f"the catalogue has event {row.id} at {row.file_index}, the file has {there} there")
+            found = ids[row.file_index] if row.file_index < len(ids) else "nothing"
+            raise ValueError(f"the catalogue has event {row.id} at {row.file_index}, the file has {found} there")
         if (row.size_y, row.size_x, _offsets(row).size) != (*size, frames):
             raise ValueError(
                 f"event {row.id} does not have the {frames} frames of {size[0]} x {size[1]} pixels of the file"

@@ -51,7 +51,7 @@ def dense_flow(
     _check(frames, observed, window, finest, iterations)
     ny, nx = frames.shape[-2:]
     motion = None
-    for scale, images, seen in _pyramid(frames, observed, finest):
+    for scale, images, valid in _pyramid(frames, observed, finest):
         nodes = (images.shape[-2] // NODE, images.shape[-1] // NODE)
         if motion is None:
             motion = frames.new_zeros(frames.shape[0], 2, *nodes)
@@ -59,7 +59,7 @@ def dense_flow(
             motion = F.interpolate(motion, nodes, mode="bilinear", align_corners=False)
         # two nodes at least, so that neighbouring windows always overlap
         smooth = _gaussian(nodes, max(window / (scale * NODE), 2.0), motion)
-        motion = _refine(motion, images, seen, scale, smooth, iterations, damping, tolerance)
+        motion = _refine(motion, images, valid, scale, smooth, iterations, damping, tolerance)
     assert motion is not None
     dense = F.interpolate(motion, scale_factor=finest * NODE, mode="bilinear", align_corners=False)
     return dense[..., :ny, :nx]
@@ -79,8 +79,8 @@ def _pyramid(frames: Tensor, observed: Tensor | None, finest: int) -> list[tuple
             images = _blur(total / weight.clamp(min=1e-6))
             # blur and gradient reach three cells far: a cell counts if all of those are (nearly) wholly observed,
             # and the outermost ring never does, as the gradient of a moved frame ends there
-            seen = _erode((weight > 0.9).to(frames.dtype), 3)[..., 1:-1, 1:-1]
-            levels.append((scale, images, F.pad(seen, (1, 1, 1, 1))))
+            valid = _erode((weight > 0.9).to(frames.dtype), 3)[..., 1:-1, 1:-1]
+            levels.append((scale, images, F.pad(valid, (1, 1, 1, 1))))
         if scale == COARSEST:
             return levels[::-1]
         total, weight = F.avg_pool2d(total, 2), F.avg_pool2d(weight, 2)
@@ -97,7 +97,7 @@ def _has_texture(frames: Tensor, known: Tensor) -> Tensor:
 def _refine(
     motion: Tensor,
     images: Tensor,
-    seen: Tensor,
+    valid: Tensor,
     scale: int,
     smooth: Callable[[Tensor], Tensor],
     iterations: int,
@@ -107,7 +107,7 @@ def _refine(
     """Gauss-Newton steps at one scale; motion (b, 2, nodes) in grid cells per step."""
     start = motion
     for _ in range(iterations):
-        texture, misfit = _normal_equations(images, seen, motion / scale, tolerance)
+        texture, misfit = _normal_equations(images, valid, motion / scale, tolerance)
         (a, c, d), (p, q) = smooth(texture).unbind(1), (scale * smooth(misfit)).unbind(1)
         hold = damping * 0.5 * (a + d).mean((-2, -1), keepdim=True) + 1e-6
         pull = hold[:, None] * (start - motion)
@@ -117,7 +117,7 @@ def _refine(
     return motion
 
 
-def _normal_equations(images: Tensor, seen: Tensor, motion: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+def _normal_equations(images: Tensor, valid: Tensor, motion: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """Least-squares matrix (b, 3: yy yx xx, nodes) and right side (b, 2, nodes) of a correction to the motion.
 
     For the frame k steps back, shifted by k times the motion V, the difference D from the newest frame and the
@@ -131,13 +131,13 @@ def _normal_equations(images: Tensor, seen: Tensor, motion: Tensor, tolerance: f
     arrival = torch.stack(torch.meshgrid(x, y, indexing="xy"))  # x first, as grid_sample wants it
     v = F.interpolate(motion.flip(1) * (2.0 / size), (h, w), mode="bilinear", align_corners=False)
     start = arrival - back[..., None] * v[:, None]  # (b, t-1, 2, h, w)
-    layers = torch.stack([images[:, :-1], seen[:, :-1]], 2).flatten(0, 1)
+    layers = torch.stack([images[:, :-1], valid[:, :-1]], 2).flatten(0, 1)
     moved = F.grid_sample(layers, start.flatten(0, 1).permute(0, 2, 3, 1), align_corners=True)
     moved, moved_seen = moved.view(b, t - 1, 2, h, w).unbind(2)
     newest = images[:, -1:]
     difference = newest - moved
     gy, gx = _gradient(0.5 * (newest + moved))
-    counts = seen[:, -1:] * (moved_seen > 0.99)
+    counts = valid[:, -1:] * (moved_seen > 0.99)
     weight = counts / (1.0 + (difference / tolerance) ** 2)
     wy, wx = weight * gy, weight * gx
     texture = torch.stack([(back * m).sum(1) for m in (wy * gy, wy * gx, wx * gx)], 1)

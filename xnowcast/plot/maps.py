@@ -145,8 +145,8 @@ def plot(
     shown = _forecast_maps(forecasts, variable, init_time, lead_times, member, threshold)
     rows = [("forecast" if not shown.what else shown.what, shown)]
     if observations is not None:
-        seen = _matching_maps(observations, shown)
-        rows.insert(0, (seen.what, seen))
+        observed = _matching_maps(observations, shown)
+        rows.insert(0, (observed.what, observed))
     if title is None:
         title = _forecast_title(forecasts, shown)
     fig = _map_grid(rows, title, coastlines)
@@ -271,8 +271,8 @@ def animate(
         shown = _forecast_maps(forecasts, variable, init_time, "all", member, threshold)
         columns = [(shown.what or "forecast", shown)]
         if observations is not None:
-            seen = _matching_maps(observations, shown)
-            columns.insert(0, (seen.what, seen))
+            observed = _matching_maps(observations, shown)
+            columns.insert(0, (observed.what, observed))
         title = _forecast_title(forecasts, shown) if title is None else title
     else:
         shown = _observed_maps(forecasts, variable, "all")
@@ -474,11 +474,11 @@ def _matching_maps(observations: xr.Dataset | xr.DataArray, shown: _Maps) -> _Ma
     values[positions < 0] = np.nan
     grid = _axes_of(field.array, field, observations)
     labels = [f"{time:%H:%M} UTC" for time in shown.times]
-    about: dict[str, Any] = {"threshold": shown.threshold}
+    options: dict[str, Any] = {"threshold": shown.threshold}
     if shown.classes is not None:
-        values, about = shown.classes.of_rain(values), {"classes": shown.classes, "kind": "classes"}
+        values, options = shown.classes.of_rain(values), {"classes": shown.classes, "kind": "classes"}
     what = _observed_words(field.interval, shown.interval)
-    return _Maps(values, positions >= 0, labels, shown.times, **grid, **about, what=what)
+    return _Maps(values, positions >= 0, labels, shown.times, **grid, **options, what=what)
 
 
 def _observed_words(observed: Interval | None, shown: Interval | None) -> str:
@@ -509,8 +509,8 @@ def _observed_maps(
         values = _values(read(field, array.isel({field.time: positions})), (field.time, field.y, field.x))
         labels = _clocks(index, between="\n")
     grid = _axes_of(array, field, observations)
-    about: dict[str, Any] = {"threshold": threshold if kind == "probability" else None, "classes": classes}
-    return _Maps(values, np.ones(len(labels), bool), labels, index, **grid, **about, kind=kind)
+    options: dict[str, Any] = {"threshold": threshold if kind == "probability" else None, "classes": classes}
+    return _Maps(values, np.ones(len(labels), bool), labels, index, **grid, **options, kind=kind)
 
 
 def _clock_of_one(array: xr.DataArray) -> list[str]:
@@ -770,6 +770,6 @@ def _lead_labels(lead_time: np.ndarray) -> list[str]:
         return [f"+{m:g} min" for m in minutes]
     labels = []
     for hours, rest in (divmod(float(m), 60.0) for m in minutes):
-        told = [f"{hours:g} h"] if hours else []
-        labels.append("+" + " ".join([*told, f"{rest:g} min"] if rest or not hours else told))
+        parts = [f"{hours:g} h"] if hours else []
+        labels.append("+" + " ".join([*parts, f"{rest:g} min"] if rest or not hours else parts))
     return labels

@@ -82,13 +82,13 @@ class RunFolder:
         ``checkpoint_bytes, weights_bytes``: of one file each. While a file is replaced, both the old and the new one
         are there. ValueError if there is too little.
         """
-        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.is_dir())
+        existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.is_dir())
         held = sum(file.stat().st_size for file in (self.checkpoint, self.best, self.model) if file.is_file())
         needed = 2 * checkpoint_bytes + 3 * weights_bytes - held
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(existing).free
         if free < needed:
             raise ValueError(
-                f"the disk of {there} has {_size(free)} free, and the run needs {_size(needed)}: two checkpoints of "
+                f"the disk of {existing} has {_size(free)} free, and the run needs {_size(needed)}: two checkpoints of "
                 f"{_size(checkpoint_bytes)} and three files of weights of {_size(weights_bytes)}"
             )
 

@@ -238,8 +238,8 @@ def plan_run(
         name: getattr(settings, name) for name in ("crop", "seed", "rain_preference", "min_coverage")
     }
     if resumed is None and settings.start is None:  # else the weights carry them
-        seen = Crops(frames, training, stream=2, augment=False, **common)
-        tell_statistics(built, seen, built.task.channels, built.task.static)
+        training_crops = Crops(frames, training, stream=2, augment=False, **common)
+        tell_statistics(built, training_crops, built.task.channels, built.task.static)
     notes = _notes(built, events, training, validation, size, resumed, folder if resume else None, settings.steps)
     if vectors:
         notes.append(f"augment is off: flips and turns would have to turn {', '.join(vectors)} too")
@@ -262,8 +262,8 @@ def plan_run(
 
 def _vectors(task: Task, events: Sequence[Event]) -> list[str]:
     """Further fields that are components of vectors."""
-    told = [channel.name for event in events for channel in event.channels if channel.is_vector_component]
-    return [*dict.fromkeys([*told, *filter(is_vector_component, task.static)])]
+    components = [channel.name for event in events for channel in event.channels if channel.is_vector_component]
+    return [*dict.fromkeys([*components, *filter(is_vector_component, task.static)])]
 
 
 def _device(settings: TrainingSettings) -> torch.device:
@@ -312,9 +312,9 @@ def _build(model: Any, options: dict[str, Any], seed: int, *, named: bool) -> tu
 
 def _begin_from(path: str, system: str, built: Any) -> None:
     """Give the model the weights of a file. What the file's network is not made of, such as losses, may differ."""
-    about = weights.read_card(path)
-    if about.system not in (system, *getattr(built, "begins_from", ())):
-        raise ValueError(f"{path} holds weights of {about.system!r}, and {system!r} is trained")
+    card = weights.read_card(path)
+    if card.system not in (system, *getattr(built, "begins_from", ())):
+        raise ValueError(f"{path} holds weights of {card.system!r}, and {system!r} is trained")
     begun = weights.load(path)
     try:
         if hasattr(built, "begin_from"):  # a model may take over a part
@@ -397,10 +397,10 @@ def _resumed(folder: RunFolder | None, fingerprint: dict[str, Any], steps: int) 
     before = {name: _plain(value) for name, value in TrainingSettings().decisive().items()} | state["fingerprint"]
     changed = [name for name in {**before, **fingerprint} if before.get(name) != fingerprint.get(name)]
     if changed:
-        told = "; ".join(
+        differences = "; ".join(
             f"{name}: {_short(before.get(name))} then, {_short(fingerprint.get(name))} now" for name in changed
         )
-        raise ValueError(f"{folder.checkpoint} is of another run, which this one cannot go on from. {told}")
+        raise ValueError(f"{folder.checkpoint} is of another run, which this one cannot go on from. {differences}")
     if state["step"] > steps:
         raise ValueError(f"{folder.checkpoint} is of step {state['step']}, and steps is {steps}: it can only grow")
     return state

@@ -228,9 +228,9 @@ def _valid_times(field: cf.Field, lead: Hashable) -> xr.DataArray:
     array, init = field.array, cf.forecast_dims(field).get("init_time")
     dims = {init, lead} & {*array.dims}
     dated = [c for c in array.coords.values() if {*c.dims} == dims and c.dtype.kind == "M"]
-    told = [c for c in dated if c.attrs.get("standard_name") == "time" or c.name == "valid_time"]
-    if told:
-        return told[0]
+    by_attributes = [c for c in dated if c.attrs.get("standard_name") == "time" or c.name == "valid_time"]
+    if by_attributes:
+        return by_attributes[0]
     if init in array.coords and lead in array.coords and array[lead].dtype.kind == "m":
         return array[init] + array[lead]
     raise ValueError(

@@ -334,7 +334,7 @@ def _config(content: dict[str, Any]) -> Config:
     return Config(model.pop("name"), model, DataSettings(**data), TrainingSettings(**training), out)
 
 
-def write_config(config: Config, path: str | Path, about: Mapping[str, str]) -> None:
+def write_config(config: Config, path: str | Path, versions: Mapping[str, str]) -> None:
     """Write a run's configuration with every default filled in; `read_config` reads it back.
 
     ``about``: versions of the packages, for the record.
@@ -343,7 +343,7 @@ def write_config(config: Config, path: str | Path, about: Mapping[str, str]) -> 
         "model": {"name": config.model} | config.options,
         "data": {name: value for name, value in asdict(config.data).items() if value or name != "in_memory"},
         "training": ({"out": config.out} if config.out else {}) | asdict(config.training),
-        "about": dict(about),
+        "about": dict(versions),
     }
     with draft(path) as new:
         new.write_text("\n".join(_section(name, keys) for name, keys in content.items()))

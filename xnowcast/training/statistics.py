@@ -51,8 +51,8 @@ def measure(parts: Iterable[np.ndarray], names: Sequence[str]) -> Statistics:
             low[field], high[field] = min(low[field], values.min()), max(high[field], values.max())
     if empty := [name for name, n in zip(names, count, strict=True) if n == 0]:
         raise ValueError(f"{', '.join(map(repr, empty))}: NaN throughout in the data to train on")
-    told = (mean, np.sqrt(squares / count), low, high)
-    return Statistics(*(torch.tensor(values, dtype=torch.float32) for values in told))
+    numbers = (mean, np.sqrt(squares / count), low, high)
+    return Statistics(*(torch.tensor(values, dtype=torch.float32) for values in numbers))
 
 
 def tell_statistics(model: nn.Module, crops: Crops, channels: Sequence[str], static: Sequence[str]) -> None:
@@ -69,13 +69,13 @@ def tell_statistics(model: nn.Module, crops: Crops, channels: Sequence[str], sta
     set_channels, set_static = (getattr(model, f"set_{what}_statistics", None) for what in ("channel", "static"))
     if channels and set_channels is not None:
         samples = (crops[number].channels for number in range(SAMPLES))
-        told = measure((s.swapaxes(0, 1) for s in samples if s is not None), channels)
-        set_channels(told.mean, told.std, told.low, told.high)
+        statistics = measure((s.swapaxes(0, 1) for s in samples if s is not None), channels)
+        set_channels(statistics.mean, statistics.std, statistics.low, statistics.high)
     if static and set_static is not None:
         events = [crops.frames.events[number] for number in np.unique(crops.windows.event)]
         fields = {id(event.static): event.static for event in events if event.static is not None}
-        told = measure(fields.values(), static)
-        set_static(told.mean, told.std, told.low, told.high)
+        statistics = measure(fields.values(), static)
+        set_static(statistics.mean, statistics.std, statistics.low, statistics.high)
 
 
 def _warn_of_an_empty_class(crops: Crops, thresholds: Sequence[float]) -> None:

@@ -69,13 +69,15 @@ def coarsen(
     name = field.name
     dataset = cf.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=name))
     blocks: dict[Hashable, int] = {field.y: int(factor), field.x: int(factor)}
-    told = _told_areas(field, dataset)
-    areas = grids.cell_areas(field.array, field.y, field.x, None if told is None else dataset[told])
+    areas_given = _given_areas(field, dataset)
+    areas = grids.cell_areas(field.array, field.y, field.x, None if areas_given is None else dataset[areas_given])
 
-    coarse = {n: _coarse(dataset, n, areas, blocks, min_coverage) for n in dataset.variables if n not in (name, told)}
-    if told is not None:
-        coarse[told] = _block_sum(dataset[told].drop_vars(dataset[told].coords), blocks).variable
-        coarse[told].attrs = dataset[told].attrs
+    coarse = {
+        n: _coarse(dataset, n, areas, blocks, min_coverage) for n in dataset.variables if n not in (name, areas_given)
+    }
+    if areas_given is not None:
+        coarse[areas_given] = _block_sum(dataset[areas_given].drop_vars(dataset[areas_given].coords), blocks).variable
+        coarse[areas_given].attrs = dataset[areas_given].attrs
     mean = _area_mean(cf.converted(field).drop_vars(field.array.coords), areas, blocks, min_coverage)
     rain = xr.apply_ufunc(field.conversion.inverse, mean, dask="parallelized", output_dtypes=[np.float32])
     coarse[name] = rain.transpose(*field.array.dims).variable
@@ -106,12 +108,12 @@ def _check(field: Field, factor: int, min_coverage: float, boundary: str) -> Non
         )
 
 
-def _told_areas(field: Field, dataset: xr.Dataset) -> Hashable | None:
+def _given_areas(field: Field, dataset: xr.Dataset) -> Hashable | None:
     """The variable that ``cell_measures = "area: name"`` names, if it is there."""
     words = str(field.array.attrs.get("cell_measures", field.array.encoding.get("cell_measures", ""))).split()
     named = dict(zip(words[::2], words[1::2], strict=False)).get("area:")
-    there = named in dataset.variables and {field.y, field.x} == set(dataset[named].dims)
-    return named if there else None
+    has_areas = named in dataset.variables and {field.y, field.x} == set(dataset[named].dims)
+    return named if has_areas else None
 
 
 def _coarse(
@@ -136,10 +138,10 @@ def _area_mean(
     array: xr.DataArray, areas: xr.DataArray, blocks: dict[Hashable, int], min_coverage: float
 ) -> xr.DataArray:
     weights = (areas / areas.mean()).astype("f4")
-    seen = array.notnull()
+    valid = array.notnull()
     whole = _block_sum(weights.broadcast_like(array.isel({d: 0 for d in array.dims if d not in blocks})), blocks)
-    measured = _block_sum(weights * seen, blocks)
-    total = _block_sum(weights * array.where(seen, 0), blocks)
+    measured = _block_sum(weights * valid, blocks)
+    total = _block_sum(weights * array.where(valid, 0), blocks)
     # A hair of slack: the share of a block that is measured whole is 1 up to rounding.
     enough = measured >= (min_coverage - 1e-6) * whole
     return (total / measured.where(enough)).astype("f4")

@@ -168,13 +168,13 @@ def _with_diagnostics(result: xr.Dataset, arrays: dict[str, Any], field: Field) 
     leading = [*field.leading, *(["member"] if "member" in set(sharp.dims) - set(field.array.dims) else [])]
     reblurred = planning.user_orientation(arrays["reblurred"], field)
     kernel = planning.user_orientation(arrays["kernel"], field)
-    about = {
+    attrs = {
         "reblurred": {**sharp.attrs, "long_name": "sharp field blurred with the estimated kernel"},
         "blur_kernel": {"long_name": "estimated blur kernel", "units": "1"},
         "blur_distance": {"long_name": "mean squared difference to the input in the model's scale", "units": "1"},
     }
     return result.assign(
-        reblurred=xr.Variable([*leading, field.y, field.x], reblurred, about["reblurred"]).transpose(*sharp.dims),
-        blur_kernel=([*leading, "ky", "kx"], kernel, about["blur_kernel"]),
-        blur_distance=(leading, arrays["distance"], about["blur_distance"]),
+        reblurred=xr.Variable([*leading, field.y, field.x], reblurred, attrs["reblurred"]).transpose(*sharp.dims),
+        blur_kernel=([*leading, "ky", "kx"], kernel, attrs["blur_kernel"]),
+        blur_distance=(leading, arrays["distance"], attrs["blur_distance"]),
     )

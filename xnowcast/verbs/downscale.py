@@ -142,10 +142,10 @@ def downscale(
         field, _on_coarse_grid(task, factor), recipe, step, on_mismatch, another_grid=_other_factor(recipe, field)
     )
     numbers = planning.member_numbers(task, recipe, members)
-    there = "member" if "member" in field.array.dims else roles.get("member")
-    if numbers is not None and there in field.array.dims:
+    member_dim = "member" if "member" in field.array.dims else roles.get("member")
+    if numbers is not None and member_dim in field.array.dims:
         raise ValueError(
-            f"variable {field.name!r} has a dim {there!r} already: choose one of its members, or rename it"
+            f"variable {field.name!r} has a dim {member_dim!r} already: choose one of its members, or rename it"
         )
     engine.choose_device(device)
 

@@ -182,10 +182,10 @@ def explain(
     plan = _plan(thresholds, task, device, category=number)
     parts = planning.user_orientation(postprocess_array(values, recipe, plan, batch_size=batch_size), field)
     name = class_names(thresholds)[number]
-    about = {"long_name": f"class activation of {name} (Grad-CAM)", "units": "1"}
+    attrs = {"long_name": f"class activation of {name} (Grad-CAM)", "units": "1"}
     grid_mapping = {k: v for k, v in field.array.attrs.items() if k == "grid_mapping"}
     labelled = Field(field.array.rename("class_activation"), field.y, field.x, None, "rain_rate", field.conversion)
-    labelled.array.attrs = about | grid_mapping
+    labelled.array.attrs = attrs | grid_mapping
     result = labels.label_frames(
         parts[..., 0, :, :],
         labelled,
@@ -236,11 +236,11 @@ def _thresholds(recipe: Any) -> tuple[float, ...]:
     from xnowcast.models import weights
     from xnowcast.nn.labels import check_thresholds
 
-    told = getattr(recipe, "thresholds", None)
+    declared = getattr(recipe, "thresholds", None)
     if isinstance(recipe, ModelRecipe):
         trained = weights.card(recipe.weights).options if recipe.weights is not None else {}
-        told = {**models.options(recipe.name), **trained, **dict(recipe.options)}.get("thresholds")
-    return check_thresholds(told or ())
+        declared = {**models.options(recipe.name), **trained, **dict(recipe.options)}.get("thresholds")
+    return check_thresholds(declared or ())
 
 
 def _plan(thresholds: tuple[float, ...], task: "Task", device: str, **wanted: Any) -> Any:
@@ -328,8 +328,10 @@ def _together(found: tuple[xr.DataArray, ...], names: tuple[str, ...]) -> tuple[
 
 def _with_projection(fields: xr.Dataset, dataset: xr.Dataset) -> xr.Dataset:
     """The channels with the grid mapping that the dataset's fields have in common, in attributes or encoding."""
-    told = {v.attrs.get("grid_mapping", v.encoding.get("grid_mapping")) for v in dataset.data_vars.values()} - {None}
-    if len(told) != 1 or (name := str(*told)) not in dataset.variables:
+    mappings = {v.attrs.get("grid_mapping", v.encoding.get("grid_mapping")) for v in dataset.data_vars.values()} - {
+        None
+    }
+    if len(mappings) != 1 or (name := str(*mappings)) not in dataset.variables:
         return fields
     projected = {n: array.assign_attrs(grid_mapping=name) for n, array in fields.data_vars.items()}
     return fields.assign(projected | {name: dataset[name].variable})
@@ -338,9 +340,9 @@ def _with_projection(fields: xr.Dataset, dataset: xr.Dataset) -> xr.Dataset:
 def _output_field(array: xr.DataArray, y: Hashable, x: Hashable) -> Field:
     """The rain rate that comes out, as the field that tells dims, coordinates and grid."""
     attrs = {"standard_name": "rainfall_rate", "long_name": "rain rate of the class probabilities", "units": "mm h-1"}
-    told = {k: v for k, v in {**array.encoding, **array.attrs}.items() if k == "grid_mapping"}
+    mapping = {k: v for k, v in {**array.encoding, **array.attrs}.items() if k == "grid_mapping"}
     rain = array.rename("rainfall_rate").transpose(..., y, x)
-    rain.attrs = attrs | told
+    rain.attrs = attrs | mapping
     return Field(rain, y, x, None, "rain_rate", units.Linear(1.0))
 
 

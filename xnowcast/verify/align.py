@@ -421,8 +421,10 @@ def _check_same_places(observations: xr.DataArray, forecasts: xr.DataArray) -> N
     if not all(beside):
         return
     for axis, what in (("y", "latitudes"), ("x", "longitudes")):
-        told = [[n for n in cf.latlon_names(a, axis) if n in names] for a, names in zip(both, beside, strict=True)]
-        for ours, theirs in product(*told):
+        names_of_both = [
+            [n for n in cf.latlon_names(a, axis) if n in names] for a, names in zip(both, beside, strict=True)
+        ]
+        for ours, theirs in product(*names_of_both):
             one, other = observations.coords[ours].variable, forecasts.coords[theirs].variable
             if set(one.dims) != set(other.dims) or any(one.sizes[d] != other.sizes[d] for d in one.dims):
                 continue

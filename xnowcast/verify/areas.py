@@ -69,6 +69,6 @@ def _steps(places: np.ndarray, axis: int) -> np.ndarray:
     step = np.diff(places, axis=axis)
     nothing = np.full_like(np.take(places, [0], axis), np.nan)
     sides = np.stack([np.concatenate([nothing, step], axis), np.concatenate([step, nothing], axis)])
-    there = np.isfinite(sides).all(axis=-1, keepdims=True)
+    finite = np.isfinite(sides).all(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        return np.where(there, sides, 0).sum(axis=0) / there.sum(axis=0)
+        return np.where(finite, sides, 0).sum(axis=0) / finite.sum(axis=0)

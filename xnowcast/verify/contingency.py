@@ -28,8 +28,8 @@ SpatialDims = tuple[Hashable, Hashable] | None
 
 def _settings(options: dict[str, Any], observations: Any, forecasts: Any) -> dict[str, Any]:
     """What tables have to agree in; how windows are made does not matter where there are none, or no partial ones."""
-    told: dict[str, Any] = {"ensemble_mean": options["member_dim"] is not None}
-    told |= {"weighted": options["weights"] is not None, "pooling": "max", "stride": None, "boundary": "drop"}
+    settings: dict[str, Any] = {"ensemble_mean": options["member_dim"] is not None}
+    settings |= {"weighted": options["weights"] is not None, "pooling": "max", "stride": None, "boundary": "drop"}
     widths = np.atleast_1d(options["scales"])
     if widths.max() > 1:
         stride = options["stride"]
@@ -37,9 +37,9 @@ def _settings(options: dict[str, Any], observations: Any, forecasts: Any) -> dic
         windows = list(zip(widths.tolist(), strides.tolist(), strict=True))
         sizes = [forecasts.sizes[d] for d in find_spatial_dims(forecasts, options["spatial_dims"])]
         whole = all(n_windows(n, *w, "drop") == n_windows(n, *w, "partial") for n in sizes for w in windows)
-        told |= {"pooling": options["pooling"], "boundary": "drop" if whole else options["boundary"]}
-        told["stride"] = None if stride is None else np.ravel(stride).tolist()
-    return told
+        settings |= {"pooling": options["pooling"], "boundary": "drop" if whole else options["boundary"]}
+        settings["stride"] = None if stride is None else np.ravel(stride).tolist()
+    return settings
 
 
 @additive(

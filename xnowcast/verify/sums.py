@@ -83,8 +83,8 @@ def additive(
         name = function.__name__
         what = called or f"a Dataset from {name}"
         fixed = tuple(own_dims if fixed_dims is None else fixed_dims)
-        told = settings if callable(settings) else _named_settings(tuple(settings))
-        kind = Kind(name, variables, tuple(own_dims), fixed, told, needed, tuple(options), function, what)
+        agreed = settings if callable(settings) else _named_settings(tuple(settings))
+        kind = Kind(name, variables, tuple(own_dims), fixed, agreed, needed, tuple(options), function, what)
         KINDS[name] = kind
         defaults = {p.name: p.default for p in options}
 
@@ -123,12 +123,12 @@ def _named_settings(names: tuple[str, ...]) -> Settings:
     """Of options by their names; whether there are weights, and an ensemble mean, always matters."""
 
     def settings(options: dict[str, Any], observations: Any, forecasts: Any) -> dict[str, Any]:
-        told = {name: _in_words(options[name]) for name in names if name != "member_dim"}
+        agreed = {name: _in_words(options[name]) for name in names if name != "member_dim"}
         if "member_dim" in names:
-            told["ensemble_mean"] = options["member_dim"] is not None
+            agreed["ensemble_mean"] = options["member_dim"] is not None
         if "weights" in options and "weights" not in names:
-            told["weighted"] = options["weights"] is not None
-        return told
+            agreed["weighted"] = options["weights"] is not None
+        return agreed
 
     return settings
 
@@ -217,12 +217,12 @@ def labelled(sums: Any, kind: Kind, settings: dict[str, Any]) -> Any:
 
     ``settings``: that they were made with.
     """
-    there = [dim for dim in dict.fromkeys([*kind.own_dims, *kind.fixed_dims]) if dim in sums.coords]
-    settings = settings | {d: _in_words(sums[d].values) if d in kind.fixed_dims else "any" for d in there}
+    own = [dim for dim in dict.fromkeys([*kind.own_dims, *kind.fixed_dims]) if dim in sums.coords]
+    settings = settings | {d: _in_words(sums[d].values) if d in kind.fixed_dims else "any" for d in own}
     text = json.dumps(settings)
     number = LARGEST_NUMBER * zlib.crc32(text.encode()) / 2**32
-    about = {"long_name": "number that stands for the settings of the sums", "settings": text}
-    labels = {KIND: _text(kind.name), SETTINGS: xr.Variable((), number, about)}
+    attrs = {"long_name": "number that stands for the settings of the sums", "settings": text}
+    labels = {KIND: _text(kind.name), SETTINGS: xr.Variable((), number, attrs)}
     return sums.dataset(labels) if isinstance(sums, Table) else sums.assign_coords(labels)
 
 
@@ -249,8 +249,8 @@ def _in_words(value: Any) -> Any:
 
 def without_label(sums: Any) -> Any:
     """The sums without the two coordinates, for a score that is taken of them."""
-    there = [name for name in (KIND, SETTINGS) if name in sums.coords]
-    return sums.drop_vars(there) if there else sums
+    labels = [name for name in (KIND, SETTINGS) if name in sums.coords]
+    return sums.drop_vars(labels) if labels else sums
 
 
 def checked(
@@ -289,14 +289,14 @@ def _settings(sums: Any, kind: Kind) -> dict[str, Any] | None:
     settings = sums.coords.get(SETTINGS)
     if settings is None:
         return None
-    told = json.loads(settings.attrs.get("settings", "{}"))
-    lost = [dim for dim in kind.own_dims if dim in told and dim not in sums.coords]
+    stored = json.loads(settings.attrs.get("settings", "{}"))
+    lost = [dim for dim in kind.own_dims if dim in stored and dim not in sums.coords]
     if lost:
         raise ValueError(
             f"these sums have lost their {lost[0]!r}: sums at different ones were joined or added up; select one "
             "without drop=True"
         )
-    return told
+    return stored
 
 
 # ---------------------------------------------------------------- adding up

@@ -63,10 +63,10 @@ def _terms(difference: np.ndarray, skipna: bool) -> np.ndarray:
             # Off a radar's disc all members are missing together; what some have left is done apart.
             partly = np.flatnonzero(missing & ~np.isnan(difference).all(axis=0))
             left = difference[:, partly]
-            there = ~np.isnan(left)
-            n_left = np.count_nonzero(there, axis=0).astype(error.dtype)
-            error = np.where(there, left, 0).sum(axis=0) / n_left
-            terms[:, partly] = _four(n_left, error, np.square(np.where(there, left - error, 0)).sum(axis=0))
+            present = ~np.isnan(left)
+            n_left = np.count_nonzero(present, axis=0).astype(error.dtype)
+            error = np.where(present, left, 0).sum(axis=0) / n_left
+            terms[:, partly] = _four(n_left, error, np.square(np.where(present, left - error, 0)).sum(axis=0))
     return terms
 
 
