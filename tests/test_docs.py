@@ -82,7 +82,7 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     words = ["sphinx", "-W", "--keep-going", "-q", *plain, "-b", "html", str(ROOT / "docs"), str(tmp_path / "html")]
     run = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    page = (tmp_path / "html" / "api" / "generated" / "xnowcast.forecast.html").read_text()
+    page = (tmp_path / "html" / "reference" / "api" / "generated" / "xnowcast.forecast.html").read_text()
     assert "Continue a precipitation sequence" in page and "Parameters" in page
 
 
