@@ -1,7 +1,9 @@
 """The options of a model are declared once: constructor, ``declare``, registry, docstring and card read them there."""
 
+import re
 from dataclasses import dataclass
 from inspect import getdoc, signature
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -10,9 +12,11 @@ from toy_models import NoisyPersistence
 from xnowcast import models
 from xnowcast.models import weights
 from xnowcast.models.base import Task
-from xnowcast.models.declaration import Declared, Options, documented, option
+from xnowcast.models.declaration import Declared, Options, documented, option, table
 
 CLASSES = sorted({models.find(name) for name in models.names()}, key=lambda one: one.__name__)
+PAGES = sorted((Path(__file__).resolve().parents[1] / "docs").rglob("*.md"))
+TABLE = re.compile(r"(?<=<!-- options of )([\w+-]+) -->\n(.*?)(?=<!-- end of options -->)", re.DOTALL)
 OURS = [one for one in CLASSES if hasattr(one, "Options")]
 
 
@@ -74,6 +78,18 @@ def test_the_registry_gives_the_declared_options_that_the_name_leaves(name):
     assert card.system != name or card.options.keys() <= declared.keys() | options.keys()
 
 
+def written(found):
+    """A table of a page as the declarations have it."""
+    declared, names = models.find(found[1]).Options.declared(), models.options(found[1])
+    return f"{found[1]} -->\n\n{table(declared[name] for name in names if name in declared)}\n\n"
+
+
+def test_tables_of_the_documentation_are_the_declarations():
+    """After a change: ``python tests/test_options.py``."""
+    found = [one for page in PAGES for one in TABLE.finditer(page.read_text())]
+    assert found and all(one[0] == written(one) for one in found)
+
+
 def test_a_model_of_ones_own_declares_its_options_as_well():
     model = Fading(rate=0.2, shape="long", turns=3)
     assert model.options == FadingOptions(rate=0.2, shape="long", turns=3) and model.task.stochastic
@@ -111,3 +127,8 @@ def test_a_class_with_a_plain_declare_works_as_well(monkeypatch):
     models.register("noisy", "toy_models:NoisyPersistence")
     assert models.options("noisy") == {"amplitude": 0.5}
     assert models.declare("noisy", amplitude=0.2) == NoisyPersistence.declare()
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(TABLE.sub(written, page.read_text()))

@@ -216,3 +216,16 @@ def documented(text: str, declared: Iterable[Declaration]) -> str:
     if len(section) == 2:
         return "\n".join(lines)
     return "\n".join([*lines[:first], *([""] if first == len(lines) else []), *section, "", *lines[first:]]).rstrip()
+
+
+def table(declared: Iterable[Declaration]) -> str:
+    """The options as a table in Markdown, as pages of the documentation have it."""
+    rows = ["| option | default | | weights |", "|---|---|---|---|"]
+    for one in declared:
+        default = textwrap.shorten(
+            str(one.default) if one.default is None else repr(one.default), 50, placeholder=" ..."
+        )
+        choices = [f"`{value!r}`" for value in one.choices if value not in (one.default, None)]
+        others = f" Or {', '.join(choices)}." if choices else ""
+        rows.append(f"| `{one.name}` | `{default}` | {one.meaning}{others} | {'free' if one.runtime else 'fixed'} |")
+    return "\n".join(rows)

@@ -54,9 +54,13 @@ class NwpMaeOptions(RainClassOptions):
     size: str = option(
         "full", '"full" is InternImage-T and UPerNet as in the paper, 61 million parameters.', choices=SIZES
     )
-    phase: Literal["classes", "pretraining"] = option("classes", "What is learnt.", choices=MASKING)
+    phase: Literal["classes", "pretraining"] = option(
+        "classes", "What is learnt: classes of rain, or to give back the fields.", choices=MASKING
+    )
     masking: float | None = option(
-        None, "Share of the tokens that is hidden in training; 0.9 in pre-training and 0.25 after it by default."
+        None,
+        "Share of the tokens that is hidden in training; 0.9 in pre-training and 0.25 after it by default. "
+        "No token is hidden when it post-processes.",
     )
     reconstruction: Literal["masked", "all"] = option(
         "masked", "Where the fields have to be given back: in masked patches, or everywhere."

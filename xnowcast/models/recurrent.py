@@ -65,7 +65,7 @@ class RecurrentOptions(Options):
     scaling: str = option(
         "reflectivity",
         "From rain rate to [0, 1]: 0 to 60 dBZ with the Z-R relation of Marshall and Palmer or with that of the paper "
-        "for Hong Kong or Germany.",
+        "for Hong Kong or Germany (equation 10), or pixels of SEVIR.",
         choices=SCALINGS,
     )
     scheduled_sampling: bool = option(
@@ -100,7 +100,12 @@ class RecurrentOptions(Options):
     )
     gradient_loss: bool = option(True, "The loss of the gradient differences.", only=DB)
     adversarial_loss: bool = option(True, "The adversarial loss.", only=DB)
-    adversarial_weight: float = option(1.0, "Lambda 4, for sums over the pixels of a frame; the paper has 1.", only=DB)
+    adversarial_weight: float = option(
+        1.0,
+        "Lambda 4, for sums over the pixels of a frame; the paper has 1. More of it for draws that look like rain "
+        "rather than like the mean.",
+        only=DB,
+    )
     loss_schedule: str = option(
         "ramp",
         "Weights of the two pixel losses: 1 and 0.01, changing to 0.01 and 1 over the first 40 % of the training; or "
@@ -110,8 +115,8 @@ class RecurrentOptions(Options):
     )
     lean: bool | None = option(None, "Of PredRNN++, MIM and MotionRNN: leave out weights that nothing reads.")
     difference: str | None = option(None, 'Of MIM and MotionRNN: what an input is compared with, "below" or "own".')
-    window: int | None = option(None, "Of PrecipLSTM: width of the attention's window.", least=1)
-    links: int | None = option(None, "Of TrajGRU: places that a cell reads.", least=1)
+    window: int | None = option(None, "Of PrecipLSTM: cells of the attention's window; 31, or 7 where tiny.", least=1)
+    links: int | None = option(None, "Of TrajGRU: places that a cell reads; 10.", least=1)
 
     def check(self) -> None:
         if self.adversarial_weight <= 0:

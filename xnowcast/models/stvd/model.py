@@ -42,18 +42,26 @@ class STVDOptions(Options):
         '"full" is that of the paper, 40 million parameters; the others have 7.1, 1.9 and 0.4 million.',
         choices=SIZES,
     )
-    factor: int = option(8, "How many fine cells along y and x make a coarse one; a power of two.")
+    factor: int = option(
+        8, "How many fine cells along y and x make a coarse one; a power of two, and weights are for one."
+    )
     frames: int = option(
-        5, "Frames that are refined together; longer sequences are refined in overlapping windows.", least=1
+        5,
+        "Frames that are refined together; longer sequences are refined in overlapping windows. The paper's ablations "
+        "have 1 and 3.",
+        least=1,
     )
     channels: Sequence[str] = option(
         (),
-        "Further fields on the coarse grid, named as in `xnowcast.channels`. `xnowcast.train` measures the ranges that "
+        'Further fields on the coarse grid such as ``"eastward_wind at 850 hPa"``, named as in `xnowcast.channels`. '
+        "`xnowcast.train` measures the ranges that "
         "they are scaled by; in a loop of your own give them with `set_ranges`.",
     )
-    static: Sequence[str] = option((), "Further fields on the fine grid, such as the topography; scaled likewise.")
-    eps: float = option(3.6e-4, "Of the scaling of the rain: see `xnowcast.transforms.Logarithm`.")
-    highest: float = option(256.0, "As ``eps``.")
+    static: Sequence[str] = option(
+        (), "Further fields on the fine grid, such as ``surface_altitude``; scaled likewise."
+    )
+    eps: float = option(3.6e-4, "mm/h, of the scaling of the rain: see `xnowcast.transforms.Logarithm`.")
+    highest: float = option(256.0, "mm/h, likewise.")
     diffusion_steps: int = option(1400, "N of the training; a schedule of its own goes with each.", least=1)
     aux_mse_weight: float = option(
         0.0,
