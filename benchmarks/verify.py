@@ -29,10 +29,10 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.verify import (
-    contingency,
-    deterministic,
+    amounts,
     distribution,
     ensemble,
+    events,
     images,
     neighbourhood,
     objects,
@@ -206,7 +206,7 @@ def event_score(name):
     reduced = ["member", "y", "x"]
 
     def ours(c):
-        return getattr(contingency, name)(c.obs, c.members, thresholds=THRESHOLDS, dim=reduced)
+        return getattr(events, name)(c.obs, c.members, thresholds=THRESHOLDS, dim=reduced)
 
     def xskillscore(c):
         table = module("xskillscore").Contingency
@@ -258,7 +258,7 @@ def event_score(name):
 
 def pooled_csi():
     def ours(c):
-        return contingency.csi(c.obs, c.members, thresholds=THRESHOLDS, scales=POOLS, dim=["member", "y", "x"])
+        return events.csi(c.obs, c.members, thresholds=THRESHOLDS, scales=POOLS, dim=["member", "y", "x"])
 
     def largest(a, k):
         n_y, n_x = a.shape[-2] // k, a.shape[-1] // k
@@ -284,7 +284,7 @@ def pooled_csi():
 
 
 def error_score(name, xskillscore_name, pysteps_name):
-    ours = getattr(deterministic, name)
+    ours = getattr(amounts, name)
     scores_name = "correlation" if name == "correlation" else name
 
     def scores(c):
@@ -317,7 +317,7 @@ def balanced_score(name, power, reduce):
         total, weights, n = np.sum(found, 0)
         return total / {"sum": len(found), "mean": n, "weighted": weights}[reduce]
 
-    score = getattr(deterministic, name)
+    score = getattr(amounts, name)
     return Score(f"{name}, {reduce}", lambda c: score(c.obs, c.one, reduce=reduce), {"numpy": numpy})
 
 
@@ -848,7 +848,7 @@ def print_latency(case, repeats=30):
     """Wall time of a small input, through xarray."""
     print(f"\nSmall input {case.members.shape}, wall time, target <= 0.7 ms")
     runs = {"ours, crps": lambda c: ensemble.crps_ensemble(c.obs, c.members)}
-    runs["ours, csi at 6 thresholds"] = lambda c: contingency.csi(c.obs, c.members, thresholds=THRESHOLDS)
+    runs["ours, csi at 6 thresholds"] = lambda c: events.csi(c.obs, c.members, thresholds=THRESHOLDS)
     crps = next(score for score in SCORES if score.name == "crps")
     runs |= {f"{p}, crps": crps.peers[p] for p in ("xskillscore", "scores") if installed(p)}
     for name, run in runs.items():
@@ -907,8 +907,8 @@ def groups(small):
     at = {"thresholds": THRESHOLDS}
     wide, long, side = (64, 20, 1000) if small else (128, 50, 4000)
     one = {
-        "rmse": (lambda c: deterministic.rmse(c.obs, c.one), of_arrays(plain_rmse)),
-        "csi, 6 thresholds": (lambda c: contingency.csi(c.obs, c.one, **at), of_arrays(plain_csi)),
+        "rmse": (lambda c: amounts.rmse(c.obs, c.one), of_arrays(plain_rmse)),
+        "csi, 6 thresholds": (lambda c: events.csi(c.obs, c.one, **at), of_arrays(plain_csi)),
         "fss, 1 threshold": (
             lambda c: neighbourhood.fss(c.obs, c.one, thresholds=1.0, scales=5),
             lambda c: plain_fss(*c.both[0]),
@@ -919,20 +919,20 @@ def groups(small):
         ),
     }
     maps = {
-        "rmse": (lambda c: deterministic.rmse(c.obs, c.one, dim="time"), of_arrays(plain_rmse, axis=0)),
-        "csi, 6 thresholds": (lambda c: contingency.csi(c.obs, c.one, dim="time", **at), of_arrays(plain_csi, axis=0)),
+        "rmse": (lambda c: amounts.rmse(c.obs, c.one, dim="time"), of_arrays(plain_rmse, axis=0)),
+        "csi, 6 thresholds": (lambda c: events.csi(c.obs, c.one, dim="time", **at), of_arrays(plain_csi, axis=0)),
         "crps": (lambda c: ensemble.crps_ensemble(c.obs, c.members, dim="time"), None),
     }
     if installed("xskillscore"):
         maps["rmse, xskillscore"] = (None, lambda c: module("xskillscore").rmse(c.obs, c.one, dim="time", skipna=True))
     plane = {name: one[name] for name in ("rmse", "csi, 6 thresholds")}
     plane |= {
-        "correlation": (lambda c: deterministic.correlation(c.obs, c.one), None),
+        "correlation": (lambda c: amounts.correlation(c.obs, c.one), None),
         "fss, 1 threshold": one["fss, 1 threshold"],
     }
     layouts = {
-        "rmse": (lambda c: deterministic.rmse(c.obs, c.members), None),
-        "csi, 6 thresholds": (lambda c: contingency.csi(c.obs, c.members, **at), None),
+        "rmse": (lambda c: amounts.rmse(c.obs, c.members), None),
+        "csi, 6 thresholds": (lambda c: events.csi(c.obs, c.members, **at), None),
         "crps": (lambda c: ensemble.crps_ensemble(c.obs, c.members), None),
         "rank histogram": (lambda c: ranks.rank_histogram(c.obs, c.members), None),
     }
@@ -997,8 +997,8 @@ def lazy_scores_fss(o, f):
 
 LAZY = {
     "read and sum": lambda o, f: o.sum() + f.sum(),
-    "csi": lambda o, f: contingency.csi(o, f, thresholds=THRESHOLDS),
-    "rmse": lambda o, f: deterministic.rmse(o, f),
+    "csi": lambda o, f: events.csi(o, f, thresholds=THRESHOLDS),
+    "rmse": lambda o, f: amounts.rmse(o, f),
     "crps": lambda o, f: ensemble.crps_ensemble(o, f),
     "rank_histogram": lambda o, f: ranks.rank_histogram(o, f),
     "brier_score": lambda o, f: probability.brier_score(o, f, thresholds=THRESHOLDS),

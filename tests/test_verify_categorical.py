@@ -9,12 +9,13 @@ import pytest
 import xarray as xr
 import xskillscore
 
-from xnowcast.verify import contingency
-from xnowcast.verify.contingency import COUNTS, contingency_table, ratio
-from xnowcast.verify.kernels import compiled, events
+from xnowcast.verify import events
+from xnowcast.verify.events import COUNTS, contingency_table, ratio
+from xnowcast.verify.kernels import compiled
+from xnowcast.verify.kernels import events as counting
 from xnowcast.verify.thresholds import THRESHOLD_SETS, threshold_coordinate
 
-SCORES = {name: getattr(contingency, name) for name in contingency._FORMULAS}
+SCORES = {name: getattr(events, name) for name in events._FORMULAS}
 THRESHOLDS = [0.5, 2.0, 5.0]
 HAND_MADE = xr.Dataset({"hits": 8, "misses": 4, "false_alarms": 2, "correct_negatives": 86})
 
@@ -116,7 +117,7 @@ def test_sedi_nears_its_limits_and_changes_sign_with_the_hits():
         h, f = n - misses, n // 10
         for hits, sign in ((h, 1), (n - h, -1)):
             counts = (hits, n - hits, f if sign > 0 else n - f, n - f if sign > 0 else f)
-            found.append(sign * float(contingency.sedi(xr.Dataset(dict(zip(COUNTS, counts, strict=True))))))
+            found.append(sign * float(events.sedi(xr.Dataset(dict(zip(COUNTS, counts, strict=True))))))
     assert found[::2] == pytest.approx(found[1::2])
     assert 0.8 < found[0] < found[2] < found[4] < 1
 
@@ -164,7 +165,7 @@ def test_every_score_is_documented_alike():
     signatures = {inspect.signature(score) for score in SCORES.values()}
     assert len(signatures) == 1 and "thresholds" in next(iter(signatures)).parameters
     for name, score in SCORES.items():
-        assert score.__name__ == name and score.__module__ == "xnowcast.verify.contingency"
+        assert score.__name__ == name and score.__module__ == "xnowcast.verify.events"
         sections = [
             score.__doc__.count(f"\n{s}\n") for s in ("Parameters", "Returns", "Raises", "References", "Examples")
         ]
@@ -184,9 +185,9 @@ def test_a_pixel_three_cells_beside():
     observed, forecast = np.zeros((2, 32, 32))
     observed[17, 16], forecast[17, 19] = 5, 5  # both in the window of columns 16 to 19
     fields = on_grid(observed), on_grid(forecast)
-    assert float(contingency.csi(*fields, thresholds=2)) == 0
-    assert float(contingency.csi(*fields, thresholds=2, scales=4)) == 1
-    assert float(contingency.csi(*fields, thresholds=2, scales=4, stride=1)) == pytest.approx(4 / 28)
+    assert float(events.csi(*fields, thresholds=2)) == 0
+    assert float(events.csi(*fields, thresholds=2, scales=4)) == 1
+    assert float(events.csi(*fields, thresholds=2, scales=4, stride=1)) == pytest.approx(4 / 28)
     table = contingency_table(*fields, thresholds=2, scales=[1, 4, 4], stride=[1, 4, 1])
     assert [table[name].values.tolist() for name in COUNTS] == [[0, 1, 4], [1, 0, 12], [1, 0, 12], [1022, 63, 813]]
 
@@ -284,11 +285,11 @@ OPTIONS = [
 def test_chunks_change_nothing(rain, options, chunks):
     with dask.config.set(scheduler=refuse_to_compute):
         lazy = contingency_table(rain[0].chunk(time=1, y=20), rain[1].chunk(chunks), thresholds=THRESHOLDS, **options)
-        lazy_score = contingency.ets(rain[0], rain[1].chunk(chunks), thresholds=THRESHOLDS, dim=["y", "x"], **options)
+        lazy_score = events.ets(rain[0], rain[1].chunk(chunks), thresholds=THRESHOLDS, dim=["y", "x"], **options)
     assert dask.is_dask_collection(lazy) and dask.is_dask_collection(lazy_score.data)
     xr.testing.assert_equal(lazy.compute(scheduler="sync"), contingency_table(*rain, thresholds=THRESHOLDS, **options))
     xr.testing.assert_equal(
-        lazy_score.compute(scheduler="sync"), contingency.ets(*rain, thresholds=THRESHOLDS, dim=["y", "x"], **options)
+        lazy_score.compute(scheduler="sync"), events.ets(*rain, thresholds=THRESHOLDS, dim=["y", "x"], **options)
     )
 
 
@@ -313,7 +314,7 @@ def compiling(monkeypatch):
     if not compiled.numba_is_here():
         pytest.skip("needs the extra fast, and XNOWCAST_NUMBA not to be 0")
     calls = []
-    real = events._count_planes
+    real = counting._count_planes
 
     def counted(*arguments):
         calls.append(arguments)
@@ -324,7 +325,7 @@ def compiling(monkeypatch):
         monkeypatch.setattr(compiled, "WORTH_COMPILING", 0 if on else 10**18)
         return calls
 
-    monkeypatch.setattr(events, "_count_planes", counted)
+    monkeypatch.setattr(counting, "_count_planes", counted)
     return switch
 
 
@@ -357,7 +358,7 @@ def test_compiled_counts_equal_those_of_numpy(compiling, layout, options):
         found = {}
         for on in (False, True):
             calls = compiling(on)
-            found[on] = events.contingency_counts(o, f, thresholds, scales, strides, axis=axis, **options)
+            found[on] = counting.contingency_counts(o, f, thresholds, scales, strides, axis=axis, **options)
             assert bool(calls) is on
         np.testing.assert_array_equal(found[True], found[False])
 
@@ -367,7 +368,7 @@ def test_compiled_counts_in_double_precision(compiling):
     found = []
     for on in (False, True):
         compiling(on)
-        found.append(events.contingency_counts(o, f, THRESHOLDS, (1, 4), axis=(0, 1, 2, 3)))
+        found.append(counting.contingency_counts(o, f, THRESHOLDS, (1, 4), axis=(0, 1, 2, 3)))
     np.testing.assert_array_equal(*found)
 
 
@@ -382,10 +383,10 @@ def test_what_the_compiled_kernel_does_not_know_is_left_to_numpy(compiling):
         ((o[0, 0, 0], f[0, 0, 0]), {"axis": (0,)}),
     ]:
         calls = compiling(True)
-        found = events.contingency_counts(*fields, [2.0], **options)
+        found = counting.contingency_counts(*fields, [2.0], **options)
         assert not calls
         compiling(False)
-        np.testing.assert_array_equal(found, events.contingency_counts(*fields, [2.0], **options))
+        np.testing.assert_array_equal(found, counting.contingency_counts(*fields, [2.0], **options))
 
 
 # ---------------------------------------------------------------- named thresholds
@@ -418,13 +419,13 @@ def test_named_thresholds_score_as_their_numbers(rain):
     fields = [field.assign_attrs(units="mm h-1") for field in rain]
     numbers = list(THRESHOLD_SETS["hko7"].values["mm h-1"])
     xr.testing.assert_equal(
-        contingency.csi(*fields, thresholds="hko7", scales=[1, 4]),
-        contingency.csi(*rain, thresholds=numbers, scales=[1, 4]),
+        events.csi(*fields, thresholds="hko7", scales=[1, 4]),
+        events.csi(*rain, thresholds=numbers, scales=[1, 4]),
     )
     datasets = [field.to_dataset(name="rain") for field in fields]
-    assert contingency.hss(*datasets, thresholds="hko7")["rain"].sizes["threshold"] == 5
+    assert events.hss(*datasets, thresholds="hko7")["rain"].sizes["threshold"] == 5
     assert contingency_table(*datasets, thresholds="hko7").sizes["threshold"] == 5
-    assert contingency.csi(*fields, thresholds="hko7").threshold.attrs["threshold_set"] == "hko7"
+    assert events.csi(*fields, thresholds="hko7").threshold.attrs["threshold_set"] == "hko7"
 
 
 @pytest.mark.parametrize(
@@ -442,13 +443,13 @@ def test_named_thresholds_score_as_their_numbers(rain):
 def test_thresholds_that_do_not_fit_the_units_are_refused(units, name, message):
     fields = [xr.DataArray([1.0], dims="x", attrs={} if u is None else {"units": u}) for u in units]
     with pytest.raises(ValueError, match=message):
-        contingency.csi(*fields, thresholds=name)
+        events.csi(*fields, thresholds=name)
 
 
 def test_variables_of_one_dataset_share_their_named_thresholds():
     dataset = xr.Dataset({n: ("x", [1.0], {"units": u}) for n, u in (("rain", "mm h-1"), ("dbz", "dBZ"))})
     with pytest.raises(ValueError, match="found 'mm h-1' and 'dBZ'"):
-        contingency.csi(dataset, dataset, thresholds="hko7")
+        events.csi(dataset, dataset, thresholds="hko7")
 
 
 def test_thresholds_keep_their_attributes():
@@ -473,4 +474,4 @@ def test_thresholds_keep_their_attributes():
 )
 def test_impossible_windows_are_refused(rain, options, message):
     with pytest.raises(ValueError, match=message):
-        contingency.csi(*rain, **({"thresholds": 1, "scales": 4} | options))
+        events.csi(*rain, **({"thresholds": 1, "scales": 4} | options))

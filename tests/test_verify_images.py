@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 import xskillscore
 
-from xnowcast.verify.deterministic import (
+from xnowcast.verify.amounts import (
     balanced_mae,
     balanced_mse,
     balanced_sums,

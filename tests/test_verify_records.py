@@ -6,7 +6,7 @@ import xarray as xr
 
 import xnowcast
 from xnowcast import verify
-from xnowcast.verify.contingency import of_counts
+from xnowcast.verify.events import of_counts
 from xnowcast.verify.score import RECORDS, Column, score_of
 from xnowcast.verify.sums import KINDS, additive
 

@@ -10,7 +10,7 @@ import xarray as xr
 import xskillscore
 
 from xnowcast import verify
-from xnowcast.verify.contingency import COUNTS
+from xnowcast.verify.events import COUNTS
 
 RATIOS = (verify.csi, verify.pod, verify.false_alarm_ratio, verify.frequency_bias, verify.hss)
 ERRORS = (verify.rmse, verify.mae, verify.mean_error)

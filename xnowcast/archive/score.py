@@ -166,7 +166,7 @@ def _plan(
     models: dict[str, Contender], reference: Prepared, asked: Mapping[str, Any]
 ) -> tuple[Plan["ScoreJob"], "Table"]:
     from xnowcast.archive import tables
-    from xnowcast.verify.contingency import scale_coordinate
+    from xnowcast.verify.events import scale_coordinate
     from xnowcast.verify.scorecards import _checked_thresholds
 
     init_times, on_gap, hours, regions = (asked[name] for name in ("init_times", "on_gap", "hours", "regions"))

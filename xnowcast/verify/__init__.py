@@ -20,23 +20,7 @@ from xnowcast.fields.pixels import (
 )
 from xnowcast.fields.units import ZR_RELATIONS
 from xnowcast.verify.align import align_observations, match_intervals
-from xnowcast.verify.areas import area_weights
-from xnowcast.verify.contingency import (
-    accuracy,
-    contingency_table,
-    csi,
-    ets,
-    f1,
-    false_alarm_ratio,
-    frequency_bias,
-    hss,
-    pod,
-    precision,
-    probability_of_false_detection,
-    recall,
-    sedi,
-)
-from xnowcast.verify.deterministic import (
+from xnowcast.verify.amounts import (
     balanced_mae,
     balanced_mse,
     balanced_sums,
@@ -48,6 +32,7 @@ from xnowcast.verify.deterministic import (
     mse,
     rmse,
 )
+from xnowcast.verify.areas import area_weights
 from xnowcast.verify.distribution import (
     emd,
     emd_bound,
@@ -63,6 +48,21 @@ from xnowcast.verify.ensemble import (
     spread_skill,
     spread_skill_sums,
     tw_crps_ensemble,
+)
+from xnowcast.verify.events import (
+    accuracy,
+    contingency_table,
+    csi,
+    ets,
+    f1,
+    false_alarm_ratio,
+    frequency_bias,
+    hss,
+    pod,
+    precision,
+    probability_of_false_detection,
+    recall,
+    sedi,
 )
 from xnowcast.verify.images import gradient_difference, gradient_sums, image_sums, psnr, psnr_pooled, ssim
 from xnowcast.verify.neighbourhood import fss, fss_sums, fss_target, useful_scale

@@ -12,10 +12,19 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, with_attrs
 from xnowcast.verify.kernels import histograms as kernels
 from xnowcast.verify.score import Column, score_of
-from xnowcast.verify.sums import KINDS, additive, checked, table_of, without_label
+from xnowcast.verify.sums import (
+    KINDS,
+    XarrayObject,
+    additive,
+    checked,
+    each_variable,
+    ensemble_mean,
+    table_of,
+    with_attrs,
+    without_label,
+)
 
 TABLE = ("observed", "observed_sum", "forecast", "forecast_sum")
 

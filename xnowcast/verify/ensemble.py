@@ -10,10 +10,9 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.fields import XarrayObject, find_member_dim
 from xnowcast.verify.kernels import crps, spread
 from xnowcast.verify.score import Column, score_of
-from xnowcast.verify.sums import additive, per_cell, table_of, without_label
+from xnowcast.verify.sums import XarrayObject, additive, find_member_dim, per_cell, table_of, without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
 CRPS_SUMS = ("n", "distance", "spread")

@@ -11,13 +11,12 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.verify.align import find_spatial_dims
+from xnowcast.verify.amounts import error_sums
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.contingency import SpatialDims
-from xnowcast.verify.deterministic import error_sums
-from xnowcast.verify.fields import XarrayObject, ensemble_mean
+from xnowcast.verify.events import SpatialDims
 from xnowcast.verify.kernels import images
 from xnowcast.verify.score import score_of
-from xnowcast.verify.sums import additive, per_cell, table_of
+from xnowcast.verify.sums import XarrayObject, additive, ensemble_mean, per_cell, table_of
 
 SCORES = ("psnr", "ssim")
 _NEEDS_RANGE = (

@@ -11,11 +11,20 @@ import xarray as xr
 
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.contingency import Scales, SpatialDims, scale_coordinate
-from xnowcast.verify.fields import XarrayObject, find_member_dim, with_attrs
+from xnowcast.verify.events import Scales, SpatialDims, scale_coordinate
 from xnowcast.verify.kernels.fractions import BOUNDARIES, fractions_sums
 from xnowcast.verify.score import Column, score_of
-from xnowcast.verify.sums import KINDS, additive, checked, per_cell, table_of, without_label
+from xnowcast.verify.sums import (
+    KINDS,
+    XarrayObject,
+    additive,
+    checked,
+    find_member_dim,
+    per_cell,
+    table_of,
+    with_attrs,
+    without_label,
+)
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
 SUMS = ("squared_difference", "squared_forecast", "squared_observed", "observed_events", "cells")

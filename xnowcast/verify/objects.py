@@ -7,12 +7,11 @@ import xarray as xr
 
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.contingency import SpatialDims
-from xnowcast.verify.fields import XarrayObject, ensemble_mean
+from xnowcast.verify.events import SpatialDims
 from xnowcast.verify.kernels import objects
 from xnowcast.verify.kernels.objects import COMPONENTS
 from xnowcast.verify.score import score_of
-from xnowcast.verify.sums import additive, per_cell, table_of
+from xnowcast.verify.sums import XarrayObject, additive, ensemble_mean, per_cell, table_of
 
 FIELDS = ("fields", "observed_without_object", "forecasts_without_object")
 SUMS = (*COMPONENTS, *(f"{name}_fields" for name in COMPONENTS), *FIELDS)

@@ -12,10 +12,9 @@ import xarray as xr
 
 from xnowcast.verify.chunks import Dims, is_total, total_weight
 from xnowcast.verify.ensemble import sums_of_members
-from xnowcast.verify.fields import XarrayObject, find_member_dim
 from xnowcast.verify.kernels.probability import probability_counts
 from xnowcast.verify.score import score_of
-from xnowcast.verify.sums import additive, without_label
+from xnowcast.verify.sums import XarrayObject, additive, find_member_dim, without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
 COUNTS = ("events", "non_events")

@@ -8,9 +8,8 @@ import xarray as xr
 
 from xnowcast.verify.chunks import Dims
 from xnowcast.verify.ensemble import sums_of_members
-from xnowcast.verify.fields import XarrayObject, each_variable, find_member_dim, with_attrs
 from xnowcast.verify.kernels import ranks
-from xnowcast.verify.sums import KINDS, additive
+from xnowcast.verify.sums import KINDS, XarrayObject, additive, each_variable, find_member_dim, with_attrs
 
 
 @additive(own_dims=["rank"], settings=["ties", "min_value"])

@@ -13,15 +13,17 @@ from typing import Any, Literal
 
 import xarray as xr
 
-from xnowcast.verify.fields import each_variable, matching_variables, with_attrs
 from xnowcast.verify.sums import (
     KINDS,
     Kind,
     added_up,
     checked,
+    each_variable,
+    matching_variables,
     refuse_option,
     resolved_thresholds,
     takes,
+    with_attrs,
     without_label,
 )
 

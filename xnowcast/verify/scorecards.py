@@ -12,9 +12,9 @@ import xarray as xr
 from xnowcast import check
 from xnowcast.fields import cf, units
 from xnowcast.fields.units import Relation
-from xnowcast.verify import contingency, deterministic, distribution, ensemble, neighbourhood, spectra  # noqa: F401
+from xnowcast.verify import amounts, distribution, ensemble, events, neighbourhood, spectra  # noqa: F401
 from xnowcast.verify.align import align_observations, match_intervals
-from xnowcast.verify.contingency import Scales
+from xnowcast.verify.events import Scales
 from xnowcast.verify.score import RECORDS, Record
 from xnowcast.verify.sums import without_label
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate

@@ -10,11 +10,19 @@ import xarray as xr
 from xnowcast.fields import cf
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.fields import XarrayObject, each_variable, ensemble_mean, with_attrs
 from xnowcast.verify.kernels import spectra as kernels
 from xnowcast.verify.kernels.spectra import Binning, Detrend, Window
 from xnowcast.verify.score import Column, score_of
-from xnowcast.verify.sums import additive, per_cell, table_of, without_label
+from xnowcast.verify.sums import (
+    XarrayObject,
+    additive,
+    each_variable,
+    ensemble_mean,
+    per_cell,
+    table_of,
+    with_attrs,
+    without_label,
+)
 
 SUMS = ("n", "observed", "forecast")
 

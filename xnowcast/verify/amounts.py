@@ -8,11 +8,10 @@ import xarray as xr
 
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
-from xnowcast.verify.contingency import SpatialDims
-from xnowcast.verify.fields import XarrayObject, ensemble_mean
+from xnowcast.verify.events import SpatialDims
 from xnowcast.verify.kernels import errors
 from xnowcast.verify.score import Column, score_of
-from xnowcast.verify.sums import additive, per_cell, table_of
+from xnowcast.verify.sums import XarrayObject, additive, ensemble_mean, per_cell, table_of
 
 SUMS = ("n", "error", "absolute_error", "squared_error")
 CORRELATION_SUMS = ("n", "observed", "forecast", "squared_observed", "squared_forecast", "product")

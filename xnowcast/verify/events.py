@@ -13,11 +13,10 @@ import xarray as xr
 
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, is_total, reduced_dims, sum_over_chunks, total_weight
-from xnowcast.verify.fields import XarrayObject, ensemble_mean
 from xnowcast.verify.kernels import contingency_counts
 from xnowcast.verify.kernels.events import Boundary, Pooling, n_windows
 from xnowcast.verify.score import Column, score_of
-from xnowcast.verify.sums import additive, per_cell, table_of
+from xnowcast.verify.sums import XarrayObject, additive, ensemble_mean, per_cell, table_of
 from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 
 COUNTS = ("hits", "misses", "false_alarms", "correct_negatives")
