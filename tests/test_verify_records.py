@@ -81,10 +81,13 @@ def test_the_scorecard_has_its_column(new_scores, pair):
 
 def test_archives_have_its_column(new_scores, pair):
     radar, _ = pair
-    tables = xnowcast.score_archive(radar, baselines=["persistence"], steps=3, scores=["csi"], progress=False)
-    found = xnowcast.archive.table_scores(tables, scores=["csi", "peirce"])
+    asked = ["csi", "peirce", "mean_cubed_error"]
+    tables = xnowcast.score_archive(radar, baselines=["persistence"], steps=3, scores=asked, progress=False)
+    found = xnowcast.archive.table_scores(tables, scores=asked)
     assert found["peirce"].dims[-2:] == ("threshold", "scale") and found["peirce"].attrs["units"] == "1"
-    assert found["peirce"].notnull().any()
+    assert found["mean_cubed_error"].dims == ("model", "lead_time")
+    assert found["mean_cubed_error"].attrs == {"long_name": "mean cubed error", "units": "mm h-1"}
+    assert found["peirce"].notnull().any() and found["mean_cubed_error"].notnull().any()
 
 
 def test_a_name_that_is_near_is_named(new_scores, pair):

@@ -218,7 +218,8 @@ def _plan(
         "lead_time": of_reference["lead_time"],
         "init_times": of_reference["init_times"],
     } | fingerprint.of_call(asked, fingerprint.TOLD_BY_TABLES)
-    shapes = {tables.variable(k, part): tables.KINDS[k].dims for k in kinds for part in tables.KINDS[k].sums}
+    sums = tables.kinds()
+    shapes = {tables.variable(k, part): sums[k].dims for k in kinds for part in sums[k].sums}
     table = Table(every, block_starts(every, asked["block"]), coords, shapes, units)
     chosen = chosen if "" not in chosen else {}
     return Plan(job, reference, table, chosen, _per_step(models, reference), noted, reference.plan.steps), table
@@ -419,9 +420,10 @@ class ScoreJob(Job):
 
         outer = [self.sizes["model"], *(self.sizes[d] for d in ("hour", "region") if d in self.sizes)]
         sums: dict[str, np.ndarray] = {}
+        known = tables.kinds()
         for kind in self.kinds:
-            shape = [*outer, self.sizes["lead_time"], *(self.sizes[d] for d in tables.KINDS[kind].dims)]
-            sums |= {(n := tables.variable(kind, p)): np.zeros(shape, dtype_of(n)) for p in tables.KINDS[kind].sums}
+            shape = [*outer, self.sizes["lead_time"], *(self.sizes[d] for d in known[kind].dims)]
+            sums |= {(n := tables.variable(kind, p)): np.zeros(shape, dtype_of(n)) for p in known[kind].sums}
         sums["n_init_times"] = np.zeros([self.sizes[d] for d in ("model", "hour") if d in self.sizes], np.int64)
         statuses, notes = [], []
         for step in batch.steps:
@@ -478,14 +480,15 @@ class ScoreJob(Job):
         members = ["member"] if forecast.ndim == 5 else []
         fc = xr.DataArray(forecast, dims=("init_time", *members, "lead_time", "y", "x"))
         places = [None] if self.regions is None else list(self.regions)
+        kinds = {name: kind for name, kind in tables.kinds().items() if name in self.kinds}
         for i, mask in enumerate(places):
             valid = observed if mask is None else np.where(mask, observed, np.float32(np.nan))
             obs = xr.DataArray(valid, dims=("init_time", "lead_time", "y", "x"))
-            for kind in self.kinds:
-                found = tables.KINDS[kind].take(obs, fc, self.options)
-                for part in tables.KINDS[kind].sums:
-                    values = found[part].transpose("init_time", "lead_time", *tables.KINDS[kind].dims).values
-                    _add(sums[tables.variable(kind, part)], number, values, hour, () if mask is None else (i,))
+            for name, kind in kinds.items():
+                found = kind.take(obs, fc, self.options)
+                for part in kind.sums:
+                    values = found[part].transpose("init_time", "lead_time", *kind.dims).values
+                    _add(sums[tables.variable(name, part)], number, values, hour, () if mask is None else (i,))
 
 
 def _add(

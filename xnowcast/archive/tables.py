@@ -53,8 +53,9 @@ class Kind:
         return as_xarray(record.sums.fields(observed, forecast, dim=dim, **taken))
 
 
-KINDS = {record.archive: Kind(record) for record in reversed(RECORDS.values()) if record.archive is not None}
-"""By the name that stands before their sums in a table, as in ``events_hits``."""
+def kinds() -> dict[str, Kind]:
+    """All kinds, by the name that stands before their sums in a table, as in ``events_hits``."""
+    return {record.archive: Kind(record) for record in reversed(RECORDS.values()) if record.archive is not None}
 
 
 def kind_of(score: str) -> str:
@@ -79,12 +80,12 @@ def variable(kind: str, part: str) -> str:
 
 def sums_of(tables: xr.Dataset, kind: str) -> xr.Dataset:
     """The sums of one kind, under their own names."""
-    return xr.Dataset({part: tables[variable(kind, part)] for part in KINDS[kind].sums})
+    return xr.Dataset({part: tables[variable(kind, part)] for part in kinds()[kind].sums})
 
 
 def kinds_in(tables: xr.Dataset) -> list[str]:
     """Kinds of sums that a table has."""
-    return [name for name, kind in KINDS.items() if variable(name, kind.sums[0]) in tables]
+    return [name for name, kind in kinds().items() if variable(name, kind.sums[0]) in tables]
 
 
 # ---------------------------------------------------------------- scores
