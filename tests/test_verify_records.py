@@ -39,7 +39,13 @@ def new_scores():
 
     @score_of(cubed_sums, columns=Column("mean cubed error", units=None, archive="cubed"))
     def mean_cubed_error(sums):
-        """Mean cubed error."""
+        """Mean cubed error.
+
+        Returns
+        -------
+        xarray.DataArray
+            In cubed units of the fields, best at 0.
+        """
         return sums["cubed"] / sums["n"]
 
     yield peirce, mean_cubed_error
@@ -67,6 +73,7 @@ def test_the_function_takes_dims_weights_lazy_arrays_nan_and_sums(new_scores):
     assert float(peirce(o, f, thresholds=2.0, weights=weights)) == pytest.approx(1 / 2 - 1)
     assert float(cubed(o, f)) == pytest.approx((-1 + 1 + 8) / 7)
     assert "thresholds : float, sequence of float, or str" in peirce.__doc__ and "weights" in peirce.__doc__
+    assert "As for `cubed_sums`" in cubed.__doc__ and "dim, weights, keep_attrs\n" in cubed.__doc__
 
 
 def test_the_scorecard_has_its_column(new_scores, pair):

@@ -96,23 +96,11 @@ def _column(long_name: str) -> Column:
 def rmse(sums: xr.Dataset) -> xr.DataArray:
     """Root of the mean squared error.
 
-    Parameters
-    ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `error_sums`, or sums from it alone.
-    dim, member_dim, weights, skipna, keep_attrs
-        As for `error_sums`. Sums are added up over ``dim``; the others cannot count beside them, and are refused.
-
     Returns
     -------
     xarray.DataArray or xarray.Dataset
         In the units of the fields, from 0, the best; float64. NaN where there is no pair. Squares are added up
         over ``dim`` before the root is taken.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `error_sums`.
 
     References
     ----------
@@ -131,20 +119,10 @@ def rmse(sums: xr.Dataset) -> xr.DataArray:
 def mse(sums: xr.Dataset) -> xr.DataArray:
     """Mean squared error.
 
-    Parameters
-    ----------
-    observations, forecasts, dim, member_dim, weights, skipna, keep_attrs
-        As for `rmse`.
-
     Returns
     -------
     xarray.DataArray or xarray.Dataset
         In the squared units of the fields, from 0, the best; float64. NaN where there is no pair.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `error_sums`.
 
     References
     ----------
@@ -163,20 +141,10 @@ def mse(sums: xr.Dataset) -> xr.DataArray:
 def mae(sums: xr.Dataset) -> xr.DataArray:
     """Mean absolute error.
 
-    Parameters
-    ----------
-    observations, forecasts, dim, member_dim, weights, skipna, keep_attrs
-        As for `rmse`.
-
     Returns
     -------
     xarray.DataArray or xarray.Dataset
         In the units of the fields, from 0, the best; float64. NaN where there is no pair.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `error_sums`.
 
     References
     ----------
@@ -195,21 +163,11 @@ def mae(sums: xr.Dataset) -> xr.DataArray:
 def mean_error(sums: xr.Dataset) -> xr.DataArray:
     """Mean error (bias): forecast minus observation, on average.
 
-    Parameters
-    ----------
-    observations, forecasts, dim, member_dim, weights, skipna, keep_attrs
-        As for `rmse`.
-
     Returns
     -------
     xarray.DataArray or xarray.Dataset
         In the units of the fields, best at 0, positive where too much is forecast; float64. NaN where there is
         no pair.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `error_sums`.
 
     References
     ----------
@@ -316,23 +274,11 @@ def correlation_sums(
 def correlation(sums: xr.Dataset) -> xr.DataArray:
     """Pearson correlation, ``(n sum of - sum o sum f) / sqrt((n sum oo - (sum o)^2) (n sum ff - (sum f)^2))``.
 
-    Parameters
-    ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `correlation_sums`, or the sums from it alone.
-    dim, member_dim, weights, skipna, keep_attrs
-        As for `correlation_sums`. Sums are added up over ``dim``; the others cannot count beside them.
-
     Returns
     -------
     xarray.DataArray or xarray.Dataset
         From -1 to 1, the best; float64, dimensionless. NaN (0/0) where there is no pair or either is constant; a
         standard deviation below 1e-7 of the root mean square is rounding and counts as none.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `correlation_sums`.
 
     References
     ----------

@@ -41,6 +41,32 @@ _COMMENTS = {
 }
 
 
+_PARAMETERS = """Parameters
+----------
+observations, forecasts : xarray.DataArray or xarray.Dataset
+    Two fields as for `{maker}`, or sums from it alone.
+{options}
+    As for `{maker}`. Sums are added up over ``dim``; the others cannot count beside them, and are refused.
+
+"""
+_RAISES = """Raises
+------
+ValueError, TypeError
+    As `{maker}`.
+
+"""
+
+
+def _documented(doc: str, kind: Kind, options: Sequence[inspect.Parameter]) -> str:
+    """The docstring with what all scores of these sums have in common, where it does not say it itself."""
+    if "Parameters\n----" in doc or "Returns\n----" not in doc:
+        return doc
+    names = ", ".join(p.name for p in [*options, _KEEP_ATTRS])
+    words = {"maker": kind.name, "options": names}
+    doc = doc.replace("Returns\n----", _PARAMETERS.format(**words) + "Returns\n----", 1)
+    return doc.replace("References\n----", _RAISES.format(**words) + "References\n----", 1)
+
+
 @dataclass(frozen=True)
 class Column:
     """How a score stands in tables of scores.
@@ -173,6 +199,7 @@ def score_of(
             return without_label(formula(sums, **{k: v for k, v in given.items() if k in own_names}))
 
         score.__signature__ = signature  # type: ignore[attr-defined]
+        score.__doc__ = _documented(inspect.cleandoc(formula.__doc__ or ""), kind, options)
         del score.__wrapped__  # type: ignore[attr-defined]  # the formula has another signature
         for called, column in ({name: columns} if isinstance(columns, Column) else columns or {}).items():
             RECORDS[called] = Record(
