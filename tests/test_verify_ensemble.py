@@ -13,6 +13,7 @@ from xnowcast import verify
 from xnowcast.verify import ensemble, ranks
 from xnowcast.verify.kernels import compiled
 from xnowcast.verify.kernels import crps as kernel
+from xnowcast.verify.kernels.vectors import sorting_network
 
 FRIENDS = {"rank": {}, "random": {"ties": "random", "seed": 4}, "wet": {"min_value": 0.5}}
 
@@ -225,7 +226,7 @@ def test_instructions_are_for_compiled_functions_only():
 
 @pytest.mark.parametrize("n", range(1, 12))
 def test_network_sorts_all_zeros_and_ones(n):
-    comparators = kernel._sorting_network(n)
+    comparators = sorting_network(n)
     for bits in range(2**n):
         values = [bits >> i & 1 for i in range(n)]
         for i, j in comparators:

@@ -6,7 +6,6 @@ differences to the observation, so that nothing is lost far from zero.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from xnowcast.verify.kernels.compiled import compiled, use_compiled
 from xnowcast.verify.kernels.members import float_dtype, member_slabs, sum_to, tiles
 from xnowcast.verify.kernels.slabs import broadcast_shape, summed_shape
-from xnowcast.verify.kernels.vectors import Vectors, emitted, vector_bytes
+from xnowcast.verify.kernels.vectors import crps_terms_of_vector, emitted, sorting_network, vector_bytes
 
 # Points per tile of the CRPS: the members of a tile stay in the cache while they are sorted.
 TILE_POINTS = 1 << 12
@@ -214,34 +213,15 @@ def _sort_members(difference: np.ndarray) -> list[np.ndarray]:
     # A network of min and max on whole rows runs in vector registers, which sorting along axis 0 does not.
     rows = list(difference)
     spare = np.empty_like(rows[0])
-    for i, j in _sorting_network(len(rows)):
+    for i, j in sorting_network(len(rows)):
         np.minimum(rows[i], rows[j], out=spare)
         np.maximum(rows[i], rows[j], out=rows[j])
         rows[i], spare = spare, rows[i]
     return rows
 
 
-@lru_cache(maxsize=64)
-def _sorting_network(n: int) -> tuple[tuple[int, int], ...]:
-    """Comparators (i < j) of Batcher's merge exchange: Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M."""
-    comparators = []
-    top = 1 << max((n - 1).bit_length() - 1, 0)
-    p = top
-    while p > 0:
-        q, r, d = top, 0, p
-        while True:
-            comparators += [(i, i + d) for i in range(n - d) if i & p == r]
-            if q == p:
-                break
-            d, q, r = q - p, q >> 1, p
-        p >>= 1
-    return tuple(comparators)
-
-
-# ---------------------------------------------------------------- compiled
-#
-# The members of a vector of points are sorted in registers, by the network written out for their number. numba would
-# read and write them for each comparator, or not make vectors of them.
+# The rest is compiled. The members of a vector of points are sorted in registers, by the network written out for their
+# number (vectors.py): numba would read and write them for each comparator, or not make vectors of them.
 
 
 def _totals_compiled(observations, forecasts, *, floor, fair, skipna, dtype) -> np.ndarray:
@@ -311,82 +291,8 @@ def _sum_strips(observations, values, step, members, n_lanes, floor, fair, skipn
         sums[k] = totals[k].sum()
 
 
-def _terms_emitted(careful: bool):
-    """An `emitted` function of both terms of a vector of points.
-
-    Its arguments: members (a tuple of so many), their values in one row, the index of the first point's first and
-    how far the next is, the floor, the observations of a strip, the lane of the first point in it, and the terms
-    (3, lane) to be filled: sums of ``|x_i - y|`` and of ``(2 i - n + 1) x_(i)``, and if ``careful`` the number n of
-    members that are not NaN. It tells whether all members are finite wherever there is an observation.
-    """
-
-    def typed(typing_context, members, values, first, step, floor, truth, lane, terms):
-        from numba import types
-
-        def code(context, builder, signature, arguments):
-            _, _, index, step_to_next, lowest, _, to, _ = arguments
-            memory = [context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (1, 5, 7)]
-            vectors = Vectors(context, builder, values.dtype)
-            observed, lowest = vectors.load(memory[1], to), vectors.repeated(lowest)
-            rows = []
-            for _ in range(len(members)):
-                value = vectors.load(memory[0], index)
-                value = vectors.where(vectors.less(value, lowest), lowest, value)
-                rows.append(builder.fsub(value, observed))
-                index = builder.add(index, step_to_next)
-            found = (_careful_sums if careful else _plain_sums)(vectors, rows)
-            for k, term in enumerate(found):
-                vectors.store(term, memory[2], builder.add(to, to.type(k * STRIP)))
-            finite = vectors.less(found[0], vectors.number(np.inf))
-            return vectors.all_of(builder.or_(finite, vectors.is_nan(observed)))
-
-        return types.boolean(members, values, first, step, floor, truth, lane, terms), code
-
-    return typed
-
-
-_plain_terms, _careful_terms = emitted(_terms_emitted(careful=False)), emitted(_terms_emitted(careful=True))
-
-
-def _plain_sums(vectors: Vectors, rows: list) -> list:
-    """Both sums, of rows that are all there."""
-    n, add = len(rows), vectors.builder.fadd
-    distance = _sum_in_pairs(add, [vectors.magnitude(row) for row in rows])
-    rows, spread = _sorted_rows(vectors, rows), vectors.number(0)
-    for i in range(n // 2):
-        apart = vectors.builder.fsub(rows[n - 1 - i], rows[i])
-        spread = add(spread, vectors.builder.fmul(vectors.number(n - 1 - 2 * i), apart))
-    return [distance, spread]
-
-
-def _careful_sums(vectors: Vectors, rows: list) -> list:
-    """Both sums of what is not NaN, and its number; NaN sorts as inf, beyond what is counted."""
-    add, zero, one = vectors.builder.fadd, vectors.number(0), vectors.number(1)
-    gone = [vectors.is_nan(row) for row in rows]
-    left = _sum_in_pairs(add, [vectors.where(nan, zero, one) for nan in gone])
-    pairs = list(zip(gone, rows, strict=True))
-    distance = _sum_in_pairs(add, [vectors.where(nan, zero, vectors.magnitude(row)) for nan, row in pairs])
-    rows, spread = [vectors.where(nan, vectors.number(np.inf), row) for nan, row in pairs], zero
-    for i, row in enumerate(_sorted_rows(vectors, rows)):
-        weight = vectors.builder.fsub(vectors.number(2 * i + 1), left)
-        term = vectors.where(vectors.less(vectors.number(i), left), vectors.builder.fmul(weight, row), zero)
-        spread = add(spread, term)
-    return [distance, spread, left]
-
-
-def _sorted_rows(vectors: Vectors, rows: list) -> list:
-    # As integers: the least and the largest of two take fewer steps of a processor than those of floats.
-    rows = [vectors.integers_of(row) for row in rows]
-    for i, j in _sorting_network(len(rows)):
-        rows[i], rows[j] = vectors.ordered(rows[i], rows[j])
-    return [vectors.floats_of(row) for row in rows]
-
-
-def _sum_in_pairs(add, terms: list):
-    while len(terms) > 1:
-        terms = [add(*terms[i : i + 2]) if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
-    return terms[0]
-
+_plain_terms = emitted(crps_terms_of_vector(STRIP, careful=False))
+_careful_terms = emitted(crps_terms_of_vector(STRIP, careful=True))
 
 # One loop to a function: together in one, their arrays might overlap for all the compiler knows, and it is slower.
 

@@ -1,8 +1,10 @@
-"""Vector registers as numba's LLVM knows them, for what its loops over arrays cannot keep in registers."""
+"""Vector registers as LLVM knows them, and terms of the CRPS in them: loops of numba cannot keep members there."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
+
+import numpy as np
 
 
 @cache
@@ -112,3 +114,94 @@ class Vectors:
     def all_of(self, flags: Any) -> Any:
         """Whether flags are up in all lanes."""
         return self.builder.icmp_unsigned("==", self.builder.bitcast(flags, self.flags), self.constant(self.flags, -1))
+
+
+@lru_cache(maxsize=64)
+def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
+    """Comparators (i < j) of Batcher's merge exchange: Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M."""
+    comparators = []
+    top = 1 << max((n - 1).bit_length() - 1, 0)
+    p = top
+    while p > 0:
+        q, r, d = top, 0, p
+        while True:
+            comparators += [(i, i + d) for i in range(n - d) if i & p == r]
+            if q == p:
+                break
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
+    return tuple(comparators)
+
+
+def crps_terms_of_vector(strip: int, *, careful: bool) -> Callable[..., Any]:
+    """What `emitted` makes a function of both terms of the CRPS of a vector of points, in strips of so many.
+
+    Its arguments: members (a tuple of so many), their values in one row, the index of the first point's first and
+    how far the next is, the floor, the observations of a strip, the lane of the first point in it, and the terms
+    (3, lane) to be filled: sums of ``|x_i - y|`` and of ``(2 i - n + 1) x_(i)``, and if ``careful`` the number n of
+    members that are not NaN. It tells whether all members are finite wherever there is an observation.
+    """
+
+    def typed(typing_context, members, values, first, step, floor, truth, lane, terms):
+        from numba import types
+
+        def code(context, builder, signature, arguments):
+            _, _, index, step_to_next, lowest, _, to, _ = arguments
+            memory = [context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (1, 5, 7)]
+            vectors = Vectors(context, builder, values.dtype)
+            observed, lowest = vectors.load(memory[1], to), vectors.repeated(lowest)
+            rows = []
+            for _ in range(len(members)):
+                value = vectors.load(memory[0], index)
+                value = vectors.where(vectors.less(value, lowest), lowest, value)
+                rows.append(builder.fsub(value, observed))
+                index = builder.add(index, step_to_next)
+            found = (_careful_sums if careful else _plain_sums)(vectors, rows)
+            for k, term in enumerate(found):
+                vectors.store(term, memory[2], builder.add(to, to.type(k * strip)))
+            finite = vectors.less(found[0], vectors.number(np.inf))
+            return vectors.all_of(builder.or_(finite, vectors.is_nan(observed)))
+
+        return types.boolean(members, values, first, step, floor, truth, lane, terms), code
+
+    return typed
+
+
+def _plain_sums(vectors: Vectors, rows: list) -> list:
+    """Both sums, of rows that are all there."""
+    n, add = len(rows), vectors.builder.fadd
+    distance = _sum_in_pairs(add, [vectors.magnitude(row) for row in rows])
+    rows, spread = _sorted_rows(vectors, rows), vectors.number(0)
+    for i in range(n // 2):
+        apart = vectors.builder.fsub(rows[n - 1 - i], rows[i])
+        spread = add(spread, vectors.builder.fmul(vectors.number(n - 1 - 2 * i), apart))
+    return [distance, spread]
+
+
+def _careful_sums(vectors: Vectors, rows: list) -> list:
+    """Both sums of what is not NaN, and its number; NaN sorts as inf, beyond what is counted."""
+    add, zero, one = vectors.builder.fadd, vectors.number(0), vectors.number(1)
+    gone = [vectors.is_nan(row) for row in rows]
+    left = _sum_in_pairs(add, [vectors.where(nan, zero, one) for nan in gone])
+    pairs = list(zip(gone, rows, strict=True))
+    distance = _sum_in_pairs(add, [vectors.where(nan, zero, vectors.magnitude(row)) for nan, row in pairs])
+    rows, spread = [vectors.where(nan, vectors.number(np.inf), row) for nan, row in pairs], zero
+    for i, row in enumerate(_sorted_rows(vectors, rows)):
+        weight = vectors.builder.fsub(vectors.number(2 * i + 1), left)
+        term = vectors.where(vectors.less(vectors.number(i), left), vectors.builder.fmul(weight, row), zero)
+        spread = add(spread, term)
+    return [distance, spread, left]
+
+
+def _sorted_rows(vectors: Vectors, rows: list) -> list:
+    # As integers: the least and the largest of two take fewer steps of a processor than those of floats.
+    rows = [vectors.integers_of(row) for row in rows]
+    for i, j in sorting_network(len(rows)):
+        rows[i], rows[j] = vectors.ordered(rows[i], rows[j])
+    return [vectors.floats_of(row) for row in rows]
+
+
+def _sum_in_pairs(add: Callable[..., Any], terms: list) -> Any:
+    while len(terms) > 1:
+        terms = [add(*terms[i : i + 2]) if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
+    return terms[0]
