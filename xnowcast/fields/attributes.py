@@ -34,6 +34,15 @@ def name_of(array: xr.DataArray) -> str:
     return str(array.name) if array.name is not None else "precipitation"
 
 
+def reference(array: xr.DataArray, key: str) -> str:
+    """Names that an attribute gives of other variables (``bounds``, ``grid_mapping`` ...), decoded or not; "" if none.
+
+    >>> reference(xr.DataArray(0.0, attrs={"grid_mapping": "crs"}), "grid_mapping")
+    'crs'
+    """
+    return str(array.attrs.get(key, array.encoding.get(key, "")))
+
+
 def coordinates_of(array: xr.Dataset | xr.DataArray, what: str) -> list[Hashable]:
     """Coordinates that CF attributes tell to be an axis or a kind of coordinate.
 

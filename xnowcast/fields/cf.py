@@ -1,6 +1,6 @@
-"""All that is known of CF: find the precipitation field, its axes and units, and label a forecast."""
+"""What is known of CF: how the precipitation field, its axes, times and units are found and read."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
@@ -17,6 +17,7 @@ from xnowcast.fields.attributes import (
     name_of,
     no_echo_of,
     number,
+    reference,
     standard_name,
     with_plain_text,
     zr_of,
@@ -262,11 +263,14 @@ def without_time(obj: T_Xarray) -> T_Xarray:
     if many:
         places = {*_axis_coordinates(data, "y"), *_axis_coordinates(data, "x"), *data.dims}
         repeated += [name for name in many if name in places and name not in repeated]
-    if not repeated:
-        return data
-    constant = {name: _constant(data[name], times) for name in repeated}
-    result = data.assign_coords({name: v for name, v in constant.items() if name in data.coords})
-    fields = {name: v for name, v in constant.items() if name not in data.coords}
+    return _with_variables(data, {name: _constant(data[name], times) for name in repeated})
+
+
+def _with_variables(data: Any, variables: dict[Hashable, xr.Variable]) -> Any:
+    """The data with other values of some of its coordinates and fields; the very same where there are none."""
+    fields = {name: v for name, v in variables.items() if name not in data.coords}
+    coords = {name: v for name, v in variables.items() if name in data.coords}
+    result = data.assign_coords(coords) if coords else data
     return result.assign(fields) if fields else result
 
 
@@ -275,11 +279,7 @@ def _with_plain_mappings(data: Any) -> Any:
     named = _named_in(data, "grid_mapping")
     mapped = [n for n in named if data[n].ndim and not _OF_MAPPINGS.isdisjoint(data[n].attrs)]
     plain = {name: xr.Variable((), np.int32(0), data[name].attrs) for name in mapped}
-    if not plain:
-        return data
-    result = data.assign_coords({name: v for name, v in plain.items() if name in data.coords})
-    fields = {name: v for name, v in plain.items() if name not in data.coords}
-    return result.assign(fields) if fields else result
+    return _with_variables(data, plain)
 
 
 _OF_MAPPINGS = {"grid_mapping_name", "crs_wkt", "spatial_ref"}
@@ -288,7 +288,7 @@ _OF_MAPPINGS = {"grid_mapping_name", "crs_wkt", "spatial_ref"}
 def _named_in(obj: xr.Dataset | xr.DataArray, *attributes: str) -> list[Hashable]:
     """Variables, other than dims, that these attributes of the fields name."""
     arrays = [*obj.data_vars.values()] if isinstance(obj, xr.Dataset) else [obj]
-    told = " ".join(str(a.attrs.get(k, a.encoding.get(k, ""))) for a in arrays for k in attributes)
+    told = " ".join(reference(a, k) for a in arrays for k in attributes)
     known = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
     words = dict.fromkeys(word.rstrip(":") for word in told.split())
     return [word for word in words if word in known and word not in obj.dims]
@@ -306,10 +306,10 @@ def _is_of_times(obj: xr.Dataset | xr.DataArray, dim: Hashable) -> bool:
 
 def _named_as_grid(obj: xr.Dataset | xr.DataArray, times: set[Hashable]) -> list[Hashable]:
     """Variables that attributes name as a grid mapping, areas of cells, or bounds of coordinates other than times."""
-    bounds = {n: c.attrs.get("bounds", c.encoding.get("bounds", "")) for n, c in obj.coords.items()}
+    bounds = {n: reference(c, "bounds") for n, c in obj.coords.items()}
     of_times = {told for n, told in bounds.items() if {*obj[n].dims} <= times and obj[n].ndim}
     known = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
-    places = [word for word in map(str, bounds.values()) if word in known and word not in obj.dims]
+    places = [word for word in bounds.values() if word in known and word not in obj.dims]
     named = dict.fromkeys([*_named_in(obj, "grid_mapping", "cell_measures"), *places])
     return [name for name in named if name not in of_times]
 
@@ -526,16 +526,20 @@ def forecast_coordinate(array: xr.DataArray, role: str, dims: Sequence[Hashable]
     """
     dims = list(array.dims if dims is None else dims)
     along = [n for n, c in array.coords.items() if c.ndim == 1 and c.dims[0] in dims and n not in dims]
-    found = _told(array, role, [*dims, *(n for n, c in array.coords.items() if c.ndim == 0), *along])
+    found = _of_role(array, role, [*dims, *(n for n, c in array.coords.items() if c.ndim == 0), *along])
     return array[found].dims[0] if found in along else found
 
 
-def _told(array: xr.DataArray, role: str, candidates: Sequence[Hashable]) -> Hashable | None:
-    """Which of the candidates, dims or coordinates, has the standard name, else a common name."""
-    standard, *common = FORECAST_NAMES[role]
-    by_attributes = [n for n in candidates if n in array.coords and array[n].attrs.get("standard_name") == standard]
-    named = [n for name in (standard, *common) for n in candidates if str(n).lower() == name]
-    return next(iter([*by_attributes, *named]), None)
+def named_as(obj: xr.Dataset | xr.DataArray, role: str, candidates: Iterable[Hashable]) -> list[Hashable]:
+    """Which of the candidates, dims or coordinates, have the standard name of a role; then those of a common name."""
+    names, candidates = FORECAST_NAMES[role], list(candidates)
+    by_attributes = [n for n in candidates if n in obj.coords and obj[n].attrs.get("standard_name") == names[0]]
+    named = [n for name in names for n in candidates if str(n).lower() == name]
+    return list(dict.fromkeys([*by_attributes, *named]))
+
+
+def _of_role(array: xr.DataArray, role: str, candidates: Sequence[Hashable]) -> Hashable | None:
+    return next(iter(named_as(array, role, candidates)), None)
 
 
 def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
@@ -557,7 +561,9 @@ def in_forecast_layout(obj: Any, variable: Hashable | None = None) -> Any:
     rest = [d for d in array.dims if d not in horizontal_dims(array)]
     found = _roles(array, rest)
     for role, dim in found.items():
-        coordinate = _told(array, role, [dim, *(n for n, c in array.coords.items() if c.dims == (dim,) and n != dim)])
+        coordinate = _of_role(
+            array, role, [dim, *(n for n, c in array.coords.items() if c.dims == (dim,) and n != dim)]
+        )
         if dim in rest and coordinate not in (dim, None):  # another coordinate along the dim tells it
             obj, found[role] = obj.swap_dims({dim: coordinate}), coordinate
     array = find_array(obj, variable)

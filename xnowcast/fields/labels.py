@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.fields import units
+from xnowcast.fields.attributes import reference
 from xnowcast.fields.cf import OF_STORED, Field, T_Xarray, accutime_of, without_time
 
 CONVENTIONS = "CF-1.10"
@@ -74,10 +75,7 @@ def label_forecast(
     }
     result: xr.DataArray = xr.DataArray(values, dims=dims, coords=coords).rename(array.name)  # Dask's name is no name
     # Packing fits the observations' range; a forecast is stored as the float32 that it is.
-    result.attrs = {k: v for k, v in array.attrs.items() if k not in _OF_OBSERVATIONS}
-    result.attrs |= accutime_of(field)
-    if isinstance(field.conversion, units.ZR):
-        result.attrs |= units.zr_attributes((field.conversion.a, field.conversion.b))
+    result.attrs = _attributes(field)
     result.encoding = _forecast_encoding(array, result.shape)
     made = f"forecast by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
     return _signed(result, field, source, attrs, history, made)
@@ -130,17 +128,22 @@ def label_frames(
         coords["member"] = _member_coordinate(members)
     result = xr.DataArray(values, dims=dims).rename(array.name).transpose(*order)
     result = result.assign_coords({n: v for n, v in coords.items() if set(v.dims) <= set(dims)})
-    result.attrs = {k: v for k, v in array.attrs.items() if k not in _OF_OBSERVATIONS}
-    result.attrs |= accutime_of(field)
+    result.attrs = _attributes(field)
     if grid is not None:
         result.attrs.pop("cell_measures", None)
-    if isinstance(field.conversion, units.ZR):
-        result.attrs |= units.zr_attributes((field.conversion.a, field.conversion.b))
     result.encoding = _forecast_encoding(array, result.shape if order == dims else ())
     made = f"{done} by {attrs.get('nowcast_package', 'xnowcast')}, {attrs.get('nowcast_model')}"
     signed = _signed(result, replace(field, time=None), source, attrs, history, made)  # frames keep their times
     bounds = {n: v for n, v in coords.items() if n not in result.coords}
     return signed.assign(bounds) if isinstance(signed, xr.Dataset) else signed
+
+
+def _attributes(field: Field) -> dict[Hashable, Any]:
+    """Attributes of the field that are true of what was made from it, with its interval and its Z-R relation."""
+    kept = {k: v for k, v in field.array.attrs.items() if k not in _OF_OBSERVATIONS} | accutime_of(field)
+    if isinstance(field.conversion, units.ZR):
+        kept |= units.zr_attributes((field.conversion.a, field.conversion.b))
+    return kept
 
 
 def _without(source: T_Xarray, dims: Sequence[Hashable]) -> T_Xarray:
@@ -231,8 +234,8 @@ def _time_coordinates(init_times: np.ndarray, lead_times: np.ndarray) -> dict[Ha
 def _companions(field: Field, source: xr.Dataset) -> list[str]:
     """Variables that the field's attributes name (grid mapping, cell areas) and bounds of its own coordinates."""
     array = field.array
-    named = [array.attrs.get(a, array.encoding.get(a, "")) for a in ("grid_mapping", "cell_measures")]
-    named += [c.attrs.get("bounds", c.encoding.get("bounds", "")) for n, c in array.coords.items() if n != field.time]
+    named = [reference(array, a) for a in ("grid_mapping", "cell_measures")]
+    named += [reference(c, "bounds") for n, c in array.coords.items() if n != field.time]
     # "crs: x y crs2: lat lon" is CF's long form of grid_mapping; "area: cell_area" is that of cell_measures.
     names = [word.rstrip(":") for word in " ".join(map(str, named)).split()]
     kept = {*array.dims} - {field.time}

@@ -290,11 +290,8 @@ def utc_times(coordinate: xr.DataArray) -> np.ndarray:
 
 def _named(nwp: xr.Dataset, role: str, kind: str) -> Hashable | None:
     """A coordinate by its standard name, else by a common name."""
-    names = cf.FORECAST_NAMES[role]
-    by_attributes = [n for n, c in nwp.coords.items() if c.attrs.get("standard_name") == names[0]]
-    named = [n for name in names for n in nwp.coords if str(n).lower() == name]
     # a dim is what the data vary along; a standard name that stands on two coordinates is settled by that
-    candidates = sorted(dict.fromkeys([*by_attributes, *named]), key=lambda n: n not in nwp.dims)
+    candidates = sorted(cf.named_as(nwp, role, nwp.coords), key=lambda n: n not in nwp.dims)
     return next((n for n in candidates if nwp[n].ndim <= 1 and (kind == "m" or _holds_times(nwp, n))), None)
 
 
