@@ -383,14 +383,7 @@ def _add_train(commands: Any) -> None:
     command.add_argument("config", help="TOML with [model], [data] and [training]; configs/ has examples")
     command.add_argument("--out", help="the run folder, instead of the one in the file")
     command.add_argument("--resume", action="store_true", help="go on from the run folder's checkpoint, if it has one")
-    command.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="replace a value of the file, such as training.steps=100",
-    )
+    _add_set(command, "training.steps=100")
 
 
 def _train(options: argparse.Namespace) -> None:

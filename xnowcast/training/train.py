@@ -221,7 +221,7 @@ def _check_strategy(strategy: str) -> None:
 
 
 def _refuse_misspelt(options: Mapping[str, Any], model: Any) -> None:
-    """An option that the model lacks may be one of the arguments of `train`, misspelt."""
+    """An option that the model lacks may be an argument of `train`, or one of its settings, misspelt."""
     from xnowcast.models.registry import parameters
 
     own = parameters(model, options) if isinstance(model, str) else ()
@@ -229,3 +229,9 @@ def _refuse_misspelt(options: Mapping[str, Any], model: Any) -> None:
         near = get_close_matches(option, signature(train).parameters, n=1, cutoff=0.85)
         if option not in own and near:
             raise ValueError(f"there is no argument {option!r}; did you mean {near[0]!r}?")
+        near = get_close_matches(option, SETTINGS, n=1, cutoff=0.6)
+        if own and option not in own and near and not get_close_matches(option, own, n=1, cutoff=0.6):
+            raise ValueError(
+                f"{model!r} has no option {option!r}; did you mean {near[0]!r}, a setting of the training? Its options "
+                f"are: {', '.join(own)}"
+            )
