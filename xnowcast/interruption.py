@@ -11,7 +11,7 @@ class Interruption:
 
     Elsewhere than in the main thread of a process nothing is changed.
 
-    ``signals``: ctrl-C by default. ``told``: called when a stop is asked for.
+    ``signals``: ctrl-C by default. ``announce``: called when a stop is asked for.
 
     >>> with Interruption() as interruption:
     ...     signal.raise_signal(signal.SIGINT)
@@ -19,9 +19,9 @@ class Interruption:
     True
     """
 
-    def __init__(self, signals: Sequence[int] = (signal.SIGINT,), told: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, signals: Sequence[int] = (signal.SIGINT,), announce: Callable[[], None] = lambda: None) -> None:
         self.asked = False
-        self._signals, self._told = signals, told
+        self._signals, self._announce = signals, announce
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -37,4 +37,4 @@ class Interruption:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self._told()
+        self._announce()

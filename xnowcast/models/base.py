@@ -85,10 +85,7 @@ class Task:
 class NotFinite(ValueError):
     """A model's answer is infinite, or NaN where it should know: its weights are broken, or its precision overflows.
 
-    Parameters
-    ----------
-    failed : iterable of bool
-        For each sample of the batch, members counted, whether it failed.
+    ``failed``: for each sample of the batch, members counted, whether it failed.
     """
 
     def __init__(self, failed: Iterable[bool]) -> None:
@@ -102,10 +99,7 @@ class NotFinite(ValueError):
 def require_finite(answer: Tensor) -> Tensor:
     """The answer ``(samples, ...)`` of a network as it is; for models that afterwards clip it or put NaN of their own.
 
-    Raises
-    ------
-    NotFinite
-        If any of it is NaN or infinite.
+    NotFinite if any of it is NaN or infinite.
     """
     if not answer.isfinite().all():
         raise NotFinite((~answer.isfinite()).flatten(1).any(1).tolist())
@@ -247,17 +241,10 @@ class TrainableModel(Protocol):
 class Deblurred:
     """What a deblurring model made of some frames, and what it assumed.
 
-    Attributes
-    ----------
-    frames : Tensor
-        ``(n, 1, y, x)`` sharp, in the transform's units.
-    kernel : Tensor
-        ``(n, k, k)``: what the sharp frame is blurred with to give the input.
-    reblurred : Tensor
-        ``(n, 1, y, x)``: the sharp frame blurred with that kernel, in the transform's units.
-    distance : Tensor
-        ``(n,)``: mean squared difference between the input and ``reblurred``, in the transform's units; NaN where
-        the model gave up and returned the input.
+    ``frames``: ``(n, 1, y, x)`` sharp, in the transform's units. ``kernel``: ``(n, k, k)``: what the sharp frame is
+    blurred with to give the input. ``reblurred``: ``(n, 1, y, x)``: the sharp frame blurred with that kernel, in the
+    transform's units. ``distance``: ``(n,)``: mean squared difference between the input and ``reblurred``, in the
+    transform's units; NaN where the model gave up and returned the input.
     """
 
     frames: Tensor

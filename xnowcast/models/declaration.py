@@ -26,19 +26,10 @@ def option(
 ) -> Any:
     """A field of a class of `Options`.
 
-    Parameters
-    ----------
-    default : object
-    meaning : str
-        For the documentation, in a sentence or a few.
-    choices : collection, optional
-        What it can be; where the annotation is a ``Literal``, that says it.
-    least : float, optional
-        What a number has to be at least.
-    runtime : bool
-        Whether weights can be run with any value of it, such as the steps of a sampler; they fix others.
-    only : mapping, optional
-        Names of other options, and the values of them with which this one has a meaning.
+    ``meaning``: for the documentation, in a sentence or a few. ``choices``: what it can be; where the annotation is a
+    ``Literal``, that says it. ``least``: what a number has to be at least. ``runtime``: whether weights can be run with
+    any value of it, such as the steps of a sampler; they fix others. ``only``: names of other options, and the values
+    of them with which this one has a meaning.
     """
     narrowed = {name: tuple(values) for name, values in (only or {}).items()}
     rules = {"choices": tuple(choices), "least": least, "runtime": runtime, "only": narrowed}
@@ -102,8 +93,6 @@ class Options:
 
     A class that inherits adds its fields, `task`, and in `check` what several options have to fulfil together.
 
-    Examples
-    --------
     >>> @dataclass(frozen=True, kw_only=True)
     ... class FadingOptions(Options):
     ...     rate: float = option(0.1, "Share of the rain that is lost in a step.", least=0, runtime=True)

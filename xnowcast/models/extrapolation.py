@@ -54,13 +54,8 @@ class Extrapolation(Declared[ExtrapolationOptions]):
     `xnowcast.nn.optical_flow.dense_flow`, the transport from `xnowcast.nn.advection.advect`; each lead is
     interpolated once, from the newest frame.
 
-    Raises
-    ------
-    ValueError
-        If an option is not one of these.
+    ValueError if an option is not one of these.
 
-    Examples
-    --------
     >>> frames = torch.zeros(1, 4, 1, 32, 32)
     >>> forecast = Extrapolation().forecast(frames, frames >= 0, steps=6)
     >>> forecast.shape, float(forecast.max())

@@ -25,8 +25,6 @@ class InterpolationOptions(Options):
 class Interpolation(Declared[InterpolationOptions]):
     """Finer grids by interpolation, each frame by itself; nothing is added.
 
-    Examples
-    --------
     >>> import torch
     >>> coarse = torch.tensor([[0.0, 4.0]]).expand(2, 2).reshape(1, 1, 1, 2, 2)
     >>> Interpolation(method="bilinear").downscale(coarse, coarse >= 0, 2)[0, 0, 0, 0].tolist()

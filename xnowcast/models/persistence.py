@@ -20,8 +20,6 @@ class PersistenceOptions(Options):
 class Persistence(Declared[PersistenceOptions]):
     """The newest frame, unchanged: what everybody must beat.
 
-    Examples
-    --------
     >>> import torch
     >>> frames = torch.rand(1, 1, 1, 8, 8)
     >>> Persistence().forecast(frames, frames >= 0, steps=3).shape

@@ -155,18 +155,11 @@ class PostCast(Declared[PostCastOptions], nn.Module):
     Every frame has a kernel of its own, learnt while it is sampled. Frames are read as reflectivity from 0 to 60 dBZ.
     docs/systems/postcast.md lists what the paper leaves open and what is done here.
 
-    Raises
-    ------
-    ValueError
-        If an option has no such value.
+    ValueError if an option has no such value.
 
-    References
-    ----------
     Gong et al. (2025), PostCast: generalizable postprocessing for precipitation nowcasting via unsupervised blurriness
     modeling, ICLR
 
-    Examples
-    --------
     >>> model = PostCast(size="tiny", sampling_steps=2).eval()
     >>> sum(p.numel() for p in model.parameters())
     776033
@@ -218,21 +211,10 @@ class PostCast(Declared[PostCastOptions], nn.Module):
     def deblur(self, frames: Tensor, observed: Tensor, noise: Noise) -> Deblurred:
         """Sharpen frames, each by itself; see `sharpen`.
 
-        Parameters
-        ----------
-        frames, observed : Tensor
-            ``(n, 1, y, x)``: reflectivity from 0 to 1, and True where it was measured.
-        noise : Noise
-            One source per frame.
+        ``frames, observed``: ``(n, 1, y, x)``: reflectivity from 0 to 1, and True where it was measured. ``noise``: one
+        source per frame.
 
-        Returns
-        -------
-        Deblurred
-
-        Warns
-        -----
-        UserWarning
-            If frames diverged and are given back.
+        UserWarning     If frames diverged and are given back.
         """
         denoise = self.denoiser((frames.shape[-2], frames.shape[-1]))
         sharp = sharpen(denoise, frames, observed, noise, self.schedule, self.steps, self.settings)
@@ -283,32 +265,11 @@ def sharpen(
     every step on the way. A frame that diverged is given back as it was, with NaN for kernel and distance: one that is
     not finite, or that blurred again is further from the input than the input from its own mean.
 
-    Parameters
-    ----------
-    denoise : callable
-        ``(x, step)`` to the expected signal, -1 for dry to 1: any diffusion model of single frames.
-    frames : Tensor
-        ``(n, 1, y, x)``, 0 for dry to 1.
-    observed : Tensor
-        Same shape, bool. Cells that were not measured are free: nothing draws them anywhere.
-    noise : Noise
-        One source per frame.
-    schedule : Schedule
-    steps : sequence of float
-        Falling, `xnowcast.diffusion.CLEAN` at the end.
-    settings : BlurSettings, optional
+    ``denoise``: ``(x, step)`` to the expected signal, -1 for dry to 1: any diffusion model of single frames.
+    ``frames``: ``(n, 1, y, x)``, 0 for dry to 1. ``observed``: same shape, bool. Cells that were not measured are free:
+    nothing draws them anywhere. ``noise``: one source per frame. ``steps``: falling, `xnowcast.diffusion.CLEAN` at the
+    end. ValueError if the kernel is larger than the field.
 
-    Returns
-    -------
-    Deblurred
-
-    Raises
-    ------
-    ValueError
-        If the kernel is larger than the field.
-
-    Examples
-    --------
     A blurry square, and a diffusion model that thinks that a cell is either dry or as wet as can be:
 
     >>> from xnowcast.nn.noise import member_generator

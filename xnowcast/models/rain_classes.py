@@ -110,15 +110,8 @@ class RainClassifier(Declared[Own], nn.Module):
     def set_channel_statistics(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
         """Say how the channels are distributed in the training data; the weights carry it.
 
-        Parameters
-        ----------
-        mean, std, low, high : Tensor
-            ``(c,)`` in canonical units. The extremes are not used.
-
-        Raises
-        ------
-        ValueError
-            If there are more or fewer numbers than channels, or one is not finite.
+        ``mean, std, low, high``: ``(c,)`` in canonical units. The extremes are not used. ValueError if there are more
+        or fewer numbers than channels, or one is not finite.
         """
         self.scaling.set(mean, std)
 
@@ -146,17 +139,9 @@ class RainClassifier(Declared[Own], nn.Module):
     def postprocess(self, fields: Tensor, observed: Tensor) -> Tensor:
         """Probabilities of the classes.
 
-        Parameters
-        ----------
-        fields : Tensor
-            ``(b, c, y, x)``: the task's channels in canonical units, row 0 in the north, NaN where missing.
-        observed : Tensor
-            ``(b, 1, y, x)`` bool, not used: what is missing is NaN.
-
-        Returns
-        -------
-        Tensor
-            ``(b, classes, y, x)`` float32, summing to 1.
+        ``fields``: ``(b, c, y, x)``: the task's channels in canonical units, row 0 in the north, NaN where missing.
+        ``observed``: ``(b, 1, y, x)`` bool, not used: what is missing is NaN. Returned: ``(b, classes, y, x)`` float32,
+        summing to 1.
         """
         ny, nx = fields.shape[-2:]
         with torch.no_grad(), self._precise(fields):
@@ -169,22 +154,9 @@ class RainClassifier(Declared[Own], nn.Module):
 
         The class's score is the sum of its logits over the observed cells.
 
-        Parameters
-        ----------
-        fields, observed : Tensor
-            As in `postprocess`.
-        category : int
-            Number of the class.
-
-        Returns
-        -------
-        Tensor
-            ``(b, y, x)``, 0 to 1 in each field, interpolated from the deepest map; 0 where nothing speaks for it.
-
-        Raises
-        ------
-        ValueError
-            If there is no such class.
+        ``fields, observed``: as in `postprocess`. ``category``: number of the class. Returned: ``(b, y, x)``, 0 to 1 in
+        each field, interpolated from the deepest map; 0 where nothing speaks for it. ValueError if there is no such
+        class.
         """
         classes = len(self.thresholds) + 1
         if not 0 <= category < classes:

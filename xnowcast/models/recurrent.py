@@ -161,19 +161,12 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
     it before it is read in turn. They are joined by sums between cells of equal scale, which have no weights, and by
     the zigzag memory. The loss is absolute plus squared error of both, gradient differences, and an adversary.
 
-    Raises
-    ------
-    ValueError
-        If an option has no such value, or the kind or the cell has no such option.
+    ValueError if an option has no such value, or the kind or the cell has no such option.
 
-    References
-    ----------
     Ma et al. (2022), MS-RNN, arXiv:2206.03010; Ma et al. (2024), DB-RNN: an RNN for precipitation nowcasting
     deblurring, doi:10.1109/JSTARS.2024.3365612; for one scale Shi et al. (2015), arXiv:1506.04214, and Wang et al.
     (2017), PredRNN; the other cells name theirs.
 
-    Examples
-    --------
     >>> model = RecurrentForecaster(kind="db", cell="predrnn", size="tiny")
     >>> frames = torch.rand(1, 5, 1, 16, 20)
     >>> model.forecast(frames, frames >= 0, steps=7).shape

@@ -55,18 +55,11 @@ class SPROG(Declared[SPROGOptions]):
     that cannot be foreseen; it is smooth for the same reason. The method is that of Seed (2003) and of pysteps'
     ``sprog``, on this package's motion.
 
-    Raises
-    ------
-    ValueError
-        If an option has no such value.
+    ValueError if an option has no such value.
 
-    References
-    ----------
     Seed (2003), doi:10.1175/1520-0450(2003)042<0381:ADASSA>2.0.CO;2; Pulkkinen et al. (2019),
     doi:10.5194/gmd-12-4185-2019
 
-    Examples
-    --------
     >>> frames = torch.rand(1, 5, 1, 32, 32)
     >>> SPROG().forecast(frames, frames >= 0, steps=6).shape
     torch.Size([1, 6, 1, 32, 32])

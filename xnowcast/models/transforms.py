@@ -193,23 +193,15 @@ Those of HKO-7 and DWD-12 are of Ma et al. (2024), equation 10; that of SEVIR ta
 class Logarithm:
     """Logarithm of the rain rate, scaled to [-1, 1]; dry is -1.
 
-    Parameters
-    ----------
-    eps : float
-        Rain rate in mm h-1 that is added before the logarithm is taken.
-    highest : float
-        Rain rate in mm h-1 that becomes 1. More than that becomes more than 1.
+    ``eps``: rain rate in mm h-1 that is added before the logarithm is taken. ``highest``: rain rate in mm h-1 that
+    becomes 1. More than that becomes more than 1.
 
-    Notes
-    -----
-    ``2 log(1 + R / eps) / log(1 + highest / eps) - 1``, which is the logarithm of ``R + eps`` scaled by its values at
-    0 and at ``highest``, as in Srivastava et al. (2024). They add 1e-14 kg m-2 s-1 (3.6e-11 mm h-1), and with that
-    most of the range is spent on drizzle that nobody measures: 0.1 mm h-1 lies at 0.47. The default adds 1e-7 kg m-2
-    s-1, and 0.1 mm h-1 lies at -0.16. Because the inverse is an exponential, errors of the network grow with
-    ``highest / eps`` too: one of 0.01 is 7 % of the rain rate here, and 16 % with the paper's eps.
+    ``2 log(1 + R / eps) / log(1 + highest / eps) - 1``, which is the logarithm of ``R + eps`` scaled by its values at 0
+    and at ``highest``, as in Srivastava et al. (2024). They add 1e-14 kg m-2 s-1 (3.6e-11 mm h-1), and with that most
+    of the range is spent on drizzle that nobody measures: 0.1 mm h-1 lies at 0.47. The default adds 1e-7 kg m-2 s-1,
+    and 0.1 mm h-1 lies at -0.16. Because the inverse is an exponential, errors of the network grow with ``highest /
+    eps`` too: one of 0.01 is 7 % of the rain rate here, and 16 % with the paper's eps.
 
-    Examples
-    --------
     >>> import torch
     >>> scale = Logarithm(eps=1.0, highest=255.0)
     >>> scale(torch.tensor([0.0, 15.0, 255.0])).tolist()

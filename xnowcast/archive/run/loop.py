@@ -51,10 +51,10 @@ def interruptible(finished_first: str = "the batches in flight are") -> Interrup
     ``finished_first``: what happens before the stop.
     """
 
-    def told() -> None:
+    def announce() -> None:
         log.warning("asked to stop: %s finished first (once more stops at once)", finished_first)
 
-    return Interruption((signal.SIGINT, signal.SIGTERM), told)
+    return Interruption((signal.SIGINT, signal.SIGTERM), announce)
 
 
 def run_batches(

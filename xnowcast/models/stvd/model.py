@@ -117,18 +117,11 @@ class STVD(Declared[STVDOptions], nn.Module):
     The downscaler estimates all frames of a window at once. The denoiser makes the residual between estimate and truth
     out of noise, all frames together, given the input, the estimate and the maps that the downscaler made on its way.
 
-    Raises
-    ------
-    ValueError
-        If an option has no such value.
+    ValueError if an option has no such value.
 
-    References
-    ----------
     Srivastava, Yang, Kerrigan, Dresdner, McGibbon, Bretherton and Mandt (2024), Precipitation downscaling with
     spatiotemporal video diffusion, arXiv:2312.06071
 
-    Examples
-    --------
     >>> import numpy as np
     >>> model = STVD(size="tiny", factor=4, frames=3, sampling_steps=2).eval()
     >>> coarse = 2 * torch.rand(1, 3, 1, 8, 8) - 1
@@ -157,19 +150,10 @@ class STVD(Declared[STVDOptions], nn.Module):
     def set_ranges(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         """Say between which values further fields lie in the training data; they are part of the weights.
 
-        Parameters
-        ----------
-        ranges : mapping
-            Name of each of the task's ``channels`` and ``static`` to its lowest and largest value, in canonical units
-            (see `xnowcast.channels`). They become -1 and 1, and what lies beyond is clipped.
+        ``ranges``: name of each of the task's ``channels`` and ``static`` to its lowest and largest value, in canonical
+        units (see `xnowcast.channels`). They become -1 and 1, and what lies beyond is clipped. ValueError if a field is
+        missing or unknown, or a range is empty.
 
-        Raises
-        ------
-        ValueError
-            If a field is missing or unknown, or a range is empty.
-
-        Examples
-        --------
         >>> model = STVD(size="tiny", channels=["eastward_wind"], static=["surface_altitude"])
         >>> model.set_ranges({"eastward_wind": (-40, 40), "surface_altitude": (0, 4000)})
         >>> model.largest.tolist()
@@ -373,29 +357,12 @@ class STVD(Declared[STVDOptions], nn.Module):
     ) -> Loss:
         """Equation 4 for coarse fields and the fine rain that belongs to them.
 
-        Parameters
-        ----------
-        coarse : Tensor
-            ``(b, t, c, y, x)``: rain in mm h-1, 0 where not measured, then the task's channels in canonical units, NaN
-            where missing.
-        coarse_observed : Tensor
-            ``(b, t, 1, y, x)`` bool: where rain was measured.
-        fine : Tensor
-            ``(b, t, 1, y * factor, x * factor)``: rain in mm h-1, 0 where not measured.
-        observed : Tensor
-            As ``fine``, bool.
-        static : Tensor, optional
-            ``(k, y * factor, x * factor)`` or, for sequences from different places, ``(b, k, ...)``: the task's
-            static fields in canonical units.
-
-        Returns
-        -------
-        Loss
-
-        Raises
-        ------
-        ValueError
-            If the number of frames or of fields is not the model's, or the grid no multiple.
+        ``coarse``: ``(b, t, c, y, x)``: rain in mm h-1, 0 where not measured, then the task's channels in canonical
+        units, NaN where missing. ``coarse_observed``: ``(b, t, 1, y, x)`` bool: where rain was measured. ``fine``:
+        ``(b, t, 1, y * factor, x * factor)``: rain in mm h-1, 0 where not measured. ``observed``: as ``fine``, bool.
+        ``static``: ``(k, y * factor, x * factor)`` or, for sequences from different places, ``(b, k, ...)``: the task's
+        static fields in canonical units. ValueError if the number of frames or of fields is not the model's, or the
+        grid no multiple.
         """
         if fine.shape[1] != self.training_frames:
             raise ValueError(f"there are {fine.shape[1]} frames; training takes {self.training_frames}")
