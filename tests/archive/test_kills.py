@@ -1,7 +1,7 @@
 """Runs that are killed again and again come to what a run that was never stopped comes to.
 
-``XNOWCAST_KILLS=100 pytest tests/test_kills.py`` kills each of them a hundred times, at other moments for each value of
-``XNOWCAST_SEED``.
+``XNOWCAST_KILLS=100 pytest tests/archive/test_kills.py`` kills each of them a hundred times, at other moments for
+each value of ``XNOWCAST_SEED``.
 """
 
 import multiprocessing

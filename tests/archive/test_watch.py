@@ -666,7 +666,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(config, tmp_path):
     )
     run = subprocess.Popen(
         [sys.executable, "-c", code, "hindcast", str(config)],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
         stderr=subprocess.PIPE,
         text=True,
     )

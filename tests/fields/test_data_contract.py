@@ -18,7 +18,7 @@ from xnowcast import forecast, verify
 from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "understand" / "data_contract.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "understand" / "data_contract.md"
 ROW = re.compile(r"^\| (?P<found>.+?) \| (?P<read>.+?) \|$", re.MULTILINE)
 EXAMPLES: dict[str, Callable[[], None]] = {}
 

@@ -469,7 +469,7 @@ def test_what_ships_is_small():
 def test_what_ships_is_in_the_wheel():
     import tomllib
 
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert tomllib.loads(text)["tool"]["setuptools"]["package-data"]["xnowcast.models"] == ["pretrained/*.safetensors"]
 
 
@@ -486,7 +486,7 @@ def test_a_shipped_file_is_whole_and_says_where_it_comes_from(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_they_are_tested_on_they_did_not_learn_from_and_their_card_is_in_the_docs(name):
-    card, page = xnowcast.card(name), Path(__file__).resolve().parents[1] / "docs" / "reference" / "model_cards.md"
+    card, page = xnowcast.card(name), Path(__file__).resolve().parents[2] / "docs" / "reference" / "model_cards.md"
     assert not any(country in card.training_data for country in ("Switzerland", "Belgium"))
     assert card.sha256[:16] in page.read_text(encoding="utf-8"), "python recipes/cards.py"
 

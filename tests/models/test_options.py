@@ -15,7 +15,7 @@ from xnowcast.models.base import Task
 from xnowcast.models.declaration import Declared, Options, documented, option, table
 
 CLASSES = sorted({models.find(name) for name in models.names()}, key=lambda one: one.__name__)
-PAGES = sorted((Path(__file__).resolve().parents[1] / "docs").rglob("*.md"))
+PAGES = sorted((Path(__file__).resolve().parents[2] / "docs").rglob("*.md"))
 TABLE = re.compile(r"(?<=<!-- options of )([\w+-]+) -->\n(.*?)(?=<!-- end of options -->)", re.DOTALL)
 OURS = [one for one in CLASSES if hasattr(one, "Options")]
 
@@ -85,7 +85,7 @@ def written(found):
 
 
 def test_tables_of_the_documentation_are_the_declarations():
-    """After a change: ``python tests/test_options.py``."""
+    """After a change: ``python tests/models/test_options.py``."""
     found = [one for page in PAGES for one in TABLE.finditer(page.read_text())]
     assert found and all(one[0] == written(one) for one in found)
 

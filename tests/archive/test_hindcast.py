@@ -309,7 +309,7 @@ def test_kill_minus_nine_costs_nothing_but_the_batches_in_flight(archive, tmp_pa
     calls, out = tmp_path / "calls", tmp_path / "a.zarr"
     calls.mkdir()
     words = [sys.executable, "-c", KILLED.format(when=[4]), str(tmp_path / "radar.nc"), str(out), str(calls)]
-    died = subprocess.run(words, cwd=Path(__file__).parent, check=False)
+    died = subprocess.run(words, cwd=Path(__file__).parents[1], check=False)
     assert died.returncode == -signal.SIGKILL
     assert Path(f"{out}.lock").exists()
     done = int((open_archive(out).init_status != 0).sum())
@@ -860,8 +860,8 @@ def test_a_dask_cluster_survives_a_killed_worker_and_a_restart_of_all(archive, t
     model = Noisy(str(tmp_path / "calls"), [3], "kill", slow=0.1)
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with _closing(cluster), distributed.Client(cluster) as client:
-        client.run(_find_models, str(Path(__file__).parent))
-        client.register_plugin(_FindsModels(str(Path(__file__).parent)))
+        client.run(_find_models, str(Path(__file__).parents[1]))
+        client.register_plugin(_FindsModels(str(Path(__file__).parents[1])))
         report = tmp_path / "report.html"
         stored = made(archive, tmp_path / "a.zarr", model, engine=client, performance_report=report)
         assert_same_values(stored, expected(archive))

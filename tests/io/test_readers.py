@@ -255,7 +255,7 @@ def test_radolan_products_do_not_mix(tmp_path, other, words):
 
 
 def test_the_page_on_datasets_lists_the_composites_that_are_known():
-    page = (Path(__file__).resolve().parents[1] / "docs/howto/datasets.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs/howto/datasets.md").read_text()
     groups: dict[tuple, list[str]] = {}
     for letters, product in radolan.PRODUCTS.items():
         groups.setdefault((product.reflectivity, product.cell, product.minutes), []).append(letters)
@@ -1338,7 +1338,7 @@ def test_recognised_header_is_that_of_dwd():
 def test_the_recipes_name_their_data_in_words_that_the_readers_know():
     from xnowcast.training.settings import read_config
 
-    recipes = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.toml"))
+    recipes = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
     data = [read_config(recipe).data for recipe in recipes if recipe.stem in ("sevir", "hko-7", "meteonet", "dwd-12")]
     paths = [path for part in data for path in (*part.paths, *part.validation_paths)]
     assert len(paths) >= 8 and sum("#" in path for path in paths) >= 6

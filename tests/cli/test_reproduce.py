@@ -11,7 +11,7 @@ from xnowcast import models
 from xnowcast.archive.config import run_score
 from xnowcast.training.settings import read_config
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "howto" / "reproduce.md").read_text()
 CONSOLE = "".join(re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
 TRAININGS = [line for line in CONSOLE.splitlines() if line.startswith("xnowcast train")]
