@@ -3,8 +3,10 @@
 import subprocess
 import sys
 from inspect import Parameter, getdoc, signature
+from pathlib import Path
 from pydoc import plain, render_doc
 
+import dask
 import pytest
 import xarray as xr
 
@@ -87,3 +89,33 @@ def test_every_option_reaches_the_function(radar):
     )
     assert set(scores.data_vars) == {"csi", "rmse", "n_scored"}
     assert dict(scores.csi.sizes) == {"init_time": 1, "lead_time": 2, "threshold": 2, "scale": 2}
+
+
+def test_a_forecast_passes_few_files_on_its_way_to_the_model(radar):
+    """Those that a reader opens to follow a call, besides what is known of fields and the model itself."""
+    package = Path(xnowcast.__file__).parent
+    passed = set()
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_name != "<module>":
+            passed.add(frame.f_code.co_filename)
+
+    with dask.config.set(scheduler="synchronous"):
+        radar.nowcast.forecast("extrapolation", steps=2)  # imports what is needed once
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            radar.nowcast.forecast("extrapolation", steps=2)
+        finally:
+            sys.setprofile(before)
+    files = {Path(file).relative_to(package).as_posix() for file in passed if file.startswith(str(package))}
+    on_the_way = {file for file in files if file.partition("/")[0] not in ("fields", "models", "nn")}
+    assert on_the_way <= {
+        "accessor.py",
+        "check.py",
+        "verbs/forecast.py",
+        "verbs/planning.py",
+        "engine/sequences.py",
+        "engine/workers.py",
+        "terminal.py",
+    }
