@@ -117,10 +117,9 @@ def test_conserving_keeps_every_coarse_value(coarse):
 class Trained(xnowcast.models.find("nearest")):
     """Twice the coarse rain, as a model that was trained may have it."""
 
-    task = Task("downscale", input_frames=1, min_grid=2, trained=True)
-
     def __init__(self):
-        self.method, self.transform = "nearest", Identity()
+        super().__init__(method="nearest")
+        self.task = Task("downscale", input_frames=1, min_grid=2, trained=True)
 
     def downscale(self, frames, observed, factor, static=None, noise=None):
         return 2 * super().downscale(frames, observed, factor, static, noise)
