@@ -132,3 +132,23 @@ def test_a_class_with_a_plain_declare_works_as_well(monkeypatch):
 if __name__ == "__main__":
     for page in PAGES:
         page.write_text(TABLE.sub(written, page.read_text()))
+
+
+def test_an_option_of_running_is_an_attribute_that_counts_and_is_checked():
+    fading = Fading(rate=0.2)
+    assert fading.rate == 0.2
+    fading.rate = 0.5
+    assert fading.options.rate == fading.rate == 0.5
+    with pytest.raises(ValueError, match="rate is -1: it must be at least 0"):
+        fading.rate = -1
+    with pytest.raises(AttributeError, match="shapes"):
+        _ = fading.shapes
+
+
+def test_sampling_takes_the_steps_that_a_model_was_given_last():
+    sharpener = models.build("postcast", size="tiny", diffusion_steps=20)
+    sharpener.sampling_steps = 4
+    assert len(sharpener.steps) == 5  # the noise that each of the four begins with, and the end
+    nowcast = models.build("stldm", size="tiny")
+    nowcast.sampling_steps = 3
+    assert nowcast.options.sampling_steps == 3

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from inspect import Parameter, Signature, cleandoc
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -161,6 +161,21 @@ class Declared(Generic[Own]):
         super().__init__()
         self.options = cast(Own, self.Options(**options))
         self.task = self.options.task()
+
+    def __getattr__(self, name: str) -> Any:
+        """Options of running are attributes of the model as well: ``model.sampling_steps``."""
+        if name in self.RUNTIME_OPTIONS and "options" in vars(self):
+            return getattr(self.options, name)
+        parents = super()
+        if hasattr(parents, "__getattr__"):
+            return parents.__getattr__(name)  # torch finds parameters and submodules so
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """``model.sampling_steps = 5`` changes the option, checked as when it is built, and not something beside it."""
+        if name in self.RUNTIME_OPTIONS and "options" in vars(self):
+            name, value = "options", replace(self.options, **{name: value})
+        super().__setattr__(name, value)
 
     @classmethod
     def declare(cls, **options: Any) -> "Task":

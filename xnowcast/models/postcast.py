@@ -172,12 +172,20 @@ class PostCast(Declared[PostCastOptions], nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         own = self.options
-        self.settings, self.transform = own.blur(), REFLECTIVITY
+        self.transform = REFLECTIVITY
         self.schedule = linear_schedule(own.diffusion_steps)
-        spaced = late_steps if own.spacing == "late" else evenly_spaced_steps
-        self.steps = spaced(own.diffusion_steps, own.sampling_steps or own.diffusion_steps)
-        self.common_noise, self.precision = own.common_noise, own.precision
         self.network = GuidedUNet(**SIZES[own.size])
+
+    @property
+    def settings(self) -> BlurSettings:
+        """How the blur is estimated and the sampling guided."""
+        return self.options.blur()
+
+    @property
+    def steps(self) -> Any:
+        """The steps of the diffusion that sampling visits."""
+        spaced = late_steps if self.options.spacing == "late" else evenly_spaced_steps
+        return spaced(self.options.diffusion_steps, self.options.sampling_steps or self.options.diffusion_steps)
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """Mean squared error of the noise over the measured cells, at steps drawn evenly (equation 11)."""

@@ -96,7 +96,7 @@ class RainClassifier(Declared[Own], nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.transform = Identity()
-        self.thresholds, self.precision = check_thresholds(self.options.thresholds), self.options.precision
+        self.thresholds = check_thresholds(self.options.thresholds)
         self.scaling = ChannelScaling(self.task.channels)
 
     def _encoded(self, x: Tensor) -> list[Tensor]:
