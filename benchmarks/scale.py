@@ -27,7 +27,7 @@ import xnowcast
 from xnowcast import archive, engine, models
 from xnowcast.archive import hindcast, score_archive
 from xnowcast.archive.hindcast import plan_hindcast
-from xnowcast.verbs.forecast import prepare
+from xnowcast.verbs.forecast import ForecastRequest, prepare
 
 QUIET = {"progress": False}
 
@@ -178,21 +178,10 @@ def plan(folder):
     frames = 105_120
     data = radar(frames, size=64, step="5min", chunk=288)
     start = time.process_time()
-    ready = prepare(
-        data.rainfall_rate,
-        "extrapolation",
-        lead_time="60min",
-        steps=None,
-        members=None,
-        seed=0,
-        variable=None,
-        zr=None,
-        on_mismatch="raise",
-        weights=None,
-        device="cpu",
-        batch_size=None,
-        options={},
+    request = ForecastRequest(
+        verb=xnowcast.forecast, obj=data.rainfall_rate, model="extrapolation", lead_time="60min", device="cpu"
     )
+    ready = prepare(request)
     planned = plan_hindcast(ready, "all", "skip", 0.0, folder / "plan.zarr", None)
     first = next(planned.cut(list(range(planned.ledger.batches))))
     spent = time.process_time() - start

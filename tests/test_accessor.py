@@ -51,7 +51,7 @@ def test_help_shows_what_may_be_given(radar, verb):
         shown = plain(render_doc(getattr(obj.nowcast, verb)))
         assert f"{verb}(model" in shown and "self" not in shown.splitlines()[2]
         for words in (
-            "weights : str, optional",
+            "weights : str or path, optional",
             "batch_size : int, optional",
             "Returns\n",
             "Raises\n",
@@ -114,7 +114,8 @@ def test_a_forecast_passes_few_files_on_its_way_to_the_model(radar):
         "accessor.py",
         "check.py",
         "verbs/forecast.py",
-        "verbs/planning.py",
+        "verbs/request.py",
+        "engine/graph.py",
         "engine/sequences.py",
         "engine/workers.py",
         "terminal.py",

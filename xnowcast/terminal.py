@@ -1,6 +1,7 @@
 """Where words are shown: what others wrote must steer no terminal, and a notebook is none."""
 
 import sys
+import warnings
 
 
 def printable(text: str) -> str:
@@ -31,3 +32,11 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None
+
+
+def warn(message: str) -> None:
+    """A warning that points at the line outside this package by which it came about."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "xnowcast":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(printable(message), stacklevel=level)

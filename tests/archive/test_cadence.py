@@ -8,9 +8,11 @@ import pytest
 import xarray as xr
 from archive_models import Noisy
 
+import xnowcast
 from xnowcast.archive.cadence import doubts, kind_of, together, usual_step
 from xnowcast.archive.desk import Desk
 from xnowcast.archive.inbox import Inbox
+from xnowcast.verbs.forecast import ForecastRequest
 
 STEP, START = np.timedelta64(5, "m").astype("m8[ns]"), np.datetime64("2024-06-01T12:00", "ns")
 
@@ -179,7 +181,8 @@ def test_a_service_goes_on_whatever_single_frames_are_like(seed, tmp_path, caplo
     rng = np.random.default_rng(seed)
     enough = int(rng.integers(2, 5))
     inbox = Inbox(tmp_path, "*", enough + 8, enough)
-    desk = Desk(tmp_path, Noisy(), {"variable": None}, "nc", None, enough)
+    request = ForecastRequest(verb=xnowcast.forecast, model=Noisy())
+    desk = Desk(tmp_path, request, "nc", None, enough)
     in_a_row, forecasts = [], 0
     caplog.set_level(logging.CRITICAL, "xnowcast.archive")
     for arrival in a_bad_week(rng, 300):

@@ -142,28 +142,17 @@ def test_batches_chunks_and_files_have_a_reasonable_size(shape, shard, chunk):
 def test_a_year_of_five_minute_data_is_planned_in_few_steps(tmp_path, calls_made):
     """`benchmarks/scale.py plan` measures how long it takes."""
     from xnowcast.archive.hindcast import plan_hindcast
-    from xnowcast.verbs.forecast import prepare
+    from xnowcast.verbs.forecast import ForecastRequest, prepare
 
     frames = 105_120
     data = da.zeros((frames, 64, 64), chunks=(288, 64, 64), dtype="f4")
     times = np.datetime64("2023-01-01", "ns") + np.arange(frames) * np.timedelta64(5, "m")
     year = xr.DataArray(data, dims=("time", "y", "x"), coords={"time": times}, attrs={"units": "mm h-1"}, name="rr")
     with calls_made as calls:
-        ready = prepare(
-            year,
-            Noisy(),
-            lead_time="60min",
-            steps=None,
-            members=10,
-            seed=0,
-            variable=None,
-            zr=None,
-            on_mismatch="raise",
-            weights=None,
-            device="cpu",
-            batch_size=None,
-            options={},
+        request = ForecastRequest(
+            verb=xnowcast.forecast, obj=year, model=Noisy(), lead_time="60min", members=10, device="cpu"
         )
+        ready = prepare(request)
         plan = plan_hindcast(ready, "all", "skip", 0.0, tmp_path / "a.zarr", None)
         first = next(plan.cut(list(range(plan.ledger.batches))))
     assert calls.count < 15 * frames

@@ -14,10 +14,12 @@ import pytest
 import xarray as xr
 from archive_models import Noisy, wait_until
 
+import xnowcast
 from xnowcast import rain_rate
 from xnowcast.archive import watch
 from xnowcast.archive.watch import _Desk, _Inbox
 from xnowcast.cli import main
+from xnowcast.verbs.forecast import ForecastRequest
 
 OPTIONS = {"poll": "50ms", "steps": 2}
 
@@ -116,10 +118,13 @@ def test_a_broken_file_does_not_stop_the_watch_and_may_be_mended(frames, tmp_pat
     assert (watched.out / "forecast_20240601T1225.nc").exists()
 
 
+def wanted(model, **arguments):
+    return ForecastRequest(verb=xnowcast.forecast, model=model, **({"steps": 2} | arguments))
+
+
 def desk(tmp_path, **settings):
     (tmp_path / "out").mkdir(exist_ok=True)
-    settings = {"variable": None, "steps": 2, "on_gap": "raise"} | settings
-    return _Desk(tmp_path / "out", Noisy(), settings, "nc", None)
+    return _Desk(tmp_path / "out", wanted(Noisy(), **settings), "nc", None)
 
 
 def by_time(radar, *which):
@@ -235,8 +240,7 @@ class Played:
         for folder in (self.folder, self.out):
             folder.mkdir(exist_ok=True)
         self.inbox = _Inbox(self.folder, "*", needed + 8, needed)
-        settings = {"variable": None, "steps": 2, "on_gap": "raise"} | settings
-        self.desk = _Desk(self.out, model, settings, file_format, keep, needed)
+        self.desk = _Desk(self.out, wanted(model, **settings), file_format, keep, needed)
 
     def comes(self, name, content):
         """Whether anything new was found."""

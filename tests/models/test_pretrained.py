@@ -19,7 +19,7 @@ from xnowcast.cli import main
 from xnowcast.data.datasets import synthetic_nwp, synthetic_radar
 from xnowcast.engine import ModelRecipe
 from xnowcast.models import weights
-from xnowcast.verbs import planning
+from xnowcast.verbs.request import Request
 
 SHIPPED = pretrained.names()
 WORDS = {"training_data": "nothing", "licence": "CC0-1.0", "scores": {"csi": 0.25}}
@@ -393,9 +393,9 @@ def test_archives_take_the_names(shipped, radar, tmp_path):
 
 
 def test_a_worker_finds_what_ships_by_its_name(shipped):
-    recipe, _ = planning.plan_model(xnowcast.forecast, "lagrangian", None, {})
+    recipe = Request(verb=xnowcast.forecast, model="lagrangian").recipe
     assert recipe.weights == "lagrangian" and str(shipped) not in repr(recipe)
-    refined, _ = planning.plan_model(xnowcast.downscale, "stvd", "stvd-4", {})
+    refined = Request(verb=xnowcast.downscale, model="stvd", weights="stvd-4").recipe
     assert refined.weights == "stvd-4"
     assert pickle.loads(pickle.dumps(recipe)).make().card == xnowcast.card("lagrangian")
 

@@ -10,8 +10,8 @@ import xarray as xr
 
 from xnowcast.archive import store
 from xnowcast.fields import cf
-from xnowcast.verbs import planning
-from xnowcast.verbs.forecast import Prepared, prepare
+from xnowcast.verbs.forecast import ForecastRequest, Prepared, prepare
+from xnowcast.verbs.request import model_name
 
 if TYPE_CHECKING:
     from xnowcast.fields.cf import Field
@@ -53,9 +53,12 @@ def as_slice(positions: np.ndarray) -> slice | np.ndarray:
 
 Contender = Prepared | Stored
 
+OF_ONE_MODEL = ("model", "weights", "members", "seed", "batch_size", "device")
+"""Arguments of a forecast that each of the models may have for itself; what else is given for one is an option."""
+
 
 def contenders(
-    ds: Any, models: Any, baselines: Sequence[str], members: int | None, shared: dict[str, Any]
+    request: ForecastRequest, models: Any, baselines: Sequence[str]
 ) -> tuple[dict[str, Contender], Prepared]:
     """Every model by its name, and one that tells the field and the steps that all have in common."""
     named = named_models(models)
@@ -66,8 +69,8 @@ def contenders(
     if not named:
         raise ValueError("there is no model to score: name some, or baselines")
     in_stores = {name: given for name, given in named.items() if str(given).endswith(".zarr")}
-    ready = {name: prepared(ds, given, members, shared) for name, given in named.items() if name not in in_stores}
-    reference = next(iter(ready.values())) if ready else prepared(ds, "persistence", None, shared)
+    ready = {name: prepared(request, given) for name, given in named.items() if name not in in_stores}
+    reference = next(iter(ready.values())) if ready else prepared(replace(request, members=None), "persistence")
     if reference.field.extra:
         raise ValueError(
             f"variable {reference.field.name!r} has the dims {reference.field.extra} besides time, y and x: choose one "
@@ -98,18 +101,17 @@ def named_models(models: Any) -> dict[str, Any]:
 def name_of(model: Any) -> str:
     if isinstance(model, Mapping):
         return name_of(model.get("weights") or model["model"])
-    return Path(model).stem if isinstance(model, str | Path) else planning.model_name(model)
+    return Path(model).stem if isinstance(model, str | Path) else model_name(model)
 
 
-def prepared(ds: Any, given: Any, members: int | None, shared: dict[str, Any]) -> Prepared:
+def prepared(request: ForecastRequest, given: Any) -> Prepared:
+    """The forecast of one model, which is ``given`` or a mapping that may have arguments and options of its own."""
     options = dict(given) if isinstance(given, Mapping) else {"model": given}
-    own = {key: options.pop(key) for key in ("seed", "batch_size", "device") if key in options}
-    asked = options.pop("members", None)
-    model, weights = options.pop("model", None), options.pop("weights", None)
-    ready = prepare(ds, model, members=asked, weights=weights, options=options, **(shared | own))
-    if ready.members is None or asked is not None or members is None:
+    own = {name: options.pop(name) for name in OF_ONE_MODEL if name in options}
+    ready = prepare(replace(request, **({"members": None} | own), options=options))
+    if ready.members is None or "members" in own or request.members is None:
         return ready
-    return replace(ready, members=range(members))
+    return replace(ready, members=range(request.members))
 
 
 def stored_forecasts(path: Any, reference: Prepared) -> Stored:

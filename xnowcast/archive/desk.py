@@ -4,8 +4,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from inspect import Parameter, signature
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -18,7 +17,7 @@ from xnowcast.archive.cadence import Kind, digest, kind_of, on_axis, together, u
 from xnowcast.archive.run.logs import log
 from xnowcast.data import storage
 from xnowcast.fields import windows
-from xnowcast.verbs.forecast import Prepared, forecast, prepare
+from xnowcast.verbs.forecast import ForecastRequest, Prepared, prepare, run
 
 MARK = "nowcast_watch_input"
 """Attribute of the forecasts of a watch: a hash of the frames that each was made from."""
@@ -34,14 +33,13 @@ _NAME = re.compile(r"forecast_\d{8}T\d{4}(\d\d)?")
 class Desk:
     """Makes forecasts and puts them where they belong.
 
-    ``settings``: arguments of `xnowcast.forecast`, and the model's options. ``keep``: how many forecasts of a watch
+    ``request``: the forecast that is wanted, of data that have yet to come. ``keep``: how many forecasts of a watch
     stay in the folder. ``needed``: frames of a forecast; one alone does not tell the step. ``made``: init times from
     which forecasts were made.
     """
 
     folder: Path
-    model: Any
-    settings: dict[str, Any]
+    request: ForecastRequest
     file_format: str
     keep: int | None
     needed: int = 2
@@ -73,7 +71,7 @@ class Desk:
             how = self._to_do(path, newest, mark)
             if how is None:
                 return
-            result = forecast(data, self.model, init_times="latest", progress=False, **self.settings)
+            result = run(replace(self.request, obj=data, progress=False))
             storage.write(result.assign_attrs({MARK: mark}), path, overwrite=True)
             self._point_at(path)
         except _WrongCall as error:
@@ -111,7 +109,7 @@ class Desk:
         known = self._kinds.get(t)
         if known is not None and known[0] is frame and known[1] == step:
             return known
-        kind = kind_of(frame, time_dim(frame), step, self.settings.get("variable"), self.settings.get("zr"))
+        kind = kind_of(frame, time_dim(frame), step, self.request.variable, self.request.zr)
         return frame, step, kind
 
     def _joined(self, chosen: dict[np.datetime64, xr.Dataset]) -> xr.Dataset:
@@ -133,7 +131,7 @@ class Desk:
     def prepared(self, data: xr.Dataset) -> Prepared:
         """The forecast, checked; what is refused time and again before any was made is a wrong call."""
         try:
-            ready = prepare(data, self.model, **self._arguments())
+            ready = prepare(replace(self.request, obj=data))
         except ValueError as error:
             self._refusals = [*self._refusals, str(error)] if str(error) in self._refusals[-1:] else [str(error)]
             if not self.made and len(self._refusals) >= REFUSALS:
@@ -142,19 +140,9 @@ class Desk:
         self._refusals = []
         return ready
 
-    def _arguments(self) -> dict[str, Any]:
-        """All that `prepare` wants, with the defaults of `forecast`; what it does not know is the model's."""
-        known = signature(prepare).parameters
-        of_forecast = signature(forecast).parameters.values()
-        defaults = {p.name: p.default for p in of_forecast if p.kind is Parameter.KEYWORD_ONLY and p.name in known}
-        own = {name: value for name, value in self.settings.items() if name in known}
-        return defaults | own | {"options": {n: v for n, v in self.settings.items() if n not in known}}
-
     def _mark_of_input(self, ready: Prepared, frames: list[xr.Dataset]) -> str:
         """Hash of the frames that the forecast reads."""
-        chosen = windows.input_windows(
-            ready.axis, ready.task.input_frames, "latest", on_gap=self._arguments()["on_gap"]
-        )
+        chosen = windows.input_windows(ready.axis, ready.task.input_frames, "latest", on_gap=self.request.on_gap)
         read = np.unique([chosen.before, chosen.after])
         return digest_of(digest(frames[i]) for i in read)
 

@@ -29,8 +29,8 @@ from xnowcast.archive.store import open_archive
 from xnowcast.data import storage
 from xnowcast.fields import cf, windows
 from xnowcast.fields.units import Relation
-from xnowcast.verbs import planning
-from xnowcast.verbs.forecast import Prepared, prepare
+from xnowcast.verbs.forecast import ForecastRequest, Prepared, forecast, prepare
+from xnowcast.verbs.request import OnMismatch
 
 if TYPE_CHECKING:
     from xnowcast.models.base import ForecastModel
@@ -50,7 +50,7 @@ def hindcast(
     zr: Relation | None = None,
     on_gap: windows.OnGap = "skip",
     min_coverage: float = 0.0,
-    on_mismatch: planning.OnMismatch = "raise",
+    on_mismatch: OnMismatch = "raise",
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -130,23 +130,7 @@ def hindcast(
     check.flag("retry_unreadable", retry_unreadable)
     if init_times_per_batch is not None:
         check.whole("init_times_per_batch", init_times_per_batch, 1)
-    ready = prepare(
-        ds,
-        model,
-        lead_time=lead_time,
-        steps=steps,
-        init_times=init_times,
-        members=members,
-        seed=seed,
-        variable=variable,
-        zr=zr,
-        on_gap=on_gap,
-        on_mismatch=on_mismatch,
-        weights=weights,
-        device=device,
-        batch_size=batch_size,
-        options=options,
-    )
+    ready = prepare(ForecastRequest.of(forecast, asked | {"obj": ds}))
     plan = plan_hindcast(ready, init_times, on_gap, min_coverage, out, init_times_per_batch)
     noted = {"field": fingerprint.of_field(ready.field, cf.find_array(ds, variable))}
     noted |= fingerprint.of_call(asked, fingerprint.TOLD_AS)

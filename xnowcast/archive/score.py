@@ -33,9 +33,10 @@ from xnowcast.archive.run.logs import log
 from xnowcast.check import plain
 from xnowcast.data import storage
 from xnowcast.fields import cf, windows
+from xnowcast.fields.labels import labels_of, user_orientation
 from xnowcast.fields.units import Relation
-from xnowcast.verbs import planning
-from xnowcast.verbs.forecast import Prepared
+from xnowcast.verbs.forecast import ForecastRequest, Prepared, forecast
+from xnowcast.verbs.request import OnMismatch
 
 STEP_BYTES = 128 * 2**20
 """Forecasts of all models that a worker holds at once, unless those of one init time are more."""
@@ -63,7 +64,7 @@ def score_archive(
     zr: Relation | None = None,
     on_gap: windows.OnGap = "skip",
     min_coverage: float = 0.0,
-    on_mismatch: planning.OnMismatch = "raise",
+    on_mismatch: OnMismatch = "raise",
     device: str = "auto",
     batch_size: int | None = None,
     engine: Any = "threads",
@@ -134,9 +135,7 @@ def score_archive(
     asked = dict(locals())
     check_run(asked)
     check.flag("same_cells", same_cells)
-    shared = {"seed": seed, "variable": variable, "zr": zr, "on_mismatch": on_mismatch, "device": device}
-    shared |= {"lead_time": lead_time, "steps": steps, "batch_size": batch_size}
-    scored, reference = contenders(ds, models, baselines, members, shared)
+    scored, reference = contenders(ForecastRequest.of(forecast, asked | {"obj": ds}), models, baselines)
     plan, table = _plan(scored, reference, asked)
     path = None if out is None else storage.output_path(out).absolute()
     if path is not None and path.exists() and overwrite:
@@ -188,7 +187,7 @@ def _plan(
     coords = {
         "model": list(models),
         **({"hour": np.arange(0, 24, _checked_hours(hours))} if hours is not None else {}),
-        **({"region": [str(label) for label in planning.labels(regions, "region")]} if regions is not None else {}),
+        **({"region": [str(label) for label in labels_of(regions, "region")]} if regions is not None else {}),
         "lead_time": np.arange(1, reference.plan.steps + 1) * reference.axis.step,
         "threshold": options["thresholds"],
         "scale": options["scales"],
@@ -435,7 +434,7 @@ class ScoreJob(Job):
     def _score(self, step: Step, sums: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
         read = self.read(step)
         forecasts, status, notes = self._forecasts(step, read)
-        rain = planning.user_orientation(self.reference.plan.conversion(read.values), self.reference.field)
+        rain = user_orientation(self.reference.plan.conversion(read.values), self.reference.field)
         observed = np.where(step.valid[..., None, None] >= 0, rain[step.valid], np.float32(np.nan))
         observed[(status == store.FORECAST).sum(axis=1) == 0] = np.nan  # nothing to compare with
         if self.same_cells:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Hashable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +17,8 @@ from xnowcast.archive.run.lock import StoreLock
 from xnowcast.archive.run.logs import LogFile, log
 from xnowcast.fields import windows
 from xnowcast.fields.units import Relation
-from xnowcast.verbs import planning
-from xnowcast.verbs.forecast import forecast
+from xnowcast.verbs.forecast import ForecastRequest, forecast
+from xnowcast.verbs.request import OnMismatch
 
 if TYPE_CHECKING:
     from xnowcast.models.base import ForecastModel, Task
@@ -47,7 +48,7 @@ def watch(
     variable: Hashable | None = None,
     zr: Relation | None = None,
     on_gap: Literal["skip", "fill"] = "skip",
-    on_mismatch: planning.OnMismatch = "raise",
+    on_mismatch: OnMismatch = "raise",
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -100,12 +101,9 @@ def watch(
         for one and the same reason before any forecast was made. What is wrong with a frame is logged, and the watch
         goes on.
     """
+    asked = dict(locals())
     from xnowcast.archive.run.loop import interruptible
-    from xnowcast.models import shipped
 
-    settings = {"lead_time": lead_time, "steps": steps, "members": members, "seed": seed, "variable": variable}
-    settings |= {"zr": zr, "on_mismatch": on_mismatch, "weights": weights, "device": device}
-    settings |= {"batch_size": batch_size, "on_gap": "fill" if on_gap == "fill" else "raise"} | options
     source, target = _check_call(
         folder,
         out,
@@ -123,14 +121,12 @@ def watch(
         else windows.to_timedelta(stop_when_idle, "stop_when_idle") / np.timedelta64(1, "s")
     )
 
-    def planned(name: "str | ForecastModel | None") -> Any:
-        return planning.plan_model(forecast, name, weights, dict(options))
-
-    recipe, task = shipped.first_that_fits(planned) if model is None and weights is None else planned(model)
-    _rehearse(model, task, settings)
-    needed = max(2, task.input_frames)
-    inbox = _Inbox(source, pattern, task.input_frames + FRAMES_BESIDE, needed, follow_links)
-    desk = _Desk(target, model, settings, file_format, keep, needed)
+    request = ForecastRequest.of(forecast, asked | {"on_gap": "fill" if on_gap == "fill" else "raise"})
+    planned = _planned(request)
+    _rehearse(request, planned.task)
+    needed = max(2, planned.task.input_frames)
+    inbox = _Inbox(source, pattern, planned.task.input_frames + FRAMES_BESIDE, needed, follow_links)
+    desk = _Desk(target, request, file_format, keep, needed)
     target.mkdir(parents=True, exist_ok=True)
     with (
         StoreLock(target / ".watch.lock") as lock,
@@ -139,7 +135,7 @@ def watch(
     ):
         desk.clear()
         wanted = "all files" if pattern == "*" else f"files like {pattern}"
-        name = model if isinstance(model, str) else planning.model_name(recipe)
+        name = model if isinstance(model, str) else planned.name
         log.info("watching %s for %s, to forecast with %s", source, wanted, name)
         last, absent = time.monotonic(), 0
         while not interruption.asked:
@@ -179,19 +175,24 @@ def _check_call(folder: Any, out: Any, **given: Any) -> tuple[Path, Path]:
     return source, target
 
 
-def _rehearse(model: Any, task: "Task", settings: dict[str, Any]) -> None:
+def _planned(request: ForecastRequest) -> ForecastRequest:
+    """The request with a model: where none is named the best whose options these are."""
+    from xnowcast.models import shipped
+
+    if request.model is not None or request.weights is not None:
+        return request
+    return shipped.first_that_fits(lambda name: replace(request, model=name).planned())
+
+
+def _rehearse(request: ForecastRequest, task: "Task") -> None:
     """Refuse a call that no frame could mend, by planning a forecast of frames that the model was made for."""
-    if not isinstance(settings["variable"], Hashable):
-        raise ValueError(f"variable is {settings['variable']!r}; it must be the name of one")
-    lead_time = settings["lead_time"]
-    windows.lead_steps(
-        np.timedelta64(1, "ns"), lead_time=lead_time, steps=settings["steps"]
-    )  # of which all is a multiple
-    data = _ideal_frames(task, settings["variable"], windows.to_timedelta(lead_time or "60min", "the lead time"))
+    lead_time = request.lead_time
+    windows.lead_steps(np.timedelta64(1, "ns"), lead_time=lead_time, steps=request.steps)  # of which all is a multiple
+    data = _ideal_frames(task, request.variable, windows.to_timedelta(lead_time or "60min", "the lead time"))
     field = next(iter(data.data_vars))
-    if settings["zr"] is not None and task.quantity != "vil":
+    if request.zr is not None and task.quantity != "vil":
         data[field].attrs = {"units": "dBZ", "standard_name": "equivalent_reflectivity_factor"}
-    _Desk(Path(), model, settings, "nc", None).prepared(data)
+    _Desk(Path(), request, "nc", None).prepared(data)
 
 
 def _ideal_frames(task: "Task", variable: Hashable | None, lead_time: np.timedelta64) -> xr.Dataset:

@@ -180,10 +180,10 @@ def _output(options: argparse.Namespace, *more_inputs: str | None) -> Any:
 def _write(result: Any, output: Any, *, overwrite: bool) -> None:
     from xnowcast.data import storage
     from xnowcast.engine import progress_bar
-    from xnowcast.verbs import planning
+    from xnowcast.verbs.request import to_do
 
     if not sys.stderr.isatty():  # nothing else would be seen until it is done
-        print(printable(planning.to_do(result)), file=sys.stderr)
+        print(printable(to_do(result)), file=sys.stderr)
     with progress_bar(None):
         storage.write(result, output, overwrite=overwrite)
     sizes = ", ".join(f"{dim} {size}" for dim, size in result.sizes.items() if dim != "bnds")

@@ -1,27 +1,16 @@
 """Models that turn fields of several variables into classes of rain: one graph layer, a task per batch."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import dask.array as da
 import numpy as np
 import torch
-from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 from torch import Tensor
 
 from xnowcast.engine.frames import chunks_of_frames
-from xnowcast.engine.workers import (
-    CELLS_PER_BATCH,
-    ModelNode,
-    ModelRecipe,
-    choose_device,
-    failure_explained,
-    memory_explained,
-    node_of,
-    running,
-)
-from xnowcast.models.base import NotFinite
+from xnowcast.engine.graph import ModelLayer, Padding, at_work, counted_in, refuse_broken, samples_per_task
+from xnowcast.engine.workers import ModelNode, ModelRecipe, memory_explained
 from xnowcast.nn.labels import expected_class_to_rain
 
 if TYPE_CHECKING:
@@ -60,17 +49,12 @@ def postprocess_array(
     forecast; or the activation map of one class. NaN where no channel has a value.
     """
     channels, ny, nx = data.shape[-3:]
-    per_task = batch_size or max(1, min(32, CELLS_PER_BATCH // (channels * ny * nx)))
-    leading = chunks_of_frames(data.shape[:-3], per_task)
+    leading = chunks_of_frames(data.shape[:-3], samples_per_task(batch_size, channels * ny * nx))
     data = data.rechunk((*leading, (channels,), (ny,), (nx,)))
-    node = node_of(model)
-    token = tokenize(data.name, node.token, plan, leading)
-    name, model_key = f"postprocess-{token}", f"postprocess-model-{token}"
-    graph: dict[Any, Any] = {model_key: node}
-    for position in np.ndindex(*(len(chunks) for chunks in leading)):
-        graph[(name, *position, 0, 0, 0)] = (run_fields, model_key, plan, (data.name, *position, 0, 0, 0))
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[data])  # type: ignore[list-item]
-    return da.Array(layers, name, chunks=(*leading, (plan.parts,), (ny,), (nx,)), dtype=np.float32)
+    layer = ModelLayer("postprocess", data, model, plan, leading)
+    for place in np.ndindex(*(len(chunks) for chunks in leading)):
+        layer.add((*place, 0, 0, 0), run_fields, layer.model, plan, layer.block(*place, 0, 0, 0))
+    return layer.array((*leading, (plan.parts,), (ny,), (nx,)))
 
 
 def run_fields(node: ModelNode, plan: FieldPlan, values: np.ndarray) -> np.ndarray:
@@ -85,8 +69,8 @@ def run_fields(node: ModelNode, plan: FieldPlan, values: np.ndarray) -> np.ndarr
     result: np.ndarray = np.full((len(fields), plan.parts, *fields.shape[-2:]), np.nan, np.float32)
     with_data = np.flatnonzero(observed.reshape(len(fields), -1).any(axis=1))
     if with_data.size:
-        device = choose_device(plan.device)
-        with running(node, device) as model, failure_explained(model, [f"field {i + 1} of a batch" for i in with_data]):
+        names = [f"field {i + 1} of a batch" for i in range(len(fields))]
+        with at_work(node, plan.device, names) as (model, device), counted_in(with_data, len(fields)):
             result[with_data] = _answers(model, fields[with_data], observed[with_data], plan, device)
     np.copyto(result, np.nan, where=~observed[:, None])
     return result.reshape(*values.shape[:-3], *result.shape[1:])
@@ -95,17 +79,12 @@ def run_fields(node: ModelNode, plan: FieldPlan, values: np.ndarray) -> np.ndarr
 def _answers(
     model: "PostprocessModel", fields: np.ndarray, observed: np.ndarray, plan: FieldPlan, device: torch.device
 ) -> np.ndarray:
-    ny, nx = fields.shape[-2:]
-    margin = (0, -nx % plan.grid_multiple, 0, -ny % plan.grid_multiple)
-    padded = torch.nn.functional.pad(torch.from_numpy(fields).to(device), margin, value=float("nan"))
-    mask = torch.nn.functional.pad(torch.from_numpy(observed)[:, None].to(device), margin, value=False)
+    pad = Padding(fields.shape[-2:], plan.grid_multiple, device, fill=np.nan)
+    ask = _probabilities if plan.category is None else _activation
     with memory_explained(model, len(fields), fields.shape):
-        ask = _probabilities if plan.category is None else _activation
-        answer = ask(model, padded, mask, plan)
-    result = answer[..., :ny, :nx].float().cpu().numpy()
-    whole = np.isfinite(fields).all(axis=1, keepdims=True)  # what a model makes of missing channels is its own affair
-    if (broken := ~np.isfinite(result) & (whole | np.isinf(result))).any():
-        raise NotFinite(broken.any((1, 2, 3)).tolist())
+        answer = ask(model, pad(fields), pad(observed[:, None]), plan)
+    result = pad.undo(answer).float().cpu().numpy()
+    refuse_broken(result, np.isfinite(fields).all(axis=1, keepdims=True))  # of missing channels a model makes anything
     return result
 
 

@@ -12,24 +12,22 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import torch
-from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from xnowcast.engine.workers import (
-    CELLS_PER_BATCH,
-    ModelNode,
-    ModelRecipe,
-    choose_device,
-    failure_explained,
-    memory_explained,
-    node_of,
+from xnowcast.engine.graph import (
+    Filled,
+    ModelLayer,
+    Padding,
+    at_work,
+    counted_in,
     numbered_slices,
-    running,
+    refuse_broken,
+    samples_per_task,
     split,
-    time_in_words,
 )
+from xnowcast.engine.workers import ModelNode, ModelRecipe, memory_explained, time_in_words
 from xnowcast.fields.units import Conversion
-from xnowcast.models.base import DeblurModel, NotFinite
+from xnowcast.models.base import DeblurModel
 from xnowcast.nn.noise import Noise, member_generator
 
 
@@ -100,29 +98,26 @@ def deblur_arrays(
     ``reblurred`` ``(..., y, x)`` and ``distance`` ``(...)``. All float32.
     """
     ny, nx = data.shape[-2:]
-    per_task = batch_size or max(1, min(32, CELLS_PER_BATCH // (ny * nx)))
+    per_task = samples_per_task(batch_size, ny * nx)
     member_chunks = split(len(members), min(per_task, len(members))) if members is not None else ()
     leading = chunks_of_frames(data.shape[:-2], max(1, per_task // max(member_chunks, default=1)))
     data = data.rechunk((*leading, (ny,), (nx,)))
-    node = node_of(model)
-    token = tokenize(data.name, node.token, plan, labels, members, leading, member_chunks)
-    name, model_key = f"deblur-{token}", f"deblur-model-{token}"
-    graph: dict[Any, Any] = {model_key: node}
+    layer = ModelLayer("deblur", data, model, plan, labels, members, leading, member_chunks)
     slices = [list(numbered_slices(chunks)) for chunks in leading]
-    for position in np.ndindex(*(len(chunks) for chunks in leading)):
-        block = _Block(plan, labels.block([slices[d][i][1] for d, i in enumerate(position)]), None)
-        key = (data.name, *position, 0, 0)
+    for place in np.ndindex(*(len(chunks) for chunks in leading)):
+        block = _Block(plan, labels.block([slices[d][i][1] for d, i in enumerate(place)]), None)
+        frames = layer.block(*place, 0, 0)
         if members is None:
-            graph[(name, *position)] = (run_deblur, model_key, block, key)
+            layer.add(place, run_deblur, layer.model, block, frames)
         for j, numbers in numbered_slices(member_chunks) if members is not None else ():
             some = replace(block, members=tuple(members[numbers]))  # type: ignore[index]
-            graph[(name, *position, j)] = (run_deblur, model_key, some, key)
-    tasks = HighLevelGraph.from_collections(name, graph, dependencies=[data])  # type: ignore[list-item]
+            layer.add((*place, j), run_deblur, layer.model, some, frames)
+    tasks = layer.graph()
     chunks = (*leading, *([member_chunks] if members is not None else []))
     k = plan.kernel_size
     tails = {"frames": (ny, nx), "kernel": (k, k), "reblurred": (ny, nx), "distance": ()}
     wanted = tails if diagnostics else {"frames": (ny, nx)}
-    return {part: _picked(part, tails[part], name, tasks, chunks) for part in wanted}
+    return {part: _picked(part, tails[part], layer.name, tasks, chunks) for part in wanted}
 
 
 def _picked(part: str, tail: tuple[int, ...], name: str, tasks: HighLevelGraph, chunks: tuple[Any, ...]) -> da.Array:
@@ -155,41 +150,36 @@ def run_deblur(node: ModelNode, block: _Block, values: np.ndarray) -> dict[str, 
     [member], ...)``, float32.
     """
     plan, shape = block.plan, values.shape
-    rain = plan.conversion(np.asarray(values).reshape(-1, *shape[-2:]))
-    device = choose_device(plan.device)
-    with running(node, device) as model:
-        result = _deblur(model, rain, block, device)
+    given = Filled.of(plan.conversion(np.asarray(values).reshape(-1, *shape[-2:])))
+    names = [_frame_name(labels) for labels in block.labels.each()]
+    with at_work(node, plan.device, names) as (model, device), counted_in(given.wet, len(names)):
+        result = _deblur(model, given, block, device)
     for part in ("frames", "reblurred"):
         result[part] = plan.conversion.inverse(result[part])
     members = () if block.members is None else (len(block.members),)
-    return {part: array.reshape((*shape[:-2], *members, *array.shape[1:])) for part, array in result.items()}
+    return {part: array.reshape((*shape[:-2], *members, *array.shape[2:])) for part, array in result.items()}
 
 
-def _deblur(model: DeblurModel, rain: np.ndarray, block: _Block, device: torch.device) -> dict[str, np.ndarray]:
-    """Sharp frames in mm h-1. A dry frame stays dry and the model is not asked; what was NaN stays NaN."""
-    numbers: Sequence[int | None] = block.members or (None,)
-    observed = np.isfinite(rain)
-    filled = np.where(observed, rain, np.float32(0))
-    wet = np.flatnonzero(filled.reshape(len(filled), -1).max(axis=1) > 0)
-    shape, k = (len(rain), len(numbers)), block.plan.kernel_size
+def _deblur(model: DeblurModel, given: Filled, block: _Block, device: torch.device) -> dict[str, np.ndarray]:
+    """Sharp frames ``(frame, member, y, x)`` in mm h-1: a dry frame stays dry; what was NaN stays NaN."""
+    shape, k = (len(given.rain), len(block.members or (None,))), block.plan.kernel_size
+    grid, wet = given.rain.shape[-2:], given.wet
     result = {
-        "frames": np.zeros((*shape, *rain.shape[-2:]), np.float32),
+        "frames": np.zeros((*shape, *grid), np.float32),
         "kernel": np.full((*shape, k, k), np.nan, np.float32),
-        "reblurred": np.zeros((*shape, *rain.shape[-2:]), np.float32),
+        "reblurred": np.zeros((*shape, *grid), np.float32),
         "distance": np.zeros(shape, np.float32),
     }
     if wet.size:
         noise = _noise(block, wet, device, common=getattr(model, "common_noise", False))
-        frames = [_frame_name(labels) for row, labels in enumerate(block.labels.each()) if row in set(wet.tolist())]
-        with failure_explained(model, frames):
-            answers = _run_model(model, filled[wet], observed[wet], noise, device)
+        answers = _run_model(model, given.rain[wet], given.observed[wet], noise, device)
         for part, answer in answers.items():
-            result[part][wet] = answer.reshape(wet.size, len(numbers), *answer.shape[1:])
+            result[part][wet] = answer.reshape(wet.size, shape[1], *answer.shape[1:])
     given_back = np.isnan(result["distance"])[..., None, None]  # the model's scale cuts off drizzle: rather the input
     for part in ("frames", "reblurred"):
-        np.copyto(result[part], filled[:, None], where=given_back)
-        np.copyto(result[part], np.nan, where=~observed[:, None])
-    return {part: array.reshape(-1, *array.shape[2:]) for part, array in result.items()}
+        np.copyto(result[part], given.rain[:, None], where=given_back)
+        np.copyto(result[part], np.nan, where=~given.observed[:, None])
+    return result
 
 
 def _frame_name(labels: dict[str, Any]) -> str:
@@ -215,26 +205,22 @@ def _run_model(
     model: DeblurModel, rain: np.ndarray, observed: np.ndarray, noise: Noise, device: torch.device
 ) -> dict[str, np.ndarray]:
     copies = len(noise) // len(rain)
-    multiple, (ny, nx) = model.task.grid_multiple, rain.shape[-2:]
-    margin = (0, -nx % multiple, 0, -ny % multiple)
+    pad = Padding(rain.shape[-2:], model.task.grid_multiple, device)
 
     def prepared(array: np.ndarray) -> torch.Tensor:
-        padded = torch.nn.functional.pad(torch.from_numpy(array)[:, None].to(device), margin)
-        return padded.repeat_interleave(copies, dim=0)
+        return pad(array[:, None]).repeat_interleave(copies, dim=0)
+
+    def as_rain(frames: torch.Tensor) -> np.ndarray:
+        return pad.undo(model.transform.inverse(frames.float())[:, 0]).clamp_min(0).cpu().numpy()
 
     with memory_explained(model, len(noise), rain.shape):
         answer = model.deblur(model.transform(prepared(rain)), prepared(observed), noise)
-    frames = _as_rain(model, answer.frames, ny, nx)
-    valid = observed.repeat(copies, axis=0) & np.isfinite(answer.distance.cpu().numpy())[:, None, None]
-    if (broken := ~np.isfinite(frames) & (valid | np.isinf(frames))).any():
-        raise NotFinite(broken.any((1, 2)).tolist())
+    frames = as_rain(answer.frames)
+    settled = np.isfinite(answer.distance.cpu().numpy())[:, None, None]
+    refuse_broken(frames, observed.repeat(copies, axis=0) & settled)
     return {
         "frames": frames,
         "kernel": answer.kernel.float().cpu().numpy(),
-        "reblurred": _as_rain(model, answer.reblurred, ny, nx),
+        "reblurred": as_rain(answer.reblurred),
         "distance": answer.distance.float().cpu().numpy(),
     }
-
-
-def _as_rain(model: DeblurModel, frames: torch.Tensor, ny: int, nx: int) -> np.ndarray:
-    return model.transform.inverse(frames.float())[:, 0, :ny, :nx].clamp_min(0).cpu().numpy()

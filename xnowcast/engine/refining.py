@@ -11,23 +11,11 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import torch
-from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
-from torch import Tensor
 
-from xnowcast.engine.workers import (
-    ModelNode,
-    ModelRecipe,
-    choose_device,
-    failure_explained,
-    memory_explained,
-    node_of,
-    numbered_slices,
-    running,
-    split,
-)
+from xnowcast.engine.graph import Filled, ModelLayer, Padding, at_work, numbered_slices, refuse_broken, split
+from xnowcast.engine.workers import ModelNode, ModelRecipe, memory_explained
 from xnowcast.fields.units import Conversion
-from xnowcast.models.base import DownscaleModel, NotFinite, Task
+from xnowcast.models.base import DownscaleModel, Task
 from xnowcast.nn.noise import Noise, member_generator
 
 FINE_CELLS_PER_TASK = 2**24
@@ -95,33 +83,25 @@ def refine_array(
     longest = max(stop - start for start, stop in stretches)
     per_task = batch_size or max(1, FINE_CELLS_PER_TASK // (longest * ny * nx))
     member_chunks = split(len(members), min(per_task, len(members))) if members is not None else (1,)
-    node = node_of(model)
-    token = tokenize(data.name, node.token, plan, fine_grid, members, times, member_chunks, extra_labels)
-    name, whole = f"downscale-{token}", f"downscale-stretch-{token}"
-    model_key, grid_key = f"downscale-model-{token}", f"downscale-grid-{token}"
-    graph: dict[Any, Any] = {model_key: node, grid_key: fine_grid}
+    layer = ModelLayer("downscale", data, model, plan, fine_grid, members, times, member_chunks, extra_labels)
+    grid = layer.shared("grid", fine_grid)
     block_starts = np.concatenate([[0], np.cumsum(data.chunks[extra])])
     ends = [*(start for start, _ in stretches[1:]), data.shape[extra]]
     for position in np.ndindex(*data.numblocks[:extra]):
         labels = tuple(names[i] for names, i in zip(extra_labels, position, strict=True))
         for j, numbers in numbered_slices(member_chunks):
             some = None if members is None else tuple(members[numbers])
+            before: tuple[Any, ...] | None = None
             for k, (start, stop) in enumerate(stretches):
                 blocks = range(*_blocks_of(start, stop, block_starts))
                 local = slice(start - block_starts[blocks[0]], stop - block_starts[blocks[0]])
                 stretch = _Stretch(plan, local, times[start:stop], some, labels)
-                keys = [(data.name, *position, block, 0, 0, 0) for block in blocks]
-                graph[(whole, *position, j, k)] = (run_stretch, model_key, grid_key, stretch, keys)
-                before = (whole, *position, j, k - 1) if k else None
+                frames = [layer.block(*position, block, 0, 0, 0) for block in blocks]
+                whole = layer.add((*position, j, k), run_stretch, layer.model, grid, stretch, frames, kind="stretch")
                 place = (j, k) if members is not None else (k,)
                 overlap = stretches[k - 1][1] - start if k else 0
-                graph[(name, *position, *place, 0, 0)] = (
-                    _faded,
-                    before,
-                    (whole, *position, j, k),
-                    overlap,
-                    ends[k] - start,
-                )
+                layer.add((*position, *place, 0, 0), _faded, before, whole, overlap, ends[k] - start)
+                before = whole
     chunks = (
         *data.chunks[:extra],
         *([member_chunks] if members is not None else []),
@@ -129,8 +109,7 @@ def refine_array(
         (ny,),
         (nx,),
     )
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[data])  # type: ignore[list-item]
-    return da.Array(layers, name, chunks=chunks, dtype=np.float32)
+    return layer.array(chunks)
 
 
 def cut_sequence(frames: int, window: int) -> list[tuple[int, int]]:
@@ -181,8 +160,7 @@ def run_stretch(node: ModelNode, grid: FineGrid, stretch: _Stretch, blocks: Sequ
     shape = blocks[0].shape[-3:]
     values = np.concatenate([np.asarray(b).reshape(-1, *shape) for b in blocks])[stretch.frames]
     rain, others = plan.conversion(values[:, 0]), values[:, 1:].astype(np.float32)
-    device = choose_device(plan.device)
-    with running(node, device) as model, failure_explained(model, [stretch.times[0]]):
+    with at_work(node, plan.device, [stretch.times[0]]) as (model, device):
         fine = _refine(model, rain, others, grid.static, stretch, device)
     if plan.conserve:
         fine = conserved(fine, rain, grid.areas, plan.factor)
@@ -192,6 +170,7 @@ def run_stretch(node: ModelNode, grid: FineGrid, stretch: _Stretch, blocks: Sequ
     return plan.conversion.inverse(fine).reshape(*extra, *members, *fine.shape[-3:])
 
 
+@torch.inference_mode()
 def _refine(
     model: DownscaleModel,
     rain: np.ndarray,
@@ -201,29 +180,20 @@ def _refine(
     device: torch.device,
 ) -> np.ndarray:
     """``(time, y, x)`` in mm h-1 to ``(member, time, y, x)`` in mm h-1; a stretch without rain stays so."""
-    plan, (t, ny, nx) = stretch.plan, rain.shape
+    plan, factor, (t, ny, nx) = stretch.plan, stretch.plan.factor, rain.shape
     copies = 1 if stretch.members is None else len(stretch.members)
-    observed = np.isfinite(rain)
-    filled = np.where(observed, rain, np.float32(0))
-    if not filled.any():
-        return np.zeros((copies, t, ny * plan.factor, nx * plan.factor), np.float32)
-    margin = -ny % plan.task.grid_multiple, -nx % plan.task.grid_multiple
-
-    def padded(array: np.ndarray, factor: int = 1) -> Tensor:
-        # replicated: dry cells beyond the rim would thin out the rain at the rim of a model that looks at neighbours
-        beyond = [(0, 0)] * (array.ndim - 2) + [(0, cells * factor) for cells in margin]
-        return torch.from_numpy(np.pad(array, beyond, mode="edge")).to(device)
-
-    with torch.inference_mode():
-        scaled = model.transform(padded(filled[None, :, None]))
-        frames = torch.cat([scaled, padded(others[None])], dim=2)
-        fixed = None if static is None else padded(static.astype(np.float32), plan.factor)
-        noise = _noise(stretch, device) if stretch.members is not None else None
-        with memory_explained(model, copies, (ny * plan.factor, nx * plan.factor)):
-            answer = model.downscale(frames, padded(observed[None, :, None]), plan.factor, fixed, noise)
-        fine = model.transform.inverse(answer.float())[:, :, 0, : ny * plan.factor, : nx * plan.factor].cpu().numpy()
-    if (broken := ~np.isfinite(fine) & (_repeated(observed, plan.factor) | np.isinf(fine))).any():
-        raise NotFinite(broken.any((1, 2, 3)).tolist())
+    given = Filled.of(rain)
+    if not given.wet.size:
+        return np.zeros((copies, t, ny * factor, nx * factor), np.float32)
+    # the rim repeated: dry cells beyond it would thin out the rain at the rim of a model that looks at neighbours
+    pad = Padding((ny, nx), plan.task.grid_multiple, device, fill=None)
+    frames = torch.cat([model.transform(pad(given.rain[None, :, None])), pad(others[None])], dim=2)
+    fixed = None if static is None else pad(static.astype(np.float32), factor)
+    noise = _noise(stretch, device) if stretch.members is not None else None
+    with memory_explained(model, copies, (ny * factor, nx * factor)):
+        answer = model.downscale(frames, pad(given.observed[None, :, None]), factor, fixed, noise)
+    fine = pad.undo(model.transform.inverse(answer.float())[:, :, 0], factor).cpu().numpy()
+    refuse_broken(fine, _repeated(given.observed, factor))
     return np.maximum(fine, 0, out=fine)
 
 

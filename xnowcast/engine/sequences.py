@@ -4,30 +4,26 @@ Each task takes the time blocks of the field that hold its frames, converts them
 converts back. The model itself is one more node of the graph, a recipe of a few bytes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import torch
-from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 from torch import Tensor
 
-from xnowcast.engine.workers import (
-    CELLS_PER_BATCH,
-    ModelNode,
-    ModelRecipe,
-    choose_device,
-    failure_explained,
-    memory_explained,
-    node_of,
+from xnowcast.engine.graph import (
+    Filled,
+    ModelLayer,
+    Padding,
+    at_work,
+    counted_in,
     numbered_slices,
-    running,
+    samples_per_task,
     split,
 )
+from xnowcast.engine.workers import ModelNode, ModelRecipe, memory_explained
 from xnowcast.fields.units import Conversion
 from xnowcast.fields.windows import Windows
 from xnowcast.models.base import ForecastModel, NotFinite, Task
@@ -66,7 +62,7 @@ def forecast_array(
     extra = data.ndim - 3
     ny, nx = data.shape[-2:]
     data = data.rechunk({**dict.fromkeys(range(extra), 1), extra + 1: -1, extra + 2: -1})
-    per_task = batch_size or max(1, min(32, CELLS_PER_BATCH // (ny * nx)))
+    per_task = samples_per_task(batch_size, ny * nx)
     member_chunks = split(len(members), min(per_task, len(members))) if members is not None else ()
     init_chunks = split(len(windows.init_times), max(1, per_task // max(member_chunks, default=1)))
     chunks = (
@@ -78,10 +74,7 @@ def forecast_array(
         (nx,),
     )
 
-    node = node_of(model)
-    token = tokenize(data.name, node.token, plan, windows, members, chunks)
-    name, model_key = f"nowcast-{token}", f"nowcast-model-{token}"
-    graph: dict[Any, Any] = {model_key: node}
+    layer = ModelLayer("nowcast", data, model, plan, windows, members, chunks)
     block_starts = np.concatenate([[0], np.cumsum(data.chunks[extra])])
     frames = np.stack([windows.before, windows.after], axis=-1)
     block_of = np.searchsorted(block_starts, frames, side="right") - 1
@@ -90,17 +83,16 @@ def forecast_array(
         labels = tuple(names[i] for names, i in zip(extra_labels, position, strict=True))
         for i, inits in numbered_slices(init_chunks):
             local, blocks = _local_frames(frames[inits], block_of[inits], block_starts)
-            keys = [(data.name, *position, block, 0, 0) for block in blocks]
+            keys = [layer.block(*position, block, 0, 0) for block in blocks]
             starts = windows.init_times[inits].astype("i8")
             batch = _Batch(plan, local, windows.weight[inits], starts, None, labels)
             if members is None:
-                graph[(name, *position, i, 0, 0, 0)] = (run_forecast, model_key, batch, keys)
-            else:
-                for j, numbers in member_slices:
-                    some = replace(batch, members=tuple(members[numbers]))
-                    graph[(name, *position, i, j, 0, 0, 0)] = (run_forecast, model_key, some, keys)
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[data])  # type: ignore[list-item]
-    return da.Array(layers, name, chunks=chunks, dtype=np.float32)
+                layer.add((*position, i, 0, 0, 0), run_forecast, layer.model, batch, keys)
+                continue
+            for j, numbers in member_slices:
+                some = replace(batch, members=tuple(members[numbers]))
+                layer.add((*position, i, j, 0, 0, 0), run_forecast, layer.model, some, keys)
+    return layer.array(chunks)
 
 
 @dataclass(frozen=True)
@@ -165,8 +157,7 @@ def predict_on_device(node: ModelNode, windows: np.ndarray, batch: _Batch) -> np
     lead_time, y, x)`` in mm h-1.
     """
     plan = batch.plan
-    device = choose_device(plan.device)
-    with running(node, device) as model, failure_explained(model, batch.init_times):
+    with at_work(node, plan.device, batch.init_times) as (model, device):
         noise = _noise_source(batch, device) if batch.members is not None else None
         return predict(model, windows, plan.steps, members=batch.members, noise=noise, device=device)
 
@@ -205,42 +196,28 @@ def predict(
     if the model gives infinite values, or NaN where it should know.
     """
     copies = 1 if members is None else len(members)
-    observed = np.isfinite(windows)
-    filled = np.where(observed, windows, np.float32(0))
-    wet = np.flatnonzero(filled.reshape(len(filled), -1).max(axis=1) > 0)
-    result = np.zeros((len(windows), copies, steps, *windows.shape[-2:]), dtype=np.float32)
+    given = Filled.of(windows)
+    wet, grid = given.wet, windows.shape[-2:]
+    result = np.zeros((len(windows), copies, steps, *grid), dtype=np.float32)
     if wet.size:
-        frames = torch.from_numpy(filled[wet])[:, :, None].to(device)
-        valid = torch.from_numpy(observed[wet])[:, :, None].to(device)
-        with memory_explained(model, wet.size * copies, filled.shape), _counted_in(wet, len(windows)):
-            answer = _run_model(model, frames, valid, steps, noise(wet) if noise is not None else None)
-        result[wet] = answer[:, :, 0].reshape(wet.size, copies, *answer.shape[1:2], *answer.shape[-2:]).cpu().numpy()
-    np.copyto(result, np.nan, where=~observed.any(axis=1)[:, None, None])
+        pad = Padding(grid, model.task.grid_multiple, torch.device(device))
+        frames, observed = pad(given.rain[wet][:, :, None]), pad(given.observed[wet][:, :, None])
+        with memory_explained(model, wet.size * copies, windows.shape), counted_in(wet, len(windows)):
+            answer = _run_model(model, frames, observed, pad, steps, noise(wet) if noise is not None else None)
+        result[wet] = answer[:, :, 0].reshape(wet.size, copies, *answer.shape[1:2], *grid).cpu().numpy()
+    np.copyto(result, np.nan, where=~np.any(given.observed, axis=1)[:, None, None])
     return result.reshape(-1, *result.shape[2:])
 
 
-@contextmanager
-def _counted_in(wet: np.ndarray, windows: int) -> Iterator[None]:
-    """Count the samples that failed in all windows, the dry ones too that the model was not asked about."""
-    try:
-        yield
-    except NotFinite as error:
-        failed = np.zeros(windows, dtype=bool)
-        failed[wet[np.flatnonzero(error.failed) * wet.size // len(error.failed)]] = True
-        raise NotFinite(failed.tolist()) from error
-
-
 @torch.inference_mode()
-def _run_model(model: ForecastModel, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None) -> Tensor:
-    multiple = model.task.grid_multiple
-    ny, nx = frames.shape[-2:]
-    below, right = -ny % multiple, -nx % multiple
-    padded = model.transform(torch.nn.functional.pad(frames, (0, right, 0, below)))
-    padded_observed = torch.nn.functional.pad(observed, (0, right, 0, below))
-    answer = model.forecast(padded, padded_observed, steps, noise)[..., :ny, :nx]
+def _run_model(
+    model: ForecastModel, frames: Tensor, observed: Tensor, pad: Padding, steps: int, noise: Noise | None
+) -> Tensor:
+    scaled = model.transform(frames)
+    answer = pad.undo(model.forecast(scaled, observed, steps, noise))
     rain = model.transform.inverse(answer.float())
-    failed = _broken(rain, observed, model.task)
-    if padded.isfinite().all():  # a scale that has no dry at all may give minus infinity, which is no rain
+    failed = _broken(rain, pad.undo(observed), model.task)
+    if scaled.isfinite().all():  # a scale that has no dry at all may give minus infinity, which is no rain
         failed |= answer.isinf().flatten(1).any(1)
     if failed.any():
         raise NotFinite(failed.tolist())

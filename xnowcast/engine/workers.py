@@ -22,9 +22,6 @@ from xnowcast.models import contents
 from xnowcast.models.base import NotFinite
 from xnowcast.terminal import in_notebook
 
-CELLS_PER_BATCH = 2**21
-"""Cells of the samples of one batch where no batch size is asked for: 8 of 512 x 512, 32 of 256 x 256 or less."""
-
 
 @dataclass(frozen=True)
 class ModelRecipe:
@@ -259,17 +256,3 @@ def progress_bar(wanted: bool | None) -> AbstractContextManager[Any]:
     if wanted is None:
         wanted = sys.stderr.isatty() or in_notebook()
     return ProgressBar(minimum=1.0) if wanted else nullcontext()
-
-
-# ---------------------------------------------------------------- chunks
-
-
-def split(total: int, size: int) -> tuple[int, ...]:
-    whole, rest = divmod(total, size)
-    return (size,) * whole + ((rest,) if rest else ())
-
-
-def numbered_slices(chunks: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    ends = np.cumsum(chunks)
-    for i, (end, size) in enumerate(zip(ends.tolist(), chunks, strict=True)):
-        yield i, slice(end - size, end)

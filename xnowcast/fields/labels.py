@@ -11,7 +11,7 @@ import xarray as xr
 
 from xnowcast.fields import units
 from xnowcast.fields.attributes import reference
-from xnowcast.fields.cf import OF_STORED, Field, T_Xarray, accutime_of, without_time
+from xnowcast.fields.cf import OF_STORED, Field, T_Xarray, accutime_of, north_up, orientation, without_time
 
 CONVENTIONS = "CF-1.10"
 
@@ -257,3 +257,48 @@ def dated(line: str, old: Any = None) -> str:
     """
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return f"{now}: {line}\n{old}" if old else f"{now}: {line}"
+
+
+def labels_of(array: xr.DataArray, dim: Hashable) -> list[Any]:
+    """The labels of a dim, which tell the noise of its cells apart; positions where it has none."""
+    return array[dim].values.tolist() if dim in array.coords else list(range(array.sizes[dim]))
+
+
+def label_numbers(coordinate: xr.DataArray) -> np.ndarray:
+    """Labels as whole numbers, by which noise is drawn: times and durations in nanoseconds, whole numbers as they are.
+
+    Other numbers, such as 0.25 h, have those of their binary digits.
+
+    Returned: int64.
+
+    >>> label_numbers(xr.DataArray(np.array([5], "m8[s]"))).tolist()
+    [5000000000]
+    >>> quarters = label_numbers(xr.DataArray([0.25, 0.5, 2.0]))
+    >>> len(set(quarters.tolist())), int(quarters[2])
+    (3, 2)
+    """
+    values = coordinate.values
+    if values.dtype.kind in "mM":
+        return values.astype(f"{values.dtype.kind}8[ns]").astype("i8")
+    if values.dtype.kind != "f":
+        return values.astype("i8")
+    exact = values.astype("f8")
+    return np.where(exact == np.rint(exact), np.nan_to_num(exact), exact.view("i8")).astype("i8")
+
+
+def frames_north_up(field: Field, **chunks: int) -> Any:
+    """The field as a dask array ``(*leading, y, x)`` with its first row in the north.
+
+    ``**chunks``: how to cut what is not lazy yet, by dim.
+    """
+    array = north_up(field.array, field.y, field.x).transpose(*field.leading, field.y, field.x)
+    return (array if array.chunks is not None else array.chunk(chunks)).data
+
+
+def user_orientation(values: Any, field: Field) -> Any:
+    """Rows and columns as the user has them, from north to south and west to east.
+
+    ``values``: ``(..., y, x)``.
+    """
+    south_first, east_first = orientation(field.array, field.y, field.x)
+    return values[..., :: -1 if south_first else 1, :: -1 if east_first else 1]

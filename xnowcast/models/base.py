@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from xnowcast.nn.noise import Noise
 
+SPACING_TOLERANCE = 0.15
+"""Share by which the grid spacing may differ from that of the training; map scale alone varies by several percent."""
+
 
 @dataclass(frozen=True)
 class Task:

@@ -19,7 +19,7 @@ from xnowcast.engine import choose_device
 from xnowcast.fields.channels import is_vector_component
 from xnowcast.fields.units import Relation
 from xnowcast.models import weights
-from xnowcast.models.base import Task
+from xnowcast.models.base import SPACING_TOLERANCE, Task
 from xnowcast.terminal import in_notebook
 from xnowcast.training import checkpoint, crops
 from xnowcast.training.cache import Frames
@@ -29,7 +29,6 @@ from xnowcast.training.sequences import Event, as_entries, open_events, refuse_m
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, write_config
 from xnowcast.training.statistics import tell_statistics
 from xnowcast.training.windows import TrainingWindows, find_windows, split_by_time
-from xnowcast.verbs.planning import SPACING_TOLERANCE
 
 _ADVERSARY = 2**32 - 1
 """Tells the seed of the adversary's first weights from that of the model's."""

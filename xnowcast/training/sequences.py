@@ -14,7 +14,7 @@ from xnowcast.data import storage
 from xnowcast.fields import cf, channels, windows
 from xnowcast.fields.channels import Channel
 from xnowcast.fields.units import Relation
-from xnowcast.verbs.planning import SPACING_TOLERANCE
+from xnowcast.models.base import SPACING_TOLERANCE
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast import check
 from xnowcast.fields import cf, labels
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
-from xnowcast.verbs import planning
+from xnowcast.verbs.request import OnMismatch, Request, documented
 
 if TYPE_CHECKING:
     from xnowcast.engine import FrameLabels
     from xnowcast.models.base import DeblurModel
 
 
+@documented
 def deblur(
     obj: T_Xarray,
     model: "str | DeblurModel | None" = None,
@@ -26,7 +26,7 @@ def deblur(
     seed: int = 0,
     variable: Hashable | None = None,
     zr: Relation | None = None,
-    on_mismatch: planning.OnMismatch = "raise",
+    on_mismatch: OnMismatch = "raise",
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -49,25 +49,11 @@ def deblur(
         where it is an ensemble; these are kept, each is sharpened.
     seed : int
         The noise of a frame comes from the seed and the frame's init time, member and lead time alone.
-    variable : hashable, optional
-        Name of the field where a dataset has more than one.
-    zr : (float, float) or str, optional
-        a and b of Z = a R**b for fields in dBZ, or a name such as ``"hko-7"``; by default the field's attributes, else
-        200 and 1.6.
-    on_mismatch : {"raise", "warn"}
-        What to do when the grid spacing is not that of the model's training.
-    weights : str, optional
-        Path of a weights file for a system that is trained; by default those that ship (`xnowcast.pretrained`).
-    device : str
-        ``"auto"`` is the GPU where there is one, else the CPU.
-    batch_size : int, optional
-        Frames that the model gets at once.
     diagnostics : bool
         Add to a Dataset what was assumed: ``blur_kernel`` (..., ky, kx), ``reblurred`` (the sharp frame blurred
         with it) and ``blur_distance`` (mean squared difference between the input and that, in the model's scale;
         NaN where the model gave up and returned the input).
-    progress : bool, optional
-        A progress bar while in-memory data are computed; by default on a terminal only.
+    <running>
     **options
         The model's own options.
 
@@ -82,28 +68,24 @@ def deblur(
     ValueError
         If the field, its units, the model or an argument will not do; the message says what would.
     """
-    check.call(deblur, locals())
+    request = Request.of(deblur, locals())
     from xnowcast import engine
 
-    field = cf.find_field(obj, variable, zr=zr)
-    recipe, task = planning.plan_model(deblur, model, weights, options)
+    field, recipe = request.field, request.recipe
     _check_frames(field)
     cf.refuse_uneven(field)
-    planning.check_field(field, task, recipe)
-    planning.check_contract(field, task, recipe, None, on_mismatch)
-    planning.check_counts(seed=seed, batch_size=batch_size, members=members)
+    request.check_field(field)
     roles = cf.forecast_dims(field)
     _check_members(field, roles, members)
     if diagnostics and isinstance(obj, xr.DataArray):
         raise ValueError(
             "diagnostics are further variables, which a DataArray cannot hold: give da.to_dataset(name=...)"
         )
-    engine.choose_device(device)
 
     numbers = None if members is None else range(members)
-    plan = engine.FramePlan(seed, device, field.conversion, task.kernel_size)
+    plan = engine.FramePlan(seed, device, field.conversion, request.task.kernel_size)
     arrays = engine.deblur_arrays(
-        planning.frames_north_up(field, **{str(d): 1 for d in field.leading}),
+        labels.frames_north_up(field, **{str(d): 1 for d in field.leading}),
         recipe,
         plan,
         labels=_frame_labels(field, roles),
@@ -112,17 +94,17 @@ def deblur(
         diagnostics=diagnostics,
     )
     result = labels.label_frames(
-        planning.user_orientation(arrays["frames"], field),
+        labels.user_orientation(arrays["frames"], field),
         field,
         obj,
         members=numbers,
         before=roles.get("lead_time", field.time),
-        attrs=planning.provenance(recipe, options, seed if task.stochastic else None, obj.attrs),
-        history=f"xnowcast deblur with {planning.model_name(recipe)}",
+        attrs=request.provenance(),
+        history=f"xnowcast deblur with {request.name}",
     )
     if diagnostics:
         result = _with_diagnostics(result, arrays, field)
-    return result if field.array.chunks is not None else planning.computed(result, progress)
+    return request.given_back(result, lazy=field.array.chunks is not None)
 
 
 def _check_frames(field: Field) -> None:
@@ -147,17 +129,15 @@ def _frame_labels(field: Field, roles: dict[str, Hashable]) -> "FrameLabels":
 
     dims = {dim: role for role, dim in roles.items() if dim in field.array.dims}
     scalars = {
-        role: int(planning.label_numbers(field.array[dim]))
-        for role, dim in roles.items()
-        if dim not in field.array.dims
+        role: int(labels.label_numbers(field.array[dim])) for role, dim in roles.items() if dim not in field.array.dims
     }
     if "init_time" not in roles and field.array.coords.get("time", field.array).ndim == 0:
-        scalars["init_time"] = int(planning.label_numbers(field.array["time"]))
+        scalars["init_time"] = int(labels.label_numbers(field.array["time"]))
     known = [dims.get(d, "init_time" if d == field.time else "other") for d in field.leading]
     values = [
-        np.asarray(planning.labels(field.array, d), dtype=object)
+        np.asarray(labels.labels_of(field.array, d), dtype=object)
         if role == "other" or d not in field.array.coords
-        else planning.label_numbers(field.array[d])
+        else labels.label_numbers(field.array[d])
         for d, role in zip(field.leading, known, strict=True)
     ]
     return FrameLabels(tuple(known), tuple(values), **scalars)
@@ -166,8 +146,8 @@ def _frame_labels(field: Field, roles: dict[str, Hashable]) -> "FrameLabels":
 def _with_diagnostics(result: xr.Dataset, arrays: dict[str, Any], field: Field) -> xr.Dataset:
     sharp = result[field.name]
     leading = [*field.leading, *(["member"] if "member" in set(sharp.dims) - set(field.array.dims) else [])]
-    reblurred = planning.user_orientation(arrays["reblurred"], field)
-    kernel = planning.user_orientation(arrays["kernel"], field)
+    reblurred = labels.user_orientation(arrays["reblurred"], field)
+    kernel = labels.user_orientation(arrays["kernel"], field)
     attrs = {
         "reblurred": {**sharp.attrs, "long_name": "sharp field blurred with the estimated kernel"},
         "blur_kernel": {"long_name": "estimated blur kernel", "units": "1"},

@@ -13,7 +13,7 @@ from xnowcast.fields import cf, channels, grids, labels
 from xnowcast.fields.attributes import decoded
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
-from xnowcast.verbs import planning
+from xnowcast.verbs.request import OnMismatch, Request, documented, model_name, suits_grid
 
 if TYPE_CHECKING:
     from xnowcast.engine.refining import FineGrid
@@ -26,6 +26,7 @@ LARGEST_FACTOR = 100
 _FINE_GRID = ": bring it to the grid of ds.nowcast.downscale('nearest', factor=...)"
 
 
+@documented
 def downscale(
     obj: T_Xarray,
     model: "str | DownscaleModel | None" = None,
@@ -37,7 +38,7 @@ def downscale(
     conserve: bool | None = None,
     variable: Hashable | None = None,
     zr: Relation | None = None,
-    on_mismatch: planning.OnMismatch = "raise",
+    on_mismatch: OnMismatch = "raise",
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -70,22 +71,7 @@ def downscale(
         `xnowcast.engine.refining.conserved`. By default True for models that are trained, which are better for it,
         and False for interpolation, which is what its name says. False is the plain sampling of STVD's paper, whose
         members have too much rain or too little; take it where the coarse rain itself is not to be trusted.
-    variable : hashable, optional
-        Name of the field where a dataset has more than one.
-    zr : (float, float) or str, optional
-        a and b of Z = a R**b for fields in dBZ, or a name such as ``"hko-7"``; by default the field's attributes, else
-        200 and 1.6.
-    on_mismatch : {"raise", "warn"}
-        What to do when the step or the grid spacing is not that of the model's training.
-    weights : str, optional
-        Path of a weights file for a system that is trained; by default those that ship for the factor
-        (`xnowcast.pretrained`).
-    device : str
-        ``"auto"`` is the GPU where there is one, else the CPU.
-    batch_size : int, optional
-        Members that are computed at once.
-    progress : bool, optional
-        A progress bar while in-memory data are computed; by default on a terminal only.
+    <running>
     **options
         The model's own options.
 
@@ -110,44 +96,38 @@ def downscale(
     >>> fine.rainfall_rate.shape, bool((fine.x == radar.x).all())
     ((2, 32, 32), True)
     """
-    check.call(downscale, locals())
-    from xnowcast import engine
+    check.call(downscale, arguments := locals())
     from xnowcast.engine import refining
 
+    check.whole("factor", factor, 2, LARGEST_FACTOR)
+    if conserve is not None:
+        check.flag("conserve", conserve)
     field = cf.find_field(obj, variable, zr=zr)
-    _check_factor(factor)
-    if not isinstance(conserve, bool | np.bool_ | None):
-        raise ValueError(f"conserve is {conserve!r}; it must be True or False")
     if weights is None:
-        model = _with_weights_for(factor, model, field)
-    alone = members == 0
-    if alone:
-        members, options = None, options | _deterministic(weights or model)
-    recipe, task = planning.plan_model(downscale, model, weights, options)
-    task = replace(task, stochastic=task.stochastic and not alone)
+        arguments["model"] = model = _with_weights_for(factor, model, field)
+    if alone := members == 0:
+        arguments |= {"members": None, "options": options | _deterministic(weights or model)}
+    request = Request.of(downscale, arguments)
+    recipe = request.recipe
+    task = replace(request.task, stochastic=request.task.stochastic and not alone)
     conserve = task.trained if conserve is None else bool(conserve)
-    planning.check_field(field, task, recipe)
-    planning.check_counts(seed=seed, batch_size=batch_size, members=members)
     if task.factor not in (None, factor):
         raise ValueError(
-            f"{planning.model_name(recipe)!r} was made for a factor of {task.factor}, not of {factor}: pass "
-            f"factor={task.factor}"
+            f"{request.name!r} was made for a factor of {task.factor}, not of {factor}: pass factor={task.factor}"
         )
     cf.refuse_uneven(field)
     roles = cf.forecast_dims(field)
     along = _sequence_dim(field, roles)
-    _check_frames(field, task, recipe, along)
-    step = _step(field, task, recipe, along)
-    planning.check_contract(
-        field, _on_coarse_grid(task, factor), recipe, step, on_mismatch, another_grid=_other_factor(recipe, field)
-    )
-    numbers = planning.member_numbers(task, recipe, members)
+    _check_frames(field, task, request.name, along)
+    step = _step(field, task, request.name, along)
+    another_grid = _other_factor(recipe, field)
+    request.check_field(field, _on_coarse_grid(task, factor), step=step, another_grid=another_grid)
+    numbers = request.member_numbers(task)
     member_dim = "member" if "member" in field.array.dims else roles.get("member")
     if numbers is not None and member_dim in field.array.dims:
         raise ValueError(
             f"variable {field.name!r} has a dim {member_dim!r} already: choose one of its members, or rename it"
         )
-    engine.choose_device(device)
 
     extra: list[Hashable] = [d for d in field.leading if d != along]
     sequence: list[Hashable] = [] if along is None else [along]
@@ -158,30 +138,25 @@ def downscale(
         _channels(obj, field, task, extra, sequence),
         recipe,
         refining.RefinePlan(task, int(factor), seed, device, field.conversion, conserve),
-        fine_grid=_given_on_fine_grid(static, task, recipe, field, fine, int(factor)),
+        fine_grid=_given_on_fine_grid(static, task, request.name, field, fine, int(factor)),
         times=_frame_numbers(field, along),
         members=numbers,
-        extra_labels=[planning.labels(field.array, d) for d in extra],
+        extra_labels=[labels.labels_of(field.array, d) for d in extra],
         batch_size=batch_size,
     )
     result = labels.label_frames(
-        planning.user_orientation(values if along is not None else values[..., 0, :, :], field),
+        labels.user_orientation(values if along is not None else values[..., 0, :, :], field),
         field,
         obj,
         leading=(*extra, *new, *sequence),
         members=numbers,
         before=along,
-        attrs=planning.provenance(recipe, options, seed if task.stochastic else None, obj.attrs),
-        history=f"xnowcast downscale with {planning.model_name(recipe)}, factor {factor}{', conserving' * conserve}",
+        attrs=request.provenance(task),
+        history=f"xnowcast downscale with {request.name}, factor {factor}{', conserving' * conserve}",
         done="refined",
         grid=fine,
     )
-    return result if field.array.chunks is not None else planning.computed(result, progress)
-
-
-def _check_factor(factor: Any) -> None:
-    if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or not 2 <= factor <= LARGEST_FACTOR:
-        raise ValueError(f"factor is {factor!r}; it must be a whole number of 2 or more, up to {LARGEST_FACTOR}")
+    return request.given_back(result, lazy=field.array.chunks is not None)
 
 
 def _deterministic(model: Any) -> dict[str, bool]:
@@ -228,13 +203,13 @@ def _suited(system: str, field: Field) -> int | None:
     from xnowcast.models import shipped
 
     tasks = [card.task for card in shipped.of_system(system).values()]
-    suited = (task.factor for task in tasks if planning.suits_grid(field, _on_coarse_grid(task, task.factor or 1)))
+    suited = (task.factor for task in tasks if suits_grid(field, _on_coarse_grid(task, task.factor or 1)))
     return next(suited, None)
 
 
 def _other_factor(recipe: Any, field: Field) -> str:
     """What to do where weights that ship do not suit the grid, and those for another factor do; else ""."""
-    system = planning.model_name(recipe)
+    system = model_name(recipe)
     by_factor = _shipped(system)
     suited = _suited(system, field) if getattr(recipe, "weights", None) in by_factor.values() else None
     if suited is None:
@@ -253,29 +228,27 @@ def _sequence_dim(field: Field, roles: dict[str, Hashable]) -> Hashable | None:
     return lead if lead in field.array.dims else field.time
 
 
-def _check_frames(field: Field, task: "Task", recipe: Any, along: Hashable | None) -> None:
+def _check_frames(field: Field, task: "Task", name: str, along: Hashable | None) -> None:
     found = field.array.sizes[along] if along is not None else 1
     if found < task.input_frames:
         where = f"along {along!r}" if along is not None else "in a single field"
-        raise ValueError(
-            f"{planning.model_name(recipe)!r} looks at {task.input_frames} frames at once; there are {found} {where}"
-        )
+        raise ValueError(f"{name!r} looks at {task.input_frames} frames at once; there are {found} {where}")
 
 
-def _step(field: Field, task: "Task", recipe: Any, along: Hashable | None) -> np.timedelta64 | None:
+def _step(field: Field, task: "Task", name: str, along: Hashable | None) -> np.timedelta64 | None:
     """Time between the frames of a model that looks at several; None where it looks at one, or they have no times."""
     if task.input_frames == 1 or along not in field.array.coords or field.array[along].dtype.kind not in "mM":
         return None
     steps = np.diff(_frame_numbers(field, along)).astype("m8[ns]")
     if (steps <= np.timedelta64(0)).any():
         raise ValueError(
-            f"{planning.model_name(recipe)!r} looks at {task.input_frames} frames at once, and along {along!r} some "
+            f"{name!r} looks at {task.input_frames} frames at once, and along {along!r} some "
             f"are earlier than the one before, or at the same time: sort with ds.sortby({along!r}), and drop doubles"
         )
     if (steps != steps[0]).any():
         minutes = sorted(set((steps / np.timedelta64(1, "m")).tolist()))
         raise ValueError(
-            f"{planning.model_name(recipe)!r} looks at {task.input_frames} frames at once, and along {along!r} steps "
+            f"{name!r} looks at {task.input_frames} frames at once, and along {along!r} steps "
             f"differ ({', '.join(f'{m:g}' for m in minutes[:4])} min): refine the parts between gaps one by one"
         )
     return steps[0]
@@ -317,16 +290,15 @@ def _frame_numbers(field: Field, along: Hashable | None) -> np.ndarray:
     """What tells the noise of each frame: its time or lead time in nanoseconds, else its position."""
     if along is None or along not in field.array.coords:
         return np.arange(1 if along is None else field.array.sizes[along])
-    return planning.label_numbers(field.array[along])
+    return labels.label_numbers(field.array[along])
 
 
 def _given_on_fine_grid(
-    static: xr.Dataset | xr.DataArray | None, task: "Task", recipe: Any, field: Field, fine: xr.Dataset, factor: int
+    static: xr.Dataset | xr.DataArray | None, task: "Task", name: str, field: Field, fine: xr.Dataset, factor: int
 ) -> "FineGrid":
     """Static fields and areas of cells, first row in the north."""
     from xnowcast.engine.refining import FineGrid
 
-    name = planning.model_name(recipe)
     sizes = {d: field.array.sizes[d] * factor for d in (field.y, field.x)}
     blank = xr.DataArray(np.broadcast_to(np.float32(0), tuple(sizes.values())), dims=list(sizes))
     blank = blank.assign_coords({n: c.variable for n, c in fine.coords.items() if {*c.dims} <= {*sizes}})

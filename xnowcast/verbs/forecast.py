@@ -1,6 +1,5 @@
 """The verb `forecast`, on one page: field -> windows -> engine -> CF dataset."""
 
-import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -8,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from xnowcast import check
 from xnowcast.fields import cf, labels, windows
 from xnowcast.fields.cf import Field, T_Xarray
 from xnowcast.fields.units import Relation
-from xnowcast.verbs import planning
+from xnowcast.terminal import warn
+from xnowcast.verbs.request import OnMismatch, Request, documented, model_name, provenance
 
 if TYPE_CHECKING:
     from xnowcast.engine import ForecastPlan
     from xnowcast.models.base import ForecastModel, Task
 
 
+@documented
 def forecast(
     obj: T_Xarray,
     model: "str | ForecastModel | None" = None,
@@ -33,7 +32,7 @@ def forecast(
     variable: Hashable | None = None,
     zr: Relation | None = None,
     on_gap: windows.OnGap = "raise",
-    on_mismatch: planning.OnMismatch = "raise",
+    on_mismatch: OnMismatch = "raise",
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -63,23 +62,9 @@ def forecast(
     seed : int
         Member 3 is the same for one seed and init time however many members are asked for, and however the
         data are chunked.
-    variable : hashable, optional
-        Name of the field where a dataset has more than one.
-    zr : (float, float) or str, optional
-        a and b of Z = a R**b for fields in dBZ, or a name such as ``"hko-7"``; by default the field's attributes
-        ``zr_a`` and ``zr_b``, else 200 and 1.6.
     on_gap : {"raise", "skip", "fill"}
         What to do with a forecast that would read across a missing frame.
-    on_mismatch : {"raise", "warn"}
-        What to do when the data's step or grid spacing is not that of the model's training.
-    weights : str, optional
-        Path of a weights file for a system that is trained; by default those that ship.
-    device : str
-        ``"auto"`` is the GPU where there is one, else the CPU.
-    batch_size : int, optional
-        Samples (init times x members) that the model gets at once.
-    progress : bool, optional
-        A progress bar while in-memory data are computed; by default on a terminal only.
+    <running>
     **options
         The model's own options.
 
@@ -103,29 +88,17 @@ def forecast(
     >>> dict(fc.sizes)
     {'init_time': 1, 'lead_time': 4, 'y': 32, 'x': 32}
     """
-    check.call(forecast, locals())
-    ready = prepare(
-        obj,
-        model,
-        lead_time=lead_time,
-        steps=steps,
-        init_times=init_times,
-        members=members,
-        seed=seed,
-        variable=variable,
-        zr=zr,
-        on_gap=on_gap,
-        on_mismatch=on_mismatch,
-        weights=weights,
-        device=device,
-        batch_size=batch_size,
-        options=options,
-    )
-    chosen = windows.input_windows(ready.axis, ready.task.input_frames, init_times, on_gap=on_gap)
-    _check_values(ready.field, chosen)
-    data, used = _frames(ready.field, chosen)
-    result = ready.label(ready.run(data, used), obj, used.init_times, _skipped(chosen))
-    return result if ready.field.array.chunks is not None else planning.computed(result, progress)
+    return run(ForecastRequest.of(forecast, locals()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastRequest(Request):
+    """A call of `forecast`, or of what runs it over an archive; the arguments are those of `forecast`."""
+
+    lead_time: str | timedelta | np.timedelta64 | None = None
+    steps: int | None = None
+    init_times: windows.InitTimes = "latest"
+    on_gap: windows.OnGap = "raise"
 
 
 @dataclass(frozen=True)
@@ -157,10 +130,10 @@ class Prepared:
             self.plan,
             windows=chosen,
             members=self.members,
-            extra_labels=[planning.labels(self.field.array, d) for d in self.field.extra],
+            extra_labels=[labels.labels_of(self.field.array, d) for d in self.field.extra],
             batch_size=self.batch_size,
         )
-        return planning.user_orientation(values, self.field)
+        return labels.user_orientation(values, self.field)
 
     def label(self, values: Any, obj: T_Xarray, init_times: np.ndarray, attrs: dict[str, Any]) -> T_Xarray:
         """Such forecasts as the CF object that the user gets; ``obj`` is what the user gave."""
@@ -173,72 +146,58 @@ class Prepared:
             init_times=init_times,
             lead_times=np.arange(1, self.plan.steps + 1) * self.axis.step,
             members=self.members,
-            attrs=planning.provenance(self.recipe, self.options, seed) | attrs,
-            history=f"xnowcast forecast with {planning.model_name(self.recipe)}",
+            attrs=provenance(self.recipe, self.options, seed) | attrs,
+            history=f"xnowcast forecast with {model_name(self.recipe)}",
         )
 
 
-def prepare(
-    obj: xr.Dataset | xr.DataArray,
-    model: "str | ForecastModel | None",
-    *,
-    lead_time: str | timedelta | np.timedelta64 | None,
-    steps: int | None,
-    init_times: windows.InitTimes = "all",
-    members: int | None,
-    seed: int,
-    variable: Hashable | None,
-    zr: Relation | None,
-    on_gap: windows.OnGap = "skip",
-    on_mismatch: planning.OnMismatch,
-    weights: str | Path | None,
-    device: str,
-    batch_size: int | None,
-    options: dict[str, Any],
-) -> Prepared:
+def prepare(request: ForecastRequest) -> Prepared:
     """Everything of `forecast` that can be checked without reading a frame or a weight.
 
-    ``obj, model, lead_time, steps, members, seed, variable, zr, on_mismatch, weights, device, batch_size, options``: as
-    for `forecast`. ``init_times, on_gap``: as for `forecast`; they matter where no model is named, for one that has
-    enough frames is chosen. ValueError as `forecast`.
+    Init times and what to do with gaps matter only where no model is named, for one that has enough frames is chosen.
+    ValueError as `forecast`.
     """
-    arguments = locals()
     from xnowcast import engine
     from xnowcast.models import shipped
 
-    if model is None and weights is None:
-        return shipped.first_that_fits(lambda name: _attempt(arguments | {"model": name}))
-    field = cf.find_field(obj, variable, zr=zr)
-    recipe, task = planning.plan_model(forecast, model, weights, options)
+    if request.model is None and request.weights is None:
+        return shipped.first_that_fits(lambda name: _attempt(replace(request, model=name, on_mismatch="raise")))
+    field, task = request.field, request.task
     axis = windows.time_axis(field.array, field.time)
-    count = windows.lead_steps(axis.step, lead_time=lead_time, steps=steps)
-    planning.check_field(field, task, recipe)
+    steps = windows.lead_steps(axis.step, lead_time=request.lead_time, steps=request.steps)
     cf.refuse_uneven(field)
-    _check_forecast(field, task, recipe, count)
-    planning.check_contract(field, task, recipe, axis.step, on_mismatch)
-    planning.check_counts(seed=seed, batch_size=batch_size, members=members)
-    numbers = planning.member_numbers(task, recipe, members)
-    engine.choose_device(device)
-    plan = engine.ForecastPlan(task, count, seed, device, field.conversion)
-    return Prepared(field, recipe, task, axis, plan, numbers, batch_size, options)
+    request.check_field(field, step=axis.step)
+    _check_forecast(field, task, request.name, steps)
+    numbers = request.member_numbers()
+    plan = engine.ForecastPlan(task, steps, request.seed, request.device, field.conversion)
+    return Prepared(field, request.recipe, task, axis, plan, numbers, request.batch_size, request.options)
 
 
-def _attempt(arguments: dict[str, Any]) -> Prepared:
+def _attempt(request: ForecastRequest) -> Prepared:
     """A forecast with a model that nobody asked for, which has to suit the data: a warning would not do."""
-    strict = {"on_mismatch": "raise"} if arguments["on_mismatch"] == "warn" else {}
-    ready = prepare(**arguments | strict)
+    ready = prepare(request)
     field = ready.field
     if ready.task.spacing is not None and cf.grid_spacing(field.array, field.y, field.x) is None:
         raise ValueError(f"variable {field.name!r} does not tell its grid spacing")
-    windows.input_windows(ready.axis, ready.task.input_frames, arguments["init_times"], on_gap=arguments["on_gap"])
+    windows.input_windows(ready.axis, ready.task.input_frames, request.init_times, on_gap=request.on_gap)
     return ready
+
+
+def run(request: ForecastRequest) -> Any:
+    """The forecast that was asked for, as the user gets it."""
+    ready = prepare(request)
+    chosen = windows.input_windows(ready.axis, ready.task.input_frames, request.init_times, on_gap=request.on_gap)
+    _check_values(ready.field, chosen)
+    data, used = _frames(ready.field, chosen)
+    result = ready.label(ready.run(data, used), request.obj, used.init_times, _skipped(chosen))
+    return request.given_back(result, lazy=ready.field.array.chunks is not None)
 
 
 MOST_STEPS = 10_000
 """Of a forecast; at five minutes, a month. Its labels are in memory while it is planned."""
 
 
-def _check_forecast(field: Field, task: "Task", recipe: Any, steps: int) -> None:
+def _check_forecast(field: Field, task: "Task", name: str, steps: int) -> None:
     if steps > MOST_STEPS:
         raise ValueError(f"steps is {steps}, or lead_time is as long; a nowcast has up to {MOST_STEPS}")
     taken = {"init_time", "lead_time", *(["member"] if task.stochastic else [])} & set(field.extra)
@@ -249,7 +208,7 @@ def _check_forecast(field: Field, task: "Task", recipe: Any, steps: int) -> None
         )
     if task.max_steps is not None and steps > task.max_steps:
         raise ValueError(
-            f"{planning.model_name(recipe)!r} forecasts up to {task.max_steps} steps; {steps} were asked for: "
+            f"{name!r} forecasts up to {task.max_steps} steps; {steps} were asked for: "
             f"pass steps={task.max_steps} or fewer"
         )
 
@@ -280,7 +239,7 @@ def _frames(field: Field, chosen: windows.Windows) -> tuple[Any, windows.Windows
     """The frames that are needed, as a dask array with the first row in the north, and the windows counted in them."""
     first, last = chosen.before.min(), chosen.after.max()
     used = replace(field, array=field.array.isel({field.time: slice(first, last + 1)}))
-    data = planning.frames_north_up(used, **{str(field.time): 24})
+    data = labels.frames_north_up(used, **{str(field.time): 24})
     return data, replace(chosen, before=chosen.before - first, after=chosen.after - first)
 
 
@@ -290,10 +249,9 @@ def _overlap(field: Field, axis: windows.TimeAxis) -> dict[str, str]:
         return {}
     minutes, step = field.interval.minutes, axis.step / np.timedelta64(60, "s")
     what = f"each value is of the {minutes:g} min up to its time, and the next one {step:g} min later overlaps with it"
-    warnings.warn(
+    warn(
         f"variable {field.name!r} is forecast from values of {minutes:g} min every {step:g} min, and so is what comes "
-        f"out: {what}. Models are made for frames that do not overlap",
-        stacklevel=4,
+        f"out: {what}. Models are made for frames that do not overlap"
     )
     return {"nowcast_overlap": what}
 

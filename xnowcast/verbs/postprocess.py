@@ -1,9 +1,10 @@
 """The verbs `postprocess` and `explain`, on one page: NWP fields -> channels -> engine -> CF dataset."""
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -14,10 +15,10 @@ from xnowcast.fields import regrid as remapping
 from xnowcast.fields.cf import Field
 from xnowcast.fields.channels import find_channels
 from xnowcast.fields.pairing import OBSERVED_RAIN, refuse_accumulated
-from xnowcast.verbs import planning
+from xnowcast.verbs.request import OnMismatch, Request, documented
 
 if TYPE_CHECKING:
-    from xnowcast.models.base import PostprocessModel, Task
+    from xnowcast.models.base import PostprocessModel
 
 Decision = Literal["argmax", "inverse"]
 
@@ -27,6 +28,7 @@ PAPER_CLASSES: dict[tuple[float, ...], tuple[str, ...]] = {(0.1, 10.0): ("no_rai
 """Names of the classes between some thresholds; others are named by their thresholds."""
 
 
+@documented
 def postprocess(
     obj: xr.Dataset | xr.DataArray,
     model: "str | PostprocessModel | None" = None,
@@ -35,7 +37,7 @@ def postprocess(
     grid: xr.Dataset | xr.DataArray | None = None,
     regrid: remapping.Method = "bilinear",
     decision: Decision = "argmax",
-    on_mismatch: planning.OnMismatch = "raise",
+    on_mismatch: OnMismatch = "raise",
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -62,16 +64,7 @@ def postprocess(
         How.
     decision : {"argmax", "inverse"}
         Which class is forecast: the most probable, or the one in which the rain rate falls that the probabilities mean.
-    on_mismatch : {"raise", "warn"}
-        What to do when the grid spacing is not that of the model's training.
-    weights : str, optional
-        Path of a weights file for a system that is trained; by default those that ship (`xnowcast.pretrained`).
-    device : str
-        ``"auto"`` is the GPU where there is one, else the CPU.
-    batch_size : int, optional
-        Fields that the model gets at once.
-    progress : bool, optional
-        A progress bar while in-memory data are computed; by default on a terminal only.
+    <running>
     **options
         The model's own options.
 
@@ -103,29 +96,26 @@ def postprocess(
     >>> corrected.probability.dims, float(corrected.rain_category[0, 0]), float(corrected.rainfall_rate[0, 0])
     (('category', 'y', 'x'), 2.0, 10.0)
     """
-    check.call(postprocess, locals())
-    from xnowcast.engine.fields import postprocess_array
+    request = Request.of(postprocess, arguments := locals())
+    from xnowcast.engine.fields import FieldPlan, postprocess_array
 
-    _refuse_variable(model, weights, options)
-    recipe, task = planning.plan_model(postprocess, model, weights, options)
-    if decision not in get_args(Decision):
-        raise ValueError(f"decision is {decision!r}; it can be 'argmax' or 'inverse'")
-    thresholds = _thresholds(recipe)
-    dataset, field, values = _inputs(obj, recipe, task, channels, grid, regrid, on_mismatch, batch_size)
-    plan = _plan(thresholds, task, device, decision=decision)
-    parts = planning.user_orientation(postprocess_array(values, recipe, plan, batch_size=batch_size), field)
+    _refuse_variable(request)
+    thresholds = _thresholds(request.recipe)
+    dataset, field, values = _inputs(request, arguments)
+    plan = FieldPlan(thresholds, request.task.grid_multiple, device, decision)
+    parts = labels.user_orientation(postprocess_array(values, request.recipe, plan, batch_size=batch_size), field)
     result = labels.label_frames(
         parts[..., -2, :, :],
         field,
         dataset,
         members=None,
         before=None,
-        attrs=planning.provenance(recipe, options, None, obj.attrs) | {"nowcast_decision": decision},
-        history=f"xnowcast postprocess with {planning.model_name(recipe)}{_remapped_words(grid, regrid)}",
+        attrs=request.provenance() | {"nowcast_decision": decision},
+        history=f"xnowcast postprocess with {request.name}{_remapped_words(grid, regrid)}",
         done="post-processed",
     )
     result = _with_classes(result, parts, field, thresholds, decision)
-    return result if _is_lazy(obj) else planning.computed(result, progress)
+    return request.given_back(result, lazy=_is_lazy(obj))
 
 
 def explain(
@@ -136,7 +126,7 @@ def explain(
     channels: Mapping[str, Hashable] | None = None,
     grid: xr.Dataset | xr.DataArray | None = None,
     regrid: remapping.Method = "bilinear",
-    on_mismatch: planning.OnMismatch = "raise",
+    on_mismatch: OnMismatch = "raise",
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -167,20 +157,20 @@ def explain(
     ----------
     Selvaraju et al. (2017), doi:10.1109/ICCV.2017.74
     """
-    check.call(explain, locals())
-    from xnowcast.engine.fields import postprocess_array
+    check.call(explain, arguments := locals())
+    from xnowcast.engine.fields import FieldPlan, postprocess_array
     from xnowcast.models import shipped
 
     if model is None and weights is None:
-        model = shipped.default("explain")
-    _refuse_variable(model, weights, options)
-    recipe, task = planning.plan_model(postprocess, model, weights, options)
-    thresholds = _thresholds(recipe)
+        arguments["model"] = shipped.default("explain")
+    request = Request.of(postprocess, arguments)
+    _refuse_variable(request)
+    thresholds = _thresholds(request.recipe)
     number = _category_number(category, thresholds)
-    _check_explains(recipe)
-    dataset, field, values = _inputs(obj, recipe, task, channels, grid, regrid, on_mismatch, batch_size)
-    plan = _plan(thresholds, task, device, category=number)
-    parts = planning.user_orientation(postprocess_array(values, recipe, plan, batch_size=batch_size), field)
+    _check_explains(request)
+    dataset, field, values = _inputs(request, arguments)
+    plan = FieldPlan(thresholds, request.task.grid_multiple, device, category=number)
+    parts = labels.user_orientation(postprocess_array(values, request.recipe, plan, batch_size=batch_size), field)
     name = class_names(thresholds)[number]
     attrs = {"long_name": f"class activation of {name} (Grad-CAM)", "units": "1"}
     grid_mapping = {k: v for k, v in field.array.attrs.items() if k == "grid_mapping"}
@@ -192,11 +182,11 @@ def explain(
         dataset,
         members=None,
         before=None,
-        attrs=planning.provenance(recipe, options, None, obj.attrs) | {"nowcast_category": name},
-        history=f"xnowcast explain {name} by {planning.model_name(recipe)}{_remapped_words(grid, regrid)}",
+        attrs=request.provenance() | {"nowcast_category": name},
+        history=f"xnowcast explain {name} by {request.name}{_remapped_words(grid, regrid)}",
         done="explained",
     )
-    return result if _is_lazy(obj) else planning.computed(result, progress)
+    return request.given_back(result, lazy=_is_lazy(obj))
 
 
 def class_names(thresholds: tuple[float, ...]) -> tuple[str, ...]:
@@ -216,16 +206,16 @@ def class_names(thresholds: tuple[float, ...]) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the model
 
 
-def _refuse_variable(model: Any, weights: str | Path | None, options: dict[str, Any]) -> None:
+def _refuse_variable(request: Request) -> None:
     """Other verbs read one field, which ``variable`` names; here each channel has a name of its own."""
-    if "variable" not in options:
+    if "variable" not in request.options:
         return
-    others = {name: value for name, value in options.items() if name != "variable"}
-    _, task = planning.plan_model(postprocess, model, weights, others)
-    rain = "rainfall_rate" if "rainfall_rate" in task.channels else task.channels[0]
+    others = {name: value for name, value in request.options.items() if name != "variable"}
+    channels = replace(request, options=others).task.channels
+    rain = "rainfall_rate" if "rainfall_rate" in channels else channels[0]
     raise ValueError(
         "there is no argument 'variable': a post-processor reads channels, found by standard name and level; where the "
-        f"attributes do not tell them, channels={{{rain!r}: {options['variable']!r}}} does"
+        f"attributes do not tell them, channels={{{rain!r}: {request.options['variable']!r}}} does"
     )
 
 
@@ -243,14 +233,6 @@ def _thresholds(recipe: Any) -> tuple[float, ...]:
     return check_thresholds(declared or ())
 
 
-def _plan(thresholds: tuple[float, ...], task: "Task", device: str, **wanted: Any) -> Any:
-    from xnowcast import engine
-    from xnowcast.engine.fields import FieldPlan
-
-    engine.choose_device(device)
-    return FieldPlan(thresholds, task.grid_multiple, device, **wanted)
-
-
 def _category_number(category: int | str, thresholds: tuple[float, ...]) -> int:
     names = class_names(thresholds)
     if isinstance(category, str) and category in names:
@@ -261,33 +243,26 @@ def _category_number(category: int | str, thresholds: tuple[float, ...]) -> int:
     raise ValueError(f"category is {category!r}; there are {listed}")
 
 
-def _check_explains(recipe: Any) -> None:
+def _check_explains(request: Request) -> None:
     from xnowcast import models
     from xnowcast.engine import ModelRecipe
 
+    recipe = request.recipe
     kind = models.find(recipe.name) if isinstance(recipe, ModelRecipe) else recipe
     if not hasattr(kind, "explain"):
-        raise ValueError(f"{planning.model_name(recipe)!r} has no network whose attention could be shown")
+        raise ValueError(f"{request.name!r} has no network whose attention could be shown")
 
 
 # ---------------------------------------------------------------- what goes in
 
 
-def _inputs(
-    obj: Any,
-    recipe: Any,
-    task: "Task",
-    mapping: Mapping[str, Hashable] | None,
-    grid: Any,
-    regrid: remapping.Method,
-    on_mismatch: planning.OnMismatch,
-    batch_size: int | None,
-) -> tuple[xr.Dataset, Field, Any]:
+def _inputs(request: Request, arguments: Mapping[str, Any]) -> tuple[xr.Dataset, Field, Any]:
     """The dataset, the field that names its axes, and ``(*leading, channel, y, x)`` as a dask array, north up."""
+    obj, task = request.obj, request.task
+    mapping, grid, regrid = (arguments[name] for name in ("channels", "grid", "regrid"))
     if not isinstance(obj, xr.Dataset | xr.DataArray):
         raise TypeError(f"expected an xarray Dataset or DataArray, found {type(obj).__name__}")
     dataset = cf.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=obj.name or "rainfall_rate"))
-    planning.check_counts(seed=0, batch_size=batch_size, members=None)
     refuse_accumulated(dataset, task.channels, mapping)
     found = find_channels(dataset, task.channels, mapping, exclude=(OBSERVED_RAIN,))
     remapping.refuse_staggered(found)
@@ -299,8 +274,7 @@ def _inputs(
     arrays = [fields[f"channel {i}"] for i in range(len(found))]
     y, x = cf.horizontal_dims(arrays[0])
     field = _output_field(arrays[0], y, x)
-    planning.check_field(field, task, recipe)
-    planning.check_contract(field, task, recipe, None, on_mismatch)
+    request.check_field(field)
     rows = [cf.north_up(a, y, x).transpose(*field.extra, y, x) for a in arrays]
     lazy = [a if a.chunks is not None else a.chunk(dict.fromkeys(field.extra, 1)) for a in rows]
     stacked = xr.Variable.concat([a.variable for a in lazy], "channel")

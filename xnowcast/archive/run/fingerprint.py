@@ -12,8 +12,9 @@ import xarray as xr
 
 from xnowcast.fields import units
 from xnowcast.fields.cf import Field
-from xnowcast.verbs import planning
+from xnowcast.fields.labels import labels_of
 from xnowcast.verbs.forecast import Prepared
+from xnowcast.verbs.request import provenance
 
 SAME_NUMBERS = {
     "ds": "its field is known by its axes, units and attributes; the frames themselves are not read beforehand",
@@ -76,7 +77,7 @@ def of_forecast(ready: Prepared, init_times: np.ndarray) -> dict[str, Any]:
     """
     field = ready.field
     places = [field.array[d].values for d in (field.y, field.x) if d in field.array.coords]
-    made = planning.provenance(ready.recipe, ready.options, ready.plan.seed)
+    made = provenance(ready.recipe, ready.options, ready.plan.seed)
     model = {key.removeprefix("nowcast_"): for_json(value) for key, value in made.items() if key != "nowcast_package"}
     return model | {
         **_interval(field),
@@ -97,7 +98,7 @@ def of_field(field: Field, source: xr.DataArray) -> dict[str, Any]:
     ``source``: the user's variable, its packing not decoded.
     """
     known = {f.name: for_json(getattr(field, f.name)) for f in fields(field) if f.name != "array"}
-    labels = {str(d): [for_json(label) for label in planning.labels(field.array, d)] for d in field.extra}
+    labels = {str(d): [for_json(label) for label in labels_of(field.array, d)] for d in field.extra}
     attributes = {str(k): for_json(v) for k, v in source.attrs.items() if k not in DESCRIPTIVE}
     return known | {"labels": labels, "attributes": attributes}
 

@@ -1,6 +1,6 @@
 """What all runs over an archive share: the job that workers get, batches with their frames, the way to their end."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -15,7 +15,6 @@ from xnowcast.archive import store
 from xnowcast.archive.run.lock import StoreLock
 from xnowcast.archive.run.logs import LogFile, log
 from xnowcast.fields import windows
-from xnowcast.verbs import planning
 from xnowcast.verbs.forecast import Prepared
 
 if TYPE_CHECKING:
@@ -155,9 +154,6 @@ def check_run(asked: Mapping[str, Any]) -> None:
         check.flag("progress", asked["progress"])
     if asked["performance_report"] is not None:
         check.path("performance_report", asked["performance_report"])
-    if not isinstance(asked["variable"], Hashable):
-        raise ValueError(f"variable is {asked['variable']!r}; it must be the name of one")
-    planning.check_counts(seed=asked["seed"], batch_size=asked["batch_size"], members=asked["members"])
 
 
 def choose(ready: Prepared, init_times: Any, on_gap: Any) -> tuple[windows.Windows, np.ndarray]:
@@ -189,10 +185,10 @@ def without_data(ready: Prepared) -> Prepared:
 
 def init_times_at_once(ready: Prepared) -> int:
     """Init times that the model gets at once, as the engine cuts its batches."""
-    from xnowcast.engine.workers import CELLS_PER_BATCH
+    from xnowcast.engine.graph import samples_per_task
 
     grid = ready.field.array.sizes[ready.field.y] * ready.field.array.sizes[ready.field.x]
-    samples = ready.batch_size or max(1, min(32, CELLS_PER_BATCH // grid))
+    samples = samples_per_task(ready.batch_size, grid)
     return max(1, samples // min(samples, len(ready.members or (0,))))
 
 
