@@ -1,5 +1,6 @@
 """The command line: what it writes, what it refuses, and that it never shows a traceback."""
 
+import inspect
 import subprocess
 import sys
 
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xnowcast
 from xnowcast.cli import main
+from xnowcast.cli.commands import VERBS, _parser
+from xnowcast.cli.flags import arguments_of
 from xnowcast.data import storage
 
 
@@ -248,3 +252,47 @@ def test_a_forecast_is_sharpened_and_a_coarse_field_refined(event, tmp_path, cap
     assert storage.open_input(str(fine)).sizes["y"] == 2 * made.sizes["y"]
     assert "weights" in fails(capsys, "deblur", forecast, tmp_path / "none.nc")
     assert "--overwrite" in fails(capsys, "downscale", forecast, fine, "--model", "bicubic")
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "watch"])
+def test_every_argument_of_a_function_has_a_flag(verb):
+    """An argument that is new is a flag without anybody's doing, with the function's default and a word of help."""
+    function = xnowcast.archive.watch if verb == "watch" else getattr(xnowcast, verb)
+    subparser = _parser()._subparsers._group_actions[0].choices[verb]
+    flags = {action.dest: action for action in subparser._actions}
+    _, *arguments = inspect.signature(function).parameters.values()
+    for argument in arguments:
+        if argument.name in ("progress", "options"):
+            continue
+        flag = flags[argument.name]
+        assert flag.help and flag.required == (argument.default is inspect.Parameter.empty)
+        assert flag.required or flag.default == argument.default
+    words = ["in", *([] if verb == "watch" else ["out"])]
+    words += [
+        word
+        for flag in flags.values()
+        if flag.required and flag.option_strings
+        for word in (flag.option_strings[0], "1")
+    ]
+    given = arguments_of(_parser().parse_args([verb, *words, "--option", "steps_of=3"]), function)
+    assert given["steps_of"] == 3
+    inspect.signature(function).bind("in", **given)
+
+
+def test_a_forecast_of_a_weather_model_is_corrected_and_explained(tmp_path, capsys):
+    forecast, _ = xnowcast.datasets.synthetic_nwp(runs=1, leads=2, shape=(32, 32))
+    forecast.to_netcdf(tmp_path / "nwp.nc")
+    words = ["--model", "nwp-raw", "--decision", "inverse", "--option", "soft=true"]
+    assert main(["postprocess", str(tmp_path / "nwp.nc"), str(tmp_path / "rain.nc"), *words]) == 0
+    made = xr.open_dataset(tmp_path / "rain.nc")
+    assert made.attrs["nowcast_decision"] == "inverse" and "soft=True" in made.attrs["nowcast_options"]
+    rain = next(str(name) for name, v in forecast.data_vars.items() if v.attrs.get("standard_name") == "rainfall_rate")
+    words = ["--model", "nwp-raw", "--channels", f"rainfall_rate={rain}"]
+    assert main(["postprocess", str(tmp_path / "nwp.nc"), str(tmp_path / "named.nc"), *words]) == 0
+    capsys.readouterr()
+    assert "CHANNEL=VARIABLE" in fails(
+        capsys, "postprocess", tmp_path / "nwp.nc", tmp_path / "c.nc", "--model", "nwp-raw", "--channels", rain
+    )
+    assert "no network" in fails(
+        capsys, "explain", tmp_path / "nwp.nc", tmp_path / "e.nc", "--model", "nwp-raw", "--category", "1"
+    )

@@ -76,6 +76,7 @@ def watch(
     pattern : str
         Of the names of the files, such as ``"*.h5"``. Names that begin with a dot are left out.
     file_format : {"nc", "zarr"}
+        Of the forecasts.
     poll : duration
         Time from one look to the next.
     keep : int, optional

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import xnowcast
-from xnowcast.configuration import init_times
+from xnowcast.cli.flags import add_flags, arguments_of
 from xnowcast.terminal import printable
 
 
@@ -68,11 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"xnowcast {xnowcast.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     for add in (
-        _add_forecast,
+        _add_verbs,
         _add_hindcast,
         _add_watch,
-        _add_deblur,
-        _add_downscale,
         _add_train,
         _add_score,
         _add_models,
@@ -93,88 +91,37 @@ def _command(
     return command
 
 
-# ---------------------------------------------------------------- forecast
+# ---------------------------------------------------------------- one file to another
+
+VERBS = {
+    "forecast": ("Forecast from a radar file and write NetCDF or Zarr.", "a radar sequence"),
+    "deblur": ("Sharpen a blurry forecast and write NetCDF or Zarr.", "a forecast, or any precipitation field"),
+    "downscale": ("Refine a coarse field and write NetCDF or Zarr.", "a coarse precipitation field"),
+    "postprocess": ("Correct the rain of an NWP forecast and write NetCDF or Zarr.", "the fields of an NWP forecast"),
+    "explain": ("Show where a post-processor looks for a class of rain.", "the fields of an NWP forecast"),
+}
+"""Verbs that read a file and write one: what they do, and what they read."""
 
 
-def _add_forecast(commands: Any) -> None:
-    command = _command(commands, "forecast", _forecast, "Forecast from a radar file and write NetCDF or Zarr.")
-    command.add_argument("input", help="NetCDF, Zarr, radar product files (a quoted pattern), or a dataset's name")
-    command.add_argument("output", help="ends in .zarr or .nc")
-    command.add_argument(
-        "--model", help="a name (xnowcast models) or a weights file; by default that of --weights, else what suits best"
-    )
-    command.add_argument("--lead-time", help="such as 60min (the default) or 2h; a multiple of the data's step")
-    command.add_argument("--steps", type=int, help="how far in steps, instead of --lead-time")
-    command.add_argument(
-        "--init-times",
-        default="latest",
-        help="latest (the default), all, one time, several with commas, or START/STOP or START/STOP/STEP",
-    )
-    command.add_argument("--on-gap", choices=("raise", "skip", "fill"), default="raise", help="a missing input frame")
-    _add_running(command)
-    _add_overwrite(command)
+def _add_verbs(commands: Any) -> None:
+    for name, (text, reads) in VERBS.items():
+        command = _command(commands, name, _verb, text)
+        command.add_argument(
+            "input", help=f"{reads}: NetCDF, Zarr, radar product files (a quoted pattern), or a dataset's name"
+        )
+        command.add_argument("output", help="ends in .zarr or .nc")
+        add_flags(command, getattr(xnowcast, name), as_for=xnowcast.postprocess)
+        command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 
-def _add_running(command: argparse.ArgumentParser) -> None:
-    """What all verbs are told: members, field, weights, device and the model's own options."""
-    command.add_argument("--members", type=int, help="members of an ensemble; 10 for models that have members")
-    command.add_argument("--seed", type=int, default=0, help="of the members' noise; 0")
-    command.add_argument("--variable", help="the field, where a file has more than one")
-    command.add_argument("--zr", help="a,b of Z = a R^b for reflectivity, such as 200,1.6, or a name such as hko-7")
-    command.add_argument(
-        "--on-mismatch",
-        choices=("raise", "warn"),
-        default="raise",
-        help="a step or grid that the model was not made for",
-    )
-    command.add_argument("--weights", help="a weights file for the model; by default what ships")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1; auto takes a GPU if there is one")
-    command.add_argument("--batch-size", type=int, help="samples that the model gets at once")
-    command.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the model's own"
-    )
-
-
-def _add_overwrite(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-
-
-def _running(options: argparse.Namespace) -> dict[str, Any]:
-    """The same as arguments of a verb."""
-    return {
-        "members": options.members,
-        "seed": options.seed,
-        "variable": options.variable,
-        "zr": _relation(options.zr) if options.zr else None,
-        "on_mismatch": options.on_mismatch,
-        "weights": options.weights,
-        "device": options.device,
-        "batch_size": options.batch_size,
-        **dict(_name_and_value(option) for option in options.option),
-    }
-
-
-def _forecast(options: argparse.Namespace) -> None:
+def _verb(options: argparse.Namespace) -> None:
     from xnowcast.data import storage
 
-    output = _output(options)
-    forecast = xnowcast.forecast(
-        storage.open_input(options.input),
-        options.model,
-        lead_time=options.lead_time,
-        steps=options.steps,
-        init_times=init_times(options.init_times, "--init-times"),
-        on_gap=options.on_gap,
-        **_running(options),
-    )
-    _write(forecast, output, overwrite=options.overwrite)
-
-
-def _output(options: argparse.Namespace, *more_inputs: str | None) -> Any:
-    from xnowcast.data import storage
-
-    inputs = [options.input, options.model, options.weights, *more_inputs]
-    return storage.check_output(options.output, overwrite=options.overwrite, inputs=inputs)
+    verb = getattr(xnowcast, options.command)
+    read = [getattr(options, name, None) for name in ("input", "model", "weights", "static", "grid")]
+    output = storage.check_output(options.output, overwrite=options.overwrite, inputs=read)
+    result = verb(storage.open_input(options.input), **arguments_of(options, verb))
+    _write(result, output, overwrite=options.overwrite)
 
 
 def _write(result: Any, output: Any, *, overwrite: bool) -> None:
@@ -191,30 +138,6 @@ def _write(result: Any, output: Any, *, overwrite: bool) -> None:
     for array in result.data_vars.values():
         if "zr_a" in array.attrs:
             print(f"rain rate from reflectivity: Z = {array.attrs['zr_a']:g} R^{array.attrs['zr_b']:g}")
-
-
-def _relation(text: str) -> tuple[float, float]:
-    from xnowcast.fields.units import zr_relation
-
-    if text[:1].isalpha():
-        return zr_relation(text)
-    try:
-        a, b = (float(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"--zr is {text!r}; write a and b with a comma between, such as 200,1.6") from None
-    return a, b
-
-
-def _name_and_value(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--option is {text!r}; write it as NAME=VALUE")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            pass
-    return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)
 
 
 # ---------------------------------------------------------------- archives and real time
@@ -279,100 +202,19 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add_watch(commands: Any) -> None:
+    from xnowcast import archive
+
     command = _command(commands, "watch", _watch, "Forecast from each new frame in a folder, until Ctrl-C.")
     command.add_argument("folder", help="where files arrive")
-    command.add_argument("--out", required=True, help="folder of the forecasts")
-    command.add_argument("--model", help="a name or a weights file; by default that of --weights, else what suits best")
-    command.add_argument("--pattern", default="*", help="of the files' names, such as '*.h5'")
-    command.add_argument("--format", choices=("nc", "zarr"), default="nc", help="of the forecasts; nc")
-    command.add_argument("--poll", default="5s", help="time from one look to the next; 5s")
-    command.add_argument("--keep", type=int, help="how many forecasts to keep; all")
-    command.add_argument("--follow-links", action="store_true", help="read what links point at outside the folder")
-    command.add_argument("--stop-after", type=int, help="stop after so many forecasts")
-    command.add_argument("--stop-when-idle", help="stop when no frame has come for so long, such as 30min")
-    command.add_argument("--lead-time", help="such as 60min (the default) or 2h; a multiple of the data's step")
-    command.add_argument("--steps", type=int, help="how far in steps, instead of --lead-time")
-    command.add_argument("--on-gap", choices=("skip", "fill"), default="skip", help="a missing input frame")
-    _add_running(command)
+    add_flags(command, archive.watch, as_for=xnowcast.forecast)
 
 
 @_log_on_stderr()
 def _watch(options: argparse.Namespace) -> None:
     from xnowcast.archive import watch
 
-    made = watch(
-        options.folder,
-        options.model,
-        out=options.out,
-        pattern=options.pattern,
-        file_format=options.format,
-        poll=options.poll,
-        keep=options.keep,
-        follow_links=options.follow_links,
-        stop_after=options.stop_after,
-        stop_when_idle=options.stop_when_idle,
-        lead_time=options.lead_time,
-        steps=options.steps,
-        on_gap=options.on_gap,
-        **_running(options),
-    )
+    made = watch(options.folder, **arguments_of(options, watch))
     print(f"{made} forecasts in {options.out}")
-
-
-# ---------------------------------------------------------------- deblur and downscale
-
-
-def _add_deblur(commands: Any) -> None:
-    command = _command(commands, "deblur", _deblur, "Sharpen a blurry forecast and write NetCDF or Zarr.")
-    command.add_argument("input", help="a forecast, or any precipitation field, in NetCDF or Zarr")
-    command.add_argument("output", help="ends in .zarr or .nc")
-    command.add_argument("--model", help="a name or a weights file; by default that of --weights, else postcast")
-    command.add_argument("--diagnostics", action="store_true", help="write the kernel and the re-blurred field as well")
-    _add_running(command)
-    _add_overwrite(command)
-
-
-def _deblur(options: argparse.Namespace) -> None:
-    from xnowcast.data import storage
-
-    output = _output(options)
-    sharp = xnowcast.deblur(
-        storage.open_input(options.input), options.model, diagnostics=options.diagnostics, **_running(options)
-    )
-    _write(sharp, output, overwrite=options.overwrite)
-
-
-def _add_downscale(commands: Any) -> None:
-    command = _command(commands, "downscale", _downscale, "Refine a coarse field and write NetCDF or Zarr.")
-    command.add_argument("input", help="a coarse precipitation field in NetCDF or Zarr")
-    command.add_argument("output", help="ends in .zarr or .nc")
-    command.add_argument("--factor", type=int, default=8, help="fine cells along each side of a coarse one; 8")
-    command.add_argument(
-        "--model", help="a name (xnowcast models) or a weights file; by default that of --weights, else stvd"
-    )
-    command.add_argument("--static", help="a file with the fine fields that the model reads, such as the topography")
-    command.add_argument(
-        "--conserve",
-        action=argparse.BooleanOptionalAction,
-        help="keep the means over the coarse cells, or leave them as the model has them; by default trained models do",
-    )
-    _add_running(command)
-    _add_overwrite(command)
-
-
-def _downscale(options: argparse.Namespace) -> None:
-    from xnowcast.data import storage
-
-    output = _output(options, options.static)
-    fine = xnowcast.downscale(
-        storage.open_input(options.input),
-        options.model,
-        factor=options.factor,
-        static=storage.open_input(options.static) if options.static else None,
-        conserve=options.conserve,
-        **_running(options),
-    )
-    _write(fine, output, overwrite=options.overwrite)
 
 
 # ---------------------------------------------------------------- train
