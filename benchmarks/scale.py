@@ -26,7 +26,7 @@ import xarray as xr
 import xnowcast
 from xnowcast import archive, engine, models
 from xnowcast.archive import hindcast, score_archive
-from xnowcast.archive.hindcast import plan_hindcast
+from xnowcast.archive.hindcasts import plan_hindcast
 from xnowcast.verbs.forecast import ForecastRequest, prepare
 
 QUIET = {"progress": False}

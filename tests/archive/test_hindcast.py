@@ -141,7 +141,7 @@ def test_batches_chunks_and_files_have_a_reasonable_size(shape, shard, chunk):
 
 def test_a_year_of_five_minute_data_is_planned_in_few_steps(tmp_path, calls_made):
     """`benchmarks/scale.py plan` measures how long it takes."""
-    from xnowcast.archive.hindcast import plan_hindcast
+    from xnowcast.archive.hindcasts import plan_hindcast
     from xnowcast.verbs.forecast import ForecastRequest, prepare
 
     frames = 105_120

@@ -17,7 +17,8 @@ from archive_models import Noisy, wait_until
 import xnowcast
 from xnowcast import rain_rate
 from xnowcast.archive import watch
-from xnowcast.archive.watch import _Desk, _Inbox
+from xnowcast.archive.desk import Desk
+from xnowcast.archive.inbox import Inbox
 from xnowcast.cli import main
 from xnowcast.verbs.forecast import ForecastRequest
 
@@ -93,7 +94,7 @@ def test_members_are_those_of_the_archive(radar, frames, tmp_path):
 
 def test_a_file_that_still_grows_is_waited_for(frames, tmp_path, caplog):
     content = frames[3].read_bytes()
-    inbox = _Inbox(tmp_path / "in", "*", capacity=4)
+    inbox = Inbox(tmp_path / "in", "*", capacity=4)
     with open(tmp_path / "in" / "radar_03.nc", "wb") as file:
         for piece in range(10):
             file.write(content[piece * len(content) // 10 : (piece + 1) * len(content) // 10])
@@ -124,7 +125,7 @@ def wanted(model, **arguments):
 
 def desk(tmp_path, **settings):
     (tmp_path / "out").mkdir(exist_ok=True)
-    return _Desk(tmp_path / "out", wanted(Noisy(), **settings), "nc", None)
+    return Desk(tmp_path / "out", wanted(Noisy(), **settings), "nc", None)
 
 
 def by_time(radar, *which):
@@ -192,7 +193,7 @@ def test_the_log_tells_what_is_watched_and_forecast_with(frames, tmp_path, caplo
 
 def test_memory_does_not_grow_with_the_days(radar, tmp_path):
     (tmp_path / "in").mkdir()
-    inbox = _Inbox(tmp_path / "in", "*.nc", capacity=5)
+    inbox = Inbox(tmp_path / "in", "*.nc", capacity=5)
     one = radar.isel(time=[0])
     for i in range(30):
         moved = one.assign_coords(time=one.time + np.timedelta64(5 * i, "m"))
@@ -209,7 +210,7 @@ def test_memory_does_not_grow_with_the_days(radar, tmp_path):
 
 def test_only_the_newest_files_of_a_full_folder_are_read(frames, tmp_path, monkeypatch):
     arrives(tmp_path / "in", *frames)
-    inbox = _Inbox(tmp_path / "in", "*", capacity=4)
+    inbox = Inbox(tmp_path / "in", "*", capacity=4)
     inbox.look()
     inbox.look()
     assert len(inbox._attempts) == 0 and len(inbox.frames) == 4
@@ -239,8 +240,8 @@ class Played:
         self.folder, self.out = tmp_path / "in", tmp_path / "out"
         for folder in (self.folder, self.out):
             folder.mkdir(exist_ok=True)
-        self.inbox = _Inbox(self.folder, "*", needed + 8, needed)
-        self.desk = _Desk(self.out, wanted(model, **settings), file_format, keep, needed)
+        self.inbox = Inbox(self.folder, "*", needed + 8, needed)
+        self.desk = Desk(self.out, wanted(model, **settings), file_format, keep, needed)
 
     def comes(self, name, content):
         """Whether anything new was found."""
@@ -504,7 +505,8 @@ def test_links_out_of_the_folder_are_followed_only_when_asked_for(radar, tmp_pat
 
 
 def test_a_folder_that_is_away_is_waited_for_with_growing_pauses(frames, tmp_path, monkeypatch):
-    module = sys.modules["xnowcast.archive.watch"]
+    from xnowcast.archive import watching as module
+
     arrives(tmp_path / "in", *frames[:3])
     pauses, looks = [], []
 

@@ -7,10 +7,10 @@ frames come in.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from xnowcast.archive.hindcast import hindcast
+from xnowcast.archive.hindcasts import hindcast
 from xnowcast.archive.score import score_archive
 from xnowcast.archive.store import open_archive
-from xnowcast.archive.watch import watch
+from xnowcast.archive.watching import watch
 
 if TYPE_CHECKING:
     from xnowcast.archive.picture import plot_table

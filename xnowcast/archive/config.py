@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.archive.hindcast import hindcast
+from xnowcast.archive.hindcasts import hindcast
 from xnowcast.archive.score import score_archive
 from xnowcast.configuration import check_sections, init_times, read_toml, refuse_unknown
 from xnowcast.data import storage

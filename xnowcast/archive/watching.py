@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.archive.desk import Desk as _Desk
-from xnowcast.archive.inbox import Inbox as _Inbox
+from xnowcast.archive.desk import Desk
+from xnowcast.archive.inbox import Inbox
 from xnowcast.archive.run.lock import StoreLock
 from xnowcast.archive.run.logs import LogFile, log
 from xnowcast.fields import windows
@@ -126,8 +126,8 @@ def watch(
     planned = _planned(request)
     _rehearse(request, planned.task)
     needed = max(2, planned.task.input_frames)
-    inbox = _Inbox(source, pattern, planned.task.input_frames + FRAMES_BESIDE, needed, follow_links)
-    desk = _Desk(target, request, file_format, keep, needed)
+    inbox = Inbox(source, pattern, planned.task.input_frames + FRAMES_BESIDE, needed, follow_links)
+    desk = Desk(target, request, file_format, keep, needed)
     target.mkdir(parents=True, exist_ok=True)
     with (
         StoreLock(target / ".watch.lock") as lock,
@@ -193,7 +193,7 @@ def _rehearse(request: ForecastRequest, task: "Task") -> None:
     field = next(iter(data.data_vars))
     if request.zr is not None and task.quantity != "vil":
         data[field].attrs = {"units": "dBZ", "standard_name": "equivalent_reflectivity_factor"}
-    _Desk(Path(), request, "nc", None).prepared(data)
+    Desk(Path(), request, "nc", None).prepared(data)
 
 
 def _ideal_frames(task: "Task", variable: Hashable | None, lead_time: np.timedelta64) -> xr.Dataset:
@@ -214,7 +214,7 @@ def _ideal_frames(task: "Task", variable: Hashable | None, lead_time: np.timedel
     return xr.Dataset({variable if variable is not None else "rain": (dims, rain, attrs)}, coords)
 
 
-def _look(inbox: _Inbox, absent: int) -> tuple[bool, int]:
+def _look(inbox: Inbox, absent: int) -> tuple[bool, int]:
     """Whether there is news; and how often in a row the folder could not be looked into."""
     try:
         news = inbox.look()
