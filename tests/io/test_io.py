@@ -3,6 +3,7 @@
 import gzip
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 import xarray as xr
 
 from xnowcast import io
+from xnowcast.data import storage
+from xnowcast.io.files import decode, path_list
+from xnowcast.io.grid import Frame, LocalGrid, to_dataset
 
 pytest.importorskip("pyproj")
 h5py = pytest.importorskip("h5py")
@@ -613,36 +617,112 @@ def test_paths_are_checked_first(tmp_path):
         io.open_radar([])
 
 
+# ---- a reader is one function with its record ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def invented():
+    """The readers with one more, for one test: a line of text with the time and the shape, then bytes of mm h-1."""
+
+    @io.reader("Invented rain", lambda start: start.startswith(b"RAIN "))
+    def open_invented(paths):
+        """Rain rate of files that nobody writes."""
+        files = path_list(paths)
+        return to_dataset([decode(path, "Invented rain", read) for path in files], files)
+
+    def read(content):
+        line, cells = content.split(b"\n", 1)
+        _, time, rows, columns = line.decode().split()
+        values = np.frombuffer(cells, np.uint8).reshape(int(rows), int(columns)).astype(np.float32)
+        labels = {"standard_name": "rainfall_rate", "units": "mm h-1"}
+        grid = LocalGrid(1000.0, 1000.0, int(columns), int(rows))
+        return Frame(
+            values=np.where(values == 255, np.float32(np.nan), values),
+            time=np.datetime64(time, "ns"),
+            grid=grid,
+            name="rainfall_rate",
+            attrs=labels,
+            about={"title": "Invented rain"},
+        )
+
+    yield open_invented
+    del io.READERS["Invented rain"]
+
+
+def write_invented(path: Path, cells, time: str = "2024-06-01T12:00") -> Path:
+    cells = np.asarray(cells, np.uint8)
+    path.write_bytes(f"RAIN {time} {cells.shape[0]} {cells.shape[1]}\n".encode() + cells.tobytes())
+    return path
+
+
+def test_a_reader_is_added_by_its_record_alone(tmp_path, invented):
+    first = write_invented(tmp_path / "a", [[0, 3, 255]])
+    second = write_invented(tmp_path / "b", [[1, 4, 255]], "2024-06-01T12:05")
+    second.write_bytes(gzip.compress(second.read_bytes()))
+    assert io.product(first) == io.product(second) == "Invented rain"
+    radar = io.open_radar([second, first])
+    assert radar.rainfall_rate.dims == ("time", "y", "x") and radar.attrs["Conventions"] == "CF-1.10"
+    np.testing.assert_array_equal(radar.rainfall_rate[:, 0], [[0, 3, np.nan], [1, 4, np.nan]])
+    for opened in (xr.open_dataset(first), storage.open_input(str(first)), invented(first)):
+        xr.testing.assert_equal(opened.load(), radar.isel(time=[0]))
+    (tmp_path / "c").write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"no supported radar product; supported are .*HKO-7 PNG, Invented rain"):
+        io.open_radar(tmp_path / "c")
+
+
+def test_a_reader_of_a_container_is_given_it_opened(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("rain.txt", "3")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["rain"] = 3.0
+    before = dict(io.READERS)
+    try:
+        io.reader("Invented zip", lambda archive: archive.namelist() == ["rain.txt"], "zip")(xr.Dataset)
+        io.reader("Invented HDF5", lambda file: "rain" in file, "hdf5")(xr.Dataset)
+        assert [io.product(tmp_path / name) for name in ("a.zip", "a.h5")] == ["Invented zip", "Invented HDF5"]
+        with pytest.raises(ValueError, match="there is a reader of 'Invented zip' already"):
+            io.reader("Invented zip", bool)(xr.DataArray)
+    finally:
+        for name in io.READERS.keys() - before:
+            del io.READERS[name]
+
+
 # ---- damaged and foreign files ------------------------------------------------------------------------------------
 
+WRITE = {
+    "FMI PGM": lambda folder: write_pgm(folder / "a.pgm", np.zeros((1, 400)), mpp=1e9),
+    "MeteoSwiss GIF": lambda folder: write_gif(folder / "AQC151351545F.gif", range(256)),
+    "KNMI HDF5": lambda folder: write_knmi(folder / "a.h5", np.arange(9000).reshape(90, 100)),
+    "ODIM HDF5 composite": lambda folder: write_odim(
+        folder / "b.h5", (np.arange(9000, dtype=float).reshape(90, 100), RATE)
+    ),
+    "Invented rain": lambda folder: write_invented(folder / "a.rain", np.zeros((30, 40))),
+}
 
-def write_each(folder: Path) -> dict[str, Path]:
-    return {
-        "open_fmi_pgm": write_pgm(folder / "a.pgm", np.zeros((1, 400)), mpp=1e9),
-        "open_mch_gif": write_gif(folder / "AQC151351545F.gif", range(256)),
-        "open_knmi_hdf5": write_knmi(folder / "a.h5", np.arange(9000).reshape(90, 100)),
-        "open_odim": write_odim(folder / "b.h5", (np.arange(9000, dtype=float).reshape(90, 100), RATE)),
-    }
 
-
-@pytest.mark.parametrize("reader", ["open_fmi_pgm", "open_mch_gif", "open_knmi_hdf5", "open_odim"])
+@pytest.mark.parametrize("product", WRITE)
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.95])
 @pytest.mark.parametrize("packed", [False, True])
-def test_truncated_file_is_one_clear_value_error(tmp_path, reader, kept, packed):
-    path = write_each(tmp_path)[reader]
+@pytest.mark.usefixtures("invented")
+def test_truncated_file_is_one_clear_value_error(tmp_path, product, kept, packed):
+    path = WRITE[product](tmp_path)
     content = gzip.compress(path.read_bytes()) if packed else path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match="cannot be read as") as caught:
-        getattr(io, reader)(path)
+        io.READERS[product].read(path)
     assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("reader", ["open_fmi_pgm", "open_mch_gif", "open_knmi_hdf5", "open_odim"])
-def test_file_of_another_product_is_one_clear_value_error(tmp_path, reader):
-    for product, path in write_each(tmp_path).items():
-        if product != reader:
-            with pytest.raises(ValueError, match="cannot be read as"):
-                getattr(io, reader)(path)
+@pytest.mark.parametrize("product", WRITE)
+@pytest.mark.usefixtures("invented")
+def test_file_of_another_product_is_one_clear_value_error(tmp_path, product):
+    own = WRITE[product](tmp_path)
+    for other in WRITE.keys() - {product}:
+        path = WRITE[other](tmp_path)
+        with pytest.raises(ValueError, match="cannot be read as"):
+            io.READERS[product].read(path)
+        with pytest.raises(ValueError, match=f"different products: .* is {product}, and .* is {other}"):
+            io.open_radar([own, path])
 
 
 def test_content_that_a_reader_does_not_know_is_named(tmp_path):

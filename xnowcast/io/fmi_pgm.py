@@ -9,6 +9,7 @@ import xarray as xr
 from xnowcast.fields.units import ZR_RELATIONS, zr_attributes
 from xnowcast.io.files import Paths, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, refuse_huge, to_dataset
+from xnowcast.io.recognise import reader
 
 PRODUCT = "FMI PGM composite"
 MISSING = 255
@@ -19,6 +20,7 @@ EARTH_RADIUS = 6371288
 FALSE_ORIGINS = {"SUOMI1": (380886.31, 3395677.92)}
 
 
+@reader("FMI PGM", lambda start: start.startswith(b"P5"))
 def open_fmi_pgm(paths: Paths) -> xr.Dataset:
     """Reflectivity from FMI radar composites in PGM format (``*.pgm`` or ``*.pgm.gz``).
 

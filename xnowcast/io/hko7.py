@@ -13,6 +13,7 @@ import xarray as xr
 from xnowcast.fields.units import EARTH_RADIUS_M, ZR_RELATIONS, zr_attributes
 from xnowcast.io.files import Paths, blame, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, LocalGrid, to_dataset
+from xnowcast.io.recognise import reader
 
 PRODUCT = "HKO-7 picture"
 SIZE = 480
@@ -21,6 +22,12 @@ NAME = re.compile(r"RAD_?(\d{12}|\d{14})\b")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
+def _is_picture(start: bytes) -> bool:
+    """PNG, in which width and height stand after the signature."""
+    return start.startswith(SIGNATURE) and start[16:24] == SIZE.to_bytes(4) * 2
+
+
+@reader("HKO-7 PNG", _is_picture)
 def open_hko7(
     paths: Paths, *, masks: str | Path | bool = True, centre: tuple[float, float] | None = None
 ) -> xr.Dataset:

@@ -15,6 +15,7 @@ import xarray as xr
 from xnowcast.io.files import Paths, blame, path_list
 from xnowcast.io.grid import Frame, Grid, to_dataset
 from xnowcast.io.hdf5 import check_array, number, opened, picture, text
+from xnowcast.io.recognise import reader
 
 PRODUCT = "KNMI HDF5 accumulation"
 PARAMETERS = ("ACCUMULATED_PRECIPITATION_[MM]", "PRECIP_[MM]")
@@ -26,6 +27,7 @@ LARGEST_KILOMETRES = 10_000
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
 
+@reader("KNMI HDF5", lambda file: "geographic" in file and "image1" in file, "hdf5")
 def open_knmi_hdf5(paths: Paths) -> xr.Dataset:
     """Rain rate from KNMI radar accumulations and nowcasts (``RAD_NL25_RAP_5min_*.h5``, ``RAD_NL25_RAC_*.h5``).
 

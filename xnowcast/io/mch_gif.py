@@ -10,6 +10,7 @@ import xarray as xr
 
 from xnowcast.io.files import Paths, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, to_dataset
+from xnowcast.io.recognise import reader
 
 PRODUCT = "MeteoSwiss GIF accumulation"
 SCALES = ("mmh2LASSEN8bit", "mmh2LASSEN8bitmm_mn")
@@ -17,6 +18,7 @@ SCALES = ("mmh2LASSEN8bit", "mmh2LASSEN8bitmm_mn")
 GRID = Grid("EPSG:21781", left=255_000.0, top=480_000.0, dx=1000.0, dy=1000.0, nx=710, ny=640)
 
 
+@reader("MeteoSwiss GIF", lambda start: start.startswith((b"GIF87a", b"GIF89a")))
 def open_mch_gif(paths: Paths) -> xr.Dataset:
     """Rain rate from MeteoSwiss 5-minute accumulations in GIF format (``AQC*.gif``).
 

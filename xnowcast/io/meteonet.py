@@ -18,6 +18,7 @@ from xnowcast.io import grib, pickled_dates
 from xnowcast.io.files import Paths, beside, blame, decode, path_list
 from xnowcast.io.grid import Frame, LatLonGrid, along_time, labelled, refuse_huge, to_dataset
 from xnowcast.io.lazy import Stack, lazy
+from xnowcast.io.recognise import reader
 
 PRODUCT = "MeteoNet radar archive"
 MODEL = "MeteoNet model forecast (GRIB)"
@@ -85,6 +86,7 @@ QUANTITIES = {
 }
 
 
+@reader("MeteoNet radar", lambda archive: {"data.npy", "miss_dates.npy"} <= set(archive.namelist()), "zip")
 def open_meteonet(paths: Paths, *, coordinates: str | Path | None = None, quantity: str | None = None) -> xr.Dataset:
     """Rain rate or reflectivity from MeteoNet radar archives (``rainfall_NW_2016_01.1.npz`` and their kin).
 
@@ -298,9 +300,12 @@ def _coordinate(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     return np.frombuffer(content, kind).reshape(shape)
 
 
-# ---------------------------------------------------------------- forecasts
+def _is_forecast(start: bytes) -> bool:
+    """GRIB of edition 1 from one of the two centres of Météo-France."""
+    return start.startswith(b"GRIB") and start[7:8] == b"\x01" and start[12:13] in (b"\x54", b"\x55")
 
 
+@reader("MeteoNet GRIB", _is_forecast)
 def open_meteonet_model(paths: Paths, variable: str | None = None) -> xr.Dataset:
     """AROME or ARPEGE forecasts of MeteoNet (``arome_PRECIP_SE_20180501000000.grib`` and their kin).
 

@@ -8,12 +8,14 @@ import xarray as xr
 from xnowcast.io import grib
 from xnowcast.io.files import Paths, decode, path_list
 from xnowcast.io.grid import Frame, to_dataset
+from xnowcast.io.recognise import reader
 
 PRODUCT = "MRMS GRIB2 rain rate"
 # Discipline (of NOAA's own), category and number of PrecipRate in the tables of MRMS.
 DISCIPLINE, CATEGORY, NUMBER = 209, 6, 1
 
 
+@reader("MRMS GRIB2", lambda start: start.startswith(b"GRIB") and start[6:8] == bytes((DISCIPLINE, 2)))
 def open_mrms(paths: Paths) -> xr.Dataset:
     """Rain rate from MRMS PrecipRate files (``*PrecipRate*.grib2``, gzipped or not).
 

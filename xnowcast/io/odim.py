@@ -15,6 +15,7 @@ import xarray as xr
 from xnowcast.io.files import Paths, blame, extra, path_list
 from xnowcast.io.grid import Frame, Grid, LatLonGrid, to_dataset
 from xnowcast.io.hdf5 import check_array, moment, number, opened, picture, text
+from xnowcast.io.recognise import reader
 
 PRODUCT = "ODIM HDF5 composite"
 # Words for what a picture shows (table 15). Other words in their place, such as a method's name, do not tell it.
@@ -62,6 +63,7 @@ QUANTITIES: dict[str, tuple[str, dict[str, str], float]] = {
 }
 
 
+@reader(PRODUCT, lambda file: "what" in file and "object" in file["what"].attrs, "hdf5")
 def open_odim(paths: Paths, quantity: str | None = None, dataset: str | None = None) -> xr.Dataset:
     """Rain rate, accumulation or reflectivity from ODIM HDF5 composites (object COMP or IMAGE).
 

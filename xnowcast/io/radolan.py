@@ -13,6 +13,7 @@ import xarray as xr
 from xnowcast.fields.units import ZR_RELATIONS, zr_attributes
 from xnowcast.io.files import Paths, archived, blame, decode, is_archive, is_packed, path_list, raw_bytes, unpack
 from xnowcast.io.grid import Frame, Grid, to_dataset
+from xnowcast.io.recognise import reader
 
 PRODUCT = "DWD RADOLAN composite"
 HEADER = re.compile(
@@ -88,6 +89,7 @@ ORIGINS = {
 }
 
 
+@reader("DWD RADOLAN", lambda start: HEADER.match(start) is not None)
 def open_radolan(paths: Paths, *, keep_clutter: bool = False) -> xr.Dataset:
     """Rain rate or reflectivity from composites of Deutscher Wetterdienst (RW, RY, YW, RV, RX, WN and their kin).
 

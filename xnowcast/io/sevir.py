@@ -14,6 +14,7 @@ from xnowcast.io.files import Paths, beside, blame, extra, path_list
 from xnowcast.io.grid import Grid, LocalGrid, along_time, labelled
 from xnowcast.io.hdf5 import check_array, picture, text
 from xnowcast.io.lazy import Stack, lazy
+from xnowcast.io.recognise import reader
 
 PRODUCT = "SEVIR VIL file"
 MISSING = 255
@@ -32,6 +33,7 @@ ABOUT = {
 }
 
 
+@reader("SEVIR VIL", lambda file: "vil" in file and "id" in file, "hdf5")
 def open_sevir(
     paths: Paths,
     *,
