@@ -4,6 +4,7 @@ import os
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from inspect import Parameter, signature
 from os import PathLike
 from pathlib import Path
@@ -151,19 +152,39 @@ def _or(words: Any) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def whole(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Refuse what is no whole number within bounds.
+def is_whole(value: Any, least: int | None = None, most: int | None = None) -> bool:
+    """Whether it is a whole number within bounds, which True and False are not; None is no bound."""
+    number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return number and (least is None or value >= least) and (most is None or value <= most)
 
-    ``name``: of the argument. ``least, most``: None is no bound.
+
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """A whole number within bounds in Python's own type; anything else is refused by the name of its argument.
 
     >>> whole("keep", 0, 1)
     Traceback (most recent call last):
     ValueError: keep is 0; it must be a whole number of 1 or more
     """
-    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_whole or value < least or (most is not None and value > most):
+    if not is_whole(value, least, most):
         bounds = f"{least} or more" if most is None else f"{least} or more, up to {most}"
         raise ValueError(f"{name} is {value!r}; it must be a whole number of {bounds}")
+    return int(value)
+
+
+def nearest(name: Any, known: Iterable[Any]) -> str | None:
+    """The known name that somebody meant who misspelt it, if one is near."""
+    near = get_close_matches(str(name), [str(one) for one in known], n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def did_you_mean(name: Any, known: Iterable[Any], otherwise: str) -> str:
+    """The end of a message about a name that is not known: the nearest one, or other words where none is near.
+
+    >>> did_you_mean("rmsse", ["mae", "rmse"], "there are 'mae' and 'rmse'")
+    "did you mean 'rmse'?"
+    """
+    near = nearest(name, known)
+    return f"did you mean {near!r}?" if near else otherwise
 
 
 def number(name: str, value: Any, words: str, accepts: Callable[[Any], bool]) -> None:
@@ -188,9 +209,7 @@ def one_of(name: str, value: Any, known: Sequence[Any]) -> None:
     ValueError: file_format is 'grib'; it can be 'nc' or 'zarr'
     """
     if not any(type(value) is type(word) and value == word for word in known):
-        *others, last = map(repr, known)
-        words = f"{', '.join(others)} or {last}" if others else last
-        raise ValueError(f"{name} is {value!r}; it can be {words}")
+        raise ValueError(f"{name} is {value!r}; it can be {_or(map(repr, known))}")
 
 
 def flag(name: str, value: Any) -> None:
@@ -207,17 +226,6 @@ def flag(name: str, value: Any) -> None:
 def path(name: str, value: Any) -> None:
     """Refuse what is no path.
 
-    Parameters
-    ----------
-    name : str
-    value : object
-
-    Raises
-    ------
-    ValueError
-
-    Examples
-    --------
     >>> path("out", None)
     Traceback (most recent call last):
     ValueError: out is None; it must be the path of a file or folder

@@ -2,9 +2,10 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from xnowcast.check import did_you_mean
 
 
 def read_toml(path: str | Path, changes: Iterable[str] = (), *, example: str) -> dict[str, Any]:
@@ -68,8 +69,7 @@ def refuse_unknown(what: str, found: Iterable[str], known: Iterable[str]) -> Non
     known = list(known)
     for name in found:
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            hint = did_you_mean(name, known, f"known are {', '.join(known)}")
             raise ValueError(f"there is no {what} {name!r}; {hint}")
 
 

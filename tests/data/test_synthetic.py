@@ -318,7 +318,7 @@ def test_it_survives_a_file(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frames": 0}, "frames is 0; give a whole number"),
+        ({"frames": 0}, "frames is 0; it must be a whole number of 1 or more"),
         ({"frames": 2.5}, "frames is 2.5"),
         ({"shape": (4, 32)}, "each at least 8"),
         ({"shape": (32,)}, "rows, columns"),

@@ -172,7 +172,7 @@ def test_no_valid_time_comes_twice_and_pairs_are_complete():
     ("arguments", "match"),
     [
         ({"runs": 0}, "runs is 0; it must be a whole number"),
-        ({"leads": 7}, "leads is 7; it must be a whole number from 1 to 6"),
+        ({"leads": 7}, "leads is 7; it must be a whole number of 1 or more, up to 6"),
         ({"shape": (4, 64)}, "each at least 8"),
         ({"damping": 2.0}, "damping is 2.0; it must be from 0 to 1"),
         ({"seed": -1}, "seed is -1"),

@@ -968,7 +968,11 @@ def test_settings_outside_their_range_are_refused(event, setting, value, words):
 
 
 def test_a_misspelt_argument_is_told_from_an_option_of_the_model(event):
-    refused("there is no argument 'learning_rte'; did you mean 'learning_rate'", event, learning_rte=0.1)
+    refused(
+        "'tiny' has no option 'learning_rte'; did you mean 'learning_rate', a setting of the training",
+        event,
+        learning_rte=0.1,
+    )
     refused("'tiny' has no option 'augmentation'; did you mean 'augment', a setting", event, augmentation=False)
     refused("'tiny' has no option 'widht'; did you mean 'width'", event, widht=3)
 

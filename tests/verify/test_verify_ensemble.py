@@ -489,7 +489,7 @@ def test_mistakes_are_refused(rain):
         ranks.rank_histogram(observed, forecast, ties="middle")
     with pytest.raises(ValueError, match="'middle' or 'random'"):
         ranks.pit(observed, forecast, ties="expected")
-    with pytest.raises(ValueError, match="whole number from 1"):
+    with pytest.raises(ValueError, match="bins is 0; it must be a whole number of 1 or more"):
         ranks.pit_histogram(observed, forecast, bins=0)
     with pytest.raises(ValueError, match="that rise"):
         ensemble.spread_skill(observed, forecast, bins=[2, 1])

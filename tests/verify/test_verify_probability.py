@@ -267,5 +267,5 @@ def test_mistakes_are_refused(rain):
         with pytest.raises(ValueError, match="finite"):
             score(observed, forecast, thresholds=[np.nan])
     for bins in (0, 7, 1.5):
-        with pytest.raises(ValueError, match="from 1 to 6"):
+        with pytest.raises(ValueError, match=r"bins is .*; it must be a whole number of 1 or more, up to 6"):
             probability.reliability_diagram(observed, forecast, thresholds=1, bins=bins)

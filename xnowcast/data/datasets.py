@@ -6,7 +6,6 @@ per event.
 """
 
 import csv
-import difflib
 import functools
 import hashlib
 import logging
@@ -25,7 +24,7 @@ from urllib.request import url2pathname
 import numpy as np
 import xarray as xr
 
-from xnowcast import io
+from xnowcast import check, io
 from xnowcast.data.synthetic import synthetic_radar
 from xnowcast.data.synthetic_nwp import synthetic_nwp
 from xnowcast.drafts import draft
@@ -276,8 +275,8 @@ def _synthetic(options: dict[str, Any], *, frames: int | slice | None, chunks: A
 
 def _event(name: str) -> Event:
     if name not in EVENTS:
-        near = difflib.get_close_matches(str(name), names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        near = check.nearest(name, names())
+        hint = f"did you mean {near!r}? " if near else ""
         raise ValueError(f"no dataset {name!r}; {hint}There are {', '.join(names())}")
     return EVENTS[name]
 
@@ -302,7 +301,7 @@ def _selection(name: str, frames: int | slice | None, available: int) -> slice:
         chosen = slice(*frames.indices(available)) if frames.step != 0 else slice(0, 0, 1)
         if chosen.step > 0 and range(available)[chosen]:
             return chosen
-    elif isinstance(frames, int | np.integer) and not isinstance(frames, bool) and 1 <= frames <= available:
+    elif check.is_whole(frames, 1, available):
         return slice(0, int(frames), 1)
     raise ValueError(
         f"frames={frames!r} selects no part of {name!r}: give 1 to {available}, or a slice of 0 to {available} "

@@ -19,6 +19,7 @@ import xarray as xr
 from scipy.ndimage import map_coordinates
 from scipy.special import ndtr, ndtri
 
+from xnowcast import check
 from xnowcast.fields import units, windows
 from xnowcast.fields.units import EARTH_RADIUS_M
 
@@ -158,7 +159,7 @@ def synthetic_radar(
         shape=_checked_shape(shape),
         spacing_km=_positive(spacing_km, "spacing_km"),
         step_s=_seconds(step, "step"),
-        seed=_checked_seed(seed),
+        seed=check.whole("seed", seed, 0, 2**63 - 1),
         motion=_checked_motion(motion, seed),
         rotation=_finite(rotation, "rotation"),
         lifetime_s=np.inf if lifetime is None else _seconds(lifetime, "lifetime"),
@@ -170,11 +171,10 @@ def synthetic_radar(
         circles=_checked_circles(coverage, shape, spacing_km),
         zr=units.zr_relation(zr) if as_reflectivity else None,
     )
-    if frames != int(frames) or frames < 1:
-        raise ValueError(f"frames is {frames!r}; give a whole number of at least 1.")
-    time = _checked_start(start) + pd.to_timedelta(np.arange(int(frames)) * weather.step_s, unit="s")
+    frames = check.whole("frames", frames, 1)
+    time = _checked_start(start) + pd.to_timedelta(np.arange(frames) * weather.step_s, unit="s")
     name, attrs = _field_labels(weather)
-    values = _lazy_frames(weather, int(frames), _frames_per_chunk(chunks, int(frames), weather.shape))
+    values = _lazy_frames(weather, frames, _frames_per_chunk(chunks, frames, weather.shape))
     ds = xr.Dataset(
         {name: (("time", "y", "x"), values, attrs), "crs": ((), np.int32(0), _grid_mapping())},
         coords={"time": ("time", time.astype("datetime64[ns]").values, _TIME_ATTRS), **_grid(weather)},
@@ -456,7 +456,7 @@ def _frames_per_chunk(chunks: Any, frames: int, shape: tuple[int, int]) -> int:
         return int(np.clip(8e6 // (4 * shape[0] * shape[1]), 1, frames))  # about 8 MB
     if isinstance(wanted, tuple) and wanted:
         wanted = wanted[0]
-    if not isinstance(wanted, int | np.integer) or isinstance(wanted, bool) or (wanted < 1 and wanted != -1):
+    if not check.is_whole(wanted, -1) or wanted == 0:
         raise ValueError(f"chunks is {chunks!r}; give 'auto', frames per chunk, or sizes by dim.")
     return frames if wanted == -1 else min(int(wanted), frames)
 
@@ -578,12 +578,6 @@ def _checked_start(start: Any) -> pd.Timestamp:
         return windows.utc_time(start)
     except ValueError:
         raise ValueError(f"start is {start!r}; give a time, such as '2024-06-01T12:00' (UTC).") from None
-
-
-def _checked_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed!r}; give a whole number from 0 to 2**63 - 1.")
-    return int(seed)
 
 
 def _checked_shape(shape: tuple[int, int]) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import scipy.fft
 import xarray as xr
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from xnowcast import check
 from xnowcast.fields import windows
 from xnowcast.fields.labels import CONVENTIONS
 from xnowcast.fields.units import EARTH_RADIUS_M
@@ -119,16 +120,16 @@ def synthetic_nwp(
     climate = _Climate(
         shape=_checked_shape(shape),
         spacing_km=_in_range(spacing_km, "spacing_km", 0.5, 50.0),
-        seed=_whole(seed, "seed", 0, 2**31),
-        first_lead=_whole(first_lead, "first_lead", 1, 240),
-        leads=_whole(leads, "leads", 1, 6),
+        seed=check.whole("seed", seed, 0, 2**31),
+        first_lead=check.whole("first_lead", first_lead, 1, 240),
+        leads=check.whole("leads", leads, 1, 6),
         timing_error=_in_range(timing_error, "timing_error", -120.0, 120.0),
         random_displacement=_in_range(random_displacement, "random_displacement", 0.0, 100.0),
         damping=_in_range(damping, "damping", 0.0, 1.0),
         drizzle=_in_range(drizzle, "drizzle", 0.0, 5.0),
         local_rain=_in_range(local_rain, "local_rain", 0.0, 2.0),
     )
-    times = windows.utc_time(start) + pd.to_timedelta(6 * np.arange(_whole(runs, "runs", 1, 10**6)), "h")
+    times = windows.utc_time(start) + pd.to_timedelta(6 * np.arange(check.whole("runs", runs, 1, 10**6)), "h")
     init = times.as_unit("ns").to_numpy()
     lead = (climate.first_lead + np.arange(climate.leads)).astype("m8[h]").astype("m8[ns]")
     planes = _lazy_runs(climate, len(init))
@@ -409,9 +410,3 @@ def _in_range(value: float, name: str, low: float, high: float) -> float:
     if not low <= value <= high:
         raise ValueError(f"{name} is {value!r}; it must be from {low:g} to {high:g}")
     return float(value)
-
-
-def _whole(value: int, name: str, low: int, high: int) -> int:
-    if isinstance(value, bool) or value != int(value) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
-    return int(value)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xnowcast import check
 from xnowcast.diffusion.samplers import Denoise, posterior
 from xnowcast.diffusion.schedules import Schedule
 
@@ -86,7 +87,7 @@ class BlurSettings:
 
     def __post_init__(self) -> None:
         size = self.kernel_size
-        if not isinstance(size, int) or isinstance(size, bool) or size < 3 or size % 2 == 0:
+        if not check.is_whole(size, 3) or size % 2 == 0:
             raise ValueError(f"kernel_size is {size!r}; it must be odd and at least 3")
         choices = {"scale": Scale, "kernel_update": KernelUpdate, "gradient": Gradient, "edges": Edges}
         for name, known in choices.items():

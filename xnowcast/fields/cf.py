@@ -2,13 +2,13 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 import cf_xarray  # noqa: F401  (registers the .cf accessor)
 import numpy as np
 import xarray as xr
 
+from xnowcast.check import did_you_mean
 from xnowcast.fields import grids, intervals, units, windows
 from xnowcast.fields.attributes import (
     coordinates_of,
@@ -192,8 +192,7 @@ def find_array(obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None)
         return obj
     if variable is not None:
         if variable not in obj.data_vars:
-            near = get_close_matches(str(variable), [str(v) for v in obj.data_vars], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {_listed(obj.data_vars)}"
+            hint = did_you_mean(variable, obj.data_vars, f"there are: {_listed(obj.data_vars)}")
             raise ValueError(f"there is no variable {variable!r}; {hint}")
         return obj[variable]
     found = [v for v in obj.data_vars if standard_name(obj[v]) in STANDARD_NAMES]

@@ -543,9 +543,7 @@ def lead_steps(step: np.timedelta64, *, lead_time: Any = None, steps: int | None
     if steps is not None:
         if lead_time is not None:
             raise ValueError("lead_time and steps both say how far to forecast: give one of them")
-        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-            raise ValueError(f"steps is {steps!r}; it must be a whole number of 1 or more")
-        return int(steps)
+        return check.whole("steps", steps, 1)
     duration = to_timedelta("60min" if lead_time is None else lead_time, "the lead time")
     step = step.astype("m8[ns]")
     count, rest = divmod(duration.astype("i8"), step.astype("i8"))

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xnowcast import check
 from xnowcast.models import registry
 from xnowcast.terminal import printable
 
@@ -268,10 +269,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300)
 
 
-def _is_count(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
 def _is_range(value: Any, most: float) -> bool:
     """A number above 0, or the least and the greatest of several."""
     ends = value if isinstance(value, list) else [value, value]
@@ -285,7 +282,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "options": (lambda v: isinstance(v, dict), "an object of options and their values"),
     **dict.fromkeys(("reads", "description", "training_data", "licence"), _TEXT),
     "scores": (lambda v: isinstance(v, dict) and all(map(_is_number, v.values())), "an object of numbers"),
-    "parameters": (lambda v: _is_count(v, 0, 10**15), "a whole number of 0 or more"),
+    "parameters": (lambda v: check.is_whole(v, 0, 10**15), "a whole number of 0 or more"),
     "sha256": (lambda v: _is_text(v) and bool(re.fullmatch("[0-9a-f]{64}", v)), "a hash of 64 hexadecimal digits"),
     "contract": (lambda v: isinstance(v, dict), "an object with the step, the spacing and the crop of the training"),
 }
@@ -293,5 +290,5 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _CONTRACT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "step": (lambda v: _is_range(v, LONGEST_STEP), "seconds above 0, or the least and the greatest"),
     "spacing": (lambda v: _is_range(v, WIDEST_SPACING), "metres above 0, or the least and the greatest"),
-    "crop": (lambda v: _is_count(v, 1, LARGEST_CROP), "a number of cells"),
+    "crop": (lambda v: check.is_whole(v, 1, LARGEST_CROP), "a number of cells"),
 }

@@ -1,12 +1,11 @@
 """The registry: one line a system, nothing imported until a model is asked for."""
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
-from xnowcast.check import LARGEST_COUNT, in_kind
+from xnowcast.check import LARGEST_COUNT, in_kind, nearest
 
 if TYPE_CHECKING:
     from xnowcast.models.base import Task
@@ -105,8 +104,8 @@ def find(name: str) -> Any:
     ValueError: there is no model 'persistance'; did you mean 'persistence'? Known models: ...
     """
     if name not in REGISTRY:
-        near = get_close_matches(name, REGISTRY, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        near = nearest(name, REGISTRY)
+        hint = f"; did you mean {near!r}?" if near else "."
         raise ValueError(f"there is no model {name!r}{hint} Known models: {', '.join(names())}")
     module, attribute = _entry(name)[0].split(":")
     return getattr(import_module(module), attribute)
@@ -270,8 +269,8 @@ def check_options(name: str, given: Iterable[str]) -> None:
             "it that has window, motion_noise, inflation, probability_matching and cascade as well"
         )
     if unknown:
-        near = get_close_matches(unknown[0], known, n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]!r}? Its" if near else "; its"
+        near = nearest(unknown[0], known)
+        hint = f"; did you mean {near!r}? Its" if near else "; its"
         names = ", ".join(map(repr, unknown))
         raise ValueError(f"{name!r} has no option {names}{hint} options are: {', '.join(known) or 'none'}")
 

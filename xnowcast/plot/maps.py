@@ -552,7 +552,7 @@ def _values(rain: xr.DataArray, dims: tuple[Hashable, ...]) -> np.ndarray:
 def _select(array: xr.DataArray, dim: str, wanted: Any) -> xr.DataArray:
     """One start, by position or by label."""
     size = array.sizes[dim]
-    if isinstance(wanted, int | np.integer) and not isinstance(wanted, bool):
+    if check.is_whole(wanted):
         if not -size <= wanted < size:
             raise ValueError(f"{dim} is {wanted}, but the forecast has {size}.")
         return array.isel({dim: wanted})

@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from importlib.util import find_spec
 from inspect import Parameter, signature
 from pathlib import Path
@@ -224,14 +223,16 @@ def _refuse_misspelt(options: Mapping[str, Any], model: Any) -> None:
     """An option that the model lacks may be an argument of `train`, or one of its settings, misspelt."""
     from xnowcast.models.registry import parameters
 
-    own = parameters(model, options) if isinstance(model, str) else ()
+    own = parameters(model, options) if isinstance(model, str) else {}
+    arguments = signature(train).parameters
     for option in options:
-        near = get_close_matches(option, signature(train).parameters, n=1, cutoff=0.85)
-        if option not in own and near:
-            raise ValueError(f"there is no argument {option!r}; did you mean {near[0]!r}?")
-        near = get_close_matches(option, SETTINGS, n=1, cutoff=0.6)
-        if own and option not in own and near and not get_close_matches(option, own, n=1, cutoff=0.6):
+        near = check.nearest(option, [*own, *arguments])
+        if option in own or near in own:
+            continue
+        if near in arguments and (near not in SETTINGS or not own):
+            raise ValueError(f"there is no argument {option!r}; did you mean {near!r}?")
+        if near in SETTINGS:
             raise ValueError(
-                f"{model!r} has no option {option!r}; did you mean {near[0]!r}, a setting of the training? Its options "
+                f"{model!r} has no option {option!r}; did you mean {near!r}, a setting of the training? Its options "
                 f"are: {', '.join(own)}"
             )

@@ -92,12 +92,10 @@ def coarsen(
 
 
 def _check(field: Field, factor: int, min_coverage: float, boundary: str) -> None:
-    if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or factor < 2:
-        raise ValueError(f"factor is {factor!r}; it must be a whole number of 2 or more")
+    check.whole("factor", factor, 2)
     if not 0 < min_coverage <= 1:
         raise ValueError(f"min_coverage is {min_coverage}; it must be above 0 and at most 1")
-    if boundary not in ("exact", "trim"):
-        raise ValueError(f"boundary is {boundary!r}; it can be 'exact' or 'trim'")
+    check.one_of("boundary", boundary, ("exact", "trim"))
     size = field.array.sizes[field.y], field.array.sizes[field.x]
     if min(size) < factor:
         raise ValueError(f"the grid has {size[0]} x {size[1]} cells; one of {factor} x {factor} is larger than that")

@@ -237,7 +237,7 @@ def _category_number(category: int | str, thresholds: tuple[float, ...]) -> int:
     names = class_names(thresholds)
     if isinstance(category, str) and category in names:
         return names.index(category)
-    if isinstance(category, int | np.integer) and not isinstance(category, bool) and 0 <= category < len(names):
+    if check.is_whole(category, 0, len(names) - 1):
         return int(category)
     listed = ", ".join(f"{i} {name!r}" for i, name in enumerate(names))
     raise ValueError(f"category is {category!r}; there are {listed}")

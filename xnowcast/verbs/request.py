@@ -3,9 +3,8 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from functools import cached_property
 from inspect import signature
 from os import PathLike
@@ -260,13 +259,13 @@ def _recipe(
     return ModelRecipe(name, _hashable(options), kept, card.sha256), card.task
 
 
-def _refuse_misspelt(verb: Callable[..., Any], options: dict[str, Any], own: Container[str]) -> None:
+def _refuse_misspelt(verb: Callable[..., Any], options: dict[str, Any], own: Mapping[str, Any]) -> None:
     """An option that the model lacks may be one of the verb's own arguments, misspelt."""
     arguments = signature(verb).parameters
     for option in options:
-        near = get_close_matches(option, arguments, n=1, cutoff=0.8)
-        if option not in own and near:
-            raise ValueError(f"there is no argument {option!r}; did you mean {near[0]!r}?")
+        near = check.nearest(option, [*own, *arguments])
+        if option not in own and near not in own and near in arguments:
+            raise ValueError(f"there is no argument {option!r}; did you mean {near!r}?")
 
 
 def _hashable(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:

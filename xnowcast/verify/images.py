@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from xnowcast import check
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.amounts import error_sums
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
@@ -147,7 +148,7 @@ def _check_options(
             f"data_range={data_range!r} must be the largest minus the smallest value that the data can have, such as "
             "255 for 8-bit pixels"
         )
-    if not isinstance(window, int | np.integer) or window < 1 or window % 2 == 0:
+    if not check.is_whole(window, 1) or window % 2 == 0:
         raise ValueError(f"window={window!r} must be an odd number of cells")
     if sigma is not None and not sigma > 0:
         raise ValueError(f"sigma={sigma!r} must be above 0, or None for windows of equal weights")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xnowcast import check
 from xnowcast.verify.chunks import Dims, is_total, total_weight
 from xnowcast.verify.ensemble import sums_of_members
 from xnowcast.verify.kernels.probability import probability_counts
@@ -222,9 +223,7 @@ def reliability_diagram(table: xr.Dataset, *, bins: int | None = None) -> xr.Dat
     (array([0. , 0.5, 1. ]), array([0. , 0.5, 1. ]), array([1., 2., 1.]))
     """
     n_values = table.sizes["members_with_event"]
-    n_bins = n_values if bins is None else bins
-    if not isinstance(n_bins, int | np.integer) or not 1 <= n_bins <= n_values:
-        raise ValueError(f"bins={bins!r} must be a whole number from 1 to {n_values}, the number of probabilities")
+    n_bins = n_values if bins is None else check.whole("bins", bins, 1, n_values)  # one probability a bin at most
     names = ("forecast_probability", "observed_frequency", "n")
     parts = _of_counts(_diagram, table, [["bin"]] * len(names), sizes={"bin": n_bins}, n_bins=n_bins)
     return xr.Dataset(dict(zip(names, parts, strict=True)))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from xnowcast import check
 from xnowcast.verify.chunks import Dims
 from xnowcast.verify.ensemble import sums_of_members
 from xnowcast.verify.kernels import ranks
@@ -269,8 +270,7 @@ def pit_histogram(
     >>> pit_histogram(o, f, bins=2).values
     array([0.5, 1.5])
     """
-    if not isinstance(bins, int | np.integer) or bins < 1:
-        raise ValueError(f"bins={bins!r} must be a whole number from 1 up")
+    check.whole("bins", bins, 1)
     options: dict[str, Any] = {"member_dim": member_dim, "min_value": min_value, "dim": dim, "skipna": skipna}
     counts = KINDS["rank_histogram"].fields(observations, forecasts, weights=weights, **options)
     n_ranks = counts.sizes["rank"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -213,8 +212,7 @@ def _wanted_scores(scores: Iterable[str] | None, has_members: bool) -> list[str]
     wanted = [scores] if isinstance(scores, str) else list(scores)
     for name in wanted:
         if name not in SCORES:
-            near = get_close_matches(str(name), SCORES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "there are " + ", ".join(map(repr, SCORES))
+            hint = check.did_you_mean(name, SCORES, "there are " + ", ".join(map(repr, SCORES)))
             raise ValueError(f"there is no score {name!r}; {hint}")
         if SCORES[name].members == "together" and not has_members:
             raise ValueError(f"{name!r} is a score of ensembles, and these forecasts have no dim 'member': use 'mae'")

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 import cloudpickle
 
+from xnowcast.check import whole
+
 Work = Callable[[Any, Any], Any]
 """A function of the job, which all batches share, and a batch."""
 
@@ -90,8 +92,7 @@ def check(engine: Any, workers: int | None) -> None:
         return
     if is_client(engine):
         raise ValueError("workers is for engine='threads' or 'processes'; a cluster has as many as it has")
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"workers is {workers!r}; it must be a whole number of 1 or more")
+    whole("workers", workers, 1)
 
 
 def is_client(engine: Any) -> bool:
