@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 import xnowcast
-from xnowcast.fields import attributes, cf, labels
+from xnowcast.fields import attributes, cf, horizontal, labels
 from xnowcast.models.base import Task
 from xnowcast.models.transforms import Identity
 
@@ -158,7 +158,7 @@ def test_a_coordinate_along_a_dim_of_another_name_tells_the_axis():
     places = {"north": ("p", np.arange(9) * 1e3, Y), "east": ("q", np.arange(10) * 1e3, X)}
     field = cf.find_field(bare(("time", "p", "q"), **places))
     assert (field.y, field.x) == ("p", "q")
-    assert cf.orientation(field.array, "p", "q") == (True, False)
+    assert horizontal.orientation(field.array, "p", "q") == (True, False)
 
 
 def test_axes_that_nothing_tells_are_an_error_that_says_what_to_do():
@@ -181,7 +181,7 @@ def test_coordinates_out_of_order_are_refused():
 def test_a_grid_across_the_antimeridian_is_in_order():
     lon = (np.arange(10) + 175.0 + 180) % 360 - 180
     array = bare(("time", "lat", "lon"), lon=("lon", lon, {"units": "degrees_east"}))
-    assert cf.orientation(array, "lat", "lon") == (False, False)
+    assert horizontal.orientation(array, "lat", "lon") == (False, False)
     np.testing.assert_array_equal(persisted(array).lon, lon)
 
 
@@ -237,9 +237,9 @@ def test_models_see_every_field_with_north_on_top_and_west_on_the_left():
 
 def test_direction_is_read_from_2d_latitudes_too():
     north_first = curvilinear(("south", "west"))
-    assert cf.orientation(north_first, "south", "west") == (False, False)
-    assert cf.orientation(north_first.isel(south=slice(None, None, -1)), "south", "west") == (True, False)
-    assert cf.orientation(north_first.isel(west=slice(None, None, -1)), "south", "west") == (False, True)
+    assert horizontal.orientation(north_first, "south", "west") == (False, False)
+    assert horizontal.orientation(north_first.isel(south=slice(None, None, -1)), "south", "west") == (True, False)
+    assert horizontal.orientation(north_first.isel(west=slice(None, None, -1)), "south", "west") == (False, True)
 
 
 # ---------------------------------------------------------------- places that change in time, and places unknown
@@ -263,8 +263,8 @@ def wrf(move=0.0) -> xr.DataArray:
 def test_places_that_repeat_in_time_are_made_constant(lazy):
     array = wrf().chunk(time=2) if lazy else wrf()
     still = curvilinear(("south", "west")).isel(south=slice(None, None, -1))
-    assert cf.horizontal_dims(array) == ("south", "west")
-    assert cf.orientation(array, "south", "west") == (True, False)
+    assert horizontal.horizontal_dims(array) == ("south", "west")
+    assert horizontal.orientation(array, "south", "west") == (True, False)
     assert cf.grid_spacing(array) == pytest.approx(cf.grid_spacing(still), rel=1e-6)
     for made in (persisted(array), array.nowcast.coarsen(3, boundary="trim")):
         assert made.lat.dims == made.lon.dims == ("south", "west")
@@ -311,11 +311,11 @@ def test_bounds_of_places_that_were_masked_with_the_field_are_those_that_are_kno
     ds["y"] = ds.y.assign_attrs(bounds="y_bnds")
     ds["y_bnds"] = (("time", "y", "bnds"), np.repeat(np.stack([ds.y - 500, ds.y + 500], 1)[None], len(TIMES), 0))
     later = ds.assign(y_bnds=ds.y_bnds.where(ds.time > ds.time[0]))
-    np.testing.assert_array_equal(cf.without_time(later).y_bnds, ds.y_bnds[0])
+    np.testing.assert_array_equal(horizontal.without_time(later).y_bnds, ds.y_bnds[0])
     moved = later.y_bnds.copy(deep=True)
     moved[2] += 100
     with pytest.raises(ValueError, match="'y_bnds' tells where the grid lies"):
-        cf.without_time(ds.assign(y_bnds=moved))
+        horizontal.without_time(ds.assign(y_bnds=moved))
 
 
 @pytest.mark.parametrize("verb", [persisted, xnowcast.rain_rate, lambda d: d.nowcast.coarsen(3, boundary="trim")])
@@ -334,15 +334,15 @@ def test_direction_spacing_and_axes_are_told_by_the_places_that_are_known(turn, 
     from_middle = np.hypot(np.arange(9)[:, None] - 4, np.arange(10) - 4.5)
     mask = xr.DataArray(from_middle < 4 if known == "disk" else from_middle > 1.5, dims=("south", "west"))
     part = whole.assign_coords(lat=whole.lat.where(mask), lon=whole.lon.where(mask))
-    assert cf.horizontal_dims(part) == ("south", "west")
-    assert cf.orientation(part, "south", "west") == cf.orientation(whole, "south", "west")
+    assert horizontal.horizontal_dims(part) == ("south", "west")
+    assert horizontal.orientation(part, "south", "west") == horizontal.orientation(whole, "south", "west")
     assert cf.grid_spacing(part) == pytest.approx(cf.grid_spacing(whole), rel=1e-3)
 
 
 def test_places_of_which_none_is_known_tell_nothing():
     nowhere = curvilinear(("y", "x"))
     nowhere = nowhere.assign_coords(lat=nowhere.lat * np.nan, lon=nowhere.lon * np.nan)
-    assert cf.orientation(nowhere, "y", "x") == (False, False) and cf.grid_spacing(nowhere) is None
+    assert horizontal.orientation(nowhere, "y", "x") == (False, False) and cf.grid_spacing(nowhere) is None
 
 
 def test_axes_with_unknown_places_are_refused():
@@ -358,7 +358,8 @@ def test_longitudes_go_on_through_360(attrs, turn):
     lon = (np.arange(10) * 0.5 - 2)[::turn]
     plain = bare(("time", "lat", "lon"), lat=np.arange(9.0) / 2, lon=("lon", lon, attrs))
     round_ = plain.assign_coords(lon=("lon", lon % 360, attrs))
-    assert cf.orientation(round_, "lat", "lon") == cf.orientation(plain, "lat", "lon") == (True, turn < 0)
+    for each in (round_, plain):
+        assert horizontal.orientation(each, "lat", "lon") == (True, turn < 0)
     np.testing.assert_array_equal(persisted(round_).values, persisted(plain).values)
     np.testing.assert_array_equal(persisted(round_).lon, lon % 360)
     for refined in (
@@ -555,11 +556,11 @@ def test_attributes_are_read_once_and_values_never_formatted(monkeypatch):
 def test_coordinates_are_known_by_new_attributes_at_once():
     field = bare(("time", "b", "a"), p=("b", np.arange(9.0)), q=("a", np.arange(10.0)))
     with pytest.raises(ValueError, match="cannot tell the y axis"):
-        cf.horizontal_dims(field)
+        horizontal.horizontal_dims(field)
     field.p.attrs["axis"], field.q.attrs["axis"] = "Y", "X"
-    assert cf.horizontal_dims(field) == ("b", "a")
+    assert horizontal.horizontal_dims(field) == ("b", "a")
     field.p.attrs["axis"], field.q.attrs["axis"] = "X", "Y"
-    assert cf.horizontal_dims(field) == ("a", "b")
+    assert horizontal.horizontal_dims(field) == ("a", "b")
 
 
 def test_criteria_that_the_user_adds_to_cf_xarray_count():
@@ -567,11 +568,11 @@ def test_criteria_that_the_user_adds_to_cf_xarray_count():
 
     field = bare(("time", "b", "a"), b=("b", np.arange(9.0)), a=("a", np.arange(10.0)))
     with cf_xarray.set_options(custom_criteria=({"Y": {"name": "^b$"}, "X": {"name": "^a$"}},)):
-        assert cf.horizontal_dims(field) == ("b", "a")
+        assert horizontal.horizontal_dims(field) == ("b", "a")
 
 
 @pytest.mark.parametrize("attrs", [{"cell_measures": "x"}, {"grid_mapping": "gone"}, {"coordinates": 1}, {"axis": 3}])
 def test_attributes_of_coordinates_that_make_no_sense_do_no_harm(attrs):
     field = radar()
     field.y.attrs |= attrs
-    assert cf.horizontal_dims(field) == ("y", "x")
+    assert horizontal.horizontal_dims(field) == ("y", "x")

@@ -16,7 +16,7 @@ import xarray as xr
 
 from xnowcast import forecast, verify
 from xnowcast.data import storage
-from xnowcast.fields import cf, windows
+from xnowcast.fields import cf, horizontal, windows
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "understand" / "data_contract.md"
 ROW = re.compile(r"^\| (?P<found>.+?) \| (?P<read>.+?) \|$", re.MULTILINE)
@@ -530,13 +530,13 @@ def _():
     north = np.linspace(48, 49, 24)[:, None] + np.zeros((24, 24))
     places = (("j", "i"), np.where(np.eye(24)[::-1] + np.eye(24) > 0, np.nan, north))
     disk = xr.DataArray(np.ones((24, 24)), dims=("j", "i"), coords={"lat": places}, attrs={"units": "mm h-1"})
-    assert cf.orientation(disk, "j", "i")[0]
+    assert horizontal.orientation(disk, "j", "i")[0]
 
 
 @row("longitudes that pass from 360 to 0")
 def _():
     around = rain().rename(x="lon").assign_coords(lon=(np.arange(24) + 350.0) % 360)
-    assert cf.orientation(around, "y", "lon") == (False, False)
+    assert horizontal.orientation(around, "y", "lon") == (False, False)
 
 
 @row("y or x with NaN, or out of order")

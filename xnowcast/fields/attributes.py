@@ -10,6 +10,20 @@ import xarray as xr
 
 from xnowcast.fields import units
 
+# The one table of these names, for every verb and score: the CF standard name first, then what packages call them.
+FORECAST_NAMES = {
+    "init_time": (
+        *("forecast_reference_time", "init_time", "reference_time", "init", "inittime", "initial_time"),
+        *("initialization_time", "initialisation_time", "analysis_time", "base_time", "basetime", "run_time"),
+    ),
+    "member": (
+        *("realization", "member", "members", "ensemble_member", "ens_number", "number", "ensemble", "ens"),
+        *("ens_member", "member_id", "realisation", "sample"),
+    ),
+    "lead_time": ("forecast_period", "lead_time", "lead", "leadtime", "prediction_timedelta", "step", "forecast_time"),
+}
+TIME_NAMES = ("time", "valid_time", "t")
+
 _TEXTS = ("units", "standard_name")
 _PACKING = ("scale_factor", "add_offset")
 _FILLS = ("_FillValue", "missing_value")

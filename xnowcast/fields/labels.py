@@ -11,7 +11,8 @@ import xarray as xr
 
 from xnowcast.fields import units
 from xnowcast.fields.attributes import reference
-from xnowcast.fields.cf import OF_STORED, Field, T_Xarray, accutime_of, north_up, orientation, without_time
+from xnowcast.fields.cf import OF_STORED, Field, accutime_of
+from xnowcast.fields.horizontal import T_Xarray, north_up, orientation, without_time
 
 CONVENTIONS = "CF-1.10"
 

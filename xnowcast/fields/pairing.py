@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, intervals, labels, units, windows
+from xnowcast.fields import cf, horizontal, intervals, labels, units, windows
 from xnowcast.fields import regrid as remapping
 from xnowcast.fields.attributes import declared, decoded
 from xnowcast.fields.intervals import is_accumulated
@@ -93,7 +93,7 @@ def pair(
         raise ValueError(f"on is {on!r}; it can be 'observations' or 'nwp'")
     if not isinstance(nwp, xr.Dataset):
         raise TypeError(f"the forecast is a {type(nwp).__name__}; give a Dataset")
-    forecast = cf.without_time(_standard_times(nwp))
+    forecast = horizontal.without_time(_standard_times(nwp))
     length = _step(forecast, step, _stated(nwp, rain, accumulated, step))
     forecast = rain_per_step(forecast, rain, accumulated=accumulated, step=length)
     rates = [n for n, v in forecast.data_vars.items() if v.attrs.get("standard_name") in cf.STANDARD_NAMES]

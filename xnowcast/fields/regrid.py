@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields import cf, grids, labels, units
+from xnowcast.fields import cf, grids, horizontal, labels, units
 from xnowcast.fields.attributes import declared, decoded
-from xnowcast.fields.cf import T_Xarray
+from xnowcast.fields.horizontal import T_Xarray
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -98,7 +98,7 @@ def regrid(
     [[2.0, 4.0, 6.0]]
     """
     _check(method, min_coverage)
-    dataset: xr.Dataset = cf.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name="field"))
+    dataset: xr.Dataset = horizontal.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name="field"))
     source, target = find_grid(dataset), find_grid(grid)
     fields = [n for n, v in dataset.data_vars.items() if {source.y, source.x} <= set(v.dims)]
     refuse_staggered(dataset[n] for n in dataset.data_vars)
@@ -127,9 +127,9 @@ def find_grid(obj: xr.Dataset | xr.DataArray) -> Grid:
     ...     "lon": [0.0, 1.0, 2.0]})).plane
     'latlon'
     """
-    obj = cf.without_time(obj)  # type: ignore[type-var]
+    obj = horizontal.without_time(obj)  # type: ignore[type-var]
     array = _representative(obj)
-    y, x = cf.horizontal_dims(array)
+    y, x = horizontal.horizontal_dims(array)
     mapping = array.attrs.get("grid_mapping", array.encoding.get("grid_mapping"))
     mapping = str(mapping).split(":")[0] if mapping is not None else None
     known = obj.variables if isinstance(obj, xr.Dataset) else array.coords
@@ -453,7 +453,7 @@ def _representative(obj: xr.Dataset | xr.DataArray) -> xr.DataArray:
         if array.ndim < 2 or array.dtype.kind not in "fiub" or str(name).lower().endswith(("_bnds", "_bounds")):
             continue
         try:
-            found.setdefault(cf.horizontal_dims(array), array)
+            found.setdefault(horizontal.horizontal_dims(array), array)
         except ValueError:
             continue
     if not found:
@@ -472,7 +472,7 @@ def _axes(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[np.ndarray, np
     if y not in array.coords or x not in array.coords or any(array[d].dtype.kind not in "fiu" for d in (y, x)):
         return None
     scale = [(units.length_in_km(array[d].attrs.get("units")) or 0.001) * 1000 for d in (y, x)]
-    places = cf.along(array, "y", y), cf.along(array, "x", x)
+    places = horizontal.along(array, "y", y), horizontal.along(array, "x", x)
     along_y, along_x = (np.asarray(v, dtype="f8") * s for v, s in zip(places, scale, strict=True))
     return along_y, along_x
 
@@ -490,7 +490,7 @@ def _projection(attrs: dict[str, Any]) -> Any:
 
 
 def _plane(array: xr.DataArray, y: Hashable, x: Hashable, mapping: dict[str, Any] | None) -> Any:
-    if y in cf.latlon_names(array, "y") and x in cf.latlon_names(array, "x"):
+    if y in horizontal.latlon_names(array, "y") and x in horizontal.latlon_names(array, "x"):
         return "latlon"
     crs = _projection(mapping) if mapping is not None else None
     return crs if crs is not None else f"{array[x].attrs.get('units', 'no unit')}"
@@ -505,7 +505,7 @@ def _same_plane(one: Any, other: Any) -> bool:
 def _told_latlon(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[np.ndarray, np.ndarray] | None:
     found = []
     for axis in ("y", "x"):
-        names = [n for n in cf.latlon_names(array, axis) if set(array[n].dims) == {y, x}]
+        names = [n for n in horizontal.latlon_names(array, axis) if set(array[n].dims) == {y, x}]
         if not names:
             return None
         found.append(array[names[0]].transpose(y, x).values.astype("f8"))

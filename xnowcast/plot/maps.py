@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, windows
+from xnowcast.fields import cf, horizontal, windows
 from xnowcast.fields.intervals import Interval
 from xnowcast.fields.units import Linear
 from xnowcast.plot.coastlines import crs_of, lines_of_coasts
@@ -403,7 +403,7 @@ def _drawable(
             raise ValueError(f"threshold is {threshold!r}; the probabilities are of {some_of(thresholds)} mm/h")
         array = array.isel(threshold=thresholds.index(threshold))
     named = tuple(str(array.attrs.get("flag_meanings", "")).split())
-    y, x = cf.horizontal_dims(array)
+    y, x = horizontal.horizontal_dims(array)
     time = next((d for d in array.dims if d not in (y, x) and array[d].dtype.kind == "M" and d != "init_time"), None)
     field = cf.Field(array, y, x, time, "rain_rate", Linear(1.0))
     return field, _POST_PROCESSED[array.name], _Classes(named, thresholds) if named else None
@@ -600,7 +600,7 @@ def _axes_of(array: xr.DataArray, field: cf.Field, source: xr.Dataset | xr.DataA
         quantity = str(array.attrs.get("long_name", "class activation")).replace("_", " ")
     x, y, labels, projected = None, None, ("x (cells)", "y (cells)"), False
     if field.x in array.coords and field.y in array.coords:
-        x, y = (np.asarray(cf.along(array, axis, d), float) for axis, d in (("x", field.x), ("y", field.y)))
+        x, y = (np.asarray(horizontal.along(array, axis, d), float) for axis, d in (("x", field.x), ("y", field.y)))
         unit = str(array[field.x].attrs.get("units", ""))
         factor = {"m": 1e-3, "metre": 1e-3, "meter": 1e-3, "metres": 1e-3, "meters": 1e-3, "km": 1.0}.get(unit)
         if factor is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields import cf
+from xnowcast.fields import cf, horizontal
 from xnowcast.plot.style import at_least, finish, lead_unit, new_figure, plain_axes, some_of
 from xnowcast.verify.spectra import power_spectrum
 from xnowcast.verify.sums import refuse_joined
@@ -440,7 +440,7 @@ def _score_label(array: xr.DataArray, score: str) -> str:
 def _spectrum(field: Any, variable: Any, spacing_km: Any, window: Any, name: str) -> xr.DataArray:
     found = cf.find_field(field, variable)
     rain = cf.converted(found)
-    if spacing_km is None and cf.grid_spacing(rain, found.y, found.x) is None:
+    if spacing_km is None and horizontal.grid_spacing(rain, found.y, found.x) is None:
         raise ValueError(f"the grid spacing of {name!r} is unknown; give spacing_km.")
     options: dict[str, Any] = {"spacing_km": spacing_km, "window": window, "spatial_dims": (found.y, found.x)}
     return power_spectrum(rain, **options).compute()

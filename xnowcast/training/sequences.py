@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast.data import storage
-from xnowcast.fields import cf, channels, windows
+from xnowcast.fields import cf, channels, horizontal, windows
 from xnowcast.fields.channels import Channel
 from xnowcast.fields.units import Relation
 from xnowcast.models.base import SPACING_TOLERANCE
@@ -36,12 +36,12 @@ class Grid:
     @cached_property
     def turned(self) -> tuple[bool, bool]:
         """Whether the first row lies in the south, and the first column in the east."""
-        return cf.orientation(self.array, self.y, self.x)
+        return horizontal.orientation(self.array, self.y, self.x)
 
     @cached_property
     def spacing(self) -> float | None:
         """Grid spacing in metres, the mean of y and x; None where the coordinates do not tell."""
-        km = cf.grid_spacing(self.array, self.y, self.x)
+        km = horizontal.grid_spacing(self.array, self.y, self.x)
         return None if km is None else round(500.0 * (km[0] + km[1]), 3)
 
 
@@ -189,7 +189,7 @@ def _open(entry: Data, number: int, wanted: Wanted) -> Iterator[Event]:
 
 def _events(name: str, data: xr.Dataset | xr.DataArray, wanted: Wanted) -> Iterator[Event]:
     field, axis_at = _sequences(cf.find_field(data, wanted.variable, zr=wanted.zr))
-    cf.refuse_uneven(field)
+    horizontal.refuse_uneven(field.array, field.y, field.x)
     further, static_at = _further_fields(data, field, wanted)
     others, grid_dims = {*field.extra}, {field.y, field.x}
     one_grid = not any(others & {*c.dims} and grid_dims & {*c.dims} for c in field.array.coords.values())

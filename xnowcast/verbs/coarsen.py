@@ -7,8 +7,9 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, grids, labels
-from xnowcast.fields.cf import Field, T_Xarray
+from xnowcast.fields import cf, grids, horizontal, labels
+from xnowcast.fields.cf import Field
+from xnowcast.fields.horizontal import T_Xarray
 from xnowcast.fields.units import Relation
 
 
@@ -67,7 +68,7 @@ def coarsen(
     field = cf.find_field(obj, variable, zr=zr)
     _check(field, factor, min_coverage, boundary)
     name = field.name
-    dataset = cf.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=name))
+    dataset = horizontal.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=name))
     blocks: dict[Hashable, int] = {field.y: int(factor), field.x: int(factor)}
     areas_given = _given_areas(field, dataset)
     areas = grids.cell_areas(field.array, field.y, field.x, None if areas_given is None else dataset[areas_given])

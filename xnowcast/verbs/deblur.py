@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields import cf, labels
-from xnowcast.fields.cf import Field, T_Xarray
+from xnowcast.fields import cf, horizontal, labels
+from xnowcast.fields.cf import Field
+from xnowcast.fields.horizontal import T_Xarray
 from xnowcast.fields.units import Relation
 from xnowcast.verbs.request import OnMismatch, Request, documented
 
@@ -73,7 +74,7 @@ def deblur(
 
     field, recipe = request.field, request.recipe
     _check_frames(field)
-    cf.refuse_uneven(field)
+    horizontal.refuse_uneven(field.array, field.y, field.x)
     request.check_field(field)
     roles = cf.forecast_dims(field)
     _check_members(field, roles, members)

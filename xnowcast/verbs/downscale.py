@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, channels, grids, labels
+from xnowcast.fields import cf, channels, grids, horizontal, labels
 from xnowcast.fields.attributes import decoded
-from xnowcast.fields.cf import Field, T_Xarray
+from xnowcast.fields.cf import Field
+from xnowcast.fields.horizontal import T_Xarray
 from xnowcast.fields.units import Relation
 from xnowcast.verbs.request import OnMismatch, Request, documented, model_name, suits_grid
 
@@ -115,7 +116,7 @@ def downscale(
         raise ValueError(
             f"{request.name!r} was made for a factor of {task.factor}, not of {factor}: pass factor={task.factor}"
         )
-    cf.refuse_uneven(field)
+    horizontal.refuse_uneven(field.array, field.y, field.x)
     roles = cf.forecast_dims(field)
     along = _sequence_dim(field, roles)
     _check_frames(field, task, request.name, along)
@@ -132,7 +133,7 @@ def downscale(
     extra: list[Hashable] = [d for d in field.leading if d != along]
     sequence: list[Hashable] = [] if along is None else [along]
     new: list[Hashable] = [] if numbers is None else ["member"]
-    dataset = cf.without_time(obj) if isinstance(obj, xr.Dataset) else None
+    dataset = horizontal.without_time(obj) if isinstance(obj, xr.Dataset) else None
     fine = grids.fine_grid(field.array, field.y, field.x, factor, dataset)
     values = refining.refine_array(
         _channels(obj, field, task, extra, sequence),
@@ -262,7 +263,7 @@ def _channels(
     chunks = {**dict.fromkeys(extra, 1), **dict.fromkeys(sequence, 24)}
     variables = []
     for array in (field.array, *_further(obj, task, field)):
-        rows = cf.north_up(array, field.y, field.x)
+        rows = horizontal.north_up(array, field.y, field.x)
         rows = rows if sequence else rows.expand_dims("frame")
         rows = rows if rows.chunks is not None else rows.chunk(chunks)
         variables.append(rows.transpose(*leading, field.y, field.x).variable)
@@ -303,7 +304,7 @@ def _given_on_fine_grid(
     blank = xr.DataArray(np.broadcast_to(np.float32(0), tuple(sizes.values())), dims=list(sizes))
     blank = blank.assign_coords({n: c.variable for n, c in fine.coords.items() if {*c.dims} <= {*sizes}})
     areas = xr.zeros_like(blank, dtype="f4") + grids.cell_areas(blank, field.y, field.x).astype("f4")
-    on_rows = cf.north_up(areas.transpose(*blank.dims), field.y, field.x).values
+    on_rows = horizontal.north_up(areas.transpose(*blank.dims), field.y, field.x).values
     if static is not None and not task.static:
         raise ValueError(f"{name!r} reads no static fields: leave static out")
     if static is None and task.static:
@@ -341,7 +342,7 @@ def _static_field(static: Any, wanted: str, blank: xr.DataArray, field: Field) -
                     f"{array[dim].values[-1]:g}, and the fine grid from {first:g} to {last:g}{_FINE_GRID}"
                 )
     conversion = channels.canonical_units(array, wanted)[0] if "units" in array.attrs else channels.Affine()
-    values = conversion(cf.north_up(array.assign_coords(blank.coords), field.y, field.x).values)
+    values = conversion(horizontal.north_up(array.assign_coords(blank.coords), field.y, field.x).values)
     if np.isnan(values).any():
         raise ValueError(f"static field {wanted!r} is NaN in {np.isnan(values).sum()} cells: fill them, such as with 0")
     return values

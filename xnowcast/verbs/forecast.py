@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnowcast.fields import cf, labels, windows
-from xnowcast.fields.cf import Field, T_Xarray
+from xnowcast.fields import cf, horizontal, labels, windows
+from xnowcast.fields.cf import Field
+from xnowcast.fields.horizontal import T_Xarray
 from xnowcast.fields.units import Relation
 from xnowcast.terminal import warn
 from xnowcast.verbs.request import OnMismatch, Request, documented, model_name, provenance
@@ -165,7 +166,7 @@ def prepare(request: ForecastRequest) -> Prepared:
     field, task = request.field, request.task
     axis = windows.time_axis(field.array, field.time)
     steps = windows.lead_steps(axis.step, lead_time=request.lead_time, steps=request.steps)
-    cf.refuse_uneven(field)
+    horizontal.refuse_uneven(field.array, field.y, field.x)
     request.check_field(field, step=axis.step)
     _check_forecast(field, task, request.name, steps)
     numbers = request.member_numbers()
@@ -177,7 +178,7 @@ def _attempt(request: ForecastRequest) -> Prepared:
     """A forecast with a model that nobody asked for, which has to suit the data: a warning would not do."""
     ready = prepare(request)
     field = ready.field
-    if ready.task.spacing is not None and cf.grid_spacing(field.array, field.y, field.x) is None:
+    if ready.task.spacing is not None and horizontal.grid_spacing(field.array, field.y, field.x) is None:
         raise ValueError(f"variable {field.name!r} does not tell its grid spacing")
     windows.input_windows(ready.axis, ready.task.input_frames, request.init_times, on_gap=request.on_gap)
     return ready

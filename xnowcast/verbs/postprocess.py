@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import cf, labels, units
+from xnowcast.fields import horizontal, labels, units
 from xnowcast.fields import regrid as remapping
 from xnowcast.fields.cf import Field
 from xnowcast.fields.channels import find_channels
@@ -262,7 +262,9 @@ def _inputs(request: Request, arguments: Mapping[str, Any]) -> tuple[xr.Dataset,
     mapping, grid, regrid = (arguments[name] for name in ("channels", "grid", "regrid"))
     if not isinstance(obj, xr.Dataset | xr.DataArray):
         raise TypeError(f"expected an xarray Dataset or DataArray, found {type(obj).__name__}")
-    dataset = cf.without_time(obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=obj.name or "rainfall_rate"))
+    dataset = horizontal.without_time(
+        obj if isinstance(obj, xr.Dataset) else obj.to_dataset(name=obj.name or "rainfall_rate")
+    )
     refuse_accumulated(dataset, task.channels, mapping)
     found = find_channels(dataset, task.channels, mapping, exclude=(OBSERVED_RAIN,))
     remapping.refuse_staggered(found)
@@ -272,10 +274,10 @@ def _inputs(request: Request, arguments: Mapping[str, Any]) -> tuple[xr.Dataset,
         fields = remapping.regrid(fields, grid, regrid)
         dataset = fields.assign_attrs(dataset.attrs)
     arrays = [fields[f"channel {i}"] for i in range(len(found))]
-    y, x = cf.horizontal_dims(arrays[0])
+    y, x = horizontal.horizontal_dims(arrays[0])
     field = _output_field(arrays[0], y, x)
     request.check_field(field)
-    rows = [cf.north_up(a, y, x).transpose(*field.extra, y, x) for a in arrays]
+    rows = [horizontal.north_up(a, y, x).transpose(*field.extra, y, x) for a in arrays]
     lazy = [a if a.chunks is not None else a.chunk(dict.fromkeys(field.extra, 1)) for a in rows]
     stacked = xr.Variable.concat([a.variable for a in lazy], "channel")
     return dataset, field, stacked.transpose(*field.extra, "channel", y, x).data

@@ -16,8 +16,9 @@ import xarray as xr
 
 from xnowcast import check
 from xnowcast.check import LARGEST_COUNT
-from xnowcast.fields import cf
-from xnowcast.fields.cf import Field, T_Xarray
+from xnowcast.fields import cf, horizontal
+from xnowcast.fields.cf import Field
+from xnowcast.fields.horizontal import T_Xarray
 from xnowcast.fields.units import Relation
 from xnowcast.terminal import warn
 
@@ -308,7 +309,7 @@ def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> I
 def _spacing_mismatch(field: Field, task: "Task", advice: str) -> Iterator[str]:
     """Where the data do not tell their spacing there is nothing to compare; a model knows the mean of y and x."""
     bounds = task.bounds("spacing")
-    spacing = cf.grid_spacing(field.array, field.y, field.x) if bounds is not None else None
+    spacing = horizontal.grid_spacing(field.array, field.y, field.x) if bounds is not None else None
     if bounds is None or spacing is None or suits_grid(field, task):
         return
     least, greatest = (metres / 1000 for metres in bounds)
@@ -326,7 +327,7 @@ def suits_grid(field: Field, task: "Task") -> bool:
     from xnowcast.models.base import SPACING_TOLERANCE
 
     bounds = task.bounds("spacing")
-    spacing = cf.grid_spacing(field.array, field.y, field.x) if bounds is not None else None
+    spacing = horizontal.grid_spacing(field.array, field.y, field.x) if bounds is not None else None
     if bounds is None or spacing is None:
         return False
     least, greatest = (metres / 1000 for metres in bounds)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xnowcast.fields import cf, intervals, units, windows
+from xnowcast.fields import cf, horizontal, intervals, units, windows
 
 # Grids that were computed twice differ in the last digits; beyond this part of a cell they are two grids.
 GRID_TOLERANCE = 0.01
@@ -422,7 +422,7 @@ def _check_same_places(observations: xr.DataArray, forecasts: xr.DataArray) -> N
         return
     for axis, what in (("y", "latitudes"), ("x", "longitudes")):
         names_of_both = [
-            [n for n in cf.latlon_names(a, axis) if n in names] for a, names in zip(both, beside, strict=True)
+            [n for n in horizontal.latlon_names(a, axis) if n in names] for a, names in zip(both, beside, strict=True)
         ]
         for ours, theirs in product(*names_of_both):
             one, other = observations.coords[ours].variable, forecasts.coords[theirs].variable

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields import cf
+from xnowcast.fields import horizontal
 
 
 def area_weights(obj: xr.Dataset | xr.DataArray) -> xr.DataArray:
@@ -53,7 +53,7 @@ def area_weights(obj: xr.Dataset | xr.DataArray) -> xr.DataArray:
 
 
 def _places(obj: Any, axis: str) -> xr.DataArray | None:
-    found = [obj[name] for name in cf.latlon_names(obj, axis) if 1 <= obj[name].ndim <= 2]
+    found = [obj[name] for name in horizontal.latlon_names(obj, axis) if 1 <= obj[name].ndim <= 2]
     return next(iter(sorted(found, key=lambda places: -places.ndim)), None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields import cf
+from xnowcast.fields import horizontal
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.kernels import spectra as kernels
@@ -358,7 +358,7 @@ def _spacing(array: xr.DataArray, places: tuple[Hashable, Hashable], spacing_km:
     if spacing_km is not None:
         dy, dx = np.broadcast_to(np.asarray(spacing_km, np.float64), (2,)).tolist()
         return dy, dx
-    known = cf.grid_spacing(array, *places)
+    known = horizontal.grid_spacing(array, *places)
     if known is None:
         raise ValueError("the grid spacing is unknown, as the coordinates do not tell it; give spacing_km=")
     return known

@@ -14,7 +14,7 @@ import xarray as xr
 from xnowcast.data.netcdf import UnreadableInput
 from xnowcast.data.sources import names_behind
 from xnowcast.data.whole import State, check_whole, state
-from xnowcast.fields import cf
+from xnowcast.fields import horizontal
 from xnowcast.fields.cf import Field
 
 BATCHES_PER_STRETCH = 32
@@ -116,7 +116,7 @@ class FrameReader:
     """
 
     def __init__(self, field: Field, times: np.ndarray):
-        array = cf.north_up(field.array, field.y, field.x).transpose(*field.leading, field.y, field.x)
+        array = horizontal.north_up(field.array, field.y, field.x).transpose(*field.leading, field.y, field.x)
         self._variable = array.variable
         self._times = times
         self._states: dict[Path, State] = {}
