@@ -26,7 +26,7 @@ from xnowcast.engine.graph import (
 from xnowcast.engine.workers import ModelNode, ModelRecipe, memory_explained
 from xnowcast.fields.units import Conversion
 from xnowcast.fields.windows import Windows
-from xnowcast.models.base import ForecastModel, NotFinite, Task
+from xnowcast.models.base import ForecastModel, Grid, NotFinite, Task
 from xnowcast.nn.noise import Noise, member_generator
 
 
@@ -39,6 +39,7 @@ class ForecastPlan:
     seed: int
     device: str
     conversion: Conversion
+    grid: Grid | None = None
 
 
 def forecast_array(
@@ -159,7 +160,7 @@ def predict_on_device(node: ModelNode, windows: np.ndarray, batch: _Batch) -> np
     plan = batch.plan
     with at_work(node, plan.device, batch.init_times) as (model, device):
         noise = _noise_source(batch, device) if batch.members is not None else None
-        return predict(model, windows, plan.steps, members=batch.members, noise=noise, device=device)
+        return predict(model, windows, plan.steps, members=batch.members, noise=noise, device=device, grid=plan.grid)
 
 
 def _noise_source(batch: _Batch, device: torch.device) -> Callable[[np.ndarray], Noise]:
@@ -186,35 +187,45 @@ def predict(
     members: Sequence[int] | None = None,
     noise: Callable[[np.ndarray], Noise] | None = None,
     device: torch.device | str = "cpu",
+    grid: Grid | None = None,
 ) -> np.ndarray:
     """Forecast from windows of rain rate: fill, scale, pad, run, and undo each in turn.
 
     ``windows``: ``(b, frame, y, x)`` in mm h-1, NaN where not measured. ``steps``: how many steps to forecast.
     ``members``: numbers of the members, for stochastic models. ``noise``: from the numbers of the rows that are run to
-    their `Noise`. Returned: ``(b * m, steps, y, x)`` in mm h-1, the member varying fastest. NaN where no frame measured
-    anything, and where the model says so. A window without any rain gives none, and the model is not asked. NotFinite
-    if the model gives infinite values, or NaN where it should know.
+    their `Noise`. ``grid``: step and spacing, for models that read them. Returned: ``(b * m, steps, y, x)`` in mm h-1,
+    the member varying fastest. NaN where no frame measured anything, and where the model says so. A window without any
+    rain gives none, and the model is not asked. NotFinite if the model gives infinite values, or NaN where it should
+    know.
     """
     copies = 1 if members is None else len(members)
     given = Filled.of(windows)
-    wet, grid = given.wet, windows.shape[-2:]
-    result = np.zeros((len(windows), copies, steps, *grid), dtype=np.float32)
+    wet, shape = given.wet, windows.shape[-2:]
+    result = np.zeros((len(windows), copies, steps, *shape), dtype=np.float32)
     if wet.size:
-        pad = Padding(grid, model.task.grid_multiple, torch.device(device))
+        pad = Padding(shape, model.task.grid_multiple, torch.device(device))
         frames, observed = pad(given.rain[wet][:, :, None]), pad(given.observed[wet][:, :, None])
         with memory_explained(model, wet.size * copies, windows.shape), counted_in(wet, len(windows)):
-            answer = _run_model(model, frames, observed, pad, steps, noise(wet) if noise is not None else None)
-        result[wet] = answer[:, :, 0].reshape(wet.size, copies, *answer.shape[1:2], *grid).cpu().numpy()
+            drawn = noise(wet) if noise is not None else None
+            answer = _run_model(model, frames, observed, pad, steps, drawn, grid)
+        result[wet] = answer[:, :, 0].reshape(wet.size, copies, *answer.shape[1:2], *shape).cpu().numpy()
     np.copyto(result, np.nan, where=~np.any(given.observed, axis=1)[:, None, None])
     return result.reshape(-1, *result.shape[2:])
 
 
 @torch.inference_mode()
 def _run_model(
-    model: ForecastModel, frames: Tensor, observed: Tensor, pad: Padding, steps: int, noise: Noise | None
+    model: ForecastModel,
+    frames: Tensor,
+    observed: Tensor,
+    pad: Padding,
+    steps: int,
+    noise: Noise | None,
+    grid: Grid | None,
 ) -> Tensor:
     scaled = model.transform(frames)
-    answer = pad.undo(model.forecast(scaled, observed, steps, noise))
+    known: dict[str, Any] = {"grid": grid} if model.task.reads_grid else {}
+    answer = pad.undo(model.forecast(scaled, observed, steps, noise, **known))
     rain = model.transform.inverse(answer.float())
     failed = _broken(rain, pad.undo(observed), model.task)
     if scaled.isfinite().all():  # a scale that has no dry at all may give minus infinity, which is no rain

@@ -18,6 +18,14 @@ SPACING_TOLERANCE = 0.15
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Minutes between frames, and kilometres between cells along y and along x, of the data at hand."""
+
+    minutes: float = 5.0
+    spacing_km: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
 class Task:
     """What a model reads, what it gives, and on which grids.
 
@@ -49,6 +57,8 @@ class Task:
     coverage : {"observed", "advected"}
         Where the answer is NaN: where no input frame measured anything, or, beyond that, also where the air
         comes from outside the measured area.
+    reads_grid : bool
+        Whether ``forecast`` takes ``grid=``, a `Grid`: the step and the spacing of the data.
     kernel_size : int
         Width of the blur kernel that a deblurring model estimates; 0 for the others.
     factor : int, optional
@@ -70,6 +80,7 @@ class Task:
     stochastic: bool = False
     trained: bool = False
     coverage: Literal["observed", "advected"] = "observed"
+    reads_grid: bool = False
     kernel_size: int = 0
     factor: int | None = None
     channels: tuple[str, ...] = ()

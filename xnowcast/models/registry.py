@@ -20,6 +20,7 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "persistence": "xnowcast.models.persistence:Persistence",
     "extrapolation": "xnowcast.models.extrapolation:Extrapolation",
     "sprog": "xnowcast.models.sprog:SPROG",
+    "steps": "xnowcast.models.steps:STEPS",
     "lagrangian": "xnowcast.models.lagrangian:Lagrangian",
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",

@@ -105,7 +105,7 @@ def advect(
         raise ValueError(f"coarsen is {coarsen}: it is a number of grid cells, at least 1")
     known = torch.isfinite(field) if observed is None else observed & torch.isfinite(field)
     layers = torch.stack([torch.where(known, field, 0.0), known.to(field.dtype)], 1)
-    grid = _sampling_grid(motion, steps, carried, coarsen).to(field.dtype)
+    grid = sampling_grid(motion, steps, carried, coarsen).to(field.dtype)
     layers = F.grid_sample(layers, grid, mode=interpolation, padding_mode="zeros", align_corners=True)
     outside = float("nan") if inflow == "nan" else 0.0
     return _covered_mean(layers, outside).view(field.shape[0], steps, *field.shape[1:])
@@ -132,7 +132,7 @@ def along_trajectories(
     """
     _check_motion(motion)
     b, n, ny, nx = fields.shape
-    grid = _sampling_grid(motion, n, carried, coarsen).to(fields.dtype).reshape(b * n, ny, nx, 2)
+    grid = sampling_grid(motion, n, carried, coarsen).to(fields.dtype).reshape(b * n, ny, nx, 2)
     layers = torch.stack([torch.where(observed, fields, 0.0), observed.to(fields.dtype)], 2).flatten(0, 1)
     layers = F.grid_sample(layers, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return _covered_mean(layers, float("nan")).view(b, n, ny, nx)
@@ -145,8 +145,8 @@ def _covered_mean(layers: Tensor, outside: float) -> Tensor:
     return (value / weight).masked_fill(weight < 0.5 - 1e-4, outside)
 
 
-def _sampling_grid(motion: Tensor, steps: int, carried: float, coarsen: int) -> Tensor:
-    """Trajectory starts of every cell as ``grid_sample`` wants them: (b, steps*y, x, 2), x first, -1 to 1."""
+def sampling_grid(motion: Tensor, steps: int, carried: float, coarsen: int) -> Tensor:
+    """Trajectory starts of every cell as ``grid_sample`` reads them: (b, steps*y, x, 2), x first, -1 to 1."""
     b, _, ny, nx = motion.shape
     nodes = tuple(max(2, -(-(n - 1) // coarsen) + 1) for n in (ny, nx))
     spacing = ((ny - 1) / (nodes[0] - 1), (nx - 1) / (nodes[1] - 1))

@@ -17,7 +17,7 @@ from xnowcast.verbs.request import OnMismatch, Request, documented, model_name, 
 
 if TYPE_CHECKING:
     from xnowcast.engine import ForecastPlan
-    from xnowcast.models.base import ForecastModel, Task
+    from xnowcast.models.base import ForecastModel, Grid, Task
 
 
 @documented
@@ -170,8 +170,17 @@ def prepare(request: ForecastRequest) -> Prepared:
     request.check_field(field, step=axis.step)
     _check_forecast(field, task, request.name, steps)
     numbers = request.member_numbers()
-    plan = engine.ForecastPlan(task, steps, request.seed, request.device, field.conversion)
+    grid = _grid(field, axis) if task.reads_grid else None
+    plan = engine.ForecastPlan(task, steps, request.seed, request.device, field.conversion, grid)
     return Prepared(field, request.recipe, task, axis, plan, numbers, request.batch_size, request.options)
+
+
+def _grid(field: Field, axis: windows.TimeAxis) -> "Grid":
+    """Step and spacing of the data, as a model reads them; what do not tell their spacing are taken to have 1 km."""
+    from xnowcast.models.base import Grid
+
+    spacing = cf.grid_spacing(field.array, field.y, field.x) or (1.0, 1.0)
+    return Grid(float(axis.step / np.timedelta64(1, "m")), spacing)
 
 
 def _attempt(request: ForecastRequest) -> Prepared:
