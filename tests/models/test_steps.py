@@ -121,9 +121,9 @@ def test_many_members_at_once_are_those_of_one_at_a_time(rain):
 
 def test_total_rain_is_that_of_extrapolation(rain):
     made = forecast(rain, steps=6, members=3)
-    moved = models.build("extrapolation", window=64.0).forecast(rain[None, :, None], rain[None, :, None] >= 0, 6)[
-        0, :, 0
-    ]
+    moved = models.build("extrapolation", window=STEPS().options.window).forecast(
+        rain[None, :, None], rain[None, :, None] >= 0, 6
+    )[0, :, 0]
     wanted = torch.where(made[0].isnan(), 0.0, moved.nan_to_num(0.0)).sum((-2, -1))
     assert torch.allclose(made.nan_to_num(0.0).sum((-2, -1)), wanted.expand(3, -1), rtol=0.05)
 
