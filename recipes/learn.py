@@ -23,7 +23,7 @@ import xarray as xr
 
 import xnowcast
 from xnowcast import verify
-from xnowcast.cli.commands import _name_and_value
+from xnowcast.cli.flags import _name_and_value
 
 TRAINING = ("fmi_20160928_crop512", "knmi_20100826_crop384", "mch_20150515_crop")
 TESTING = ("mch_20160711", "rmi_20210704_crop512")
