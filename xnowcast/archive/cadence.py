@@ -129,11 +129,11 @@ class Kind:
         return all(_same_places(here, other.places[dim]) for dim, here in self.places.items())
 
 
-def _same_places(here: np.ndarray, there: np.ndarray) -> bool:
-    if here.shape != there.shape or here.dtype.kind not in "fiu" or there.dtype.kind not in "fiu":
-        return np.array_equal(here, there)
+def _same_places(here: np.ndarray, other: np.ndarray) -> bool:
+    if here.shape != other.shape or here.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
+        return np.array_equal(here, other)
     cell = np.abs(np.diff(here)).min() if here.size > 1 else 0.0
-    return bool(np.all(np.abs(here - there) <= GRID_TOLERANCE * cell))
+    return bool(np.all(np.abs(here - other) <= GRID_TOLERANCE * cell))
 
 
 def kind_of(frame: xr.Dataset, time: Any, step: np.timedelta64, variable: Any, zr: Any) -> Kind:

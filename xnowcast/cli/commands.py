@@ -332,8 +332,8 @@ def _models(options: argparse.Namespace) -> None:
         ships = card.sha256 or shipped.of_system(name)
         needs = "weights ship" if ships else "to be trained" if card.task.trained else "ready"
         members = "members" if card.task.stochastic else ""
-        what = card.description if name == card.system else f"The weights of {card.system}{_for_factor(card.task)}."
-        print(f"{name:<16} {card.task.verb:<12} {needs:<14} {members:<8} {what}")
+        text = card.description if name == card.system else f"The weights of {card.system}{_for_factor(card.task)}."
+        print(f"{name:<16} {card.task.verb:<12} {needs:<14} {members:<8} {text}")
 
 
 def _for_factor(task: Any) -> str:

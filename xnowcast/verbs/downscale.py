@@ -279,8 +279,8 @@ def _further(obj: xr.Dataset | xr.DataArray, task: "Task", field: Field) -> tupl
         found = channels.find_channels(dataset, task.channels, exclude=(field.array.name, field.name))
     except ValueError as error:
         wanted = ", ".join(map(repr, task.channels))
-        what = f"a field {wanted}" if len(task.channels) == 1 else f"fields {wanted}"
-        raise ValueError(f"the model reads {what} beside the precipitation: {error}") from None
+        needed = f"a field {wanted}" if len(task.channels) == 1 else f"fields {wanted}"
+        raise ValueError(f"the model reads {needed} beside the precipitation: {error}") from None
     for name, array in zip(task.channels, found, strict=True):
         if set(array.dims) != set(field.array.dims):
             raise ValueError(f"field {name!r} has dims {array.dims}, and the precipitation {field.array.dims}")

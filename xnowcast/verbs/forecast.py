@@ -258,12 +258,14 @@ def _overlap(field: Field, axis: windows.TimeAxis) -> dict[str, str]:
     if field.interval is None or field.interval.length <= axis.step:
         return {}
     minutes, step = field.interval.minutes, axis.step / np.timedelta64(60, "s")
-    what = f"each value is of the {minutes:g} min up to its time, and the next one {step:g} min later overlaps with it"
+    overlap = (
+        f"each value is of the {minutes:g} min up to its time, and the next one {step:g} min later overlaps with it"
+    )
     warn(
         f"variable {field.name!r} is forecast from values of {minutes:g} min every {step:g} min, and so is what comes "
-        f"out: {what}. Models are made for frames that do not overlap"
+        f"out: {overlap}. Models are made for frames that do not overlap"
     )
-    return {"nowcast_overlap": what}
+    return {"nowcast_overlap": overlap}
 
 
 def _skipped(chosen: windows.Windows) -> dict[str, str]:

@@ -296,14 +296,14 @@ def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> I
         yield f"was made for steps of {shortest:g} to {longest:g} min, and the data have {minutes:g} min"
         return
     wanted = longest
-    what = f"was made for a step of {wanted:g} min, and the data have {minutes:g} min"
+    mismatch = f"was made for a step of {wanted:g} min, and the data have {minutes:g} min"
     ratio = wanted / minutes
     if ratio > 1 and ratio == round(ratio):
-        yield f"{what}: thin them with ds.isel({field.time}=slice(None, None, {ratio:g}))"
+        yield f"{mismatch}: thin them with ds.isel({field.time}=slice(None, None, {ratio:g}))"
     elif ratio < 1 and 1 / ratio == round(1 / ratio):
-        yield f"{what}: it takes a model that was trained with stride={1 / ratio:g}"
+        yield f"{mismatch}: it takes a model that was trained with stride={1 / ratio:g}"
     else:
-        yield f"{what}: bring the frames to its step first"
+        yield f"{mismatch}: bring the frames to its step first"
 
 
 def _spacing_mismatch(field: Field, task: "Task", advice: str) -> Iterator[str]:
@@ -355,15 +355,15 @@ def provenance(
     from xnowcast.check import plain
     from xnowcast.models.weights import sha256_of
 
-    told = {str(k): v for k, v in (before or {}).items() if str(k).startswith("nowcast_")}
-    earlier = told.pop("nowcast_model", None)
-    told.pop("nowcast_package", None)
+    noted = {str(k): v for k, v in (before or {}).items() if str(k).startswith("nowcast_")}
+    earlier = noted.pop("nowcast_model", None)
+    noted.pop("nowcast_package", None)
     attrs: dict[str, Any] = {
         "nowcast_model": f"{earlier} + {model_name(model)}" if earlier else model_name(model),
         "nowcast_package": f"xnowcast {__version__}",
         **{
             k if k.startswith("nowcast_input_") else k.replace("nowcast_", "nowcast_input_", 1): v
-            for k, v in told.items()
+            for k, v in noted.items()
         },
     }
     if options:
