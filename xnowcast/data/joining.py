@@ -16,7 +16,7 @@ import xarray as xr
 
 from xnowcast.data.netcdf import UnreadableInput, in_own_chunks
 from xnowcast.fields import cf, intervals, units, windows
-from xnowcast.fields.attributes import declared
+from xnowcast.fields.attributes import FORECAST_NAMES, TIME_NAMES, declared
 from xnowcast.terminal import printable
 
 OF_A_CELL = 0.01
@@ -124,16 +124,16 @@ def _time_name(dataset: xr.Dataset) -> Hashable | None:
     """The dim of times, those of runs before others, else the scalar time."""
     dated = [n for n, v in dataset.variables.items() if _holds_times(v)]
     dims = [n for n in dated if n in dataset.dims]
-    runs = [n for n in dims if n in cf.FORECAST_NAMES["init_time"] or _standard_name(dataset, n) in _OF_RUNS]
+    runs = [n for n in dims if _is_of_runs(dataset, n)]
     scalars = [n for n in dated if dataset[n].ndim == 0]
-    of_time = [
-        n for n in scalars if _standard_name(dataset, n) == "time" or str(n).lower() in ("time", "valid_time", "t")
-    ]
-    of_runs = [n for n in scalars if n in cf.FORECAST_NAMES["init_time"] or _standard_name(dataset, n) in _OF_RUNS]
+    of_time = [n for n in scalars if _standard_name(dataset, n) == "time" or str(n).lower() in TIME_NAMES]
+    of_runs = [n for n in scalars if _is_of_runs(dataset, n)]
     return next(iter([*runs, *dims, *of_time, *of_runs]), None)
 
 
-_OF_RUNS = (cf.FORECAST_NAMES["init_time"][0],)
+def _is_of_runs(dataset: xr.Dataset, name: Hashable) -> bool:
+    names = FORECAST_NAMES["init_time"]
+    return name in names or _standard_name(dataset, name) == names[0]
 
 
 def _standard_name(dataset: xr.Dataset, name: Hashable) -> Any:

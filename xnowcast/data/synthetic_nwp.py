@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from xnowcast import check
 from xnowcast.fields import windows
+from xnowcast.fields.attributes import forecast_times
 from xnowcast.fields.labels import CONVENTIONS
 from xnowcast.fields.units import EARTH_RADIUS_M
 
@@ -349,9 +350,10 @@ def _forecast(climate: _Climate, planes: Any, init: np.ndarray, lead: np.ndarray
         variables[name] = xr.Variable((*dims[:2], "pressure", *dims[2:]), values, attrs)
     pressure = {"standard_name": "air_pressure", "units": "hPa", "positive": "down", "axis": "Z"}
     height = {"standard_name": "height", "units": "m", "positive": "up"}
-    coords = {
-        "init_time": ("init_time", init, {"standard_name": "forecast_reference_time", "long_name": "start of the run"}),
-        "lead_time": ("lead_time", lead, {"standard_name": "forecast_period", "long_name": "time since the start"}),
+    times = forecast_times(init, lead)
+    coords: dict[str, Any] = {
+        "init_time": times["init_time"],
+        "lead_time": times["lead_time"],
         "pressure": ("pressure", np.array(LEVELS, "f8"), pressure),
         "height_2m": ("height_2m", [2.0], height),
         "height_10m": ("height_10m", [10.0], height),

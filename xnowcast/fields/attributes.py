@@ -29,6 +29,18 @@ _PACKING = ("scale_factor", "add_offset")
 _FILLS = ("_FillValue", "missing_value")
 
 
+def forecast_times(init_times: Any, lead_times: Any, origin: str = "start of the run") -> dict[Hashable, xr.Variable]:
+    """Init, lead and valid times of forecasts as CF names them; ``origin`` says what an init time is the time of."""
+    init, lead = np.asarray(init_times, "M8[ns]"), np.asarray(lead_times, "m8[ns]")
+    names = {role: {"standard_name": FORECAST_NAMES[role][0]} for role in ("init_time", "lead_time")}
+    valid = {"standard_name": "time", "long_name": "time that is forecast"}
+    return {
+        "init_time": xr.Variable("init_time", init, names["init_time"] | {"long_name": f"time of the {origin}"}),
+        "lead_time": xr.Variable("lead_time", lead, names["lead_time"] | {"long_name": f"time since the {origin}"}),
+        "valid_time": xr.Variable(("init_time", "lead_time"), init[:, None] + lead, valid),
+    }
+
+
 def name_of(array: xr.DataArray) -> str:
     """Name of a variable, for messages and output; "precipitation" where it has none.
 

@@ -10,11 +10,14 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.fields import units, windows
+from xnowcast.fields.attributes import FORECAST_NAMES, TIME_NAMES, name_of, reference
 
 # name: [name: ...] method [over ...] [(what else is known)]
 _CELL_METHOD = re.compile(r"((?:[\w.-]+\s*:\s*)+)(\w+)((?:\s+(?:within|over|where|in)\s+\w+)*)\s*(?:\(([^)]*)\))?")
 _SPACING = re.compile(r"interval:\s*([\d.]+)\s*([A-Za-z]+)")
 
+# Of the times and lead times that values stand for, as CF and as we call them.
+_TIMES = (*TIME_NAMES, "lead_time", FORECAST_NAMES["lead_time"][0])
 _SINCE_START = ("since the start", "since start", "since initial", "since init", "accumulated total", "run total")
 _NOTHING = np.timedelta64(0, "ns")
 _LONG_BREAK = 10
@@ -55,7 +58,7 @@ def of_amount(
     >>> of_amount(rain, None, time="time", lead_time=None).minutes
     60.0
     """
-    name = _name(array)
+    name = name_of(array)
     stated = _stated(array, dataset, (time, lead_time))
     if len({round(found.minutes, 3) for found in stated.values()}) > 1:
         what = ", and of ".join(f"{_words(found.length)} by its {where}" for where, found in stated.items())
@@ -159,7 +162,7 @@ def mean_rate_attributes(attrs: dict[Any, Any]) -> dict[Any, Any]:
 def with_bounds(array: xr.DataArray, dataset: xr.Dataset) -> xr.Dataset:
     """A variable of a dataset, or part of it, with the time bounds that the dataset has, which tell its interval."""
     bounds = {found: dataset.variables[found] for _, found in _bounds_of(array, dataset, ())}
-    return array.to_dataset(name=_name(array)).assign(bounds)
+    return array.to_dataset(name=name_of(array)).assign(bounds)
 
 
 # ---------------------------------------------------------------- what is stated
@@ -190,13 +193,8 @@ def _is_spacing(interval: Interval, whole: Interval) -> bool:
 
 def _time_names(array: xr.DataArray, dims: Iterable[Hashable | None]) -> list[Hashable]:
     """Coordinates that may have time bounds."""
-    by_attributes = [n for n, c in array.coords.items() if c.attrs.get("standard_name") in ("time", "forecast_period")]
-    named = [*dims, "time", "valid_time", "lead_time", *by_attributes]
+    named = [*dims, *_TIMES, *(n for n, c in array.coords.items() if c.attrs.get("standard_name") in _TIMES)]
     return [n for n in dict.fromkeys(named) if n is not None and n in array.coords]
-
-
-def _bounds_name(array: xr.DataArray, name: Hashable) -> Any:
-    return array[name].attrs.get("bounds", array[name].encoding.get("bounds"))
 
 
 def _bounds_of(
@@ -204,7 +202,7 @@ def _bounds_of(
 ) -> Iterator[tuple[Hashable, Hashable]]:
     """Coordinates of times, and the variables of their bounds that are there: named, or with a name that tells it."""
     for name in _time_names(array, dims):
-        named = (_bounds_name(array, name), f"{name}_bnds", f"{name}_bounds")
+        named = (reference(array[name], "bounds"), f"{name}_bnds", f"{name}_bounds")
         found = next((b for b in named if b in dataset.variables and b not in array.coords), None)
         if found is not None:
             yield name, found
@@ -219,7 +217,7 @@ def _by_bounds(array: xr.DataArray, dataset: xr.Dataset | None, dims: Iterable[H
 
 def _length_of_bounds(array: xr.DataArray, name: Hashable, bounds: xr.DataArray) -> Interval | None:
     """Their one length; None where they are those of moments."""
-    coordinate, variable = array[name], _name(array)
+    coordinate, variable = array[name], name_of(array)
     ends = [d for d in bounds.dims if d not in (*coordinate.dims, *array.dims) and bounds.sizes[d] == 2]
     bounds = _once(bounds, [d for d in bounds.dims if d in array.dims and d not in coordinate.dims])
     if len(ends) != 1 or {*bounds.dims} != {*coordinate.dims, *ends}:
@@ -301,14 +299,14 @@ def _by_accutime(array: xr.DataArray) -> Interval | None:
         minutes = np.nan
     if not 0 < minutes < np.inf:
         raise ValueError(
-            f"variable {_name(array)!r} has the attribute accutime={accutime!r}; it is the length of an amount's "
+            f"variable {name_of(array)!r} has the attribute accutime={accutime!r}; it is the length of an amount's "
             "interval in minutes, a number above 0"
         )
     return Interval(np.timedelta64(round(minutes * 60e9), "ns"))
 
 
 def _by_cell_methods(array: xr.DataArray, dims: Iterable[Hashable | None]) -> Interval | None:
-    names = {"time", "valid_time", "lead_time", "forecast_period", *map(str, dims)}
+    names = {*_TIMES, *map(str, dims)}
     for of, method, _, further in _CELL_METHOD.findall(str(array.attrs.get("cell_methods", ""))):
         spacing = _SPACING.search(further)
         if not names & {word.strip() for word in of.split(":")} or method == "point" or spacing is None:
@@ -322,10 +320,9 @@ def _by_cell_methods(array: xr.DataArray, dims: Iterable[Hashable | None]) -> In
 def _refuse_lost_bounds(array: xr.DataArray, dims: Iterable[Hashable | None]) -> None:
     """Bounds that are named and not there: the step of the times may be something else than what they told."""
     for name in _time_names(array, dims):
-        bounds = _bounds_name(array, name)
-        if bounds is not None:
+        if bounds := reference(array[name], "bounds"):
             raise ValueError(
-                f"variable {_name(array)!r} is an amount ({array.attrs.get('units')}) whose interval the time bounds "
+                f"variable {name_of(array)!r} is an amount ({array.attrs.get('units')}) whose interval the time bounds "
                 f"{bounds!r} tell, and these are not here (a DataArray cannot hold them): give the whole dataset, or "
                 "the attribute accutime, in minutes"
             )
@@ -366,7 +363,7 @@ def _refuse_irregular(array: xr.DataArray, time: Hashable | None, step: np.timed
     odd = differences[(misses > allowed) & (differences < _LONG_BREAK * length)]
     if odd.size:
         raise ValueError(
-            f"variable {_name(array)!r} is an amount, and its times are {_words(step)} and {_words(odd[0])} apart, "
+            f"variable {name_of(array)!r} is an amount, and its times are {_words(step)} and {_words(odd[0])} apart, "
             "which leaves open what it is an amount of: give the attribute accutime, in minutes, or time bounds"
         )
 
@@ -376,8 +373,8 @@ def _step_of_leads(array: xr.DataArray, leads: np.ndarray) -> np.timedelta64:
     if (differences != differences[0]).any():
         apart = ", ".join(_words(d) for d in np.unique(differences)[:4])
         raise ValueError(
-            f"variable {_name(array)!r} is an amount, and its lead times are {apart} apart, which leaves open what it "
-            "is an amount of: give the attribute accutime, in minutes, or lead times of one step"
+            f"variable {name_of(array)!r} is an amount, and its lead times are {apart} apart, which leaves open "
+            "what it is an amount of: give the attribute accutime, in minutes, or lead times of one step"
         )
     return differences[0]
 
@@ -392,18 +389,15 @@ def _since_start(array: xr.DataArray, lead_time: Hashable | None) -> Interval | 
 
 
 def _counted_from_start(array: xr.DataArray) -> str:
+    name = name_of(array)
     return (
-        f"variable {_name(array)!r} is accumulated since the start of the run, so that its step is no interval of it: "
-        f"make it a rate first with xnowcast.pairing.rain_per_step(ds, {_name(array)!r}, accumulated=True)"
+        f"variable {name!r} is accumulated since the start of the run, so that its step is no interval of it: "
+        f"make it a rate first with xnowcast.pairing.rain_per_step(ds, {name!r}, accumulated=True)"
     )
 
 
 def _ns(duration: np.timedelta64) -> int:
     return int(duration.astype("m8[ns]").astype("i8"))
-
-
-def _name(array: xr.DataArray) -> str:
-    return str(array.name) if array.name is not None else "precipitation"
 
 
 def _words(length: Any) -> str:

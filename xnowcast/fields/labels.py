@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.fields import units
-from xnowcast.fields.attributes import reference
+from xnowcast.fields.attributes import forecast_times, reference
 from xnowcast.fields.cf import OF_STORED, Field, accutime_of
 from xnowcast.fields.horizontal import T_Xarray, north_up, orientation, without_time
 
@@ -204,32 +204,14 @@ def _stored_anew(variable: xr.Variable, chunks: dict[Hashable, tuple[int, ...]])
 
 
 def _time_coordinates(init_times: np.ndarray, lead_times: np.ndarray) -> dict[Hashable, xr.Variable]:
-    init = np.asarray(init_times, dtype="M8[ns]")
-    lead = np.asarray(lead_times, dtype="m8[ns]")
-    valid = init[:, None] + lead[None, :]
-    epoch = {"units": "seconds since 1970-01-01", "dtype": "int64"}
-    whole_minutes = not np.any(lead % np.timedelta64(60, "s"))
-    period = {"units": "minutes" if whole_minutes else "seconds", "dtype": "int64"}
-    return {
-        "init_time": xr.Variable(
-            "init_time",
-            init,
-            {"standard_name": "forecast_reference_time", "long_name": "time of the newest input"},
-            epoch,
-        ),
-        "lead_time": xr.Variable(
-            "lead_time",
-            lead,
-            {"standard_name": "forecast_period", "long_name": "time since the newest input"},
-            period,
-        ),
-        "valid_time": xr.Variable(
-            ("init_time", "lead_time"),
-            valid,
-            {"standard_name": "time", "long_name": "time that is forecast"},
-            epoch,
-        ),
-    }
+    times = forecast_times(init_times, lead_times, "newest input")
+    whole_minutes = not np.any(times["lead_time"].values % np.timedelta64(60, "s"))
+    for name, variable in times.items():
+        unit = "seconds since 1970-01-01"
+        if name == "lead_time":
+            unit = "minutes" if whole_minutes else "seconds"
+        variable.encoding = {"units": unit, "dtype": "int64"}
+    return times
 
 
 def _companions(field: Field, source: xr.Dataset) -> list[str]:

@@ -11,7 +11,7 @@ import xarray as xr
 from xnowcast import check
 from xnowcast.fields import cf, horizontal, intervals, labels, units, windows
 from xnowcast.fields import regrid as remapping
-from xnowcast.fields.attributes import declared, decoded
+from xnowcast.fields.attributes import FORECAST_NAMES, declared, decoded, forecast_times
 from xnowcast.fields.intervals import is_accumulated
 from xnowcast.fields.units import Relation
 
@@ -307,8 +307,8 @@ def _tells_time(coordinate: xr.DataArray, init: Hashable, lead: Hashable) -> boo
     """Whether it is a further coordinate of times along those of the forecast, such as the valid time."""
     timelike = coordinate.dtype.kind in "mM" or coordinate.attrs.get("standard_name") in (
         "time",
-        *cf.FORECAST_NAMES["init_time"],
-        *cf.FORECAST_NAMES["lead_time"],
+        *FORECAST_NAMES["init_time"],
+        *FORECAST_NAMES["lead_time"],
     )
     return timelike and bool({init, lead} & {*coordinate.dims})
 
@@ -582,14 +582,12 @@ def _fitting_method(source: remapping.Grid, target: remapping.Grid) -> remapping
 
 
 def _labelled(pairs: xr.Dataset, nwp: xr.Dataset, step: np.timedelta64) -> xr.Dataset:
-    valid = pairs.init_time.values[:, None] + pairs.lead_time.values[None, :]
     minutes = step / np.timedelta64(1, "m")
     pairs[OBSERVED_RAIN].attrs["cell_methods"] = f"time: mean (interval: {minutes:g} minutes)"
-    pairs = pairs.assign_coords(
-        time=(("init_time", "lead_time"), valid, {"standard_name": "time", "long_name": "valid time"})
-    )
-    pairs.init_time.attrs = {"standard_name": "forecast_reference_time", "long_name": "start of the run"}
-    pairs.lead_time.attrs = {"standard_name": "forecast_period", "long_name": "time since the start of the run"}
+    times = forecast_times(pairs.init_time, pairs.lead_time)
+    pairs = pairs.assign_coords(time=times["valid_time"])
+    for name in ("init_time", "lead_time"):
+        pairs[name].attrs = times[name].attrs
     first = ("init_time", "lead_time")
     ordered = {n: v.transpose(*first, ...) if set(first) <= set(v.dims) else v for n, v in pairs.data_vars.items()}
     pairs = pairs.assign(ordered)

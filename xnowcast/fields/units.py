@@ -4,6 +4,7 @@ Units are read, never guessed: no units or unknown units is an error that says w
 1000 kg m-3, so 1 kg m-2 is 1 mm. Values that cannot be are refused or masked as they are converted.
 """
 
+import math
 import re
 import sys
 import unicodedata
@@ -239,6 +240,16 @@ class ZR(_Checked):
         return rain_rate_to_dbz(values, self.a, self.b, self.no_echo).astype(np.float32)
 
 
+def rain_of_reflectivity(dbz: Any, a: float, b: float, arrays: Any = np) -> Any:
+    """R in mm h-1 of 10 log10 Z by Z = a R**b, where there is an echo; of numpy or torch, in the dtype of the input."""
+    return arrays.exp(dbz * (math.log(10) / (10 * b)) - math.log(a) / b)
+
+
+def reflectivity_of_rain(rain: Any, a: float, b: float, arrays: Any = np) -> Any:
+    """10 log10 Z of R in mm h-1, the inverse of `rain_of_reflectivity`."""
+    return 10 * math.log10(a) + 10 * b * arrays.log10(rain)
+
+
 def dbz_to_rain_rate(dbz: np.ndarray, a: float, b: float, no_echo: float = NO_ECHO_DBZ) -> np.ndarray:
     """Rain rate of reflectivity by Z = a R**b, in the dtype of the reflectivity; no echo is dry.
 
@@ -258,8 +269,7 @@ def dbz_to_rain_rate(dbz: np.ndarray, a: float, b: float, no_echo: float = NO_EC
     >>> dbz_to_rain_rate(np.array([-32.0, 40.0]), *MARSHALL_PALMER).round(2)
     array([ 0.  , 11.53])
     """
-    rain = np.exp(dbz * dbz.dtype.type(np.log(10) / (10 * b)) - dbz.dtype.type(np.log(a) / b))
-    return np.where(dbz <= no_echo + _NO_ECHO_SLACK, dbz.dtype.type(0), rain)
+    return np.where(dbz <= no_echo + _NO_ECHO_SLACK, dbz.dtype.type(0), rain_of_reflectivity(dbz, a, b))
 
 
 def rain_rate_to_dbz(rain: np.ndarray, a: float, b: float, no_echo: float = NO_ECHO_DBZ) -> np.ndarray:
@@ -282,7 +292,7 @@ def rain_rate_to_dbz(rain: np.ndarray, a: float, b: float, no_echo: float = NO_E
     """
     kind = rain.dtype.type
     with np.errstate(divide="ignore"):
-        dbz = kind(10 * np.log10(a)) + kind(10 * b) * np.log10(np.maximum(rain, 0))
+        dbz = reflectivity_of_rain(np.maximum(rain, 0), a, b)
     return np.where(dbz <= no_echo + _NO_ECHO_SLACK, kind(no_echo), dbz)
 
 

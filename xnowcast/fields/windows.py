@@ -27,7 +27,6 @@ COMMON_MINUTES = (1, 2, 2.5, 3, 4, 5, 6, 7.5, 10, 12, 15, 20, 30, 60, 120, 180, 
 """Steps of data that people make."""
 
 _CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
-_UNIT_SECONDS = {"d": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0}  # by how their names begin
 
 # A clock or a date, and the zone after it.
 _ZONED = re.compile(r"(?P<clock>\d{4}-\d\d-\d\d(?:[T ].*?)?)\s?(?P<zone>Z|UTC|[+-]\d\d:?\d\d|(?<=[T: ]\d\d)[+-]\d\d)")
@@ -239,9 +238,9 @@ def stored_blur(coordinate: xr.DataArray) -> int:
     """
     dtype, stated = coordinate.encoding.get("dtype"), str(coordinate.encoding.get("units", ""))
     unit, _, epoch = stated.strip().partition(" since ")
-    seconds = next((s for word, s in _UNIT_SECONDS.items() if unit.lower().startswith(word)), None)
-    if dtype is None or np.dtype(dtype).kind != "f" or not epoch or seconds is None:
+    if dtype is None or np.dtype(dtype).kind != "f" or not epoch or (scale := units.affine(unit, "s")) is None:
         return 0
+    seconds = scale[0]
     try:
         span = np.abs(coordinate.values.astype("M8[ns]") - utc_time(epoch).to_datetime64())
     except (TypeError, ValueError):  # a year before those of datetime64[ns]

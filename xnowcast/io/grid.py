@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from xnowcast.fields.attributes import forecast_times
 from xnowcast.fields.units import is_amount
 from xnowcast.io.files import extra
 from xnowcast.io.lazy import pictures
@@ -331,14 +332,7 @@ def _along_lead_time(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Datas
                 minutes = lead / np.timedelta64(1, "m")
                 raise ValueError(f"the forecast of {str(init)[:16]} ({path}) lacks the lead time of {minutes:g} min")
     first = frames[0]
-    valid = {"standard_name": "time", "long_name": "valid time"}
-    dataset = xr.Dataset(
-        coords={
-            "init_time": ("init_time", inits, {"standard_name": "forecast_reference_time", "long_name": "init time"}),
-            "lead_time": ("lead_time", leads, {"standard_name": "forecast_period", "long_name": "lead time"}),
-            "valid_time": (("init_time", "lead_time"), inits[:, None] + leads, valid),
-        }
-    )
+    dataset = xr.Dataset(coords=forecast_times(inits, leads))
     dataset[first.name] = _stacked(frames, ("init_time", "lead_time"), (len(inits), len(leads)))
     return dataset
 

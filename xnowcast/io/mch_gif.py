@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import xarray as xr
 
+from xnowcast.fields.units import ZR_RELATIONS, rain_of_reflectivity
 from xnowcast.io.files import Paths, decode, extra, path_list
 from xnowcast.io.grid import Frame, Grid, to_dataset
 from xnowcast.io.recognise import reader
@@ -102,8 +103,7 @@ def _read(content: bytes, file_name: str) -> Frame:
 
 def _millimetres() -> np.ndarray:
     """Accumulation in mm of each of the 256 classes."""
-    classes = np.arange(256)
-    millimetres = (10 ** ((classes - 71.5) / 20) / 316) ** (1 / 1.5)
+    millimetres = rain_of_reflectivity((np.arange(256) - 71.5) / 2, *ZR_RELATIONS["meteoswiss"])
     millimetres[:2] = 0
     millimetres[251:] = np.nan
     return millimetres
