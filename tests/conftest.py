@@ -75,23 +75,14 @@ def nothing_ships(monkeypatch, tmp_path):
 def radar():
     """Ten frames of 24 x 32 cells, in memory: a wet blob that moves and grows, and a corner that no radar sees."""
     import numpy as np
+    import rain_fields
     import xarray as xr
 
     y, x = np.mgrid[:24, :32]
-    frames = [8 * np.exp(-((y - 12) ** 2 + (x - 6 - t) ** 2) / 20) * (1 + t / 10) for t in range(10)]
-    rain = np.where(np.array(frames) > 0.1, frames, 0).astype("float32")
+    blobs = [8 * np.exp(-((y - 12) ** 2 + (x - 6 - t) ** 2) / 20) * (1 + t / 10) for t in range(10)]
+    rain = np.where(np.array(blobs) > 0.1, blobs, 0).astype("float32")
     rain[:, :4, :4] = np.nan
-    times = np.datetime64("2024-06-01T12:00", "ns") + np.arange(10) * np.timedelta64(5, "m")
-    array = xr.DataArray(
-        rain,
-        dims=("time", "y", "x"),
-        coords={
-            "time": times,
-            "y": ("y", 1000.0 * np.arange(24)[::-1], {"standard_name": "projection_y_coordinate", "units": "m"}),
-            "x": ("x", 1000.0 * np.arange(32), {"standard_name": "projection_x_coordinate", "units": "m"}),
-        },
-        attrs={"standard_name": "rainfall_rate", "units": "mm h-1", "grid_mapping": "crs"},
-    )
+    array = rain_fields.frames(rain, grid=True, grid_mapping="crs")
     crs = xr.DataArray(0, attrs={"grid_mapping_name": "lambert_azimuthal_equal_area"})
     return xr.Dataset({"rain": array, "crs": crs}, attrs={"title": "a blob", "history": "made"})
 

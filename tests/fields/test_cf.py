@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from rain_fields import RATE, X, Y, clock
 
 import xnowcast
 from xnowcast.fields import attributes, cf, horizontal, labels
 from xnowcast.models.base import Task
 from xnowcast.models.transforms import Identity
 
-TIMES = np.datetime64("2024-06-01T12:00", "ns") + np.arange(4) * np.timedelta64(5, "m")
 RAIN = np.random.default_rng(0).gamma(0.5, 4, (4, 9, 10)).astype("f4")
-RATE = {"units": "mm h-1", "standard_name": "rainfall_rate"}
-Y = {"units": "m", "standard_name": "projection_y_coordinate", "axis": "Y"}
-X = {"units": "m", "standard_name": "projection_x_coordinate", "axis": "X"}
+TIMES = clock(4)
 
 
 def radar(y="y", x="x", time="time", **attrs) -> xr.DataArray:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rain_fields
 import xarray as xr
 
 from xnowcast import forecast, verify
@@ -41,19 +42,8 @@ def rows_on_the_page() -> list[str]:
 
 def rain(minutes: int = 5, frames: int = 4, value: float = 1.0, **attrs) -> xr.DataArray:
     """Frames of 24 x 24 cells with one value, in mm h-1 unless ``units`` says otherwise."""
-    times = np.datetime64("2024-06-01T12:00", "ns") + np.arange(frames) * np.timedelta64(minutes, "m")
-    metres = {"units": "m"}
-    return xr.DataArray(
-        np.full((frames, 24, 24), value, "f4"),
-        dims=("time", "y", "x"),
-        coords={
-            "time": times,
-            "y": ("y", np.arange(24)[::-1] * 1e3, metres),
-            "x": ("x", np.arange(24) * 1e3, metres),
-        },
-        name="rain",
-        attrs={"standard_name": "rainfall_rate", "units": "mm h-1"} | attrs,
-    )
+    values = np.full((frames, 24, 24), value, "f4")
+    return rain_fields.frames(values, minutes, grid=True, **attrs).rename("rain")
 
 
 def amount(minutes: int = 5, frames: int = 4, **attrs) -> xr.DataArray:

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
+from rain_fields import frames
 from rounding import assert_close
 
 import xnowcast  # noqa: F401  (registers the accessor)
@@ -32,8 +33,7 @@ PER_MM_H = {
 
 
 def radar(values=RAIN, unit="mm h-1", **attrs) -> xr.DataArray:
-    times = np.datetime64("2024-06-01T12:00", "ns") + np.arange(len(values)) * np.timedelta64(10, "m")
-    return xr.DataArray(values, {"time": times}, ("time", "y", "x"), "rr", {"units": unit} | attrs)
+    return frames(values, minutes=10, units=unit).drop_attrs().assign_attrs(units=unit, **attrs)
 
 
 def persisted(field, **options):

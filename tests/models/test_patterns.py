@@ -10,6 +10,7 @@ import numbers_now
 import numpy as np
 import pytest
 import xarray as xr
+from rain_fields import frames
 
 import xnowcast  # noqa: F401  (registers the accessor)
 from xnowcast import models
@@ -21,13 +22,8 @@ READY = [name for name in FORECASTERS if not TASKS[name].trained]
 
 
 def radar(rain, units="mm h-1") -> xr.DataArray:
-    times = np.datetime64("2024-06-01T12:00", "ns") + np.arange(FRAMES) * np.timedelta64(5, "m")
-    coords = {
-        "time": times,
-        "y": ("y", np.arange(NY)[::-1] * 1000.0, {"units": "m", "axis": "Y"}),
-        "x": ("x", np.arange(NX) * 1000.0, {"units": "m", "axis": "X"}),
-    }
-    return xr.DataArray(rain.astype("f4"), coords, ("time", "y", "x"), "rr", {"units": units})
+    field = frames(rain.astype("f4"), grid=True, units=units)
+    return field.drop_attrs(deep=False).assign_attrs(units=units)  # what it is can be told from the units alone
 
 
 def wet() -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from rain_fields import frames
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -73,9 +74,7 @@ def saved(tmp_path):
 @pytest.fixture
 def radar():
     rain = np.random.default_rng(0).gamma(0.5, 4, (3, 12, 12)).astype("f4")
-    times = np.datetime64("2024-06-01", "ns") + np.arange(3) * np.timedelta64(5, "m")
-    field = xr.DataArray(rain, {"time": times}, ("time", "y", "x"), "rr", {"units": "mm h-1"})
-    return field.assign_attrs(standard_name="rainfall_rate").to_dataset()
+    return frames(rain).to_dataset()
 
 
 def altered(path, change):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from rain_fields import frames
 
 import xnowcast
 from xnowcast.models.base import Task
@@ -13,9 +14,7 @@ RAIN = np.random.default_rng(0).gamma(0.5, 4, (6, 9, 10)).astype("f4")
 
 def radar(rain=RAIN, **attrs) -> xr.Dataset:
     """Frames five minutes apart of one field in mm h-1."""
-    times = np.datetime64("2024-06-01T12:00", "ns") + np.arange(len(rain)) * np.timedelta64(5, "m")
-    attrs = {"units": "mm h-1", "standard_name": "rainfall_rate"} | attrs
-    return xr.Dataset({"rr": (("time", "y", "x"), rain, attrs)}, {"time": times})
+    return frames(rain, **attrs).to_dataset()
 
 
 def spoiled(value, frame=0) -> xr.Dataset:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import xarray as xr
+from rain_fields import observed_and_members, on_x
 
 from xnowcast.verify import distribution
 from xnowcast.verify.kernels import compiled, histograms
@@ -20,24 +21,11 @@ SCORES = {
 }
 
 
-def on_x(*values, dtype="float64"):
-    return xr.DataArray(np.array(values, dtype), dims="x")
-
-
 @pytest.fixture
 def rain():
-    """Observations (time, y, x) and forecasts (member, time, y, x): continuous values, zeros, NaN not alike."""
-    rng = np.random.default_rng(3)
-    sizes = {"member": 3, "time": 4, "y": 20, "x": 22}
-    fields = []
-    for dims in (("time", "y", "x"), ("member", "time", "y", "x")):
-        shape = [sizes[d] for d in dims]
-        values = rng.gamma(0.5, 4.0, shape) * (rng.random(shape) > 0.4)
-        values[rng.random(shape) < 0.05] = np.nan
-        values[..., :5, :3] = np.nan
-        coords = {d: np.arange(sizes[d]) for d in dims}
-        fields.append(xr.DataArray(values.astype("f4"), dims=dims, coords=coords, name="rr", attrs={"units": "mm h-1"}))
-    return tuple(fields)
+    """Observations and forecasts: continuous values, zeros, NaN not alike."""
+    observed, forecast = observed_and_members(members=3, times=4, decimals=None)
+    return tuple(field.rename("rr").assign_attrs(units="mm h-1") for field in (observed, forecast))
 
 
 @pytest.fixture(params=["numpy", "numba"])

@@ -8,6 +8,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from rain_fields import observed_and_members
 
 from xnowcast import verify
 from xnowcast.verify import ensemble, ranks
@@ -29,22 +30,11 @@ def refuse_to_compute(*args, **kwargs):
 
 
 def make_rain(seed=3, n_members=4, nan=True):
-    rng = np.random.default_rng(seed)
-    coords = {"time": np.arange(3), "y": np.arange(20.0), "x": np.arange(22.0), "member": np.arange(n_members)}
-    fields = []
-    for dims in (("time", "y", "x"), ("member", "time", "y", "x")):
-        shape = [len(coords[d]) for d in dims]
-        values = np.round(rng.gamma(0.5, 4.0, shape), 1) * (rng.random(shape) > 0.4)
-        if nan:
-            values[rng.random(shape) < 0.05] = np.nan
-            values[..., :5, :3] = np.nan
-        fields.append(xr.DataArray(values.astype("f4"), dims=dims, coords={d: coords[d] for d in dims}))
-    return fields
+    return observed_and_members(members=n_members, seed=seed, missing=0.05 if nan else 0)
 
 
 @pytest.fixture
 def rain():
-    """Observations (time, y, x) and forecasts (member, time, y, x): many zeros, ties and NaN, not the same for all."""
     return make_rain()
 
 

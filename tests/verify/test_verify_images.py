@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import xskillscore
+from rain_fields import observed_and_members, plane
 
 from xnowcast.verify.amounts import (
     balanced_mae,
@@ -40,23 +41,9 @@ def kernel(request, monkeypatch):
     monkeypatch.setattr(compiled, "WORTH_COMPILING", 0 if request.param == "compiled" else 10**12)
 
 
-def plane(values):
-    return xr.DataArray(np.asarray(values, float), dims=("y", "x"))
-
-
 @pytest.fixture
 def rain():
-    """Observations (time, y, x) and forecasts (member, time, y, x): many zeros, and NaN, not the same for all."""
-    rng = np.random.default_rng(3)
-    coords = {"time": np.arange(3), "y": np.arange(50.0), "x": np.arange(45.0), "member": np.arange(2)}
-    fields = []
-    for dims in (("time", "y", "x"), ("member", "time", "y", "x")):
-        shape = [len(coords[d]) for d in dims]
-        values = rng.gamma(0.5, 4.0, shape) * (rng.random(shape) > 0.4)
-        values[rng.random(shape) < 0.002] = np.nan
-        values[..., :9, :9] = np.nan
-        fields.append(xr.DataArray(values.astype("f4"), dims=dims, coords={d: coords[d] for d in dims}))
-    return tuple(fields)
+    return observed_and_members(members=2, rows=50, columns=45, decimals=None, missing=0.002, corner=(9, 9))
 
 
 # ---------------------------------------------------------------- worked by hand

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import xarray as xr
+from rain_fields import observed_and_members, plane
 
 from xnowcast.verify import neighbourhood
 from xnowcast.verify.kernels import compiled, fractions
@@ -21,10 +22,6 @@ def kernel(request, monkeypatch):
     monkeypatch.setattr(compiled, "WORTH_COMPILING", 0 if request.param == "compiled" else 10**12)
 
 
-def plane(values):
-    return xr.DataArray(np.asarray(values, float), dims=("y", "x"))
-
-
 def with_pixel(*places, shape=(8, 8)):
     field = np.zeros(shape)
     for place in places:
@@ -34,15 +31,7 @@ def with_pixel(*places, shape=(8, 8)):
 
 @pytest.fixture
 def rain():
-    """Observations (time, y, x) and forecasts (member, time, y, x) without NaN."""
-    rng = np.random.default_rng(5)
-    coords = {"time": np.arange(3), "y": np.arange(17.0), "x": np.arange(22.0), "member": np.arange(4)}
-    fields = []
-    for dims in (("time", "y", "x"), ("member", "time", "y", "x")):
-        shape = [len(coords[d]) for d in dims]
-        values = (rng.gamma(0.5, 4.0, shape) * (rng.random(shape) > 0.4)).astype("f4")
-        fields.append(xr.DataArray(values, dims=dims, coords={d: coords[d] for d in dims}))
-    return tuple(fields)
+    return observed_and_members(rows=17, seed=5, decimals=None, missing=0)
 
 
 @pytest.fixture
