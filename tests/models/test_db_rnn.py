@@ -484,7 +484,8 @@ def test_the_second_stage_alone_leaves_the_forecasting_network_as_it_began():
     assert all(p.grad is None for p in model.forecasting.parameters())
     assert any(p.grad.abs().max() > 0 for p in model.deblurring.parameters())
     frames = torch.rand(1, 5, 1, 16, 16)
-    blurred = model.forecast(frames, frames >= 0, 4, deblurred=False)
+    model.deblurred = False
+    blurred = model.forecast(frames, frames >= 0, 4)
     torch.testing.assert_close(blurred, forecasting.forecast(frames, frames >= 0, 4))
     with pytest.raises(RuntimeError, match="size mismatch"):
         tiny("db-convlstm", staged=True).begin_from(tiny("ms-convlstm", width=12))

@@ -312,7 +312,7 @@ def test_the_model_keeps_its_promises():
         ({"network": "stvd"}, "network is 'stvd', which makes no forecasts: it is for downscale"),
         ({"network": 3}, "network is 3: give the name of a system, or a model with .forecast()"),
         ({"network": "persistence", "size": "tiny"}, "has no option 'size'"),
-        ({"network": "persistence", "emphasis": 2.0}, "emphasis was given: it is an option of a recurrent network"),
+        ({"network": "persistence", "emphasis": 2.0}, "'lagrangian' has no option 'emphasis'"),
         ({"network": "db-convlstm", "inflation": 2.0}, "'db-convlstm' has no members that could lie further apart"),
         ({"network": "db-convlst"}, "did you mean"),
         ({"input_frames": 1}, "motion needs at least 2"),

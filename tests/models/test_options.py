@@ -85,7 +85,7 @@ def written(found):
 
 
 def test_tables_of_the_documentation_are_the_declarations():
-    """After a change: ``python tests/models/test_options.py``."""
+    """After a change: ``PYTHONPATH=tests python tests/models/test_options.py``."""
     found = [one for page in PAGES for one in TABLE.finditer(page.read_text())]
     assert found and all(one[0] == written(one) for one in found)
 

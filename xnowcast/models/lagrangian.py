@@ -65,23 +65,6 @@ class LagrangianOptions(Options):
         "Members lie closer together by it: make up for that with ``inflation``.",
         runtime=True,
     )
-    emphasis: float = option(
-        0.0,
-        "In the training of a recurrent network, how much more rain that scales to 1 counts in the pixel losses than "
-        "none.",
-        least=0,
-    )
-    absolute_error: float = option(
-        1.0,
-        "In the training of a recurrent network, weight of the absolute error beside the squared one. Without it the "
-        "network says the mean, which tells where rain is more likely even where it is not likely.",
-        least=0,
-    )
-    deblurred: bool = option(
-        True,
-        "Of a staged DB-RNN: whether forecasts are those of the network that deblurs, or of the one before it.",
-        runtime=True,
-    )
     network_options: Mapping[str, Any] | None = option(
         None,
         'Options of the network that is named, such as ``{"size": "tiny"}``. `xnowcast.models.build`, forecasts and '
@@ -105,15 +88,6 @@ class LagrangianOptions(Options):
         if self.inflation != 1 and not hasattr(self.network_class, "inflation"):
             raise ValueError(
                 f"inflation is {self.inflation}: {self.network_name!r} has no members that could lie further apart"
-            )
-        recurrent = isinstance(self.network, str) and issubclass(self.network_class, RecurrentForecaster)
-        for name, default in {"emphasis": 0.0, "absolute_error": 1.0, "deblurred": True}.items():
-            if getattr(self, name) != default and not recurrent:
-                raise ValueError(f"{name} was given: it is an option of a recurrent network that is named")
-        if not self.deblurred and not (self.network_options or {}).get("staged"):
-            raise ValueError(
-                "deblurred=False leaves out the network that deblurs, which only a DB-RNN with "
-                'network_options={"staged": True} can do without'
             )
 
     @property
@@ -202,7 +176,6 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
             self.network.inflation = own.inflation
         if named and isinstance(self.network, RecurrentForecaster):
             self.network.residual = True
-            self.network.emphasis, self.network.absolute_error = own.emphasis, own.absolute_error
             for name, part in self.network.named_modules():
                 if isinstance(part, nn.Conv2d) and name.split(".")[-1] == "read":
                     for parameter in part.parameters():
@@ -252,8 +225,7 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         motion = motion_of(rain, valid, window=self.options.window)
         aligned, still_valid = onto_newest(rain, valid, motion, known)
         read, read_valid = (part[:, self._earlier :, None] for part in (self.transform(aligned), still_valid))
-        how = {} if self.options.deblurred else {"deblurred": False}
-        ahead = self.network.forecast(read, read_valid, steps, noise, **how)[:, :, 0].float()
+        ahead = self.network.forecast(read, read_valid, steps, noise)[:, :, 0].float()
         joined = bool(self.options.cascade or self.options.probability_matching) and self.scale is not self.transform
         ahead = self.scale(self.transform.inverse(ahead)) if joined else ahead
         if self.task.stochastic:

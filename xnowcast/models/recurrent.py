@@ -113,6 +113,21 @@ class RecurrentOptions(Options):
         choices=("ramp", "fixed"),
         only=DB,
     )
+    emphasis: float = option(
+        0.0, "In training, how much more rain that scales to 1 counts in the pixel losses than none.", least=0
+    )
+    absolute_error: float = option(
+        1.0,
+        "In training, weight of the absolute error beside the squared one. Without it the network says the mean, which "
+        "tells where rain is more likely even where it is not likely.",
+        least=0,
+    )
+    deblurred: bool = option(
+        True,
+        "Where it is staged, whether forecasts are those of the network that deblurs, or of the one before it.",
+        only=DB,
+        runtime=True,
+    )
     lean: bool | None = option(None, "Of PredRNN++, MIM and MotionRNN: leave out weights that nothing reads.")
     difference: str | None = option(None, 'Of MIM and MotionRNN: what an input is compared with, "below" or "own".')
     window: int | None = option(None, "Of PrecipLSTM: cells of the attention's window; 31, or 7 where tiny.", least=1)
@@ -123,6 +138,11 @@ class RecurrentOptions(Options):
             raise ValueError(f"adversarial_weight is {self.adversarial_weight}: above 0, or adversarial_loss=False")
         if self.staged and not self.deblur_loss:
             raise ValueError("staged training without deblur_loss has nothing to train in its second half: keep it")
+        if not self.deblurred and not self.staged:
+            raise ValueError(
+                "deblurred=False leaves out the network that deblurs, which only a DB-RNN with staged=True can do "
+                "without"
+            )
         with torch.device("meta"):  # cells that hold no numbers
             self.cells(2)
 
@@ -175,12 +195,6 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
 
     residual = False
     """Whether the network says by how much the next frame differs from the one that it reads."""
-
-    emphasis = 0.0
-    """How much more the heaviest rain counts in the pixel losses: see `xnowcast.nn.losses.pixel_loss`."""
-
-    absolute_error = 1.0
-    """Weight of the absolute error beside the squared one."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -274,20 +288,17 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
         return tuple(torch.stack(prediction, dim=1) for prediction in zip(*said, strict=True))
 
     @torch.no_grad()
-    def forecast(
-        self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None, *, deblurred: bool = True
-    ) -> Tensor:
+    def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
         """``(b, t, 1, y, x)`` scaled to [0, 1], t at least ``input_frames``, to ``(b, steps, 1, y, x)`` in [0, 1].
 
-        Any number of steps, by recursion, on any grid that is a multiple of the task's. Unless ``deblurred``, a staged
-        DB-RNN leaves out the network that deblurs.
+        Any number of steps, by recursion, on any grid that is a multiple of the task's.
         """
         known = self.task.input_frames
         if frames.shape[1] < known:
             raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
         if steps < 1:
             raise ValueError(f"steps is {steps}: ask for at least one")
-        advance = self.advance if deblurred else self.advance_blurred
+        advance = self.advance if self.options.deblurred else self.advance_blurred
         predictions = self.rollout(frames[:, -known:], known + steps - 1, known=known, advance=advance)
         return require_finite(predictions[-1][:, -steps:]).clamp(0.0, 1.0)
 
@@ -311,7 +322,10 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
         the terms is the paper's on a grid of any size.
         """
         frames, observed, predictions = self.predict_batch(batch, progress)
-        errors = [pixel_loss(said, frames, observed, self.emphasis, self.absolute_error) for said in predictions]
+        errors = [
+            pixel_loss(said, frames, observed, self.options.emphasis, self.options.absolute_error)
+            for said in predictions
+        ]
         parts = dict(zip(("forecast", "deblur"), errors, strict=False))
         if not self.deblurs:
             return Loss(errors[0], _detached(parts))
