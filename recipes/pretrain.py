@@ -104,6 +104,53 @@ LAGRANGIAN_RUNNING = {"probability_matching": True, "cascade": 0.3, "deblurred":
 """How it forecasts unless it is asked otherwise."""
 
 
+MEMBERS_TRAINING = (
+    *("fmi_20160928_crop512",) * 3,
+    "knmi_20100826_crop384",
+    *("it_dpc_nw_20250416", "it_dpc_sard_20250416", "it_dpc_south_20250416"),
+    *("ca_cascm_20240711_b", "ca_casmb_20240711_c"),
+)
+"""Events that the members learn from, each about as often as the others; Germany and France are left out."""
+
+
+def members(options: Any) -> Any:
+    """An MS-ConvLSTM with members, in the frame that moves with the rain, begun from "lagrangian"; 1.1 s a step."""
+    files = [xr.open_dataset(options.data / f"{name}.nc") for name in MEMBERS_TRAINING]
+    fast = tiles(options.data).isel(tile=slice(None, None, 4))
+    coarser = [event.nowcast.coarsen(factor) for factor in (2, 4) for event in radar(options.data)]
+    slower = [event.isel(time=slice(None, None, 2)) for event in (files[0], files[3])]
+    steps = options.steps or 3600
+    return xnowcast.train(
+        "lagrangian",
+        [
+            *map(xnowcast.rain_rate, files),
+            *synthetic(),
+            tiles(options.data, every=2),
+            fast,
+            *coarser,
+            *map(xnowcast.rain_rate, slower),
+        ],
+        out=options.out,
+        start="lagrangian",
+        resume=True,
+        mixed=True,
+        steps=steps,
+        batch_size=2,
+        crop=96,
+        learning_rate=1.5e-3,
+        warmup=min(100, steps // 10),
+        clip=1.0,
+        ema=0.998,
+        precision="bf16",
+        validate_every=min(300, steps),
+        validation_crops=48,
+        device=options.device,
+        network="crps-rnn",
+        width=12,
+        target_frames=12,
+    )
+
+
 def softened(rain: xr.DataArray, cells: float = 1.0) -> xr.DataArray:
     """Rain smoothed with a Gaussian of so many cells, as composites are that interpolate; NaN stays, drizzle is cut."""
     sigma = [cells if dim in rain.dims[-2:] else 0.0 for dim in rain.dims]
@@ -303,6 +350,7 @@ RADAR_DATA = (
 )
 RECIPES = {
     "lagrangian": lagrangian,
+    "members": members,
     "stldm": stldm,
     "postcast": postcast,
     "stvd-4": stvd_4,

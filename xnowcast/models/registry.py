@@ -22,6 +22,7 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "sprog": "xnowcast.models.sprog:SPROG",
     "steps": "xnowcast.models.steps:STEPS",
     "lagrangian": "xnowcast.models.lagrangian:Lagrangian",
+    "crps-rnn": ("xnowcast.models.crps:CRPSForecaster", {"kind": "ms"}),
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",
     "stvd": "xnowcast.models.stvd:STVD",

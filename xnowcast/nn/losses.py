@@ -1,6 +1,7 @@
 """Losses that leave out what was not measured, per cell, so that they do not depend on the size of the grid."""
 
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def pixel_loss(
@@ -42,3 +43,39 @@ def gradient_difference_loss(forecast: Tensor, truth: Tensor, observed: Tensor) 
         both = observed.narrow(dim, 1, observed.shape[dim] - 1) & observed.narrow(dim, 0, observed.shape[dim] - 1)
         total = total + ((truth.diff(dim=dim).abs() - forecast.diff(dim=dim).abs()).abs() * both).sum()
     return total / observed.sum().clamp_min(1)
+
+
+def almost_fair_crps(members: Tensor, truth: Tensor, fairness: float = 0.95) -> Tensor:
+    """CRPS of an ensemble, cell by cell, as little biased by its size as still keeps members from drifting apart.
+
+    The fair CRPS of two members leaves one of them free wherever the other is right; a share of the usual one, which is
+    not fair to small ensembles, takes that freedom away (Lang et al. 2024, AIFS-CRPS, arXiv:2412.15832, equation 4).
+
+    ``members``: ``(b, m, ...)``, m at least 2. ``truth``: ``(b, ...)``. ``fairness``: 1 is the fair CRPS, 0 the usual.
+    Returned: ``(b, ...)``.
+
+    >>> import torch
+    >>> almost_fair_crps(torch.tensor([[0.0, 2.0]]), torch.tensor([1.0]), fairness=1.0).item()
+    0.0
+    >>> almost_fair_crps(torch.tensor([[0.0, 2.0]]), torch.tensor([1.0]), fairness=0.0).item()
+    0.5
+    """
+    count = members.shape[1]
+    error = (members - truth[:, None]).abs().mean(1)
+    apart = sum((members[:, i] - members[:, j]).abs() for i in range(count) for j in range(i))
+    return error - (1.0 - (1.0 - fairness) / count) * apart / (count * (count - 1))
+
+
+def area_means(fields: Tensor, known: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Means over squares of cells, of the known ones; and where at least half of a square is known.
+
+    ``fields, known``: ``(..., y, x)``, the latter bool. What is left over at the lower and right rim is left out.
+    """
+    if cells == 1:
+        return fields, known
+    lead = fields.shape[:-2]
+    weight = known.to(fields).expand(fields.shape).reshape(-1, 1, *fields.shape[-2:])
+    share = F.avg_pool2d(weight, cells)
+    sums = F.avg_pool2d(fields.reshape(weight.shape) * weight, cells)
+    means = (sums / share.clamp_min(1e-6)).reshape(*lead, *share.shape[-2:])
+    return means, share.reshape(means.shape) >= 0.5

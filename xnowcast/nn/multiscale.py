@@ -1,6 +1,6 @@
 """Six recurrent cells on three scales, the network of MS-RNN (Ma et al. 2022, arXiv:2206.03010)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,15 @@ class Multiscale(nn.Module):
         states: Sequence[State | None],
         memory: Tensor | None,
         added: Sequence[Tensor | None] = (None,) * DEPTH,
+        perturb: Callable[[int, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor], list[State | None], Tensor | None]:
         """One step: equations 3 and 4, and with ``added`` 5 and 6.
 
         ``frame``: ``(b, 1, y, x)``, y and x multiples of 4. ``states``: what each cell returned one step before.
         ``memory``: the zigzag memory, ``(b, width, y, x)``. ``added``: what is added to the input of each cell, from
-        another network. Returned: ``(b, 1, y, x)``. Returned: of each cell, from the first to the last.
+        another network. ``perturb``: changes the input of the cell at a position, such as by a member's noise.
+        Returned: the next frame ``(b, 1, y, x)``, the output of each cell from the first to the last, what each
+        carries on, and the memory.
         """
         outputs: list[Tensor] = []
         following: list[State | None] = []
@@ -46,6 +49,8 @@ class Multiscale(nn.Module):
             x = below if position < 4 else below + outputs[5 - position]
             if added[position] is not None:
                 x = x + added[position]
+            if perturb is not None:
+                x = perturb(position, x)
             h, state, memory = cell(x, states[position], memory, below=below)
             outputs.append(h)
             following.append(state)
