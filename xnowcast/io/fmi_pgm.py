@@ -6,9 +6,9 @@ from datetime import datetime
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields.units import ZR_RELATIONS, zr_attributes
+from xnowcast.fields.units import ZR_RELATIONS
 from xnowcast.io.files import Paths, decode, extra, path_list
-from xnowcast.io.grid import Frame, Grid, refuse_huge, to_dataset
+from xnowcast.io.grid import Frame, Grid, packed, reflectivity, refuse_huge, to_dataset
 from xnowcast.io.recognise import reader
 
 PRODUCT = "FMI PGM composite"
@@ -88,26 +88,17 @@ def _read(content: bytes) -> Frame:
         time=np.datetime64(datetime.strptime(header["obstime"], "%Y%m%d%H%M"), "ns"),
         grid=_grid(header, shape),
         name="equivalent_reflectivity_factor",
-        attrs={
-            "standard_name": "equivalent_reflectivity_factor",
-            "long_name": "radar reflectivity factor",
-            "units": "dBZ",
-            "comment": "-32 dBZ = no echo (undetect), a valid measurement; missing = outside radar coverage",
-            **zr_attributes(ZR_RELATIONS["fmi"]),
-            "cell_methods": "time: point",
-        },
+        attrs=reflectivity(
+            "-32 dBZ = no echo (undetect), a valid measurement; missing = outside radar coverage",
+            ZR_RELATIONS["fmi"],
+        ),
         about={
             "title": f"FMI radar composite {header.get('productname', '')}".strip(),
             "institution": "Finnish Meteorological Institute (FMI)",
             "source": f"radar reflectivity composite ({header.get('producttype', 'PGM')})",
             "license": "all rights stay with the data owner (FMI), whose terms apply",
         },
-        packing={
-            "dtype": "int16",
-            "scale_factor": np.float32(0.5),
-            "add_offset": np.float32(-32),
-            "_FillValue": np.int16(MISSING),
-        },
+        packing=packed(0.5, -32, MISSING),
         product=f"{header.get('producttype', '')} {header.get('productname', '')}".strip(),
     )
 

@@ -5,7 +5,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.fields.attributes import forecast_times
-from xnowcast.fields.units import is_amount
+from xnowcast.fields.units import is_amount, zr_attributes
 from xnowcast.io.files import extra
 from xnowcast.io.lazy import pictures
 
@@ -241,6 +241,51 @@ class Frame:
 
     def __post_init__(self):
         self.grid.check()  # a projection that cannot be used is a fault of this very file
+
+
+def rain_rate(comment: str, cell: str = "mean") -> dict[str, object]:
+    """CF attributes of a rain rate in mm h-1: ``cell`` is "mean" over its interval, or "point" in time."""
+    return {
+        "standard_name": "rainfall_rate",
+        "long_name": "rainfall rate",
+        "units": "mm h-1",
+        "comment": comment,
+        "cell_methods": f"time: {cell}",
+    }
+
+
+def reflectivity(
+    comment: str,
+    relation: tuple[float, float] | None = None,
+    zerovalue: float | None = None,
+    long_name: str = "radar reflectivity factor",
+) -> dict[str, object]:
+    """CF attributes of a reflectivity in dBZ, its Z-R relation and what it has for no echo where these are known."""
+    return {
+        "standard_name": "equivalent_reflectivity_factor",
+        "long_name": long_name,
+        "units": "dBZ",
+        "comment": comment,
+        **({} if zerovalue is None else {"zerovalue": zerovalue}),
+        **({} if relation is None else zr_attributes(relation)),
+        "cell_methods": "time: point",
+    }
+
+
+def packed(scale: float, offset: float = 0.0, fill: int = -32768) -> dict[str, object]:
+    """Encoding as signed integers of two bytes, because older readers of CF know no unsigned ones."""
+    return {
+        "dtype": "int16",
+        "scale_factor": np.float32(scale),
+        "add_offset": np.float32(offset),
+        "_FillValue": np.int16(fill),
+    }
+
+
+def frames_of(paths: Sequence[Path], frames: Callable[[Path], Iterable[Frame]]) -> xr.Dataset:
+    """`to_dataset` of the frames of files that may hold several."""
+    found = [(frame, path) for path in paths for frame in frames(path)]
+    return to_dataset([frame for frame, _ in found], [path for _, path in found])
 
 
 def to_dataset(frames: Sequence[Frame], paths: Sequence[Path]) -> xr.Dataset:

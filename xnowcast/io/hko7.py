@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields.units import EARTH_RADIUS_M, ZR_RELATIONS, zr_attributes
+from xnowcast.fields.units import EARTH_RADIUS_M, ZR_RELATIONS
 from xnowcast.io.files import Paths, blame, decode, extra, path_list
-from xnowcast.io.grid import Frame, Grid, LocalGrid, to_dataset
+from xnowcast.io.grid import Frame, Grid, LocalGrid, reflectivity, to_dataset
 from xnowcast.io.recognise import reader
 
 PRODUCT = "HKO-7 picture"
@@ -121,15 +121,12 @@ def _frame(path: Path, mask: Path | None, grid: Grid | LocalGrid) -> Frame:
         time=np.datetime64(time, "ns"),
         grid=grid,
         name="equivalent_reflectivity_factor",
-        attrs={
-            "standard_name": "equivalent_reflectivity_factor",
-            "long_name": "radar reflectivity factor at 2 km height",
-            "units": "dBZ",
-            "comment": "-10 dBZ = no echo, a valid measurement; missing = masked as no rain",
-            "zerovalue": -10.0,
-            **zr_attributes(ZR_RELATIONS["hko-7"]),
-            "cell_methods": "time: point",
-        },
+        attrs=reflectivity(
+            "-10 dBZ = no echo, a valid measurement; missing = masked as no rain",
+            ZR_RELATIONS["hko-7"],
+            zerovalue=-10.0,
+            long_name="radar reflectivity factor at 2 km height",
+        ),
         about={
             "title": "HKO-7 radar reflectivity (CAPPI at 2 km)",
             "institution": "Hong Kong Observatory",

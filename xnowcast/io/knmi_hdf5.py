@@ -1,6 +1,5 @@
 """Royal Netherlands Meteorological Institute: radar accumulations and nowcasts in KNMI's own HDF5 layout."""
 
-import functools
 import itertools
 import math
 import re
@@ -13,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.io.files import Paths, blame, path_list
-from xnowcast.io.grid import Frame, Grid, to_dataset
+from xnowcast.io.grid import Frame, Grid, frames_of, rain_rate
 from xnowcast.io.hdf5 import check_array, number, opened, picture, text
 from xnowcast.io.recognise import reader
 
@@ -84,8 +83,7 @@ def open_knmi_hdf5(paths: Paths) -> xr.Dataset:
     array([[[ 0.,  3., nan]]], dtype=float32)
     """
     files = path_list(paths)
-    found = [(frame, path) for path in files for frame in blame(path, PRODUCT, functools.partial(_read, path))]
-    return to_dataset([frame for frame, _ in found], [path for _, path in found])
+    return frames_of(files, lambda path: blame(path, PRODUCT, lambda: _read(path)))
 
 
 def _read(path: Path) -> list[Frame]:
@@ -140,14 +138,9 @@ def _frame(file, image, name: str, start: datetime, end: datetime, init: datetim
         init=None if init is None else np.datetime64(init, "ns"),
         grid=_grid(file["geographic"], counts.shape),
         name="rainfall_rate",
-        attrs={
-            "standard_name": "rainfall_rate",
-            "long_name": "rainfall rate",
-            "units": "mm h-1",
-            "comment": f"source is a {seconds / 60:g}-min accumulation (mm) x {3600 / seconds:g}; "
-            "missing = outside radar range",
-            "cell_methods": "time: mean",
-        },
+        attrs=rain_rate(
+            f"source is a {seconds / 60:g}-min accumulation (mm) x {3600 / seconds:g}; missing = outside radar range"
+        ),
         about={
             "title": f"KNMI {seconds / 60:g}-min radar rainfall ({name})",
             "institution": "Royal Netherlands Meteorological Institute (KNMI)",

@@ -10,7 +10,7 @@ import xarray as xr
 
 from xnowcast.fields.units import ZR_RELATIONS, rain_of_reflectivity
 from xnowcast.io.files import Paths, decode, extra, path_list
-from xnowcast.io.grid import Frame, Grid, to_dataset
+from xnowcast.io.grid import Frame, Grid, rain_rate, to_dataset
 from xnowcast.io.recognise import reader
 
 PRODUCT = "MeteoSwiss GIF accumulation"
@@ -84,14 +84,10 @@ def _read(content: bytes, file_name: str) -> Frame:
         start=np.datetime64(end - timedelta(minutes=minutes), "ns"),
         grid=GRID,
         name="rainfall_rate",
-        attrs={
-            "standard_name": "rainfall_rate",
-            "long_name": "rainfall rate",
-            "units": "mm h-1",
-            "comment": f"source is a {minutes}-min accumulation (8-bit classes, mm/{minutes} min) "
-            f"x {60 / minutes:g}; missing = outside radar coverage",
-            "cell_methods": "time: mean",
-        },
+        attrs=rain_rate(
+            f"source is a {minutes}-min accumulation (8-bit classes, mm/{minutes} min) "
+            f"x {60 / minutes:g}; missing = outside radar coverage"
+        ),
         about={
             "title": f"MeteoSwiss {minutes}-min radar rainfall",
             "institution": "MeteoSwiss",

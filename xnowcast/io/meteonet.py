@@ -13,10 +13,20 @@ from typing import IO
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields.units import MARSHALL_PALMER, zr_attributes
+from xnowcast.fields.units import MARSHALL_PALMER
 from xnowcast.io import grib, pickled_dates
 from xnowcast.io.files import Paths, beside, blame, decode, path_list
-from xnowcast.io.grid import Frame, LatLonGrid, along_time, labelled, refuse_huge, to_dataset
+from xnowcast.io.grid import (
+    Frame,
+    LatLonGrid,
+    along_time,
+    labelled,
+    packed,
+    rain_rate,
+    reflectivity,
+    refuse_huge,
+    to_dataset,
+)
 from xnowcast.io.lazy import Stack, lazy
 from xnowcast.io.recognise import reader
 
@@ -38,50 +48,38 @@ class Quantity:
     """What the numbers of a kind of archive mean: ``value = stored * scale``, NaN where ``stored == missing``."""
 
     title: str
-    name: str
-    units: str
     scale: float
     missing: int
     attrs: dict[str, object]
 
+    @property
+    def name(self) -> str:
+        """Of the variable."""
+        return str(self.attrs["standard_name"])
 
-_DBZ = {"standard_name": "equivalent_reflectivity_factor", "long_name": "radar reflectivity factor"}
-_ZR = {**zr_attributes(MARSHALL_PALMER), "cell_methods": "time: point"}
 
 QUANTITIES = {
     "rainfall": Quantity(
         title="radar rainfall",
-        name="rainfall_rate",
-        units="mm h-1",
         scale=0.12,
         missing=-1,
-        attrs={
-            "standard_name": "rainfall_rate",
-            "long_name": "rainfall rate",
-            "comment": "source is a 5-min accumulation (0.01 mm) x 12; missing = not measured",
-            "cell_methods": "time: mean",
-        },
+        attrs=rain_rate("source is a 5-min accumulation (0.01 mm) x 12; missing = not measured"),
     ),
     "reflectivity_old": Quantity(
         title="radar reflectivity, old product",
-        name="equivalent_reflectivity_factor",
-        units="dBZ",
         scale=1.0,
         missing=255,
-        attrs={
-            **_DBZ,
-            **_ZR,
-            "comment": "lower bounds of classes; 0 dBZ = less than 8 dBZ, taken as no echo; missing = not measured",
-            "zerovalue": 0.0,
-        },
+        attrs=reflectivity(
+            "lower bounds of classes; 0 dBZ = less than 8 dBZ, taken as no echo; missing = not measured",
+            MARSHALL_PALMER,
+            zerovalue=0.0,
+        ),
     ),
     "reflectivity_new": Quantity(
         title="radar reflectivity, new product",
-        name="equivalent_reflectivity_factor",
-        units="dBZ",
         scale=0.1,
         missing=-200,
-        attrs={**_DBZ, **_ZR, "comment": "-10 dBZ = nothing detected; missing = not measured", "zerovalue": -10.0},
+        attrs=reflectivity("-10 dBZ = nothing detected; missing = not measured", MARSHALL_PALMER, zerovalue=-10.0),
     ),
 }
 
@@ -165,13 +163,8 @@ def _dataset(archives: list["_Archive"], meaning: Quantity, grid: LatLonGrid, fi
     longest = max(len(archive.times) for archive in archives)
     stack = Stack((len(times),), grid.shape, blocks)
     values = lazy(("time", "lat", "lon"), stack, (min(longest, MAPS_AT_ONCE), *grid.shape))
-    values.attrs = {**meaning.attrs, "units": meaning.units}
-    values.encoding |= {
-        "dtype": "int16",
-        "scale_factor": np.float32(meaning.scale),
-        "add_offset": np.float32(0),
-        "_FillValue": np.int16(-32768),
-    }
+    values.attrs = dict(meaning.attrs)
+    values.encoding |= packed(meaning.scale)
     dataset = along_time(meaning.name, values, times)
     missing = np.unique(np.concatenate([archive.missing for archive in archives]))
     dataset["missing_times"] = ("missing_times", missing, {"long_name": "times without a map"})

@@ -1,13 +1,15 @@
 """NOAA MRMS: mosaics of the radars of the USA in GRIB2."""
 
 import functools
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from xnowcast.io import grib
 from xnowcast.io.files import Paths, decode, path_list
-from xnowcast.io.grid import Frame, to_dataset
+from xnowcast.io.grid import Frame, packed, rain_rate, to_dataset
 from xnowcast.io.recognise import reader
 
 PRODUCT = "MRMS GRIB2 rain rate"
@@ -50,21 +52,15 @@ def open_mrms(paths: Paths) -> xr.Dataset:
     FileNotFoundError: PrecipRate_00.00_20190610-000000.grib2 does not exist
     """
     files = path_list(paths)
-    frames = [decode(path, PRODUCT, functools.partial(_read, later=_Values(path))) for path in files]
+    frames = [decode(path, PRODUCT, functools.partial(_read, later=functools.partial(_later, path))) for path in files]
     return to_dataset(frames, files)
 
 
-class _Values:
-    """Rain rates of a file, read when they are asked for."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __call__(self) -> np.ndarray:
-        return decode(self.path, PRODUCT, _values)
+def _later(path: Path) -> np.ndarray:
+    return decode(path, PRODUCT, _values)
 
 
-def _read(content: bytes, later: _Values) -> Frame:
+def _read(content: bytes, later: Callable[[], np.ndarray]) -> Frame:
     with grib.message(_only(content)) as message:
         found = tuple(message[key] for key in ("discipline", "parameterCategory", "parameterNumber"))
         if found != (DISCIPLINE, CATEGORY, NUMBER):
@@ -77,25 +73,14 @@ def _read(content: bytes, later: _Values) -> Frame:
             time=message.time(),
             grid=message.grid(),
             name="rainfall_rate",
-            attrs={
-                "standard_name": "rainfall_rate",
-                "long_name": "rainfall rate",
-                "units": "mm h-1",
-                "comment": "missing = outside radar coverage",
-                "cell_methods": "time: point",
-            },
+            attrs=rain_rate("missing = outside radar coverage", "point"),
             about={
                 "title": "MRMS radar rain rate (PrecipRate)",
                 "institution": "NOAA National Severe Storms Laboratory / NCEP",
                 "source": "Multi-Radar/Multi-Sensor System mosaic of WSR-88D and Canadian radars",
                 "license": "public domain (work of the government of the United States)",
             },
-            packing={
-                "dtype": "int16",
-                "scale_factor": np.float32(0.1),
-                "add_offset": np.float32(0),
-                "_FillValue": np.int16(-32768),
-            },
+            packing=packed(0.1),
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.io.files import Paths, blame, extra, path_list
-from xnowcast.io.grid import Frame, Grid, LatLonGrid, to_dataset
+from xnowcast.io.grid import Frame, Grid, LatLonGrid, frames_of, rain_rate, reflectivity
 from xnowcast.io.hdf5 import check_array, moment, number, opened, picture, text
 from xnowcast.io.recognise import reader
 
@@ -24,20 +24,12 @@ PRODUCTS = ("SCAN", "PPI", "CAPPI", "PCAPPI", "MAX", "SURF", "COMP", "RR")
 NOMINAL_OFF = timedelta(minutes=15)
 UNMEASURED = "missing = outside radar coverage"
 # What each quantity becomes: variable name (and standard_name), CF attributes, and the value of "undetect".
-QUANTITIES: dict[str, tuple[str, dict[str, str], float]] = {
-    "RATE": (
-        "rainfall_rate",
-        {
-            "long_name": "rainfall rate",
-            "units": "mm h-1",
-            "comment": UNMEASURED,
-            "cell_methods": "time: point",
-        },
-        0.0,
-    ),
+QUANTITIES: dict[str, tuple[str, dict[str, object], float]] = {
+    "RATE": ("rainfall_rate", rain_rate(UNMEASURED, "point"), 0.0),
     "ACRR": (
         "precipitation_amount",
         {
+            "standard_name": "precipitation_amount",
             "long_name": "accumulated precipitation",
             "units": "kg m-2",
             "comment": f"1 kg m-2 is 1 mm; {UNMEASURED}",
@@ -45,21 +37,17 @@ QUANTITIES: dict[str, tuple[str, dict[str, str], float]] = {
         },
         0.0,
     ),
-} | {
-    quantity: (
-        "equivalent_reflectivity_factor",
-        {
-            "long_name": meaning,
-            "units": "dBZ",
-            "comment": f"-32 dBZ = no echo (undetect), a valid measurement; {UNMEASURED}",
-            "cell_methods": "time: point",
-        },
-        -32.0,
-    )
-    for quantity, meaning in {
-        "DBZH": "radar reflectivity factor",
-        "TH": "radar reflectivity factor, without clutter correction",
-    }.items()
+    **{
+        quantity: (
+            "equivalent_reflectivity_factor",
+            reflectivity(f"-32 dBZ = no echo (undetect), a valid measurement; {UNMEASURED}", long_name=meaning),
+            -32.0,
+        )
+        for quantity, meaning in {
+            "DBZH": "radar reflectivity factor",
+            "TH": "radar reflectivity factor, without clutter correction",
+        }.items()
+    },
 }
 
 
@@ -126,9 +114,7 @@ def open_odim(paths: Paths, quantity: str | None = None, dataset: str | None = N
     if quantity is not None and quantity not in QUANTITIES:
         raise ValueError(f"quantity {quantity!r} is not known; it is one of {', '.join(QUANTITIES)}")
     files = path_list(paths)
-    read = functools.partial(_read, quantity=quantity, dataset=dataset)
-    found = [(frame, path) for path in files for frame in blame(path, PRODUCT, functools.partial(read, path))]
-    return to_dataset([frame for frame, _ in found], [path for _, path in found])
+    return frames_of(files, lambda path: blame(path, PRODUCT, lambda: _read(path, quantity, dataset)))
 
 
 @dataclass(frozen=True)
@@ -233,7 +219,7 @@ def _frame(field: Field, nominal: datetime | None, path: Path) -> Frame:
         start=None if start is None else np.datetime64(start, "ns"),
         grid=_grid(field.where, field.array.shape),
         name=name,
-        attrs={"standard_name": name, **attrs, **(_zr(field.how) if field.quantity in ("DBZH", "TH") else {})},
+        attrs={**attrs, **(_zr(field.how) if field.quantity in ("DBZH", "TH") else {})},
         about={
             "title": f"ODIM composite {text(field.what.get('product', ''))} {field.quantity}".replace("  ", " "),
             "institution": owner,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields.units import ZR_RELATIONS, zr_attributes
+from xnowcast.fields.units import ZR_RELATIONS
 from xnowcast.io.files import Paths, archived, blame, decode, is_archive, is_packed, path_list, raw_bytes, unpack
-from xnowcast.io.grid import Frame, Grid, to_dataset
+from xnowcast.io.grid import Frame, Grid, packed, rain_rate, reflectivity, to_dataset
 from xnowcast.io.recognise import reader
 
 PRODUCT = "DWD RADOLAN composite"
@@ -148,7 +148,7 @@ def open_radolan(paths: Paths, *, keep_clutter: bool = False) -> xr.Dataset:
     found = [(frame, path) for path in files for frame in _frames(path, keep_clutter)]
     frames = [frame for frame, _ in found]
     if all(frame.init == frame.time for frame in frames):
-        frames = [_observed(frame) for frame in frames]
+        frames = [replace(frame, init=None) for frame in frames]  # an analysis is a nowcast of lead time 0
     return to_dataset(frames, [path for _, path in found])
 
 
@@ -267,63 +267,40 @@ def _of_member(path: Path, content: bytes, cells: Cells, most: int) -> np.ndarra
     return blame(path, PRODUCT, lambda: cells(unpack(content, most)))
 
 
-def _observed(frame: Frame) -> Frame:
-    """An analysis, which is a nowcast of lead time 0."""
-    return replace(frame, init=None)
-
-
 def _frame(start: bytes, size: int | None, values: Callable[[int], np.ndarray]) -> Frame:
     """A frame whose cells are read later, by a function of the number of bytes that they can have with their header."""
     header = read_header(start)
     header.check(size)
     grid = _grid(header)
-    reflectivity = header.meaning.reflectivity
+    is_reflectivity = header.meaning.reflectivity
     init = np.datetime64(header.time, "ns")
     time = init + np.timedelta64(header.lead or 0, "m")
     return Frame(
         values=functools.partial(values, header.total + 1),
         time=time,
         init=None if header.lead is None else init,
-        start=None if reflectivity else time - np.timedelta64(header.minutes, "m"),
+        start=None if is_reflectivity else time - np.timedelta64(header.minutes, "m"),
         grid=grid,
-        name="equivalent_reflectivity_factor" if reflectivity else "rainfall_rate",
-        attrs=_reflectivity_labels() if reflectivity else _rain_labels(header),
+        name="equivalent_reflectivity_factor" if is_reflectivity else "rainfall_rate",
+        attrs=_labels(header),
         about={
             "title": f"DWD composite {header.product}" + (" (nowcast)" if header.lead else ""),
             "institution": "Deutscher Wetterdienst (DWD)",
             "source": f"RADOLAN/RADVOR radar composite {header.product}",
             "license": "open data of Deutscher Wetterdienst, to be named as the source: https://www.dwd.de/copyright",
         },
-        packing={
-            "dtype": "int16",
-            "scale_factor": np.float32(header.scale),
-            "add_offset": np.float32(-32.5 if reflectivity else 0),
-            "_FillValue": np.int16(-32768),
-        },
+        packing=packed(header.scale, -32.5 if is_reflectivity else 0),
         product=header.product,
     )
 
 
-def _reflectivity_labels() -> dict[str, object]:
-    return {
-        "standard_name": "equivalent_reflectivity_factor",
-        "long_name": "radar reflectivity factor",
-        "units": "dBZ",
-        "comment": "-32.5 dBZ = no echo, a valid measurement; missing = not measured, or clutter",
-        **zr_attributes(ZR_RELATIONS["dwd"]),
-        "cell_methods": "time: point",
-    }
-
-
-def _rain_labels(header: Header) -> dict[str, object]:
-    return {
-        "standard_name": "rainfall_rate",
-        "long_name": "rainfall rate",
-        "units": "mm h-1",
-        "comment": f"source is a {header.minutes}-min accumulation x {60 / header.minutes:g}; "
-        "missing = not measured, or clutter",
-        "cell_methods": "time: mean",
-    }
+def _labels(header: Header) -> dict[str, object]:
+    if header.meaning.reflectivity:
+        comment = "-32.5 dBZ = no echo, a valid measurement; missing = not measured, or clutter"
+        return reflectivity(comment, ZR_RELATIONS["dwd"])
+    return rain_rate(
+        f"source is a {header.minutes}-min accumulation x {60 / header.minutes:g}; missing = not measured, or clutter"
+    )
 
 
 def _grid(header: Header) -> Grid:
