@@ -16,7 +16,7 @@ import xarray as xr
 
 from xnowcast.data.netcdf import UnreadableInput, in_own_chunks
 from xnowcast.fields import cf, intervals, units, windows
-from xnowcast.fields.attributes import FORECAST_NAMES, TIME_NAMES, declared
+from xnowcast.fields.attributes import FORECAST_NAMES, TIME_NAMES, declared, reference
 from xnowcast.terminal import printable
 
 OF_A_CELL = 0.01
@@ -174,15 +174,10 @@ def _framed(one: _Series, series: list[_Series]) -> list[Hashable]:
         return [n for n in one.variables if n in with_dim and n != one.dim]
     dataset = one.dataset
     assert dataset is not None
-    bounds = {n: _told(v, "bounds") for n, v in dataset.variables.items() if n != one.dim}
-    others = {*bounds.values(), *(_told(v, "cell_measures") for v in dataset.variables.values())}
+    bounds = {n: reference(v, "bounds") for n, v in dataset.variables.items() if n != one.dim}
+    others = {*bounds.values(), *(reference(v, "cell_measures") for v in dataset.variables.values())}
     own = [n for n, v in dataset.data_vars.items() if v.ndim > 1 and n not in others]
-    return [*own, *(n for n in [_told(dataset.variables[one.dim], "bounds")] if n in dataset.variables)]
-
-
-def _told(variable: xr.Variable, attribute: str) -> Any:
-    """What an attribute says, which xarray may have moved to the encoding."""
-    return variable.attrs.get(attribute, variable.encoding.get(attribute))
+    return [*own, *(n for n in [reference(dataset.variables[one.dim], "bounds")] if n in dataset.variables)]
 
 
 def _is_rain(variable: xr.Variable) -> bool:
@@ -349,7 +344,7 @@ def _same_projection(first: _Series, one: _Series, names: list[Hashable]) -> Non
 
 def _projection(one: _Series, name: Hashable) -> dict[str, Any]:
     """The parameters of a variable's grid mapping; descriptions, spelled in many ways, only where it has no name."""
-    words = str(_told(one.variables[name], "grid_mapping") or "").replace(":", " ").split()
+    words = str(reference(one.variables[name], "grid_mapping") or "").replace(":", " ").split()
     mapping = next((one.variables[word].attrs for word in words if word in one.variables), {})
     numbers = {k: v for k, v in mapping.items() if not isinstance(v, str) and np.asarray(v).dtype.kind in "fiu"}
     texts = [key for key in _TEXTS_OF_GRIDS if key in mapping][:1]
@@ -578,7 +573,7 @@ class _Joined:
         variables = {dim: xr.Variable(dim, times, first[dim].attrs, self._common_encoding(dim))}
         variables |= {n: v for n in self.names if (v := self._variable(n)) is not None}
         variables |= {n: v for n in rest.coords if (v := self._scalars(n)) is not None}
-        if _told(variables[dim], "bounds") not in variables:
+        if reference(variables[dim], "bounds") not in variables:
             variables[dim].attrs.pop("bounds", None)
         coords = {n: v for n, v in variables.items() if n in first.coords or n == dim}
         data = {n: v for n, v in variables.items() if n not in coords}
@@ -633,7 +628,7 @@ class _Joined:
     def _stand_in(self, one: _Series, name: Hashable, frame: np.ndarray, axis: int) -> np.ndarray | None:
         """For frames that cannot be read: bounds as those of the first frame, and else what says that it is missing."""
         shape = [one.times.size if i == axis else n for i, n in enumerate(frame.shape)]
-        if name == _told(self.first.variables[self.first.dim], "bounds"):
+        if name == reference(self.first.variables[self.first.dim], "bounds"):
             times = one.times.reshape([-1 if i == axis else 1 for i in range(frame.ndim)])
             return np.broadcast_to(times + (frame - self.first.times[0]), shape)
         if frame.dtype.kind not in "fmM":

@@ -21,6 +21,7 @@ from scipy.special import ndtr, ndtri
 
 from xnowcast import check
 from xnowcast.fields import units, windows
+from xnowcast.fields.attributes import LATITUDE, LONGITUDE, TIME, equal_area, metres_along
 from xnowcast.fields.units import EARTH_RADIUS_M
 
 CENTRE_LAT, CENTRE_LON = 45.0, -30.0  # open ocean: nobody can take it for a real radar
@@ -157,16 +158,21 @@ def synthetic_radar(
     """
     weather = _Weather(
         shape=_checked_shape(shape),
-        spacing_km=_positive(spacing_km, "spacing_km"),
+        spacing_km=_number("spacing_km", spacing_km, 0 < spacing_km < np.inf, "a number over 0"),
         step_s=_seconds(step, "step"),
         seed=check.whole("seed", seed, 0, 2**63 - 1),
         motion=_checked_motion(motion, seed),
-        rotation=_finite(rotation, "rotation"),
+        rotation=_number("rotation", rotation, np.isfinite(rotation), "a finite number"),
         lifetime_s=np.inf if lifetime is None else _seconds(lifetime, "lifetime"),
-        growth=_finite(growth, "growth"),
-        wet_fraction=_checked_fraction(wet_fraction),
-        median_rain=_checked_median(median_rain),
-        convection=_checked_share(convection),
+        growth=_number("growth", growth, np.isfinite(growth), "a finite number"),
+        wet_fraction=_number("wet_fraction", wet_fraction, 0 < wet_fraction < 1, "a number over 0 and under 1"),
+        median_rain=_number(
+            "median_rain",
+            median_rain,
+            SMALLEST_RAIN < median_rain <= HEAVIEST_RAIN / 10,
+            "mm h-1 over 0.1 and at most 15",
+        ),
+        convection=_number("convection", convection, 0 <= convection <= 1, "a number from 0 to 1"),
         shear=_checked_vector(shear, "shear"),
         circles=_checked_circles(coverage, shape, spacing_km),
         zr=units.zr_relation(zr) if as_reflectivity else None,
@@ -176,8 +182,8 @@ def synthetic_radar(
     name, attrs = _field_labels(weather)
     values = _lazy_frames(weather, frames, _frames_per_chunk(chunks, frames, weather.shape))
     ds = xr.Dataset(
-        {name: (("time", "y", "x"), values, attrs), "crs": ((), np.int32(0), _grid_mapping())},
-        coords={"time": ("time", time.astype("datetime64[ns]").values, _TIME_ATTRS), **_grid(weather)},
+        {name: (("time", "y", "x"), values, attrs), "crs": equal_area(CENTRE_LAT, CENTRE_LON)},
+        coords={"time": ("time", time.astype("datetime64[ns]").values, TIME), **_grid(weather)},
         attrs=_truth(weather),
     )
     return ds.chunk(chunks) if isinstance(chunks, Mapping) else ds
@@ -461,9 +467,6 @@ def _frames_per_chunk(chunks: Any, frames: int, shape: tuple[int, int]) -> int:
     return frames if wanted == -1 else min(int(wanted), frames)
 
 
-_TIME_ATTRS = {"standard_name": "time", "long_name": "time", "axis": "T"}
-
-
 def _grid(weather: _Weather) -> dict[str, tuple]:
     """Coordinates y (descending) and x in metres, lat and lon in degrees."""
     rows, columns = weather.shape
@@ -472,10 +475,10 @@ def _grid(weather: _Weather) -> dict[str, tuple]:
     x = (np.arange(columns) - (columns - 1) / 2) * metres
     lat, lon = _inverse_projection(y[:, None], x[None, :])
     named = {
-        "y": (("y",), y, {"standard_name": "projection_y_coordinate", "units": "m", "axis": "Y"}),
-        "x": (("x",), x, {"standard_name": "projection_x_coordinate", "units": "m", "axis": "X"}),
-        "lat": (("y", "x"), lat, {"standard_name": "latitude", "units": "degrees_north"}),
-        "lon": (("y", "x"), lon, {"standard_name": "longitude", "units": "degrees_east"}),
+        "y": (("y",), y, metres_along("y")),
+        "x": (("x",), x, metres_along("x")),
+        "lat": (("y", "x"), lat, LATITUDE),
+        "lon": (("y", "x"), lon, LONGITUDE),
     }
     # CF 2.5.1 allows coordinates no fill value, which xarray would write for floats.
     return {name: (*parts, {"_FillValue": None}) for name, parts in named.items()}
@@ -492,17 +495,6 @@ def _inverse_projection(y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.nd
     lat = np.arcsin(np.cos(c) * np.sin(phi1) + y * np.sin(c) * np.cos(phi1) / rho)
     lon = np.arctan2(x * np.sin(c), rho * np.cos(phi1) * np.cos(c) - y * np.sin(phi1) * np.sin(c))
     return np.rad2deg(lat), CENTRE_LON + np.rad2deg(lon)
-
-
-def _grid_mapping() -> dict[str, Any]:
-    return {
-        "grid_mapping_name": "lambert_azimuthal_equal_area",
-        "latitude_of_projection_origin": CENTRE_LAT,
-        "longitude_of_projection_origin": CENTRE_LON,
-        "false_easting": 0.0,
-        "false_northing": 0.0,
-        "earth_radius": EARTH_RADIUS_M,
-    }
 
 
 def _field_labels(weather: _Weather) -> tuple[str, dict[str, Any]]:
@@ -561,15 +553,9 @@ def _seconds(value: Any, name: str) -> float:
     return seconds
 
 
-def _finite(value: float, name: str) -> float:
-    if not np.isfinite(value):
-        raise ValueError(f"{name} is {value!r}; give a finite number.")
-    return float(value)
-
-
-def _positive(value: float, name: str) -> float:
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value!r}; give a number over 0.")
+def _number(name: str, value: float, allowed: bool | np.bool_, words: str) -> float:
+    if not allowed:
+        raise ValueError(f"{name} is {value!r}; give {words}.")
     return float(value)
 
 
@@ -597,24 +583,6 @@ def _checked_vector(vector: tuple[float, float], name: str) -> tuple[float, floa
     if len(vector) != 2 or not np.isfinite(vector).all():
         raise ValueError(f"{name} is {vector!r}; give (eastward, northward) in m s-1.")
     return float(vector[0]), float(vector[1])
-
-
-def _checked_fraction(wet_fraction: float) -> float:
-    if not 0 < wet_fraction < 1:
-        raise ValueError(f"wet_fraction is {wet_fraction!r}; give a number over 0 and under 1.")
-    return float(wet_fraction)
-
-
-def _checked_median(median_rain: float) -> float:
-    if not SMALLEST_RAIN < median_rain <= HEAVIEST_RAIN / 10:
-        raise ValueError(f"median_rain is {median_rain!r}; give mm h-1 over 0.1 and at most 15.")
-    return float(median_rain)
-
-
-def _checked_share(convection: float) -> float:
-    if not 0 <= convection <= 1:
-        raise ValueError(f"convection is {convection!r}; give a number from 0 to 1.")
-    return float(convection)
 
 
 def _checked_circles(coverage: Any, shape: Sequence[int], spacing_km: float) -> Any:

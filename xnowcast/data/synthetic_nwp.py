@@ -18,9 +18,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from xnowcast import check
 from xnowcast.fields import windows
-from xnowcast.fields.attributes import forecast_times
+from xnowcast.fields.attributes import TIME, equal_area, forecast_times, metres_along
 from xnowcast.fields.labels import CONVENTIONS
-from xnowcast.fields.units import EARTH_RADIUS_M
 
 CORIOLIS = 1.0e-4  # s-1, about 43 degrees north
 GRAVITY = 9.80665  # m s-2
@@ -363,7 +362,7 @@ def _forecast(climate: _Climate, planes: Any, init: np.ndarray, lead: np.ndarray
     described = ("seed", "timing_error", "random_displacement", "damping", "drizzle", "local_rain")
     attrs = {f"synthetic_{name}": known[name] for name in described}
     about = {"Conventions": CONVENTIONS, "title": "synthetic numerical forecast", "source": "xnowcast synthetic_nwp"}
-    return xr.Dataset({**variables, "crs": _crs()}, coords, about | attrs)
+    return xr.Dataset({**variables, "crs": equal_area(CENTRE_LAT, CENTRE_LON)}, coords, about | attrs)
 
 
 def _observations(climate: _Climate, planes: Any, init: np.ndarray, lead: np.ndarray) -> xr.Dataset:
@@ -371,32 +370,20 @@ def _observations(climate: _Climate, planes: Any, init: np.ndarray, lead: np.nda
     attrs = {"standard_name": "rainfall_rate", "units": "mm h-1", "long_name": "observed rain rate"}
     attrs |= {"grid_mapping": "crs", "cell_methods": "time: mean (interval: 1 hour)"}
     rain = xr.Variable(("time", "y", "x"), planes[:, :, -1].reshape(-1, *climate.shape), attrs)
-    coords = {"time": ("time", times, {"standard_name": "time", "axis": "T"}), **_grid(climate)}
+    coords = {"time": ("time", times, TIME), **_grid(climate)}
     about = {"Conventions": CONVENTIONS, "title": "synthetic observed rain", "source": "xnowcast synthetic_nwp"}
-    return xr.Dataset({"rainfall_rate": rain, "crs": _crs()}, coords, about | {"synthetic_seed": climate.seed})
+    return xr.Dataset(
+        {"rainfall_rate": rain, "crs": equal_area(CENTRE_LAT, CENTRE_LON)},
+        coords,
+        about | {"synthetic_seed": climate.seed},
+    )
 
 
 def _grid(climate: _Climate) -> dict[str, Any]:
     ny, nx = climate.shape
     y = (np.arange(ny)[::-1] - (ny - 1) / 2) * climate.spacing_km * 1000
     x = (np.arange(nx) - (nx - 1) / 2) * climate.spacing_km * 1000
-    attrs = {d: {"standard_name": f"projection_{d}_coordinate", "units": "m", "axis": d.upper()} for d in ("y", "x")}
-    return {"y": ("y", y, attrs["y"]), "x": ("x", x, attrs["x"])}
-
-
-def _crs() -> xr.Variable:
-    return xr.Variable(
-        (),
-        np.int32(0),
-        {
-            "grid_mapping_name": "lambert_azimuthal_equal_area",
-            "latitude_of_projection_origin": CENTRE_LAT,
-            "longitude_of_projection_origin": CENTRE_LON,
-            "false_easting": 0.0,
-            "false_northing": 0.0,
-            "earth_radius": EARTH_RADIUS_M,
-        },
-    )
+    return {"y": ("y", y, metres_along("y")), "x": ("x", x, metres_along("x"))}
 
 
 # ---------------------------------------------------------------- arguments

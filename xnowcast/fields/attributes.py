@@ -24,9 +24,32 @@ FORECAST_NAMES = {
 }
 TIME_NAMES = ("time", "valid_time", "t")
 
+TIME = {"standard_name": "time", "long_name": "time", "axis": "T"}
+LATITUDE = {"standard_name": "latitude", "units": "degrees_north"}
+LONGITUDE = {"standard_name": "longitude", "units": "degrees_east"}
+
 _TEXTS = ("units", "standard_name")
 _PACKING = ("scale_factor", "add_offset")
 _FILLS = ("_FillValue", "missing_value")
+
+
+def metres_along(name: str) -> dict[str, str]:
+    """Attributes of the coordinate y or x of a map plane."""
+    words = {"standard_name": f"projection_{name}_coordinate", "long_name": f"{name} coordinate of projection"}
+    return words | {"units": "m", "axis": name.upper()}
+
+
+def equal_area(latitude: float, longitude: float) -> xr.Variable:
+    """The grid mapping of Lambert's azimuthal equal area projection of the sphere about a place."""
+    attrs = {
+        "grid_mapping_name": "lambert_azimuthal_equal_area",
+        "latitude_of_projection_origin": latitude,
+        "longitude_of_projection_origin": longitude,
+        "false_easting": 0.0,
+        "false_northing": 0.0,
+        "earth_radius": units.EARTH_RADIUS_M,
+    }
+    return xr.Variable((), np.int32(0), attrs)
 
 
 def forecast_times(init_times: Any, lead_times: Any, origin: str = "start of the run") -> dict[Hashable, xr.Variable]:
@@ -60,7 +83,7 @@ def name_of(array: xr.DataArray) -> str:
     return str(array.name) if array.name is not None else "precipitation"
 
 
-def reference(array: xr.DataArray, key: str) -> str:
+def reference(array: xr.DataArray | xr.Variable, key: str) -> str:
     """Names that an attribute gives of other variables (``bounds``, ``grid_mapping`` ...), decoded or not; "" if none.
 
     >>> reference(xr.DataArray(0.0, attrs={"grid_mapping": "crs"}), "grid_mapping")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xnowcast.fields.attributes import forecast_times
+from xnowcast.fields.attributes import LATITUDE, LONGITUDE, TIME, forecast_times, metres_along
 from xnowcast.fields.units import is_amount, zr_attributes
 from xnowcast.io.files import extra
 from xnowcast.io.lazy import pictures
@@ -24,9 +24,6 @@ _EQUAL_AREA = 'METHOD["Lambert Azimuthal Equal Area",ID["EPSG",9820]]'
 
 # Twice as many as the largest pictures of weather services have (MRMS: 24.5 million).
 MOST_CELLS = 50_000_000
-
-_LATITUDE = {"standard_name": "latitude", "units": "degrees_north"}
-_LONGITUDE = {"standard_name": "longitude", "units": "degrees_east"}
 
 
 def refuse_huge(shape: Sequence[int]) -> None:
@@ -103,11 +100,11 @@ class Grid:
         return xr.Dataset(
             {"crs": ((), np.int32(0), _grid_mapping(self.projection))},
             coords={
-                "y": ("y", self.y, _axis("y")),
-                "x": ("x", self.x, _axis("x")),
+                "y": ("y", self.y, metres_along("y")),
+                "x": ("x", self.x, metres_along("x")),
                 # copies: the cached arrays must not change when a user writes into theirs
-                "lat": (("y", "x"), lat.copy(), _LATITUDE),
-                "lon": (("y", "x"), lon.copy(), _LONGITUDE),
+                "lat": (("y", "x"), lat.copy(), LATITUDE),
+                "lon": (("y", "x"), lon.copy(), LONGITUDE),
             },
         )
 
@@ -159,8 +156,8 @@ class LatLonGrid:
         return xr.Dataset(
             {"crs": ((), np.int32(0), wgs84)},
             coords={
-                "lat": ("lat", np.array(self.lat), {**_LATITUDE, "axis": "Y"}),
-                "lon": ("lon", np.array(self.lon), {**_LONGITUDE, "axis": "X"}),
+                "lat": ("lat", np.array(self.lat), {**LATITUDE, "axis": "Y"}),
+                "lon": ("lon", np.array(self.lon), {**LONGITUDE, "axis": "X"}),
             },
         )
 
@@ -332,7 +329,7 @@ def along_time(name: str, values: xr.Variable, times: np.ndarray, starts: np.nda
 
     ``values``: dims (time, ...). ``starts``: starts of the accumulation intervals that end at ``times``.
     """
-    dataset = xr.Dataset(coords={"time": ("time", times, {"standard_name": "time", "long_name": "time", "axis": "T"})})
+    dataset = xr.Dataset(coords={"time": ("time", times, TIME)})
     dataset[name] = values
     if starts is not None:
         dataset["time_bnds"] = (("time", "bnds"), np.stack([starts, times], axis=1))
@@ -413,11 +410,10 @@ def _refuse_a_mixture(frames: Sequence[Frame], paths: Sequence[Path]) -> None:
             products = " and ".join(f"{p} is {f.product}" for f, p in ((frame, path), (frames[0], paths[0])))
             raise ValueError(f"{products}: open them on their own")
         for attribute, meaning in ALIKE.items():
-            found, first = frame.attrs.get(attribute), frames[0].attrs.get(attribute)
+            found, first = frame.attrs.get(attribute, "none"), frames[0].attrs.get(attribute, "none")
             if found != first:
                 raise ValueError(
-                    f"{path} has {meaning} {attribute} = {_told(found)} and {paths[0]} has {_told(first)}: "
-                    "open them on their own"
+                    f"{path} has {meaning} {attribute} = {found} and {paths[0]} has {first}: open them on their own"
                 )
         if _length(frame) != _length(frames[0]):
             raise ValueError(
@@ -434,10 +430,6 @@ def _refuse_a_mixture(frames: Sequence[Frame], paths: Sequence[Path]) -> None:
         raise ValueError(f"{count} fields have the same time {time} ({', '.join(same)}): give each once")
 
 
-def _told(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
 def _length(frame: Frame) -> float:
     """Of the accumulation, in minutes; 0 where there is none."""
     return 0.0 if frame.start is None else (frame.time - frame.start) / np.timedelta64(1, "m")
@@ -448,15 +440,6 @@ def _brief(grid: AnyGrid) -> str:
         return str(grid)
     lat, lon = grid.lat, grid.lon
     return f"{len(lat)} lat from {lat[0]:g} to {lat[-1]:g}, {len(lon)} lon from {lon[0]:g} to {lon[-1]:g}"
-
-
-def _axis(name: str) -> dict[str, str]:
-    return {
-        "standard_name": f"projection_{name}_coordinate",
-        "long_name": f"{name} coordinate of projection",
-        "units": "m",
-        "axis": name.upper(),
-    }
 
 
 def _crs(projection: str):
