@@ -209,12 +209,9 @@ def _open_by_name(name: str) -> xr.Dataset:
 
 
 def check_output(path: str | Path, *, overwrite: bool = False, inputs: Iterable[Any] = ()) -> Path:
-    """Whether a result can be written there; asked before any work.
+    """Where a result can be written (``.zarr`` or ``.nc``, a link's end, none of the inputs); asked before any work.
 
-    ``path``: ends in ``.zarr``, or in ``.nc`` for NetCDF. ``overwrite``: whether what is there may be replaced.
-    ``inputs``: what is read: datasets, and paths and patterns. None of the files and stores behind them is ever
-    replaced. Returned: where a link leads, if it is one. ValueError if the ending is another, the folder is missing, or
-    something is there and may not be replaced.
+    ValueError if the ending is another, the folder is missing, or something is there and may not be replaced.
 
     >>> check_output("forecast.txt")
     Traceback (most recent call last):
@@ -230,10 +227,9 @@ def check_output(path: str | Path, *, overwrite: bool = False, inputs: Iterable[
 
 
 def output_path(path: str | Path) -> Path:
-    """The place of an output, where its name will do.
+    """The place of an output, a link followed, where its name will do; ``.zarr``, or ``.nc`` for NetCDF.
 
-    ``path``: ends in ``.zarr``, or in ``.nc`` for NetCDF. A link is followed. ValueError if it is no path, the ending
-    is another, the folder is missing or is part of a Zarr store, or a link leads nowhere.
+    ValueError if it is no such path, its folder is missing or part of a Zarr store, or a link leads nowhere.
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"the output is {path!r}; give a path that ends in .zarr or .nc")
@@ -259,11 +255,7 @@ def is_store(path: Path) -> bool:
 
 
 def refuse_inputs(path: Path, inputs: Iterable[Any], called: str = "an input") -> None:
-    """Refuse an output that would replace what is read.
-
-    ``path``: of the output, which exists. ``inputs``: as for `check_output`. ``called``: what one of them is, for
-    messages. ValueError if a file or store behind the inputs is the output, or lies in it.
-    """
+    """Refuse an output that exists and is, or holds, a file or store behind the inputs, ``called`` so in messages."""
     place = path.resolve()
     for read in paths_behind(*inputs):
         if place in read.parents:
@@ -273,11 +265,7 @@ def refuse_inputs(path: Path, inputs: Iterable[Any], called: str = "an input") -
 
 
 def refuse_strangers(path: Path) -> None:
-    """Refuse to replace what this package did not write: whatever else it is, somebody may want it.
-
-    ``path``: of an output; nothing need be there. ValueError if it is a folder and no Zarr store of ours or an empty
-    one, or NetCDF data of somebody else's.
-    """
+    """Refuse to replace a folder, store or NetCDF file that this package did not write: somebody may want it."""
     fix = "choose another name, or remove it yourself"
     store = path.suffix.lower() == ".zarr"
     if path.is_dir():
@@ -325,10 +313,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def read_attributes(path: Path) -> Mapping[Any, Any]:
-    """Attributes of a store or a NetCDF file as a whole.
-
-    Returned: None where they cannot be read.
-    """
+    """Attributes of a store or a NetCDF file as a whole; none where they cannot be read."""
     try:
         if path.is_dir():
             third = path / "zarr.json"

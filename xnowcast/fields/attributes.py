@@ -67,16 +67,6 @@ def forecast_times(init_times: Any, lead_times: Any, origin: str = "start of the
 def name_of(array: xr.DataArray) -> str:
     """Name of a variable, for messages and output; "precipitation" where it has none.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> name_of(xr.DataArray(0.0, name="rr")), name_of(xr.DataArray(0.0))
     ('rr', 'precipitation')
     """
@@ -117,9 +107,7 @@ def _cf_names(texts: tuple[tuple[Hashable, tuple[tuple[str, str], ...]], ...], c
 
 
 def with_plain_text(array: xr.DataArray) -> xr.DataArray:
-    """The variable with units and standard names that are text; files may hold bytes, or an array of one.
-
-    ValueError if one is no text.
+    """The variable with units and standard names that are text, else ValueError; files may hold bytes, or in arrays.
 
     >>> with_plain_text(xr.DataArray(0.0, attrs={"units": np.array([b"mm h-1"])})).units
     'mm h-1'
@@ -176,9 +164,7 @@ def _numbers(array: xr.DataArray, key: str, count: int | None = 1) -> np.ndarray
 
 
 def number(array: xr.DataArray, key: str) -> float | None:
-    """The number of an attribute.
-
-    Returned: None where there is none, or NaN. ValueError if it is no number.
+    """The number of an attribute; None where there is none, or NaN.
 
     >>> number(xr.DataArray(0.0, attrs={"zr_a": "316"}), "zr_a"), number(xr.DataArray(0.0), "zr_a")
     (316.0, None)
@@ -188,10 +174,7 @@ def number(array: xr.DataArray, key: str) -> float | None:
 
 
 def decoded(array: xr.DataArray) -> xr.DataArray:
-    """A variable of real numbers; packed and masked ones that were opened without decoding are decoded, lazily.
-
-    Returned: anything else comes back as it is. ValueError if it holds anything but real numbers, or an attribute of
-    its packing is none.
+    """A variable of real numbers (others are a ValueError); packed and masked ones that nobody decoded are, lazily.
 
     >>> packed = xr.DataArray(np.array([2, 255], "u1"), dims="x", attrs={"scale_factor": 0.5, "_FillValue": 255})
     >>> decoded(packed).values.tolist()

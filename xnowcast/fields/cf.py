@@ -154,9 +154,7 @@ def find_field(
 
 
 def find_array(obj: xr.Dataset | xr.DataArray, variable: Hashable | None = None) -> xr.DataArray:
-    """The variable of the precipitation field, without a look at its axes and units.
-
-    ``variable``: as in `find_field`. ValueError if there is none, or more than one.
+    """The variable of the precipitation field, as in `find_field`, without a look at its axes and units.
 
     >>> find_array(xr.Dataset({"rr": ("x", [1.0], {"standard_name": "rainfall_rate"}), "t2m": ("x", [280.0])})).name
     'rr'
@@ -254,9 +252,7 @@ def _roles(array: xr.DataArray, dims: Sequence[Hashable]) -> dict[str, Hashable]
 
 
 def forecast_coordinate(array: xr.DataArray, role: str, dims: Sequence[Hashable] | None = None) -> Hashable | None:
-    """The dim, or scalar coordinate, that is the init time, the member or the lead time of a forecast.
-
-    ``dims``: dims that it can be; all of the array by default. Dims come before scalar coordinates.
+    """The dim (of ``dims``), else scalar coordinate, that is the init time, the member or the lead time of a forecast.
 
     >>> members = xr.DataArray(np.zeros((4, 3)), dims=("number", "x"))
     >>> forecast_coordinate(members, "member")
@@ -364,9 +360,7 @@ def _renamed(obj: Any, names: dict[Hashable, str]) -> Any:
 
 
 def durations(coordinate: xr.DataArray) -> np.ndarray:
-    """Lead times as timedelta64[ns]; bare numbers only with units.
-
-    ValueError if they are numbers without units of time.
+    """Lead times as timedelta64[ns]; bare numbers without units of time are a ValueError.
 
     >>> durations(xr.DataArray([1.0, 1.5], dims="step", attrs={"units": "hours"})).astype("m8[m]").astype(int).tolist()
     [60, 90]

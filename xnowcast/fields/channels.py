@@ -113,11 +113,7 @@ class Channel:
 
 
 def parse_channel(name: str) -> tuple[str, Level | None]:
-    """The standard name and the level of a channel's name.
-
-    ``name``: a standard name or a variable's own, then, where it has one, ``" at "`` and a level with its unit. A
-    variable that is called by all of it, such as ``"air_temperature at 850 hPa"``, is taken as it is. ValueError if the
-    level is no number with a unit of pressure or length.
+    """The standard name and the level of a channel's name, which may end in ``" at "`` and a level with its unit.
 
     >>> parse_channel("air_temperature at 850 hPa")
     ('air_temperature', Level(value=85000.0, kind='pressure'))

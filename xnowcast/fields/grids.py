@@ -10,10 +10,8 @@ from xnowcast.fields.attributes import coordinates_of
 
 
 def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> np.ndarray:
-    """The ``n + 1`` edges of the cells along an axis.
+    """The ``n + 1`` edges of cells along an axis: by their bounds ``(n, 2)``, else halfway between neighbours.
 
-    ``coordinate``: 1-D centres, two or more. ``bounds``: ``(n, 2)``, where the file tells them; cells have to touch.
-    Returned: float64; without bounds halfway between neighbours, the outermost cells as wide as the ones beside them.
     ValueError if there is one cell alone without bounds, or the bounds leave gaps.
 
     >>> cell_edges(xr.DataArray([500.0, 1500.0, 2500.0], dims="x")).tolist()
@@ -35,10 +33,7 @@ def cell_edges(coordinate: xr.DataArray, bounds: xr.DataArray | None = None) -> 
 
 
 def known_corner(lat: np.ndarray, lon: np.ndarray) -> tuple[slice, slice] | None:
-    """Rows and columns of two by two cells near the middle of a grid whose places are all known.
-
-    ``lat, lon``: ``(y, x)``, NaN where a file tells none, as at the rim of a full disk. Returned: None where there are
-    no such cells.
+    """Rows and columns of two by two cells near the middle of a grid ``(y, x)`` whose places are known; else None.
 
     >>> places = np.array([[np.nan, 1.0, 1.0], [np.nan, 2.0, 2.0]])
     >>> known_corner(places, places)
@@ -55,9 +50,7 @@ def known_corner(lat: np.ndarray, lon: np.ndarray) -> tuple[slice, slice] | None
 
 
 def unwrapped(places: np.ndarray) -> np.ndarray:
-    """Longitudes that pass from 360 to 0 degrees, or from 180 to -180, made to go on; other places as they are.
-
-    ``places``: 1-D or 2-D.
+    """Longitudes, 1-D or 2-D, that pass from 360 to 0 or 180 to -180 degrees made to go on; other places as they are.
 
     >>> unwrapped(np.array([358.0, 359.0, 0.0])).tolist(), unwrapped(np.array([0.0, 200.0])).tolist()
     ([358.0, 359.0, 360.0], [0.0, 200.0])
@@ -121,9 +114,7 @@ def _two_dimensional_latitude(array: xr.DataArray, y: Hashable, x: Hashable) -> 
 
 
 def coarse_coordinate(variable: xr.Variable, factors: dict[Hashable, int]) -> xr.Variable:
-    """A coordinate of the coarse grid: the middle of the cells that were joined.
-
-    ``variable``: any coordinate; dims that are not joined stay. ``factors``: how many cells are joined along each dim.
+    """A coordinate of the coarse grid: the middle of the cells that were joined, ``factors`` along each dim.
 
     >>> coarse_coordinate(xr.Variable("x", [0.0, 1.0, 2.0, 3.0]), {"x": 2}).values.tolist()
     [0.5, 2.5]
@@ -143,9 +134,7 @@ def coarse_coordinate(variable: xr.Variable, factors: dict[Hashable, int]) -> xr
 
 
 def coarse_bounds(bounds: xr.Variable, dim: Hashable, factor: int) -> xr.Variable:
-    """The outer ends of the cells that were joined.
-
-    ``bounds``: ``(dim, 2)``.
+    """The outer ends, ``(dim, 2)``, of the cells that were joined.
 
     >>> coarse_bounds(xr.Variable(("x", "ends"), [[0.0, 1.0], [1.0, 2.0]]), "x", 2).values.tolist()
     [[0.0, 2.0]]
@@ -157,10 +146,7 @@ def coarse_bounds(bounds: xr.Variable, dim: Hashable, factor: int) -> xr.Variabl
 
 
 def fine_coordinate(coordinate: xr.DataArray, factor: int, bounds: xr.DataArray | None = None) -> Any:
-    """The centres and bounds of cells that are cut into ``factor`` equal ones each.
-
-    ``coordinate``: 1-D centres. ``bounds``: of the coarse cells. Returned: centres ``(n * factor,)`` and bounds ``(n *
-    factor, 2)``: the outermost fine edges of a coarse cell are its own.
+    """Centres ``(n * factor,)`` and bounds ``(n * factor, 2)`` of cells that are cut into ``factor`` equal ones each.
 
     >>> centres, bounds = fine_coordinate(xr.DataArray([1.0, 3.0], dims="x"), 2)
     >>> centres.tolist(), bounds[0].tolist()
@@ -176,10 +162,7 @@ def fine_coordinate(coordinate: xr.DataArray, factor: int, bounds: xr.DataArray 
 
 
 def fine_plane(values: np.ndarray, factor: int) -> np.ndarray:
-    """2-D coordinates, such as curvilinear latitudes, on a grid whose cells are cut into ``factor x factor``.
-
-    ``values``: ``(y, x)`` at the centres of the coarse cells, two or more along each. Returned: ``(y * factor, x *
-    factor)``, linear between centres and continued linearly to the rim.
+    """2-D coordinates ``(y, x)`` on cells cut into ``factor x factor``: linear between centres, and on to the rim.
 
     >>> fine_plane(np.array([[0.0, 2.0], [0.0, 2.0]]), 2)[0].tolist()
     [-0.5, 0.5, 1.5, 2.5]
@@ -218,11 +201,7 @@ def _refined(values: np.ndarray, factor: int) -> np.ndarray:
 def fine_grid(
     array: xr.DataArray, y: Hashable, x: Hashable, factor: int, dataset: xr.Dataset | None = None
 ) -> xr.Dataset:
-    """The coordinates of a grid whose cells are cut into ``factor x factor``.
-
-    ``array``: a field on the coarse grid. ``y, x``: names of the horizontal dims. ``dataset``: where the bounds are
-    that the coordinates name. Returned: those coordinates that lie along y and x, with bounds where the coarse ones
-    have some. Attributes are kept.
+    """The coordinates along y and x of a grid whose cells are cut into ``factor x factor``, with attributes and bounds.
 
     >>> coarse = xr.DataArray(np.zeros((2, 2)), dims=("y", "x"), coords={"x": [0.0, 4.0]})
     >>> fine_grid(coarse, "y", "x", 4).x.values.tolist()

@@ -29,11 +29,9 @@ def check_kinds(obj: Any, variable: Any = None) -> None:
 
 
 def without_time(obj: T_Xarray) -> T_Xarray:
-    """The same data with the coordinates of the grid and its grid mapping constant in time, where they repeat.
+    """The same data with coordinates and mapping of the grid constant in time, where all times repeat them, as WRF's.
 
-    ``obj``: latitudes, longitudes, y, x, bounds, cell areas or a grid mapping may have a dim of times, as WRF's have
-    and those of several files that were opened together. All times of them are read; of the fields nothing is.
-    Returned: as it was where none has. ValueError if one differs from time to time: the grid moves.
+    Of the fields nothing is read. ValueError if one differs from time to time: the grid moves.
 
     >>> wrf = xr.DataArray(np.ones((3, 8, 8)), dims=("Time", "j", "i"), coords={
     ...     "XLAT": (("Time", "j", "i"), np.full((3, 8, 8), 48.0), {"units": "degree_north"})})
@@ -174,9 +172,7 @@ def latlon_names(array: xr.Dataset | xr.DataArray, axis: str) -> list[Hashable]:
 
 
 def along(array: xr.DataArray, axis: str, dim: Hashable) -> np.ndarray | None:
-    """Places along a horizontal dim: its own coordinate, or another 1-D one along it.
-
-    Returned: longitudes go on through 360 or 180 degrees, without a jump.
+    """Places along a horizontal dim: its coordinate, or another 1-D one; longitudes go on through 360 or 180 degrees.
 
     >>> east = xr.DataArray(np.zeros(3), dims="lon", coords={"lon": [359.0, 0.0, 1.0]})
     >>> along(east, "x", "lon").tolist()
@@ -254,10 +250,7 @@ def _on_mercator(latitude: np.ndarray) -> np.ndarray:
 
 
 def north_up(array: xr.DataArray, y: Hashable, x: Hashable) -> xr.DataArray:
-    """The array with its first row in the north and its first column in the west, so that models see one world.
-
-    ``y, x``: names of the horizontal dims. Without coordinates the order is left as it is. Returned: a view, lazy where
-    the input is.
+    """The array with its first row in the north and its first column in the west, so that models see one world; a view.
 
     >>> grid = xr.DataArray(np.arange(4).reshape(2, 2), dims=("y", "x"), coords={"y": [0, 1], "x": [0, 1]})
     >>> north_up(grid, "y", "x").values.tolist()
@@ -269,10 +262,7 @@ def north_up(array: xr.DataArray, y: Hashable, x: Hashable) -> xr.DataArray:
 
 
 def orientation(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[bool, bool]:
-    """Whether the first row lies in the south, and whether the first column lies in the east.
-
-    ``y, x``: names of the horizontal dims. Returned: told by the coordinates of y and x, else by 2-D latitudes and
-    longitudes; False where nothing tells.
+    """Whether the first row lies in the south, and the first column in the east; False where no coordinates tell.
 
     >>> orientation(xr.DataArray(np.zeros((2, 2)), dims=("y", "x"), coords={"y": [0, 1], "x": [0, 1]}), "y", "x")
     (True, False)

@@ -81,11 +81,7 @@ def of_amount(
 
 
 def of_bounds(array: xr.DataArray, dataset: xr.Dataset) -> Interval | None:
-    """The interval by time bounds alone.
-
-    ``dataset``: where it comes from. Returned: None where there are no bounds, and where a rate's differ. ValueError if
-    those of an amount differ in length.
-    """
+    """The interval by time bounds alone; None where there are none, or a rate's differ; those of an amount must not."""
     try:
         return _by_bounds(array, dataset, ())
     except ValueError:
@@ -114,9 +110,7 @@ def of_rate(
 
 
 def is_accumulated(array: xr.DataArray) -> bool | None:
-    """Whether an amount's attributes say that it is counted from the start of the run.
-
-    Returned: None where they do not tell.
+    """Whether an amount's attributes say that it is counted from the start of the run; None where they do not tell.
 
     >>> is_accumulated(xr.DataArray(0.0, attrs={"description": "ACCUMULATED TOTAL GRID SCALE PRECIPITATION"}))
     True

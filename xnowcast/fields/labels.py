@@ -270,18 +270,12 @@ def label_numbers(coordinate: xr.DataArray) -> np.ndarray:
 
 
 def frames_north_up(field: Field, **chunks: int) -> Any:
-    """The field as a dask array ``(*leading, y, x)`` with its first row in the north.
-
-    ``**chunks``: how to cut what is not lazy yet, by dim.
-    """
+    """The field as a dask array ``(*leading, y, x)``, first row in the north; ``chunks`` cut what is not lazy yet."""
     array = north_up(field.array, field.y, field.x).transpose(*field.leading, field.y, field.x)
     return (array if array.chunks is not None else array.chunk(chunks)).data
 
 
 def user_orientation(values: Any, field: Field) -> Any:
-    """Rows and columns as the user has them, from north to south and west to east.
-
-    ``values``: ``(..., y, x)``.
-    """
+    """Rows and columns of ``(..., y, x)`` as the user has them, from north to south and west to east."""
     south_first, east_first = orientation(field.array, field.y, field.x)
     return values[..., :: -1 if south_first else 1, :: -1 if east_first else 1]

@@ -83,10 +83,7 @@ class Conversion(Protocol):
 
 @dataclass(frozen=True)
 class Declared:
-    """What a variable's attributes say of its values, which are in its own units, unpacked.
-
-    ``name``: of the variable, for messages. ``low, high``: valid range; what lies outside is missing. ``missing``:
-    further values that are missing.
+    """What a variable's attributes say of its values, unpacked: its name, the valid range, and values that are missing.
 
     >>> Declared("rr", high=200.0).masked(np.array([0.0, 250.0], "f4"))
     array([ 0., nan], dtype=float32)
@@ -251,21 +248,8 @@ def reflectivity_of_rain(rain: Any, a: float, b: float, arrays: Any = np) -> Any
 
 
 def dbz_to_rain_rate(dbz: np.ndarray, a: float, b: float, no_echo: float = NO_ECHO_DBZ) -> np.ndarray:
-    """Rain rate of reflectivity by Z = a R**b, in the dtype of the reflectivity; no echo is dry.
+    """Rain rate of reflectivity in dBZ by Z = a R**b, in its dtype; dry up to a quarter of a dB above ``no_echo``.
 
-    Parameters
-    ----------
-    dbz : numpy.ndarray
-    a, b : float
-    no_echo : float
-        What lies down there, or up to a quarter of a dB above, is dry.
-
-    Returns
-    -------
-    numpy.ndarray
-
-    Examples
-    --------
     >>> dbz_to_rain_rate(np.array([-32.0, 40.0]), *MARSHALL_PALMER).round(2)
     array([ 0.  , 11.53])
     """
@@ -273,20 +257,8 @@ def dbz_to_rain_rate(dbz: np.ndarray, a: float, b: float, no_echo: float = NO_EC
 
 
 def rain_rate_to_dbz(rain: np.ndarray, a: float, b: float, no_echo: float = NO_ECHO_DBZ) -> np.ndarray:
-    """Reflectivity of rain rate, the inverse of `dbz_to_rain_rate`; dry is written as no echo.
+    """Reflectivity of rain rate in mm h-1, the inverse of `dbz_to_rain_rate`; dry is written as no echo.
 
-    Parameters
-    ----------
-    rain : numpy.ndarray
-        mm h-1; what is below 0 is dry.
-    a, b, no_echo : float
-
-    Returns
-    -------
-    numpy.ndarray
-
-    Examples
-    --------
     >>> rain_rate_to_dbz(np.array([0.0, 11.53]), *MARSHALL_PALMER).round(1)
     array([-32.,  40.])
     """
@@ -314,10 +286,7 @@ SEVIR_VIL_OF_18 = 16.0 / 90.66
 
 
 def zr_relation(zr: Any) -> tuple[float, float]:
-    """a and b of Z = a R**b, by name or as they are.
-
-    ``zr``: a name of `ZR_RELATIONS`, in any spelling, or the two numbers. ValueError if there is no such name, or it is
-    no pair of numbers above 0.
+    """a and b of Z = a R**b, by a name of `ZR_RELATIONS` in any spelling, or as they are; others are a ValueError.
 
     >>> zr_relation("HKO-7"), zr_relation((316, 1.5))
     ((58.53, 1.56), (316.0, 1.5))
@@ -370,8 +339,6 @@ def _warn(message: str) -> None:
 def is_reflectivity(units: object) -> bool:
     """Whether a ``units`` attribute means logarithmic reflectivity.
 
-    ``units``: the attribute as found.
-
     >>> is_reflectivity("dBZ"), is_reflectivity("mm h-1")
     (True, False)
     """
@@ -381,8 +348,6 @@ def is_reflectivity(units: object) -> bool:
 def is_amount(units: object) -> bool:
     """Whether a ``units`` attribute means an amount of water (per step), not a rate.
 
-    ``units``: the attribute as found.
-
     >>> is_amount("mm"), is_amount("kg m-2"), is_amount("mm h-1"), is_amount("dBZ")
     (True, True, False, False)
     """
@@ -391,12 +356,10 @@ def is_amount(units: object) -> bool:
 
 
 def highest_mean_rate(hours: float) -> float:
-    """The mean rain rate over a time that nothing measured has reached.
+    """The mean rain rate in mm h-1 over a time that nothing measured has reached, at most `HIGHEST_RAIN_RATE`.
 
-    Returned: mm h-1: the envelope of the world's greatest rainfalls, 422 mm times the hours to the power of 0.475, over
-    the hours; at most `HIGHEST_RAIN_RATE`.
-
-    WMO (2009), Manual on estimation of probable maximum precipitation, WMO-No. 1045, after Paulhus (1965)
+    It is the envelope of the world's greatest rainfalls, 422 mm times the hours to the power of 0.475 (WMO 2009, Manual
+    on estimation of probable maximum precipitation, WMO-No. 1045, after Paulhus 1965).
 
     >>> [round(highest_mean_rate(hours)) for hours in (1 / 60, 1 / 12, 1, 24)]
     [2000, 1556, 422, 80]
@@ -406,8 +369,6 @@ def highest_mean_rate(hours: float) -> float:
 
 def is_rate(units: object) -> bool:
     """Whether a ``units`` attribute means a rate of water.
-
-    ``units``: the attribute as found.
 
     >>> is_rate("mm h-1"), is_rate("kg m-2 s-1"), is_rate("mm"), is_rate("dBZ")
     (True, True, False, False)
@@ -419,12 +380,9 @@ def is_rate(units: object) -> bool:
 def rain_rate_conversion(
     units: object, *, name: str, step: np.timedelta64 | None, declared: Declared | None = None
 ) -> Linear:
-    """How stored values become mm h-1, for every unit but dBZ.
+    """How values in ``units``, a rate or an amount per ``step``, become mm h-1, for every unit but dBZ.
 
-    ``units``: the ``units`` attribute: a rate (``mm h-1``, ``kg m-2 s-1``, ``m s-1`` ...) or an amount per step
-    (``mm``, ``kg m-2``, ``m``). ``name``: name of the variable, for messages. ``step``: length of one step, which an
-    amount needs. ``declared``: what the variable's attributes say of its values. ValueError if there are no units, they
-    are unknown or they are not a precipitation's; or an amount has no step.
+    ValueError if the units are missing, unknown or no precipitation's, or an amount has no step.
 
     >>> rain_rate_conversion("kg m-2 s-1", name="rr", step=None).factor
     3600.0
@@ -457,9 +415,7 @@ def rain_rate_conversion(
 
 
 def length_in_km(units: object) -> float | None:
-    """Kilometres in one unit of length, or None where the units are no length.
-
-    ``units``: the ``units`` attribute of a coordinate.
+    """Kilometres in one unit of length, or None where the units of a coordinate are no length.
 
     >>> length_in_km("m"), length_in_km("degrees_north")
     (0.001, None)
@@ -471,10 +427,9 @@ def length_in_km(units: object) -> float | None:
 
 
 def affine(units: object, wanted: str) -> tuple[float, float] | None:
-    """Scale and offset that take values in one unit to another.
+    """Scale and offset that take values from a unit to another; None where one is missing, unknown or of another kind.
 
-    ``units``: the ``units`` attribute as found. Returned: None where the units are missing or unknown, or of another
-    kind; an angle is not of the kind of a bare number.
+    An angle is not of the kind of a bare number.
 
     >>> affine("degC", "K"), affine("hPa", "Pa"), affine("degree", "1"), affine("K", "Pa")
     ((1.0, 273.15), (100.0, 0.0), None, None)

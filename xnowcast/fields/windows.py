@@ -109,8 +109,7 @@ def time_axis(array: xr.DataArray, time: Hashable | None) -> TimeAxis:
 def real_times(coordinate: xr.DataArray) -> np.ndarray:
     """The times of a coordinate as datetime64[ns] in UTC, `rounded`; cftime dates of the real calendar are converted.
 
-    ``coordinate``: datetime64, cftime, or timestamps with a zone. ValueError if it holds no times, times are missing,
-    or their calendar is a climate model's.
+    ValueError if it holds no times, some are missing, or their calendar is a climate model's.
 
     >>> real_times(xr.DataArray(np.array(["2024-06-01T12:04:59.999999"], "M8[us]"), dims="time"))
     array(['2024-06-01T12:05:00.000000000'], dtype='datetime64[ns]')
@@ -231,10 +230,9 @@ def _fitted(times: np.ndarray, step: int, blur: int) -> np.ndarray | None:
 
 
 def stored_blur(coordinate: xr.DataArray) -> int:
-    """By how much times may be off that were stored as numbers since an epoch: half the distance of such numbers.
+    """Nanoseconds by which times may be off that were stored as numbers since an epoch: half the distance of these.
 
-    ``coordinate``: its encoding tells what it was stored as. Returned: nanoseconds; 0 of whole numbers, and where
-    nothing tells.
+    It is 0 of whole numbers, and where the encoding does not tell.
     """
     dtype, stated = coordinate.encoding.get("dtype"), str(coordinate.encoding.get("units", ""))
     unit, _, epoch = stated.strip().partition(" since ")
@@ -250,9 +248,7 @@ def stored_blur(coordinate: xr.DataArray) -> int:
 
 
 def durations(coordinate: xr.DataArray) -> np.ndarray | None:
-    """Lead times as timedelta64[ns], `rounded`.
-
-    ``coordinate``: durations, or numbers with units of time. Returned: None of bare numbers.
+    """Lead times as timedelta64[ns], `rounded`, of durations or numbers with units of time; None of bare numbers.
 
     >>> durations(xr.DataArray([0.25, 0.5], attrs={"units": "hours"})).astype("m8[m]").astype(int).tolist()
     [15, 30]
@@ -280,10 +276,7 @@ def _refuse_coarse(coordinate: xr.DataArray, differences: np.ndarray, step: int)
 
 
 def utc_time(value: Any) -> pd.Timestamp:
-    """A time in UTC, to the second where it lies within 50 ms of one.
-
-    ``value``: with a zone it is converted; without one it is UTC. Returned: without a zone. ValueError if it is no
-    time, or one of a climate model's calendar.
+    """A time in UTC, which it is without a zone, to the second where it is within 50 ms of one; else ValueError.
 
     >>> utc_time("2024-06-01T02:40+02:00"), utc_time("2024-06-01Z")
     (Timestamp('2024-06-01 00:40:00'), Timestamp('2024-06-01 00:00:00'))
@@ -343,8 +336,6 @@ def _utc_label(end: Any) -> Any:
 def period(text: str) -> tuple[np.datetime64, np.datetime64]:
     """First time of a period START/END, and the one before which it ends; either may be left out.
 
-    ``text``: times with a zone are converted. ValueError if it is no period.
-
     >>> period("2017/2018-06-01T02:00+02:00")[1]
     np.datetime64('2018-06-01T00:00:00.000000000')
     """
@@ -356,10 +347,7 @@ def period(text: str) -> tuple[np.datetime64, np.datetime64]:
 
 
 def common_step(differences: np.ndarray) -> int:
-    """The most common distance between times.
-
-    ``differences``: integers above 0. Returned: where several are equally common the smallest that all are multiples
-    of, else the middle one.
+    """The most common of integers above 0; of several the smallest that all are multiples of, else the middle one.
 
     >>> common_step(np.array([5, 5, 15, 15]))
     5
@@ -509,10 +497,7 @@ def _as_times(init_times: Any) -> pd.DatetimeIndex:
 
 
 def to_timedelta(value: Any, what: str) -> np.timedelta64:
-    """A duration as timedelta64[ns].
-
-    ``value``: ``"60min"``, ``"1h"`` ...; a bare number is refused, because it has no unit. ``what``: what it is, for
-    the message. ValueError if it is no duration.
+    """A duration such as ``"60min"`` as timedelta64[ns]; a bare number, which has no unit, and others are a ValueError.
 
     >>> to_timedelta("1h", "the lead time").astype("m8[m]")
     np.timedelta64(60,'m')
@@ -530,11 +515,7 @@ def to_timedelta(value: Any, what: str) -> np.timedelta64:
 
 
 def lead_steps(step: np.timedelta64, *, lead_time: Any = None, steps: int | None = None) -> int:
-    """How many steps reach a lead time.
-
-    ``step``: time between frames. ``lead_time``: the longest lead time, a multiple of the step; 60 minutes when neither
-    is given. ``steps``: the number of steps instead. ValueError if both are given, or the lead time is no multiple of
-    the step.
+    """How many steps reach a lead time, 60 minutes by default; ValueError if it is no multiple, or both are given.
 
     >>> lead_steps(np.timedelta64(5, "m"), lead_time="1h")
     12

@@ -28,10 +28,7 @@ LONGEST_MESSAGE = 1000
 
 
 def extra(name: str) -> ModuleType:
-    """Import an optional library, or say how to get it.
-
-    ``name``: module name, for example ``"h5py"`` or ``"PIL.Image"``. ImportError if the library is not installed; the
-    message names the extra that brings it.
+    """Import an optional library, such as ``"PIL.Image"``, or say in an ImportError which extra brings it.
 
     >>> extra("math").floor(2.5)
     2
@@ -49,11 +46,9 @@ def extra(name: str) -> ModuleType:
 
 
 def path_list(paths: Paths) -> list[Path]:
-    """List of existing files out of a path, a glob pattern, or several of them.
+    """The existing files of a path, a glob pattern (``**`` for any folders), or several of them, in the order given.
 
-    ``paths``: ``**`` in a pattern stands for any folders. Returned: at least one; in the order given, those of a
-    pattern sorted. ValueError if the list is empty or a path is a folder. FileNotFoundError if a path does not exist or
-    a pattern fits no file.
+    ValueError if there are none or one is a folder, FileNotFoundError if a path or pattern leads nowhere.
 
     >>> path_list([])
     Traceback (most recent call last):
@@ -83,10 +78,9 @@ def _existing(entry: str | os.PathLike) -> list[Path]:
 
 
 def raw_bytes(path: Path, most: int | None = None) -> bytes:
-    """Content of a file, unpacked if it is gzip or bzip2 (seen by its first bytes, not by its name).
+    """Content of a file, unpacked if it is gzip or bzip2 (by its first bytes, not its name); ``most`` bytes at most.
 
-    ``most``: only so many bytes from the start. All by default, of a packed file at most ``MOST_UNPACKED``. ValueError
-    if a packed file unpacks to more than ``MOST_UNPACKED``.
+    ValueError if all is wanted of a packed file that unpacks to more than ``MOST_UNPACKED``.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "echo"
@@ -123,18 +117,12 @@ def is_packed(path: Path) -> bool:
 
 
 def beside(path: Path, pattern: str) -> list[Path]:
-    """Files that fit a pattern, in the folder of ``path`` and the four above it; the nearest first.
-
-    ``pattern``: of a name, without folders.
-    """
+    """Files whose name fits a pattern, in the folder of ``path`` and the four above it; the nearest first."""
     return [file for folder in path.absolute().parents[:5] for file in sorted(folder.glob(pattern)) if file.is_file()]
 
 
 def is_archive(content: bytes) -> bool:
-    """Whether unpacked content is a tar archive.
-
-    ``content``: the first 512 bytes suffice.
-    """
+    """Whether unpacked content, of which 512 bytes suffice, is a tar archive."""
     return content[257:262] == b"ustar"
 
 
@@ -186,8 +174,6 @@ def _refuse_huge(size: int) -> None:
 def unpack(content: bytes, most: int) -> bytes:
     """The first bytes of a packed content, or of one that is not packed.
 
-    ``most``: only so many.
-
     >>> unpack(bz2.compress(b"rain"), 2), unpack(b"rain", 2)
     (b'ra', b'ra')
     """
@@ -195,11 +181,7 @@ def unpack(content: bytes, most: int) -> bytes:
 
 
 def decode(path: Path, product: str, reader: Callable[[bytes], Decoded], most: int | None = None) -> Decoded:
-    """What ``reader`` makes of the content of ``path``; any failure becomes one ValueError.
-
-    ``product``: what the file should be, for the message. ``reader``: takes the unpacked bytes. ``most``: only so many
-    bytes from the start; see `raw_bytes`. Returned: whatever ``reader`` returns. ValueError if the file is truncated,
-    corrupt or of another kind; the message has the path and the cause. ImportError if an optional library is absent.
+    """What ``reader`` makes of the unpacked content of ``path``, or of its first ``most`` bytes; fails as `blame`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "echo.txt"
@@ -212,11 +194,9 @@ def decode(path: Path, product: str, reader: Callable[[bytes], Decoded], most: i
 
 
 def blame(path: Path, product: str, work: Callable[[], Decoded]) -> Decoded:
-    """What ``work`` returns; any failure becomes one ValueError that names the file.
+    """What ``work`` returns; any failure becomes one ValueError that names the file, what it should be, and the cause.
 
-    ``product``: what the file should be, for the message. ``work``: without arguments. Returned: whatever ``work``
-    returns. ValueError if ``work`` fails; the message has the path and the cause. ImportError if an optional library is
-    absent.
+    Only a library that is absent is an ImportError.
     """
     try:
         return work()

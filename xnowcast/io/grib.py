@@ -15,9 +15,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def split(content: bytes) -> list[bytes]:
-    """Messages of a GRIB file (edition 1 or 2), one after another.
-
-    ``content``: of the whole file. ValueError if it holds none, or the last one is cut off.
+    """Messages of a GRIB file (edition 1 or 2), one after another; ValueError if it has none, or the last is cut off.
 
     >>> split(b"no messages here")
     Traceback (most recent call last):
@@ -95,10 +93,7 @@ class Message:
 
 @contextmanager
 def message(content: bytes) -> Iterator[Message]:
-    """A message to be looked into, for one thread at a time.
-
-    ``content``: of one message. ImportError if ecCodes is not installed.
-    """
+    """A message to be looked into, for one thread at a time."""
     with _ONE_AT_A_TIME:
         opened = Message(content)
         try:

@@ -27,10 +27,7 @@ MOST_CELLS = 50_000_000
 
 
 def refuse_huge(shape: Sequence[int]) -> None:
-    """Refuse a picture of more cells than any radar picture has, before memory is asked for.
-
-    ValueError if there are more than ``MOST_CELLS``, or none.
-    """
+    """Refuse a picture of none or of more cells than any radar picture has, before memory is asked for."""
     if min(shape) <= 0 or math.prod(int(size) for size in shape) > MOST_CELLS:
         cells = " x ".join(str(size) for size in shape)
         raise ValueError(f"its grid has {cells} cells; from 1 to {MOST_CELLS:,} are expected")

@@ -42,8 +42,6 @@ def text(value) -> str:
 def number(value) -> float:
     """Number of an attribute.
 
-    ValueError if it is no number.
-
     >>> number(np.array([3650.0]))
     3650.0
     """
@@ -51,10 +49,9 @@ def number(value) -> float:
 
 
 def moment(day, clock) -> datetime:
-    """Time of two attributes, a date (YYYYMMDD) and a time of day (HHMMSS, or HHMM without seconds).
+    """Time of two attributes, a date (YYYYMMDD) and a time of day (HHMMSS, or HHMM), also with hyphens, colons and a Z.
 
-    ``day, clock``: hyphens, colons, fractions of a second and a final Z do no harm. Numbers have lost their zeros in
-    front: such a time is taken if it can be read in one way only. ValueError if it is none, or could be two.
+    Numbers have lost their zeros in front: such a time is taken if it can be read in one way only.
 
     >>> print(moment(b"20240601", b"1235"), moment("2024-06-01", "12:35:40.5Z"))
     2024-06-01 12:35:00 2024-06-01 12:35:40
@@ -78,10 +75,9 @@ def _digits(value) -> str:
 
 
 def check_array(array, file, dims: int = 2) -> None:
-    """Refuse an array that is no plain one of numbers, or of more of them than a picture has.
+    """Refuse an array that is no plain one of numbers in ``file``, or of more of them than a picture has.
 
-    ``file``: where it should lie. ``dims``: how many it should have; a picture lies in all but the first of more than
-    two. ValueError if it is of another kind or shape, huge, or lies in other files.
+    A picture lies in all but the first of more than two dims.
     """
     if array.ndim != dims or array.dtype.kind not in "iuf":
         raise ValueError(f"{array.name} is {array.dtype} of shape {array.shape}; numbers in {dims} dims are expected")
@@ -100,10 +96,9 @@ def _piece(array) -> int:
 
 
 def picture(array, key: tuple = ()) -> np.ndarray:
-    """Numbers of an array that was checked, read in no more memory than they need.
+    """Numbers of an array that was checked, or of one place along its first dim, read in no more memory than they need.
 
-    ``key``: a number for the first dim, and what of the others; all by default. ValueError if a piece of it unpacks to
-    more than its size: HDF5 unpacks a piece whole before it looks at it.
+    HDF5 unpacks a piece whole before it looks at it: one that unpacks to more than its size is a ValueError.
     """
     if size := _piece(array):
         _check_pieces(array, size, key[0] if key else None)

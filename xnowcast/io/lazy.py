@@ -11,17 +11,10 @@ Read = Callable[[np.ndarray], np.ndarray]
 
 
 class Stack(xr.backends.BackendArray):
-    """Blocks of pictures one after another, each block read by a function of its own.
+    """Blocks of pictures one after another along the leading dims, which are counted together in C order.
 
-    Parameters
-    ----------
-    leading : tuple of int
-        Shape of the dims along which the blocks lie, counted together in C order.
-    picture : tuple of int
-        Shape of what lies at one place along them.
-    blocks : sequence of (int, callable)
-        Length of each block, and the function that reads it: it takes the numbers of some of its places and returns
-        float32 of shape (places, \\*picture).
+    ``blocks``: the length of each, and the function that makes float32 ``(places, *picture)`` of the numbers of some of
+    its places.
     """
 
     def __init__(self, leading: tuple[int, ...], picture: tuple[int, ...], blocks: Sequence[tuple[int, Read]]):
@@ -57,10 +50,9 @@ def _outer(values: np.ndarray, key: Sequence[Any]) -> np.ndarray:
 
 
 def lazy(dims: tuple[Hashable, ...], stack: Stack, chunks: Sequence[int]) -> xr.Variable:
-    """A variable of which nothing is read yet.
+    """A float32 variable of which nothing is read yet; ``chunks`` are the sizes by dim of what is best read at once.
 
-    ``chunks``: size along each dim of what is best read at once; `in_chunks` and ``xr.open_dataset(..., chunks={})``
-    make Dask chunks of it. Returned: float32.
+    `in_chunks` and ``xr.open_dataset(..., chunks={})`` make Dask chunks of it.
 
     >>> rain = lazy(("time", "y"), Stack((4,), (2,), [(4, lambda places: np.stack([places, -places], 1))]), (1, 2))
     >>> rain[2].values
@@ -73,10 +65,7 @@ def lazy(dims: tuple[Hashable, ...], stack: Stack, chunks: Sequence[int]) -> xr.
 
 
 def in_chunks(dataset: xr.Dataset) -> xr.Dataset:
-    """A dataset with Dask chunks of what is best read at once.
-
-    ``dataset``: as a reader gives it; pictures that are decoded already get chunks of one time.
-    """
+    """A dataset of a reader with Dask chunks of what is best read at once; decoded pictures get chunks of one time."""
     chunks: dict[Hashable, int] = {}
     for variable in dataset.data_vars.values():
         leading = variable.dims[:-2]
@@ -87,10 +76,7 @@ def in_chunks(dataset: xr.Dataset) -> xr.Dataset:
 def pictures(
     dims: tuple[Hashable, ...], shape: tuple[int, ...], read: Sequence[Callable[[], np.ndarray]]
 ) -> xr.Variable:
-    """A variable of pictures, each with a function that reads it.
-
-    ``shape``: any leading dims, then rows and columns. ``read``: one for each picture, in C order of the leading dims;
-    returns (rows, columns). Returned: float32, with chunks of one picture.
+    """A float32 variable of pictures, each with a function that reads it, in C order of the leading dims.
 
     >>> rain = pictures(("time", "y", "x"), (2, 1, 3), [lambda: np.zeros((1, 3)), lambda: np.ones((1, 3))])
     >>> rain[1].values

@@ -57,11 +57,9 @@ OBJECT_STATE = (3, "|", None, None, None, -1, -1, 63)
 
 
 def dates(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Dates of a pickled array of ``datetime.datetime``.
+    """Dates (datetime64[ns], 1-D) of a pickled array of ``datetime.datetime``; its header in ``.npy`` tells the shape.
 
-    ``content``: what follows the header in an ``.npy`` file of Python objects. ``shape``: of the array, as the header
-    tells. Returned: datetime64[ns], one-dimensional. ValueError if it is anything but dates without a time zone,
-    written by protocol 2 to 4.
+    ValueError if it is anything but dates without a time zone, written by protocol 2 to 4.
 
     >>> import pickle
     >>> dates(pickle.dumps(np.array([datetime(2016, 8, 21), datetime(2016, 8, 22)]), protocol=4), (2,))

@@ -202,10 +202,7 @@ class Header:
 
 
 def read_header(content: bytes) -> Header:
-    """Header of a composite.
-
-    ``content``: at least up to the end of the header. ValueError if there is none.
-    """
+    """Header of a composite, whose content is given at least up to the header's end."""
     found = HEADER.match(content)
     if found is None:
         raise ValueError(f"it does not start with the header of a composite, but with {content[:24]!r}")
