@@ -2,21 +2,12 @@
 
 import sys
 import warnings
+from typing import Any
 
 
 def printable(text: str) -> str:
     """A text of others on one line, with what steers a terminal shown instead of obeyed.
 
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> printable("rain\\n of \\x1b[31mJuly\\u202e")
     'rain of \\\\x1b[31mJuly\\\\u202e'
     """
@@ -32,6 +23,19 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None
+
+
+def progress_bar(total: int, done: int, unit: str, *, shown: bool | None, title: str | None = None) -> Any:
+    """A bar of tqdm on stderr (stdout in a notebook), by default where somebody looks; None where there is none."""
+    stream = sys.stdout if in_notebook() else sys.stderr
+    if not ((in_notebook() or stream.isatty()) if shown is None else shown):
+        return None
+    from tqdm import tqdm  # here, because most calls show nothing
+
+    class Bar(tqdm):
+        monitor_interval = 0  # loops look often enough: no thread is begun that would outlive the run
+
+    return Bar(total=total, initial=done, unit=unit, desc=title, file=stream, dynamic_ncols=True)
 
 
 def warn(message: str) -> None:

@@ -201,7 +201,7 @@ def test_a_large_tensor_is_read_once(monkeypatch):
     model = nn.Linear(300, 300)
     contents.digest(dict(model.named_parameters()))
     monkeypatch.setattr(contents.hashlib, "sha256", pytest.fail)
-    contents._seen(model.weight)
+    contents._content_of(model.weight)
 
 
 def test_a_sparse_tensor_is_known_by_itself():

@@ -110,6 +110,14 @@ class NotFinite(ValueError):
         return type(self), (self.failed,)
 
 
+def check_given(frames: Tensor, known: int, steps: int) -> None:
+    """Refuse fewer frames ``(b, t, ...)`` than a model reads, and no steps."""
+    if frames.shape[1] < known:
+        raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: ask for at least one")
+
+
 def require_finite(answer: Tensor) -> Tensor:
     """The answer ``(samples, ...)`` of a network as it is; for models that afterwards clip it or put NaN of their own.
 

@@ -17,14 +17,14 @@ the numbers and leaves the version as it is."""
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Content:
     mark: tuple[Any, ...]
     digest: bytes
     finite: bool
 
 
-_SEEN: Any = WeakIdKeyDictionary()
-_SEEN_LOCK = threading.Lock()
+_CONTENTS: Any = WeakIdKeyDictionary()
+_LOCK = threading.Lock()
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -37,13 +37,13 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     """
     whole = hashlib.sha256()
     for name, tensor in tensors.items():
-        whole.update(f"{name} {tensor.dtype} {_shape(tensor)}".encode() + _seen(tensor).digest)
+        whole.update(f"{name} {tensor.dtype} {_shape(tensor)}".encode() + _content_of(tensor).digest)
     return whole.hexdigest()
 
 
 def refuse_broken(model: nn.Module, name: str) -> None:
     """Refuse a model in memory with parameters that are no numbers, as a training leaves them that diverged."""
-    broken = [parameter for parameter, tensor in model.named_parameters() if not _seen(tensor).finite]
+    broken = [parameter for parameter, tensor in model.named_parameters() if not _content_of(tensor).finite]
     if broken:
         others = f" and {len(broken) - 1} more parameters" if len(broken) > 1 else ""
         raise ValueError(
@@ -70,19 +70,19 @@ def _shape(tensor: Tensor) -> tuple[int, ...] | None:
     return None if torch.nn.parameter.is_lazy(tensor) else tuple(tensor.shape)
 
 
-def _seen(tensor: Tensor) -> _Seen:
+def _content_of(tensor: Tensor) -> _Content:
     if torch.nn.parameter.is_lazy(tensor):  # made by the first call
-        return _Seen((), b"", True)
+        return _Content((), b"", True)
     try:
         mark = _mark(tensor)
     except (RuntimeError, NotImplementedError, TypeError):  # sparse, quantized: kinds that show no bytes, known by name
-        return _Seen((), f"{id(tensor)} {tensor._version}".encode(), True)
-    with _SEEN_LOCK:
-        known = _SEEN.get(tensor)
+        return _Content((), f"{id(tensor)} {tensor._version}".encode(), True)
+    with _LOCK:
+        known = _CONTENTS.get(tensor)
     if known is None or known.mark != mark:
-        known = _Seen(mark, hashlib.sha256(_bytes(tensor).data).digest(), is_finite(tensor.detach()))
-        with _SEEN_LOCK:
-            _SEEN[tensor] = known
+        known = _Content(mark, hashlib.sha256(_bytes(tensor).data).digest(), is_finite(tensor.detach()))
+        with _LOCK:
+            _CONTENTS[tensor] = known
     return known
 
 

@@ -78,15 +78,15 @@ class Extrapolation(Declared[ExtrapolationOptions]):
             answer[part, :, 0] = self._move_on(frames[part, :, 0], observed[part, :, 0], steps)
         return answer
 
-    def _move_on(self, rain: Tensor, seen: Tensor, steps: int) -> Tensor:
+    def _move_on(self, rain: Tensor, valid: Tensor, steps: int) -> Tensor:
         """Frames (b, t, y, x) to forecasts (b, steps, y, x)."""
         own = self.options
-        motion = motion_of(rain, seen, window=own.window)
+        motion = motion_of(rain, valid, window=own.window)
         return advect(
             rain[:, -1],
             motion,
             steps,
-            observed=seen[:, -1],
+            observed=valid[:, -1],
             inflow=own.inflow,
             interpolation=own.interpolation,
             carried=own.carried,

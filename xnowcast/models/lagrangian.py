@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xnowcast import models
-from xnowcast.models.base import Loss, Task, TrainingBatch
+from xnowcast.models.base import Loss, Task, TrainingBatch, check_given
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.sprog import SMOOTH, pattern
@@ -217,10 +217,7 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         was measured.
         """
         known = self.task.input_frames
-        if frames.shape[1] < known:
-            raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
-        if steps < 1:
-            raise ValueError(f"steps is {steps}: ask for at least one")
+        check_given(frames, known, steps)
         rain, valid = self.transform.inverse(frames[:, -known:, 0]), observed[:, -known:, 0]
         motion = motion_of(rain, valid, window=self.options.window)
         aligned, still_valid = onto_newest(rain, valid, motion, known)

@@ -138,16 +138,8 @@ class NwpMae(RainClassifier[NwpMaeOptions]):
     def begin_from(self, other: "NwpMae") -> None:
         """Take over pre-trained weights: tokeniser, encoder and the statistics of the channels, not the decoder.
 
-        From a model of the same phase the decoder is taken over as well.
-
-        Parameters
-        ----------
-        other : NwpMae
-
-        Raises
-        ------
-        ValueError
-            If sizes, channels or, with a decoder, the classes differ.
+        From a model of the same phase the decoder is taken over as well. ValueError if sizes, channels or, with a
+        decoder, the classes differ.
         """
         if self.phase == "pretraining" and other.phase == "classes":
             raise ValueError("the weights are of the phase 'classes': pre-training begins from pre-trained weights")
@@ -158,9 +150,9 @@ class NwpMae(RainClassifier[NwpMaeOptions]):
         }
         if same_phase:
             must_agree["thresholds"] = (self.thresholds, other.thresholds)
-        for what, (own, given) in must_agree.items():
+        for name, (own, given) in must_agree.items():
             if own != given:
-                raise ValueError(f"the weights have the {what} {given}, and this model has {own}")
+                raise ValueError(f"the weights have the {name} {given}, and this model has {own}")
         for part in ("tokeniser", "encoder", "scaling", *(("decoder",) if same_phase else ())):
             getattr(self, part).load_state_dict(getattr(other, part).state_dict())
         self.begun.fill_(True)
@@ -203,13 +195,13 @@ class NwpMae(RainClassifier[NwpMaeOptions]):
                 "(start=), or let it learn with encoder='tuned'"
             )
 
-    def _reconstruction_loss(self, said: Tensor, x: Tensor, fields: Tensor, hidden: Tensor | None) -> Loss:
+    def _reconstruction_loss(self, predicted: Tensor, x: Tensor, fields: Tensor, hidden: Tensor | None) -> Loss:
         """Over the cells that have a value; not over what was padded or missing."""
         ny, nx = fields.shape[-2:]
         wanted = fields.isfinite()
         if self.reconstruction == "masked" and hidden is not None:
             wanted = wanted & self.tokeniser.cells(hidden, *x.shape[-2:])[..., :ny, :nx]
-        error = (said.float() - x)[..., :ny, :nx].square()
+        error = (predicted.float() - x)[..., :ny, :nx].square()
         total = (error * wanted).sum() / wanted.sum().clamp_min(1)
         return Loss(total, {"reconstruction": total.detach()})
 

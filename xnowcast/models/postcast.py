@@ -192,9 +192,9 @@ class PostCast(Declared[PostCastOptions], nn.Module):
         x0 = 2 * self.transform(batch.rain[:, 0]) - 1
         steps = torch.randint(self.schedule.length, (len(x0),), device=x0.device)
         noise = torch.randn_like(x0)
-        said = self.network(self.schedule.add_noise(x0, noise, steps), steps.to(x0.dtype))
+        predicted = self.network(self.schedule.add_noise(x0, noise, steps), steps.to(x0.dtype))
         observed = batch.observed[:, 0]
-        total = ((said.float() - noise) ** 2 * observed).sum() / observed.sum().clamp_min(1)
+        total = ((predicted.float() - noise) ** 2 * observed).sum() / observed.sum().clamp_min(1)
         return Loss(total, {"noise": total.detach()})
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:

@@ -167,8 +167,8 @@ class RainClassifier(Declared[Own], nn.Module):
             maps = [found.detach() for found in self._encoded(x)]
             maps[-1].requires_grad_()
             logits = self._decoded(maps, (x.shape[-2], x.shape[-1]))[:, category, :ny, :nx]
-            seen = observed[:, 0].clone()  # what was made in inference mode cannot be kept for a gradient
-            (slope,) = torch.autograd.grad((logits * seen).sum(), maps[-1])
+            measured = observed[:, 0].clone()  # what was made in inference mode cannot be kept for a gradient
+            (slope,) = torch.autograd.grad((logits * measured).sum(), maps[-1])
         activation = (slope.sum(dim=(-2, -1), keepdim=True) * maps[-1]).sum(dim=1, keepdim=True).relu().detach()
         activation = F.interpolate(activation, size=x.shape[-2:], mode="bilinear", align_corners=False)
         activation = activation[:, 0, :ny, :nx]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
+from xnowcast.models.base import Loss, Task, TrainingBatch, check_given, require_finite
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import SCALINGS
 from xnowcast.nn.discriminator import Discriminator, judged
@@ -141,7 +141,7 @@ class RecurrentOptions(Options):
         if not self.deblurred and not self.staged:
             raise ValueError(
                 "deblurred=False leaves out the network that deblurs, which only a DB-RNN with staged=True can do "
-                "without"
+                'without: in a layer, network_options={"staged": True}'
             )
         with torch.device("meta"):  # cells that hold no numbers
             self.cells(2)
@@ -271,21 +271,21 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
         """Predictions of the frames 1 to ``length``.
 
         ``frames`` ``(b, t, 1, y, x)`` are read as they are up to ``known``, and beyond it where ``truth``, bool
-        ``(length, b)``, is True; else the network reads what it said. Each of the predictions of ``advance``, a step
+        ``(length, b)``, is True; else the network reads its own. Each of the predictions of ``advance``, a step
         other than that of the class, becomes ``(b, length, 1, y, x)``.
         """
-        said: list[tuple[Tensor, ...]] = []
+        predicted: list[tuple[Tensor, ...]] = []
         carried, advance = None, advance or self.advance
         for step in range(length):
             if step < known:
                 frame = frames[:, step]
             else:
-                frame = said[-1][self.fed_back]
+                frame = predicted[-1][self.fed_back]
                 if truth is not None:
                     frame = torch.where(truth[step].view(-1, 1, 1, 1), frames[:, step], frame)
             predictions, carried = advance(frame, carried)
-            said.append(predictions)
-        return tuple(torch.stack(prediction, dim=1) for prediction in zip(*said, strict=True))
+            predicted.append(predictions)
+        return tuple(torch.stack(prediction, dim=1) for prediction in zip(*predicted, strict=True))
 
     @torch.no_grad()
     def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
@@ -294,10 +294,7 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
         Any number of steps, by recursion, on any grid that is a multiple of the task's.
         """
         known = self.task.input_frames
-        if frames.shape[1] < known:
-            raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
-        if steps < 1:
-            raise ValueError(f"steps is {steps}: ask for at least one")
+        check_given(frames, known, steps)
         advance = self.advance if self.options.deblurred else self.advance_blurred
         predictions = self.rollout(frames[:, -known:], known + steps - 1, known=known, advance=advance)
         return require_finite(predictions[-1][:, -steps:]).clamp(0.0, 1.0)
@@ -323,8 +320,8 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
         """
         frames, observed, predictions = self.predict_batch(batch, progress)
         errors = [
-            pixel_loss(said, frames, observed, self.options.emphasis, self.options.absolute_error)
-            for said in predictions
+            pixel_loss(predicted, frames, observed, self.options.emphasis, self.options.absolute_error)
+            for predicted in predictions
         ]
         parts = dict(zip(("forecast", "deblur"), errors, strict=False))
         if not self.deblurs:

@@ -9,14 +9,12 @@ from torch import Tensor
 from xnowcast.models.base import Task, Transform
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import SCALINGS, Identity
-from xnowcast.nn.cascade import LEVELS, continued
+from xnowcast.nn.cascade import LEVELS, check_cascade, continued
 from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise
 from xnowcast.nn.probability_matching import matched
 
 SMOOTH = 64.0  # grid cells: large rain areas move together, and what is kept of the rain are large areas
-
-MOST_LEVELS = 20  # octaves of a grid of a million cells along a side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +35,7 @@ class SPROGOptions(Options):
 
     def check(self) -> None:
         """Refuse frames, levels and windows with which nothing can be fitted."""
-        if self.input_frames < 3:
-            raise ValueError(f"input_frames is {self.input_frames}: the autoregression is fitted to at least 3 frames")
-        if not 2 <= self.levels <= MOST_LEVELS:
-            raise ValueError(f"levels is {self.levels}: a field is taken apart into at least 2, at most {MOST_LEVELS}")
+        check_cascade(self.input_frames, self.levels)
         check_window(self.window)
 
     def task(self) -> Task:

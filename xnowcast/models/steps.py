@@ -9,10 +9,9 @@ from torch.nn import functional as F
 
 from xnowcast.models.base import Grid, Task
 from xnowcast.models.declaration import Declared, Options, option
-from xnowcast.models.sprog import MOST_LEVELS
 from xnowcast.models.transforms import SCALINGS, Identity
 from xnowcast.nn.advection import sampling_grid
-from xnowcast.nn.cascade import LEVELS, continued_parts, decomposed
+from xnowcast.nn.cascade import LEVELS, check_cascade, continued_parts, decomposed
 from xnowcast.nn.field_noise import field_noise
 from xnowcast.nn.moving_frame import CARRIED, check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise, source
@@ -58,10 +57,7 @@ class STEPSOptions(Options):
     )
 
     def check(self) -> None:
-        if self.input_frames < 3:
-            raise ValueError(f"input_frames is {self.input_frames}: the autoregression is fitted to at least 3 frames")
-        if not 2 <= self.levels <= MOST_LEVELS:
-            raise ValueError(f"levels is {self.levels}: a field is taken apart into at least 2, at most {MOST_LEVELS}")
+        check_cascade(self.input_frames, self.levels)
         check_window(self.window)
         if self.noise_window <= 0:
             raise ValueError(f"noise_window is {self.noise_window}: it is a length in grid cells, above 0")

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xnowcast import check
 from xnowcast.drafts import draft
 from xnowcast.models import registry, shipped
 from xnowcast.models.cards import KEY, ModelCard, each, in_words, is_file, opened, options_explained, read_card
@@ -193,8 +194,8 @@ def _tensors(model: Any, dtype: str | None) -> "dict[str, Tensor]":
     from xnowcast.models import called
     from xnowcast.models.contents import refuse_broken
 
-    if dtype not in (None, "float32", "float16", "bfloat16"):
-        raise ValueError(f"dtype is {dtype!r}; it can be 'float16', 'bfloat16' or 'float32'")
+    if dtype is not None:
+        check.one_of("dtype", dtype, ("float16", "bfloat16", "float32"))
     refuse_broken(model, called(model))
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     if dtype in (None, "float32"):
@@ -333,20 +334,13 @@ def _filled(model_card: ModelCard, tensors: "dict[str, Tensor]") -> Any:
     except (RuntimeError, AttributeError) as error:  # other tensors, or a system without any
         raise ValueError(str(error)) from None
     for name, tensor in built.state_dict().items():
-        if not _may_stand_for(stored := tensors[name].dtype, tensor.dtype):
-            raise ValueError(f"{name!r} holds {_short(stored)} where {_short(tensor.dtype)} belongs")
+        stored, wanted = tensors[name].dtype, tensor.dtype
+        if stored != wanted and not (stored.is_floating_point and wanted.is_floating_point):  # floats of any width
+            holds, belongs = (str(dtype).removeprefix("torch.") for dtype in (stored, wanted))
+            raise ValueError(f"{name!r} holds {holds} where {belongs} belongs")
         if not is_finite(tensor):
             raise ValueError(f"{name!r} holds NaN or infinite numbers, as after a training that diverged")
     return built
-
-
-def _may_stand_for(stored: Any, wanted: Any) -> bool:
-    """Whether numbers of one dtype may stand in a file for those of another: floats of any width for floats."""
-    return stored == wanted or (stored.is_floating_point and wanted.is_floating_point)
-
-
-def _short(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def sha256_of(model: Any) -> str | None:

@@ -6,8 +6,17 @@ import torch
 from torch import Tensor
 
 LEVELS = 6
+MOST_LEVELS = 20  # octaves of a grid of a million cells along a side
 FLAT = 1e-6  # standard deviation of a level that holds nothing
 WIDTH = 0.5  # of a level's weight, standard deviation in units of the distance between levels
+
+
+def check_cascade(input_frames: int, levels: int) -> None:
+    """Refuse frames and levels with which no autoregression can be fitted, each by its name."""
+    if input_frames < 3:
+        raise ValueError(f"input_frames is {input_frames}: the autoregression is fitted to at least 3 frames")
+    if not 2 <= levels <= MOST_LEVELS:
+        raise ValueError(f"levels is {levels}: a field is taken apart into at least 2, at most {MOST_LEVELS}")
 
 
 def level_weights(shape: tuple[int, int], levels: int = LEVELS) -> Tensor:

@@ -29,8 +29,8 @@ def onto_newest(rain: Tensor, observed: Tensor, motion: Tensor, known: int) -> t
     Returns rain and where it is known: 0 and False elsewhere.
 
     >>> rain, still = torch.rand(1, 3, 16, 16), torch.zeros(1, 2, 16, 16)
-    >>> moved, seen = onto_newest(rain, rain >= 0, still, known=2)
-    >>> torch.allclose(moved, rain, atol=1e-5), bool(seen.all())
+    >>> moved, valid = onto_newest(rain, rain >= 0, still, known=2)
+    >>> torch.allclose(moved, rain, atol=1e-5), bool(valid.all())
     (True, True)
     """
     past = [part[:, : known - 1].flip(1) for part in (rain, observed)]

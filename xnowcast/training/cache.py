@@ -116,10 +116,12 @@ class Frames:
             if (frame > 0).any():
                 return
             measured |= bool(np.isfinite(frame).any())
-        what = f"all {len(frames)} frames of {', '.join(event.name for event in self.events[:3])}"
-        what += ", ..." if len(self.events) > 3 else ""
+        frames_named = f"all {len(frames)} frames of {', '.join(event.name for event in self.events[:3])}"
+        frames_named += ", ..." if len(self.events) > 3 else ""
         raise ValueError(
-            f"there is no rain anywhere: {what} are dry" if measured else f"nothing was measured: {what} are NaN"
+            f"there is no rain anywhere: {frames_named} are dry"
+            if measured
+            else f"nothing was measured: {frames_named} are NaN"
         )
 
 

@@ -21,19 +21,9 @@ _KEY = "xnowcast-checkpoint"
 def write(path: str | Path, state: dict[str, Any]) -> None:
     """Write a state; an older checkpoint stays until the new one is on the disk.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-    state : dict
-        Dicts, lists and tuples of tensors, numbers, strings, booleans and None, nested at will.
+    ``state``: dicts, lists and tuples of tensors, numbers, strings, booleans and None, nested at will; a TypeError if
+    it holds anything else.
 
-    Raises
-    ------
-    TypeError
-        If it holds anything else.
-
-    Examples
-    --------
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write(Path(folder, "c.safetensors"), {"step": 3, "optimizer": {0: {"mean": torch.ones(2)}}})

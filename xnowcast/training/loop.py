@@ -23,7 +23,7 @@ from xnowcast.archive.run.lock import StoreLock
 from xnowcast.interruption import Interruption
 from xnowcast.models.base import Loss, TrainingBatch
 from xnowcast.models.contents import is_finite
-from xnowcast.terminal import in_notebook
+from xnowcast.terminal import progress_bar
 from xnowcast.training import checkpoint
 from xnowcast.training.cache import read_ahead
 from xnowcast.training.crops import Sample
@@ -85,8 +85,8 @@ def sample_numbers(settings: TrainingSettings, step: int, rank: int) -> Iterator
 def collate(samples: Sequence[Sample], device: torch.device | str = "cpu") -> TrainingBatch:
     """A batch of samples, ``(b, t, 1, y, x)`` of rain."""
 
-    def stacked(what: str) -> Tensor | None:
-        arrays = [getattr(sample, what) for sample in samples]
+    def stacked(name: str) -> Tensor | None:
+        arrays = [getattr(sample, name) for sample in samples]
         return None if arrays[0] is None else torch.from_numpy(np.stack(arrays)).to(device)
 
     rain, observed = stacked("rain"), stacked("observed")
@@ -251,7 +251,7 @@ class _Training:
                     metrics = self._one_step(batches)
                     self.step += 1
                     recent.add(metrics, settings.samples_per_step, time.perf_counter() - started)
-                    screen.advance(recent)
+                    screen.advance()
                     self._after_step(recent, screen)
                     if self._all_agree_to_stop(interruption):
                         self._stop()
@@ -317,12 +317,12 @@ class _Training:
         optimizer.step()
         return norm
 
-    def _require_finite(self, value: Tensor, what: str, samples: Sequence[Sample]) -> None:
+    def _require_finite(self, value: Tensor, name: str, samples: Sequence[Sample]) -> None:
         if not torch.isfinite(value.detach()).all():
             where = "; ".join(sample.origin for sample in samples)
             kept = "" if self.folder is None else f" The checkpoint in {self.plan.folder.path} is from before."  # type: ignore[union-attr]
             raise FloatingPointError(
-                f"the {what} is {value.item():g} in step {self.step + 1}. The samples of its batch are: {where}.{kept} "
+                f"the {name} is {value.item():g} in step {self.step + 1}. The samples of its batch are: {where}.{kept} "
                 "A smaller learning_rate, a warmup or clip may help"
             )
 
@@ -490,8 +490,8 @@ class _Training:
         if self.folder is not None:
             self.plan.about.save(self.folder.model, self.model, kept)
         if self.main:
-            what = "the best, " if keep_best else ""
-            screen.say(f"done after step {self.step}; kept are the weights of {what}step {kept['step']}")
+            best = "the best, " if keep_best else ""
+            screen.say(f"done after step {self.step}; kept are the weights of {best}step {kept['step']}")
         for logger in self.fabric.loggers:
             logger.finalize("success")
         self.fabric.barrier()
@@ -542,11 +542,8 @@ class _Screen:
     """Progress for who watches: a bar with the time left, or lines; and the lines of train.log."""
 
     def __init__(self, wanted: bool | None, folder: RunFolder | None, done: int, steps: int):
-        self._folder, self._bar, self._lines = folder, None, wanted is None
-        if wanted or (wanted is None and (sys.stderr.isatty() or in_notebook())):
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=steps, initial=done, unit="step", desc="training", dynamic_ncols=True)
+        self._folder, self._lines = folder, wanted is None
+        self._bar = progress_bar(steps, done, " steps", shown=wanted, title="training")
 
     def __enter__(self) -> "_Screen":
         return self
@@ -555,7 +552,7 @@ class _Screen:
         if self._bar is not None:
             self._bar.close()
 
-    def advance(self, recent: _Recent) -> None:
+    def advance(self) -> None:
         if self._bar is not None:
             self._bar.update()
 

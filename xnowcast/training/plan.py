@@ -101,13 +101,13 @@ class About:
 
         ``kept``: ``score`` of the weights; NaN where they were not validated.
         """
-        weights.save(path, model, **self._told(kept))
+        weights.save(path, model, **self._fields(kept))
 
     def card(self, model: Any, kept: Mapping[str, Any]) -> weights.ModelCard:
         """The card of a model in memory."""
-        return weights.describe(model, **self._told(kept))
+        return weights.describe(model, **self._fields(kept))
 
-    def _told(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+    def _fields(self, kept: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "system": self.system,
             "options": self.options,
@@ -297,8 +297,8 @@ def _build(model: Any, options: dict[str, Any], seed: int, *, named: bool) -> tu
         name for name in ("task", "transform", "training_frames", "loss", "adversary") if not hasattr(model, name)
     ]
     if not isinstance(model, nn.Module) or missing:
-        what = f"has no {', '.join(missing)}" if isinstance(model, nn.Module) else "is no torch.nn.Module"
-        raise ValueError(f"model is a {type(model).__name__}, which {what}: see xnowcast.models.base.TrainableModel")
+        problem = f"has no {', '.join(missing)}" if isinstance(model, nn.Module) else "is no torch.nn.Module"
+        raise ValueError(f"model is a {type(model).__name__}, which {problem}: see xnowcast.models.base.TrainableModel")
     if options:
         raise ValueError(f"a built model has its options: leave out {', '.join(options)}, or give the system's name")
     if named:

@@ -198,10 +198,10 @@ class TrainingSettings:
             check.number("a number of betas", value, "from 0 to below 1", lambda beta: 0 <= beta < 1)
         object.__setattr__(self, "betas", tuple(self.betas))  # a file has a list
 
-    def every(self, what: Literal["validate", "checkpoint", "pictures"]) -> int:
+    def every(self, event: Literal["validate", "checkpoint", "pictures"]) -> int:
         """Steps between validations, checkpoints or pictures, defaults filled in; 0 is never."""
         validate = self.validate_every if self.validate_every is not None else max(10, self.steps // 20)
-        chosen = {"validate": None, "checkpoint": self.checkpoint_every, "pictures": self.pictures_every}[what]
+        chosen = {"validate": None, "checkpoint": self.checkpoint_every, "pictures": self.pictures_every}[event]
         return validate if chosen is None else chosen
 
     @property

@@ -32,8 +32,8 @@ def measure(parts: Iterable[np.ndarray], names: Sequence[str]) -> Statistics:
 
     ``parts``: ``(c, ...)`` each. ``names``: of the fields, for messages. ValueError if a field is NaN throughout.
 
-    >>> told = measure([np.array([[1.0, 3.0]]), np.array([[np.nan, 5.0]])], ["wind"])
-    >>> told.mean.item(), round(told.std.item(), 4), told.low.item(), told.high.item()
+    >>> found = measure([np.array([[1.0, 3.0]]), np.array([[np.nan, 5.0]])], ["wind"])
+    >>> found.mean.item(), round(found.std.item(), 4), found.low.item(), found.high.item()
     (3.0, 1.633, 1.0, 5.0)
     """
     count, mean, squares = (np.zeros(len(names)) for _ in range(3))
@@ -66,7 +66,7 @@ def tell_statistics(model: nn.Module, crops: Crops, channels: Sequence[str], sta
     """
     if getattr(model, "phase", "classes") == "classes":
         _warn_of_an_empty_class(crops, getattr(model, "thresholds", ()))
-    set_channels, set_static = (getattr(model, f"set_{what}_statistics", None) for what in ("channel", "static"))
+    set_channels, set_static = (getattr(model, f"set_{kind}_statistics", None) for kind in ("channel", "static"))
     if channels and set_channels is not None:
         samples = (crops[number].channels for number in range(SAMPLES))
         statistics = measure((s.swapaxes(0, 1) for s in samples if s is not None), channels)

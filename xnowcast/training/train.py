@@ -106,8 +106,8 @@ def train(
     ...     def forecast(self, frames, observed, steps, noise=None):
     ...         return frames[:, -1:] * self.factor ** torch.arange(1, steps + 1).reshape(-1, 1, 1, 1)
     ...     def loss(self, batch, *, progress, adversary=None):
-    ...         seen = batch.observed.all(dim=1)
-    ...         return Loss((self.factor * batch.rain[:, 0] - batch.rain[:, 1])[seen].square().mean())
+    ...         measured = batch.observed.all(dim=1)
+    ...         return Loss((self.factor * batch.rain[:, 0] - batch.rain[:, 1])[measured].square().mean())
     ...     def adversary(self, shape):
     ...         return None
     >>> radar = xnowcast.datasets.synthetic_radar(frames=12, shape=(32, 32), growth=-6.0, lifetime=None, motion=(0, 0))

@@ -1,19 +1,12 @@
 """How far a long run has come: a bar for people, a line a minute for logs."""
 
-import sys
 import time
 
-from tqdm import tqdm
-
 from xnowcast.archive.run.logs import log
-from xnowcast.terminal import in_notebook
+from xnowcast.terminal import progress_bar
 
 LINE_EVERY = 60.0
 """Seconds between two lines of a log."""
-
-
-class _Bar(tqdm):
-    monitor_interval = 0  # the loop looks often enough: no thread is begun that would outlive the run
 
 
 class Progress:
@@ -31,10 +24,7 @@ class Progress:
         self.total, self.done, self.unit = total, done, unit
         self.new = 0
         self._began = self._logged = time.monotonic()
-        stream = sys.stdout if in_notebook() else sys.stderr
-        self._bar = None
-        if (in_notebook() or stream.isatty()) if shown is None else shown:
-            self._bar = _Bar(total=total, initial=done, unit=f" {unit}", file=stream, dynamic_ncols=True)
+        self._bar = progress_bar(total, done, f" {unit}", shown=shown)
 
     @property
     def seconds(self) -> float:

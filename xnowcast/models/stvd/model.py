@@ -345,12 +345,12 @@ class STVD(Declared[STVDOptions], nn.Module):
                 f"samples of {tuple(batch.rain.shape[-2:])} cells; at factor {self.factor} training takes multiples of "
                 f"{multiple}"
             )
-        coarse, seen = coarsened(batch.rain, batch.observed, self.factor)
+        coarse, measured = coarsened(batch.rain, batch.observed, self.factor)
         if batch.channels is not None:
             known = ~batch.channels.isnan()
-            others, there = coarsened(batch.channels.nan_to_num(0.0), known, self.factor)
-            coarse = torch.cat([coarse, others.masked_fill(~there, torch.nan)], dim=2)
-        return self.pair_loss(coarse, seen, batch.rain, batch.observed, batch.static)
+            others, valid = coarsened(batch.channels.nan_to_num(0.0), known, self.factor)
+            coarse = torch.cat([coarse, others.masked_fill(~valid, torch.nan)], dim=2)
+        return self.pair_loss(coarse, measured, batch.rain, batch.observed, batch.static)
 
     def pair_loss(
         self, coarse: Tensor, coarse_observed: Tensor, fine: Tensor, observed: Tensor, static: Tensor | None = None
@@ -370,7 +370,7 @@ class STVD(Declared[STVDOptions], nn.Module):
         scaled = torch.cat([self.transform(coarse[:, :, :1]), coarse[:, :, 1:]], dim=2)
         x, y = self._fine_inputs(scaled, static), self.transform(fine)
         # what the input calls dry because it was not measured teaches nothing
-        seen = observed & _repeated(coarse_observed, self.factor)
+        measured = observed & _repeated(coarse_observed, self.factor)
         estimate, context = self.downscaler(x)
         residual = y - estimate
         steps = self._training_steps(residual)
@@ -378,9 +378,12 @@ class STVD(Declared[STVDOptions], nn.Module):
         noisy = self.schedule.add_noise(residual, eps, steps)
         # nothing is detached: one loss trains both networks (algorithm 1)
         condition = self.denoiser.project(x, estimate, context)
-        said = self.denoiser(noisy, self._progress(steps), condition)
+        predicted = self.denoiser(noisy, self._progress(steps), condition)
         target = VELOCITY.target(residual, eps, *self.schedule.levels_like(steps, residual))
-        parts = {"diffusion": _mean((said - target).square(), seen), "estimate": _mean(residual.square(), seen)}
+        parts = {
+            "diffusion": _mean((predicted - target).square(), measured),
+            "estimate": _mean(residual.square(), measured),
+        }
         return Loss(parts["diffusion"] + self.options.aux_mse_weight * parts["estimate"], parts)
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
@@ -400,9 +403,9 @@ def coarsened(rain: Tensor, observed: Tensor, factor: int) -> tuple[Tensor, Tens
     `coarsen`; it is 0 elsewhere.
 
     >>> rain = torch.tensor([[4.0, 8.0, 5.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).view(1, 1, 1, 2, 4)
-    >>> seen = torch.tensor([[True, True, True, False], [True, False, False, False]]).view(1, 1, 1, 2, 4)
-    >>> coarse, coarse_seen = coarsened(rain, seen, 2)
-    >>> coarse.flatten().tolist(), coarse_seen.flatten().tolist()
+    >>> measured = torch.tensor([[True, True, True, False], [True, False, False, False]]).view(1, 1, 1, 2, 4)
+    >>> coarse, coarse_measured = coarsened(rain, measured, 2)
+    >>> coarse.flatten().tolist(), coarse_measured.flatten().tolist()
     ([4.0, 0.0], [True, False])
     """
     share = F.avg_pool2d(observed.to(rain).flatten(0, 1), factor)
@@ -420,10 +423,10 @@ def _repeated(cells: Tensor, factor: int) -> Tensor:
     return cells.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
 
 
-def _mean(values: Tensor, seen: Tensor) -> Tensor:
+def _mean(values: Tensor, measured: Tensor) -> Tensor:
     """Mean over cells that were measured; 0 where there are none."""
-    seen = seen.to(values)
-    return (values * seen).sum() / seen.sum().clamp_min(1.0)
+    measured = measured.to(values)
+    return (values * measured).sum() / measured.sum().clamp_min(1.0)
 
 
 def _names(option: str, names: Sequence[str]) -> tuple[str, ...]:
