@@ -1,5 +1,9 @@
 """Adding a score touches a formula and its record: everything else comes from them."""
 
+import inspect
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -7,7 +11,7 @@ import xarray as xr
 import xnowcast
 from xnowcast import verify
 from xnowcast.verify.events import of_counts
-from xnowcast.verify.score import RECORDS, Column, score_of
+from xnowcast.verify.score import RECORDS, Column, number, score_of
 from xnowcast.verify.sums import KINDS, additive
 
 
@@ -73,7 +77,32 @@ def test_the_function_takes_dims_weights_lazy_arrays_nan_and_sums(new_scores):
     assert float(peirce(o, f, thresholds=2.0, weights=weights)) == pytest.approx(1 / 2 - 1)
     assert float(cubed(o, f)) == pytest.approx((-1 + 1 + 8) / 7)
     assert "thresholds : float, sequence of float, or str" in peirce.__doc__ and "weights" in peirce.__doc__
-    assert "As for `cubed_sums`" in cubed.__doc__ and "dim, weights, keep_attrs\n" in cubed.__doc__
+    assert "Two fields as for `cubed_sums`" in cubed.__doc__ and "weights : xarray.DataArray" in cubed.__doc__
+
+
+def test_what_the_reference_says_of_a_score_is_in_its_record():
+    """A new score gets a row in docs/reference/scores.md, with the range and the best value of its record."""
+    page = Path(__file__).parents[2] / "docs" / "reference" / "scores.md"
+    rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| `")]
+    said = {name: row[-3:-1] for row in rows if len(row) >= 5 for name in re.findall(r"`(\w+)`", row[0])}
+    for name, record in RECORDS.items():
+        low, high, best = (number(value) for value in (*record.range, record.best))
+        assert said.get(record.score.__name__) == [f"{low} to {high}", best], f"the row of {name} in {page.name}"
+
+
+def test_scores_of_tables_are_public():
+    for name, record in RECORDS.items():
+        function = record.score.__name__
+        assert function in verify.__all__, f"{name}: import {function} in xnowcast/verify/__init__.py"
+
+
+@pytest.mark.parametrize("name", [n for n in verify.__all__ if inspect.isfunction(getattr(verify, n))])
+def test_a_docstring_describes_every_parameter(name):
+    """Those that scores have in common are described once, in verify/docstrings.py."""
+    function = getattr(verify, name)
+    section = inspect.getdoc(function).partition("Parameters\n----------\n")[2].partition("\n\n")[0]
+    described = re.findall(r"\w+", " ".join(line.partition(" :")[0] for line in section.splitlines() if line[0] != " "))
+    assert sorted(described) == sorted(inspect.signature(function).parameters)
 
 
 def test_the_scorecard_has_its_column(new_scores, pair):

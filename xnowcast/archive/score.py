@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,9 @@ from xnowcast.fields.labels import labels_of, user_orientation
 from xnowcast.fields.units import Relation
 from xnowcast.verbs.forecast import ForecastRequest, Prepared, forecast
 from xnowcast.verbs.request import OnMismatch
+
+if TYPE_CHECKING:
+    from xnowcast.archive import tables
 
 STEP_BYTES = 128 * 2**20
 """Forecasts of all models that a worker holds at once, unless those of one init time are more."""
@@ -218,8 +221,8 @@ def _plan(
         "init_times": of_reference["init_times"],
     } | fingerprint.of_call(asked, fingerprint.TOLD_BY_TABLES)
     sums = tables.kinds()
-    shapes = {tables.variable(k, part): sums[k].dims for k in kinds for part in sums[k].sums}
-    table = Table(every, block_starts(every, asked["block"]), coords, shapes, units)
+    variables = {tables.variable(k, part): sums[k] for k in kinds for part in sums[k].sums}
+    table = Table(every, block_starts(every, asked["block"]), coords, variables, units)
     chosen = chosen if "" not in chosen else {}
     return Plan(job, reference, table, chosen, _per_step(models, reference), noted, reference.plan.steps), table
 
@@ -307,7 +310,7 @@ class Table(Ledger):
     """Sums of all blocks, and what became of each init time ``(init_time, model)``.
 
     ``starts`` is when the block of each init time began, ``coords`` are those of the dims but block, in their order;
-    ``shapes`` are the variables, and their dims after the lead time.
+    ``variables`` have the kind of the sums, which says their dims after the lead time and their type.
     """
 
     def __init__(
@@ -315,18 +318,19 @@ class Table(Ledger):
         init_times: np.ndarray,
         starts: np.ndarray,
         coords: dict[str, Any],
-        shapes: dict[str, tuple[str, ...]],
+        variables: "dict[str, tables.Kind]",
         units: str,
     ):
         self.blocks, numbers = np.unique(starts, return_inverse=True)
         super().__init__(init_times, numbers, len(coords["model"]))
         self.coords, self.units = coords, units
         outer = [name for name in ("model", "hour", "region") if name in coords]
-        self.dims = {name: [outer[0], "block", *outer[1:], "lead_time", *last] for name, last in shapes.items()}
+        self.dims = {name: [outer[0], "block", *outer[1:], "lead_time", *k.dims] for name, k in variables.items()}
         self.dims["n_init_times"] = ["model", "block", *(["hour"] if "hour" in coords else [])]
         sizes = {name: len(values) for name, values in coords.items()} | {"block": self.blocks.size}
         self.sums: dict[str, np.ndarray] = {
-            n: np.zeros([sizes[d] for d in dims], dtype_of(n)) for n, dims in self.dims.items()
+            n: np.zeros([sizes[d] for d in dims], variables[n].dtype if n in variables else np.int64)
+            for n, dims in self.dims.items()
         }
 
     def name(self, number: int) -> str:
@@ -380,11 +384,6 @@ def _as_text(values: Any) -> Any:
     return np.array(values, object) if len(values) and isinstance(values[0], str) else values
 
 
-def dtype_of(variable: str) -> type:
-    """Counts are whole numbers, sums are not."""
-    return np.int64 if variable.startswith(("events_", "n_init")) else np.float64
-
-
 def _warn_of_unfinished(table: Table, models: dict[str, Contender]) -> None:
     """Stores that have no forecast from some init times: the scores of all models are without these."""
     for number, (name, model) in enumerate(models.items()):
@@ -422,7 +421,7 @@ class ScoreJob(Job):
         known = tables.kinds()
         for kind in self.kinds:
             shape = [*outer, self.sizes["lead_time"], *(self.sizes[d] for d in known[kind].dims)]
-            sums |= {(n := tables.variable(kind, p)): np.zeros(shape, dtype_of(n)) for p in known[kind].sums}
+            sums |= {tables.variable(kind, p): np.zeros(shape, known[kind].dtype) for p in known[kind].sums}
         sums["n_init_times"] = np.zeros([self.sizes[d] for d in ("model", "hour") if d in self.sizes], np.int64)
         statuses, notes = [], []
         for step in batch.steps:

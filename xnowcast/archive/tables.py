@@ -33,6 +33,11 @@ class Kind:
         return self.record.needs
 
     @property
+    def dtype(self) -> type:
+        """Of the sums: counts are whole numbers."""
+        return self.record.sums.dtype
+
+    @property
     def dims(self) -> tuple[str, ...]:
         """Dims of the sums besides init and lead time."""
         has = {"threshold": self.record.takes("thresholds"), "scale": self.record.takes("scales")}

@@ -1,13 +1,10 @@
 """The outline of the land below a map, where cartopy has it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
-
-if TYPE_CHECKING:
-    pass
 
 
 def crs_of(array: xr.DataArray, source: xr.Dataset | xr.DataArray) -> dict[str, Any] | None:

@@ -143,14 +143,9 @@ def plot(
     if "lead_time" not in forecasts.coords and observations is None and lead_times is None:
         return _plot_sequence(forecasts, variable, None, threshold, title, coastlines, path)
     shown = _forecast_maps(forecasts, variable, init_time, lead_times, member, threshold)
-    rows = [("forecast" if not shown.what else shown.what, shown)]
-    if observations is not None:
-        observed = _matching_maps(observations, shown)
-        rows.insert(0, (observed.what, observed))
-    if title is None:
-        title = _forecast_title(forecasts, shown)
-    fig = _map_grid(rows, title, coastlines)
-    return finish(fig, path)
+    rows = _beside_observed(shown, observations)
+    title = _forecast_title(forecasts, shown) if title is None else title
+    return finish(_map_grid(rows, title, coastlines), path)
 
 
 def plot_field(
@@ -269,10 +264,7 @@ def animate(
     forecasts = _in_forecast_layout(forecasts, variable)
     if "lead_time" in forecasts.dims:
         shown = _forecast_maps(forecasts, variable, init_time, "all", member, threshold)
-        columns = [(shown.what or "forecast", shown)]
-        if observations is not None:
-            observed = _matching_maps(observations, shown)
-            columns.insert(0, (observed.what, observed))
+        columns = _beside_observed(shown, observations)
         title = _forecast_title(forecasts, shown) if title is None else title
     else:
         shown = _observed_maps(forecasts, variable, "all")
@@ -455,6 +447,11 @@ def _member(rain: xr.DataArray, member: Member, threshold: float | None) -> tupl
     return rain.isel(member=numbers.index(member)), f"member {member}"
 
 
+def _beside_observed(shown: _Maps, observations: xr.Dataset | xr.DataArray | None) -> list[tuple[str, _Maps]]:
+    observed = [] if observations is None else [_matching_maps(observations, shown)]
+    return [(maps.what or "forecast", maps) for maps in (*observed, shown)]
+
+
 def _matching_maps(observations: xr.Dataset | xr.DataArray, shown: _Maps) -> _Maps:
     """The observed frames at the valid times of the forecast."""
     named = isinstance(observations, xr.Dataset) and shown.name in observations
@@ -493,7 +490,7 @@ def _observed_maps(
 ) -> _Maps:
     field, kind, classes = _drawable(observations, variable, threshold)
     array = field.array
-    read = _rain if kind == "rain" else _as_stored
+    read = _rain if kind == "rain" else lambda _, part: part
     if field.time is None:
         rain, labels, index = read(field, array).expand_dims("frame"), _clock_of_one(array), None
         values = _values(rain, ("frame", field.y, field.x))
@@ -530,10 +527,6 @@ def _clocks(times: pd.DatetimeIndex, before: pd.Timestamp | None = None, between
         f"{time:%H:%M} UTC" if day == last else f"{time:%Y-%m-%d}{between}{time:%H:%M} UTC"
         for time, day, last in zip(times, days, earlier, strict=False)
     ]
-
-
-def _as_stored(field: cf.Field, part: xr.DataArray) -> xr.DataArray:
-    return part
 
 
 def _rain(field: cf.Field, part: xr.DataArray) -> xr.DataArray:

@@ -13,7 +13,6 @@ from xnowcast.verify.spectra import power_spectrum
 from xnowcast.verify.sums import refuse_joined
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -83,15 +82,13 @@ def plot_scores(
         axis.set_xlabel(f"lead time ({unit_name})")
         plain_axes(axis)
     first = next(iter(scorecards.values()))[score]
-    axes[0].set_ylabel(_score_label(first, score))
-    if score.lower() in _FROM_ZERO_TO_ONE:
+    units = str(first.attrs.get("units", ""))
+    axes[0].set_ylabel(score.upper() if units in ("", "1") else f"{score.upper()} ({units})")
+    if score.lower() in ("csi", "pod", "far", "false_alarm_ratio", "success_ratio", "fss"):
         axes[0].set_ylim(0.0, 1.0)
     axes[-1].legend(frameon=False, fontsize=9)
-    if title is None:
-        title = str(first.attrs.get("long_name", score.upper()))
-        title += f", {scale} x {scale} cells" if "scale" in first.dims and scale != 1 else ""
-    fig.suptitle(title, fontsize=11)
-    return finish(fig, path)
+    pooled = f", {scale} x {scale} cells" if "scale" in first.dims and scale != 1 else ""
+    return _titled(fig, title, f"{first.attrs.get('long_name', score.upper())}{pooled}", path)
 
 
 def plot_spectra(
@@ -158,8 +155,7 @@ def plot_spectra(
     axis.set_ylabel("power density ((mm/h)² km²)")
     plain_axes(axis)
     axis.legend(frameon=False, fontsize=9)
-    fig.suptitle("Power spectrum of rain rate (not measured as dry)" if title is None else title, fontsize=11)
-    return finish(fig, path)
+    return _titled(fig, title, "Power spectrum of rain rate (not measured as dry)", path)
 
 
 def plot_reliability(
@@ -222,7 +218,9 @@ def plot_reliability(
         plain_axes(axis, below)
     upper[0].set_ylabel("observed frequency")
     lower[0].set_ylabel("part of forecasts")
-    return _scores_finish(fig, upper[-1], diagrams, "Reliability" if title is None else title, path)
+    if _named(diagrams):
+        upper[-1].legend(frameon=False, fontsize=9)
+    return _titled(fig, title, "Reliability", path)
 
 
 def plot_rank_histogram(
@@ -273,8 +271,7 @@ def plot_rank_histogram(
         axis.xaxis.get_major_locator().set_params(integer=True)
         plain_axes(axis)
     axes[0].set_ylabel("part over that of a flat histogram")
-    fig.suptitle("Rank histogram" if title is None else title, fontsize=11)
-    return finish(fig, path)
+    return _titled(fig, title, "Rank histogram", path)
 
 
 def plot_roc(
@@ -329,8 +326,7 @@ def plot_roc(
         axis.legend(frameon=False, fontsize=9, loc="lower right")
         plain_axes(axis)
     axes[0].set_ylabel("probability of detection")
-    fig.suptitle("ROC" if title is None else title, fontsize=11)
-    return finish(fig, path)
+    return _titled(fig, title, "ROC", path)
 
 
 def plot_qq(
@@ -393,10 +389,9 @@ def plot_qq(
     axis.set_xlabel(f"observed ({units})" if units else "observed")
     axis.set_ylabel(f"forecast ({units})" if units else "forecast")
     plain_axes(axis)
-    return _scores_finish(fig, axis, curves, "Quantiles" if title is None else title, path)
-
-
-_FROM_ZERO_TO_ONE = ("csi", "pod", "far", "false_alarm_ratio", "success_ratio", "fss")
+    if _named(curves):
+        axis.legend(frameon=False, fontsize=9)
+    return _titled(fig, title, "Quantiles", path)
 
 
 def _score_lines(
@@ -420,21 +415,22 @@ def _score_lines(
         raise ValueError(f"{score!r} of the scorecard {name!r} has the dim {extra[0]!r}; select or average it first.")
     if "threshold" not in array.dims:
         return {None: array.compute()}
-    known = array["threshold"].values
-    lines: dict[float | None, xr.DataArray] = {}
+    places = _threshold_places(array, thresholds, f"the scorecard {name!r}")
+    return {float(threshold): array.isel(threshold=place).compute() for threshold, place in places}
+
+
+def _threshold_places(
+    table: xr.Dataset | xr.DataArray, thresholds: Sequence[float] | None, where: str
+) -> list[tuple[float, int]]:
+    """The thresholds to show, all by default, and the position of each."""
+    known = table["threshold"].values.astype(float)
+    places = []
     for threshold in known.tolist() if thresholds is None else thresholds:
-        position = int(np.argmin(np.abs(known - threshold)))
-        if not np.isclose(known[position], threshold, rtol=1e-5):
-            raise ValueError(
-                f"threshold {threshold:g} is not in the scorecard {name!r}; it has {some_of(known.tolist())}."
-            )
-        lines[float(threshold)] = array.isel(threshold=position).compute()
-    return lines
-
-
-def _score_label(array: xr.DataArray, score: str) -> str:
-    units = str(array.attrs.get("units", ""))
-    return score.upper() if units in ("", "1") else f"{score.upper()} ({units})"
+        place = int(np.argmin(np.abs(known - threshold)))
+        if not np.isclose(known[place], threshold, rtol=1e-5):
+            raise ValueError(f"threshold {threshold:g} is not in {where}; it has {some_of(known.tolist())}.")
+        places.append((threshold, place))
+    return places
 
 
 def _spectrum(field: Any, variable: Any, spacing_km: Any, window: Any, name: str) -> xr.DataArray:
@@ -447,7 +443,7 @@ def _spectrum(field: Any, variable: Any, spacing_km: Any, window: Any, name: str
 
 
 def _by_name(given: Any, what: str) -> dict[str, Any]:
-    by_name = dict(given) if isinstance(given, Mapping) and not isinstance(given, xr.Dataset) else {"forecast": given}
+    by_name = dict(given) if _named(given) else {"forecast": given}
     if not by_name:
         raise ValueError(f"there are no {what}; give {{name: ...}}.")
     return by_name
@@ -469,17 +465,15 @@ def _panels(
         if "threshold" not in table.dims:
             panels.setdefault(None, {})[name] = table
             continue
-        known = table["threshold"].values.astype(float)
-        for threshold in known.tolist() if thresholds is None else thresholds:
-            position = int(np.argmin(np.abs(known - threshold)))
-            if not np.isclose(known[position], threshold, rtol=1e-5):
-                raise ValueError(f"threshold {threshold:g} is not in {name!r}; it has {some_of(known.tolist())}.")
-            panels.setdefault(float(known[position]), {})[name] = table.isel(threshold=position)
+        for _, place in _threshold_places(table, thresholds, repr(name)):
+            panels.setdefault(float(table["threshold"][place]), {})[name] = table.isel(threshold=place)
     return panels
 
 
-def _scores_finish(fig: "Figure", axis: "Axes", given: Any, title: str, path: str | Path | None) -> "Figure":
-    if isinstance(given, Mapping) and not isinstance(given, xr.Dataset):
-        axis.legend(frameon=False, fontsize=9)
-    fig.suptitle(title, fontsize=11)
+def _named(given: Any) -> bool:
+    return isinstance(given, Mapping) and not isinstance(given, xr.Dataset)
+
+
+def _titled(fig: "Figure", title: str | None, default: str, path: str | Path | None) -> "Figure":
+    fig.suptitle(default if title is None else title, fontsize=11)
     return finish(fig, path)

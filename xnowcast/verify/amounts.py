@@ -6,8 +6,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from xnowcast.verify.align import find_spatial_dims
-from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
+from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks, sums_of_fields
 from xnowcast.verify.events import SpatialDims
 from xnowcast.verify.kernels import errors
 from xnowcast.verify.score import Column, score_of
@@ -38,35 +37,16 @@ def error_sums(
 ) -> xr.Dataset:
     """Number of pairs and sums of the error, its absolute value and its square, in one pass.
 
-    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
-
     Parameters
     ----------
     observations, forecasts : xarray.DataArray or xarray.Dataset
         In the same units, with exactly the same coordinates on the dims they share. The error is forecast minus
         observation.
-    dim : str or iterable of hashable, optional
-        Dims that are summed over; all by default, members of an ensemble included.
-    member_dim : hashable, optional
-        When given, the mean over this dim is scored instead of each member.
-    weights : xarray.DataArray, optional
-        Along some of the dims of the fields, such as those of `area_weights`; every pair counts with its weight, and
-        ``n`` is the sum of weights. Not below 0, and not NaN.
-    skipna : bool
-        True: pairs in which either is NaN (not measured) are dropped. False: they make the sums NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
     xarray.Dataset
-        Variables ``n``, ``error``, ``absolute_error``, ``squared_error``, float64. Datasets as input give a
-        dim ``variable``. Lazy where an input is.
-
-    Raises
-    ------
-    ValueError
-        If coordinates differ or a dim is unknown.
+        Variables ``n``, ``error``, ``absolute_error``, ``squared_error``, float64.
 
     Examples
     --------
@@ -88,8 +68,9 @@ def error_sums(
     return table_of(sums, SUMS)
 
 
-def _column(long_name: str) -> Column:
-    return Column(long_name, units=None, members="mean", by_default=True, archive="errors")
+def _column(long_name: str, least: float = 0.0) -> Column:
+    limits = (least, np.inf)
+    return Column(long_name, units=None, range=limits, best=0, members="mean", by_default=True, archive="errors")
 
 
 @score_of(error_sums, columns=_column("root mean squared error"))
@@ -98,9 +79,7 @@ def rmse(sums: xr.Dataset) -> xr.DataArray:
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the units of the fields, from 0, the best; float64. NaN where there is no pair. Squares are added up
-        over ``dim`` before the root is taken.
+        NaN where there is no pair. Squares are added up over ``dim`` before the root is taken.
 
     References
     ----------
@@ -112,7 +91,7 @@ def rmse(sums: xr.Dataset) -> xr.DataArray:
     >>> round(float(rmse(o, f)), 4)
     3.5355
     """
-    return mean("rmse", sums)
+    return per_cell(lambda n, squares: np.sqrt(squares / n), sums, ["n", "squared_error"], "rmse")
 
 
 @score_of(error_sums)
@@ -121,8 +100,7 @@ def mse(sums: xr.Dataset) -> xr.DataArray:
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the squared units of the fields, from 0, the best; float64. NaN where there is no pair.
+        In the squared units of the fields, from 0, the best. NaN where there is no pair.
 
     References
     ----------
@@ -134,7 +112,7 @@ def mse(sums: xr.Dataset) -> xr.DataArray:
     >>> float(mse(o, f))
     12.5
     """
-    return mean("mse", sums)
+    return per_cell(lambda n, squares: squares / n, sums, ["n", "squared_error"], "mse")
 
 
 @score_of(error_sums, columns=_column("mean absolute error"))
@@ -143,8 +121,7 @@ def mae(sums: xr.Dataset) -> xr.DataArray:
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the units of the fields, from 0, the best; float64. NaN where there is no pair.
+        NaN where there is no pair.
 
     References
     ----------
@@ -156,18 +133,16 @@ def mae(sums: xr.Dataset) -> xr.DataArray:
     >>> float(mae(o, f))
     2.0
     """
-    return mean("mae", sums)
+    return per_cell(lambda n, total: total / n, sums, ["n", "absolute_error"], "mae")
 
 
-@score_of(error_sums, columns=_column("mean error, forecast minus observation"))
+@score_of(error_sums, columns=_column("mean error, forecast minus observation", -np.inf))
 def mean_error(sums: xr.Dataset) -> xr.DataArray:
     """Mean error (bias): forecast minus observation, on average.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the units of the fields, best at 0, positive where too much is forecast; float64. NaN where there is
-        no pair.
+        Positive where too much is forecast. NaN where there is no pair.
 
     References
     ----------
@@ -179,41 +154,7 @@ def mean_error(sums: xr.Dataset) -> xr.DataArray:
     >>> float(mean_error(o, f))
     1.0
     """
-    return mean("mean_error", sums)
-
-
-# The formulas, on float64 arrays in the order of SUMS.
-
-
-def _rmse(n, error, absolute_error, squared_error):
-    return np.sqrt(squared_error / n)
-
-
-def _mse(n, error, absolute_error, squared_error):
-    return squared_error / n
-
-
-def _mae(n, error, absolute_error, squared_error):
-    return absolute_error / n
-
-
-def _mean_error(n, error, absolute_error, squared_error):
-    return error / n
-
-
-_FORMULAS = {"rmse": _rmse, "mse": _mse, "mae": _mae, "mean_error": _mean_error}
-
-
-def mean(name: str, sums: xr.Dataset) -> xr.DataArray:
-    """A score by its name, of sums of errors.
-
-    ``sums``: from `error_sums`. Returned: float64, lazy where the sums are.
-
-    >>> sums = xr.Dataset({"n": 2.0, "error": -1.0, "absolute_error": 3.0, "squared_error": 8.0})
-    >>> float(mean("rmse", sums)), float(mean("mae", sums))
-    (2.0, 1.5)
-    """
-    return per_cell(_FORMULAS[name], sums, SUMS, name)
+    return per_cell(lambda n, total: total / n, sums, ["n", "error"], "mean_error")
 
 
 # ---------------------------------------------------------------- correlation
@@ -234,21 +175,11 @@ def correlation_sums(
 
     Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a correlation is taken of them.
 
-    Parameters
-    ----------
-    observations, forecasts, dim, member_dim, weights, skipna, keep_attrs
-        As for `error_sums`.
-
     Returns
     -------
     xarray.Dataset
         Variables ``n``, ``observed``, ``forecast``, ``squared_observed``, ``squared_forecast``, ``product``, float64.
-        Datasets as input give a dim ``variable``. Lazy where an input is.
 
-    Raises
-    ------
-    ValueError
-        If coordinates differ or a dim is unknown.
 
     Examples
     --------
@@ -270,14 +201,13 @@ def correlation_sums(
     return table_of(sums, CORRELATION_SUMS)
 
 
-@score_of(correlation_sums, columns=Column("correlation", members="mean", archive="correlation"))
+@score_of(correlation_sums, columns=Column("correlation", range=(-1, 1), best=1, members="mean", archive="correlation"))
 def correlation(sums: xr.Dataset) -> xr.DataArray:
     """Pearson correlation, ``(n sum of - sum o sum f) / sqrt((n sum oo - (sum o)^2) (n sum ff - (sum f)^2))``.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        From -1 to 1, the best; float64, dimensionless. NaN (0/0) where there is no pair or either is constant; a
+        NaN (0/0) where there is no pair or either is constant; a
         standard deviation below 1e-7 of the root mean square is rounding and counts as none.
 
     References
@@ -321,12 +251,8 @@ def balanced_sums(
 ) -> xr.Dataset:
     """Sums of absolute and squared errors, each times a weight that rises with what was observed.
 
-    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
-
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        In the same units, with exactly the same coordinates on the dims they share.
     bounds : sequence of float
         In the units of the observations, rising; by default for rain rate in mm h-1. The weight rises where
         ``observation >= bound``. The papers give rain rates for the bounds, and score fields scaled to 0 to 1: give
@@ -334,23 +260,12 @@ def balanced_sums(
         ``(10 log10(58.53 R^1.56) + 10) / 70``.
     weights : sequence of float
         One more than ``bounds``.
-    dim : str or iterable of hashable, optional
-        Dims that are summed over; all by default. The horizontal dims always are. Members of an ensemble are
-        scored each as a forecast.
-    member_dim : hashable, optional
-        When given, the mean over this dim is scored instead.
-    spatial_dims : (hashable, hashable), optional
-        Names of the horizontal dims. By default y and x, or latitude and longitude.
-    skipna : bool
-        True: pairs in which either is NaN (not measured) are dropped. False: they make the sums NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
     xarray.Dataset
         Variables ``fields`` (number of those with a pair), ``n``, ``weight``, ``balanced_absolute_error``,
-        ``balanced_squared_error``, float64. Datasets as input give a dim ``variable``. Lazy where an input is.
+        ``balanced_squared_error``, float64.
 
     Raises
     ------
@@ -374,21 +289,17 @@ def balanced_sums(
     bounds, weights = tuple(float(b) for b in bounds), tuple(float(w) for w in weights)
     if len(weights) != len(bounds) + 1 or not all(np.diff(bounds) > 0):
         raise ValueError(f"bounds={bounds} must rise, and weights={weights} must be one more than these")
-    forecasts = ensemble_mean(forecasts, member_dim, skipna)
-    places = find_spatial_dims(forecasts, spatial_dims)
-    find_spatial_dims(observations, places)
-    sums = sum_over_chunks(
+    sums = sums_of_fields(
         errors.balanced_sums,
         observations,
         forecasts,
-        reduce=[*reduced_dims(dim, observations, forecasts), *places],
-        whole=places,
-        last=places,
+        dim=dim,
+        member_dim=member_dim,
+        spatial_dims=spatial_dims,
+        skipna=skipna,
         new_sizes={"sum": len(BALANCED_SUMS)},
-        dtype=np.float64,
         bounds=bounds,
         weights=weights,
-        skipna=skipna,
     )
     return table_of(sums, BALANCED_SUMS)
 
@@ -399,18 +310,13 @@ def balanced_mse(sums: xr.Dataset, *, reduce: Reduction = "mean") -> xr.DataArra
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `balanced_sums`, or the sums from it alone.
     reduce : {"mean", "sum", "weighted"}
         "sum": the sum over the cells of a field, on average over fields, as HKO-7 and DB-RNN report it; it grows
         with the grid. "mean": divided by the number of pairs. "weighted": divided by the sum of weights.
-    bounds, weights, dim, member_dim, spatial_dims, skipna, keep_attrs
-        As for `balanced_sums`. Sums are added up over ``dim``; ``bounds`` and ``weights`` have to be theirs.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the squared units of the fields, from 0, the best; float64. NaN where there is no pair.
+        In the squared units of the fields, from 0, the best. NaN where there is no pair.
 
     Raises
     ------
@@ -436,18 +342,12 @@ def balanced_mae(sums: xr.Dataset, *, reduce: Reduction = "mean") -> xr.DataArra
 
     Parameters
     ----------
-    observations, forecasts, reduce, bounds, weights, dim, member_dim, spatial_dims, skipna, keep_attrs
+    reduce : {"mean", "sum", "weighted"}
         As for `balanced_mse`.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the units of the fields, from 0, the best; float64. NaN where there is no pair.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `balanced_mse`.
+        In the units of the fields, from 0, the best. NaN where there is no pair.
 
     References
     ----------

@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.fields import windows
-from xnowcast.verify.align import check_same_coordinates, check_weights
+from xnowcast.verify.align import check_same_coordinates, check_weights, find_spatial_dims
 from xnowcast.verify.kernels.compiled import one_of
+from xnowcast.verify.sums import ensemble_mean
 
 # Sums of so many chunks along a dim are added up by one task.
 CHUNKS_TOGETHER = 4
@@ -121,6 +122,29 @@ def sum_over_chunks(
     result = xr.DataArray(data, dims=[*kept, *new_sizes], coords=_kept_coords(observations, forecasts, kept))
     in_order = [d for d in (*forecasts.dims, *observations.dims) if d in kept]
     return result.transpose(*dict.fromkeys(in_order), *new_sizes)
+
+
+def sums_of_fields(
+    kernel: Callable[..., np.ndarray],
+    observations: xr.DataArray,
+    forecasts: xr.DataArray,
+    *,
+    dim: Dims,
+    member_dim: Hashable | None,
+    spatial_dims: tuple[Hashable, Hashable] | None,
+    skipna: bool,
+    **options: Any,
+) -> xr.DataArray:
+    """`sum_over_chunks` of a kernel that needs whole fields, of which ``dim`` and the horizontal dims are summed over.
+
+    ``member_dim``: when given, the mean over it is taken first.
+    """
+    forecasts = ensemble_mean(forecasts, member_dim, skipna)
+    places = find_spatial_dims(forecasts, spatial_dims)
+    find_spatial_dims(observations, places)
+    reduce = [*reduced_dims(dim, observations, forecasts), *places]
+    options |= {"reduce": reduce, "whole": places, "last": places, "dtype": np.float64, "skipna": skipna}
+    return sum_over_chunks(kernel, observations, forecasts, **options)
 
 
 def total_weight(

@@ -59,21 +59,13 @@ def intensity_histogram(
         Rising edges of bins ``edges[i] <= value < edges[i + 1]``, in the precision of the data; -inf and inf can be
         ends. By default the bins of float32: 2^-11 of a value wide or less (2048 in each octave), of either sign.
         Values below 1.5e-8 in size then count as 0. 196 609 bins take 6 MB for each cell of the dims that are kept.
-    dim : str or iterable of hashable, optional
-        Dims that are counted over; all by default, members of an ensemble included.
-    member_dim : hashable, optional
-        When given, the mean over this dim is counted instead of each member.
-    skipna : bool
-        True: pairs in which either is NaN (not measured) are dropped. False: they make all bins NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
     xarray.Dataset
         Variables ``observed``, ``forecast`` (counts), ``observed_sum``, ``forecast_sum`` (sums of the values), all
         float64 and exact, with the dim ``intensity``: the lower edge of the bin; the coordinate ``upper`` is the
-        other. Datasets as input give a dim ``variable``. Lazy where an input is.
+        other.
 
     Raises
     ------
@@ -140,7 +132,7 @@ def _emd_of_fields(
     intensity_histogram,
     of_fields=_emd_of_fields,
     also={"exact": False},
-    columns=Column("earth mover's distance of the intensities", units=None),
+    columns=Column("earth mover's distance of the intensities", units=None, range=(0, np.inf), best=0),
 )
 def emd(histogram: xr.Dataset) -> xr.DataArray:
     """Earth mover's distance of the intensity distributions: the area between the two cumulative distributions.
@@ -149,11 +141,6 @@ def emd(histogram: xr.Dataset) -> xr.DataArray:
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `intensity_histogram`, or a histogram from it alone, where each distribution is divided by
-        its own number of values.
-    dim, member_dim, skipna, keep_attrs
-        As for `intensity_histogram`. A histogram is added up over ``dim``; the others cannot count beside it.
     exact : bool, optional
         True: sort the values, which brings all that is pooled into memory. False: take it of a histogram in the
         bins of float32, each with its values at their mean, in constant memory. `emd_bound` says how far off that
@@ -162,13 +149,7 @@ def emd(histogram: xr.Dataset) -> xr.DataArray:
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the units of the fields, from 0, the best; float64. NaN where there is no pair.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `intensity_histogram`.
+        NaN where there is no pair.
 
     References
     ----------
@@ -301,26 +282,21 @@ def _difference(both: xr.DataArray) -> xr.DataArray:
     intensity_histogram,
     of_fields=_percentile_error_of_fields,
     also={"exact": False},
-    columns=Column("error of the 99.999th percentile", units=None),
+    columns=Column("error of the 99.999th percentile", units=None, range=(0, np.inf), best=0),
 )
 def percentile_error(histogram: xr.Dataset, *, percentage: float | Sequence[float] = 99.999) -> xr.DataArray:
     """Absolute difference of a high percentile of the forecasts and of the observations, ``|Q(f) - Q(o)|``.
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `intensity_histogram`, or a histogram from it alone.
     percentage : float or sequence of float
         0 to 100; a sequence makes a dim ``percentage``.
-    dim, member_dim, skipna, keep_attrs
-        As for `intensity_histogram`. A histogram is added up over ``dim``; the others cannot count beside it.
     exact : bool, optional
         As for `percentiles`.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the units of the fields, from 0, the best; float64. NaN where there is no pair.
+        NaN where there is no pair.
 
     Raises
     ------
@@ -370,12 +346,8 @@ def quantile_quantile(histogram: xr.Dataset, *, percentages: Sequence[float] = Q
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `intensity_histogram`, or a histogram from it alone.
     percentages : sequence of float
         0 to 100; by default 1 to 99, and up to 99.99.
-    dim, member_dim, skipna, keep_attrs
-        As for `intensity_histogram`. A histogram is added up over ``dim``; the others cannot count beside it.
     exact : bool, optional
         As for `percentiles`.
 
@@ -418,7 +390,9 @@ def _overlap_of_fields(
 @score_of(
     intensity_histogram,
     of_fields=_overlap_of_fields,
-    columns=Column("overlap of the intensity histograms between the thresholds", of_thresholds="edges"),
+    columns=Column(
+        "overlap of the intensity histograms between the thresholds", range=(0, 1), best=1, of_thresholds="edges"
+    ),
 )
 def histogram_overlap(histogram: xr.Dataset) -> xr.DataArray:
     """Part of the two intensity distributions that they have in common, ``sum over bins of min(p_o, p_f)``.
@@ -427,17 +401,12 @@ def histogram_overlap(histogram: xr.Dataset) -> xr.DataArray:
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `intensity_histogram`, or a histogram from it alone.
     edges : sequence of float
         Of the bins, as for `intensity_histogram`; needed with two fields.
-    dim, member_dim, skipna, keep_attrs
-        As for `intensity_histogram`. A histogram is added up over ``dim``; the others cannot count beside it.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        From 0 to 1, the best; float64, dimensionless. NaN where there is no pair.
+        NaN where there is no pair.
 
     Raises
     ------

@@ -80,21 +80,26 @@ def crps_sums(
 
     Parameters
     ----------
-    observations, forecasts, member_dim, fair, dim, weights, skipna, keep_attrs
-        As for `crps_ensemble`.
     threshold : float, sequence of float, or str, optional
         As for `tw_crps_ensemble`.
+    fair : bool
+        Divide the second term by ``2 n (n - 1)``: the score of the distribution the members are drawn from, with
+        which ensembles of different size compare. It is NaN where there is one member.
+    skipna : bool
+        True: a NaN member is left out at its point (n is the number of the others there), and points without a
+        score are left out. False: any NaN gives NaN.
 
     Returns
     -------
     xarray.Dataset
         Variables ``n``, ``distance`` (``mean |x_i - y|``) and ``spread`` (``sum_ij |x_i - x_j| / (2 n^2)``, or
-        ``/ (2 n (n - 1))`` when fair), float64. Datasets as input give a dim ``variable``. Lazy where an input is.
+        ``/ (2 n (n - 1))`` when fair), float64.
 
     Raises
     ------
     ValueError
-        As `crps_ensemble`.
+        If coordinates differ, a dim is unknown, ``member_dim`` is not a dim of the forecasts alone, or a threshold is
+        not finite.
 
     References
     ----------
@@ -126,58 +131,32 @@ def crps_sums(
     return table_of(sums, CRPS_SUMS, *([] if floor is None else [floor]))
 
 
-_CRPS = "continuous ranked probability score of the ensemble"
+def _column(name: str, fair: bool) -> Column:
+    long_name = ("fair " if fair else "") + "continuous ranked probability score of the ensemble"
+    return Column(
+        long_name,
+        units=None,
+        range=(0, np.inf),  # of the fair score on average
+        best=0,
+        members="together",
+        by_default=not fair,
+        archive=name,
+        options={"fair": fair},
+    )
 
 
 @score_of(
     crps_sums,
     without=["threshold"],
-    columns={
-        "crps": Column(_CRPS, units=None, members="together", by_default=True, archive="crps", options={"fair": False}),
-        "crps_fair": Column(
-            f"fair {_CRPS}", units=None, members="together", archive="crps_fair", options={"fair": True}
-        ),
-    },
+    columns={name: _column(name, fair) for name, fair in (("crps", False), ("crps_fair", True))},
 )
 def crps_ensemble(sums: xr.Dataset) -> xr.DataArray:
     """Continuous ranked probability score of an ensemble, ``mean |x_i - y| - sum_ij |x_i - x_j| / (2 n^2)``.
 
-    Parameters
-    ----------
-    observations : xarray.DataArray or xarray.Dataset
-        Without ``member_dim``; NaN means not measured. Or sums from `crps_sums` alone, which are added up over ``dim``;
-        what else is said beside them has to be how they were made.
-    forecasts : xarray.DataArray or xarray.Dataset
-        In the same units, with ``member_dim`` and exactly the same coordinates on the dims they share.
-    member_dim : hashable
-        Dim of the members; always removed. Where none is called "member", it is found by CF attributes or common
-        names, such as ``number``.
-    fair : bool
-        Divide the second term by ``2 n (n - 1)``: the score of the distribution the members are drawn from, with
-        which ensembles of different size compare. It is NaN where there is one member.
-    dim : str or iterable of hashable, optional
-        Dims that are averaged over; all by default. ``[]`` gives a map.
-    weights : xarray.DataArray, optional
-        Of points, along some of their dims, such as those of `area_weights`: the mean is a weighted one.
-    skipna : bool
-        True: a NaN member is left out at its point (n is the number of the others there), and points without a
-        score are left out of the mean. False: any NaN gives NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
-
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the units of the fields, from 0, the best (the fair score of a single case can be negative); float64.
-        With one member it is the absolute error. Float32 fields are compared in float32 and averaged in float64.
-        Lazy where an input is; members in several chunks are brought into one.
-
-    Raises
-    ------
-    ValueError
-        If coordinates differ, a dim is unknown, or ``member_dim`` is not a dim of the forecasts alone.
-    TypeError
-        If observations and forecasts are not of one kind, or sums are not from `crps_sums`.
+        The fair score of a single case can be negative. With one member it is the absolute error. Float32 fields are
+        compared in float32 and averaged in float64. Members in several chunks are brought into one.
 
     References
     ----------
@@ -204,22 +183,14 @@ def tw_crps_ensemble(sums: xr.Dataset) -> xr.DataArray:
 
     Parameters
     ----------
-    observations, forecasts, member_dim, fair, dim, weights, skipna, keep_attrs
-        As for `crps_ensemble`.
     threshold : float, sequence of float, or str
         Needed with two fields. In their units, or the name of a set, as for `contingency_table`. A sequence makes a
         dim ``threshold``, a number a scalar coordinate; all are taken in one pass.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the units of the fields, from 0, the best; float64. Never above the CRPS; 0 where observation and
-        members are all below.
-
-    Raises
-    ------
-    ValueError
-        As `crps_ensemble`, and if a threshold is not finite.
+        In the units of the fields, from 0, the best. Never above the CRPS; 0 where observation and members are all
+        below.
 
     References
     ----------
@@ -264,20 +235,25 @@ def spread_skill_sums(
 
     Parameters
     ----------
-    observations, forecasts, member_dim, bins, dim, weights, skipna, keep_attrs
-        As for `spread_skill`.
+    bins : sequence of float
+        Rising standard deviations that divide points into classes by their spread: below the first, between two,
+        and from the last up. They make a dim ``spread_bin`` with coordinates ``spread_from`` and ``spread_to``.
+    skipna : bool
+        True: a NaN member is left out at its point, and points with less than two members or without observation
+        are left out. False: any NaN gives NaN.
 
     Returns
     -------
     xarray.Dataset
         Variables ``n``, ``variance`` (of a sample, by n - 1), ``expected_squared_error`` (``(n + 1) / n`` times the
         variance, n the number of members at the point) and ``squared_error``, float64. With ``bins`` they have a
-        dim ``spread_bin``. Datasets as input give a dim ``variable``. Lazy where an input is.
+        dim ``spread_bin``.
 
     Raises
     ------
     ValueError
-        As `spread_skill`.
+        If coordinates differ, a dim is unknown, ``member_dim`` is not a dim of the forecasts alone, or ``bins`` do not
+        rise.
 
     Examples
     --------
@@ -312,25 +288,6 @@ def spread_skill(sums: xr.Dataset) -> xr.Dataset:
     The mean of n members that are drawn like the observation has ``(n + 1) / n`` times their variance as its mean
     squared error; the ratio takes that into account. Variances are averaged, not standard deviations.
 
-    Parameters
-    ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `crps_ensemble`, or sums from `spread_skill_sums` alone.
-    member_dim : hashable
-        Dim of the members; always removed.
-    bins : sequence of float
-        Rising standard deviations that divide points into classes by their spread: below the first, between two,
-        and from the last up. They make a dim ``spread_bin`` with coordinates ``spread_from`` and ``spread_to``.
-    dim : str or iterable of hashable, optional
-        Dims that are averaged over; all by default.
-    weights : xarray.DataArray, optional
-        Of points, as for `crps_ensemble`; ``n`` is the sum of weights.
-    skipna : bool
-        True: a NaN member is left out at its point, and points with less than two members or without observation
-        are left out. False: any NaN gives NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
-
     Returns
     -------
     xarray.Dataset
@@ -339,13 +296,6 @@ def spread_skill(sums: xr.Dataset) -> xr.Dataset:
         above 1 if the members differ too much, below if too little; and ``n``, the number of points. Infinite
         where a spread meets no error, NaN where there is neither or no point. Datasets as input give a dim
         ``variable``.
-
-    Raises
-    ------
-    ValueError
-        As `crps_ensemble`, and if ``bins`` do not rise.
-    TypeError
-        If observations and forecasts are not of one kind, or sums are not from `spread_skill_sums`.
 
     References
     ----------

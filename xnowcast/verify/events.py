@@ -4,8 +4,8 @@ An event is ``value >= threshold``. In the formulas a is the number of hits, b o
 correct negatives, and n of all: Wilks (2011), Statistical Methods in the Atmospheric Sciences, section 8.2.
 """
 
-import inspect
 from collections.abc import Callable, Hashable, Sequence
+from functools import update_wrapper
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ def _settings(options: dict[str, Any], observations: Any, forecasts: Any) -> dic
     fixed_dims=["threshold"],
     settings=_settings,
     called="a contingency table",
+    dtype=np.int64,
 )
 def contingency_table(
     observations: XarrayObject,
@@ -91,8 +92,6 @@ def contingency_table(
     dim : str or iterable of hashable, optional
         Dims that are counted over; all by default. Members of an ensemble are scored each as a forecast, and
         counted together unless ``dim`` leaves their dim out. Above scale 1 the horizontal dims must be in it.
-    member_dim : hashable, optional
-        When given, the mean over this dim is scored instead.
     spatial_dims : (hashable, hashable), optional
         Names of the horizontal dims, for pooling. By default y and x, or latitude and longitude.
     weights : xarray.DataArray, optional
@@ -100,14 +99,11 @@ def contingency_table(
         the counts are float64. Windows above scale 1 are of several cells, and have no weights along horizontal dims.
     skipna : bool
         False: a single missing pair makes the counts NaN (and float64).
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
     xarray.Dataset
-        Variables ``hits``, ``misses``, ``false_alarms``, ``correct_negatives``, int64. Datasets as input give
-        a dim ``variable``. Lazy where an input is.
+        Variables ``hits``, ``misses``, ``false_alarms``, ``correct_negatives``, int64.
 
     Raises
     ------
@@ -218,66 +214,31 @@ def _n_windows(observations, forecasts, pooled, window) -> dict[Hashable, int]:
 
 Formula = Callable[..., np.ndarray]
 
-_FORMULAS: dict[str, Formula] = {}
 
-# What the docstrings of all scores have in common.
-_PARAMETERS = """Parameters
-----------
-observations, forecasts : xarray.DataArray or xarray.Dataset
-    Two fields as for `contingency_table`, or a table from it alone.
-thresholds : float, sequence of float, or str
-    An event is ``value >= threshold``; by number, or by the name of a set such as "hko7".
-scales, stride, pooling, boundary
-    Pooling windows, as for `contingency_table`.
-dim, member_dim, spatial_dims, weights, skipna, keep_attrs
-    As for `contingency_table`. Counts are added up over ``dim`` before the ratio is taken, those of a table too; what
-    else is said beside a table has to be how it was made.
-
-"""
-_RETURNS = """Returns
--------
-xarray.DataArray or xarray.Dataset
-    float64, dimensionless, lazy where an input is.
-"""
-_RAISES = """Raises
-------
-ValueError, TypeError
-    As `contingency_table`; and if ``forecasts`` and ``thresholds`` are not given together.
-
-"""
-
-
-def of_counts(long_name: str, *, by_default: bool = False) -> Callable[[Formula], Callable[..., Any]]:
+def of_counts(long_name: str, **words: Any) -> Callable[[Formula], Callable[..., Any]]:
     """Decorator: the score of two fields or of a table, from its formula of the counts a, b, c and d in float64.
 
-    The docstring of the formula is that of the score; what all scores have in common is added to it.
+    The docstring of the formula is that of the score; what all scores have in common is added to it. ``words``: as of
+    `Column`.
     """
-    column = Column(long_name, by_default=by_default, archive="events")
+    column = Column(long_name, archive="events", **words)
 
     def decorate(formula: Formula) -> Callable[..., Any]:
-        name = formula.__name__
-        _FORMULAS[name] = formula
-
         def of_table(table: xr.Dataset) -> xr.DataArray:
-            return ratio(name, table)
+            return per_cell(formula, table, ["hits", "false_alarms", "misses", "correct_negatives"], formula.__name__)
 
-        of_table.__name__ = of_table.__qualname__ = name
-        of_table.__module__ = formula.__module__
-        doc = inspect.cleandoc(formula.__doc__ or "")
-        doc = doc.replace("Returns\n-------\n", _PARAMETERS + _RETURNS)
-        of_table.__doc__ = doc.replace("References\n", _RAISES + "References\n")
-        return score_of(contingency_table, columns=column)(of_table)
+        return score_of(contingency_table, columns=column)(update_wrapper(of_table, formula, updated=()))
 
     return decorate
 
 
-@of_counts("critical success index", by_default=True)
+@of_counts("critical success index", range=(0, 1), best=1, by_default=True)
 def csi(a, b, c, d):
     """Critical success index (threat score): hits among all that was forecast or observed, ``a / (a + b + c)``.
 
     Returns
     -------
-        From 0 to 1, the best. NaN (0/0) where there is no event.
+        NaN (0/0) where there is no event.
 
     References
     ----------
@@ -292,7 +253,7 @@ def csi(a, b, c, d):
     return a / (a + b + c)
 
 
-@of_counts("equitable threat score")
+@of_counts("equitable threat score", range=(-1 / 3, 1), best=1)
 def ets(a, b, c, d):
     """Equitable threat score (Gilbert skill score): the CSI beyond chance, ``(a - r) / (a + b + c - r)``.
 
@@ -300,7 +261,7 @@ def ets(a, b, c, d):
 
     Returns
     -------
-        From -1/3 to 1, the best; 0 is no better than chance. NaN (0/0) where there is no event, or nothing but hits.
+        0 is no better than chance. NaN (0/0) where there is no event, or nothing but hits.
 
     References
     ----------
@@ -316,13 +277,13 @@ def ets(a, b, c, d):
     return (a - by_chance) / (a + b + c - by_chance)
 
 
-@of_counts("Heidke skill score", by_default=True)
+@of_counts("Heidke skill score", range=(-1, 1), best=1, by_default=True)
 def hss(a, b, c, d):
     """Heidke skill score: correct forecasts beyond chance, ``2 (ad - bc) / [(a + c)(c + d) + (a + b)(b + d)]``.
 
     Returns
     -------
-        From -1 to 1, the best; 0 is no better than chance. NaN (0/0) where there is no event, or nothing but hits.
+        0 is no better than chance. NaN (0/0) where there is no event, or nothing but hits.
 
     References
     ----------
@@ -337,13 +298,13 @@ def hss(a, b, c, d):
     return 2 * (a * d - b * c) / ((a + c) * (c + d) + (a + b) * (b + d))
 
 
-@of_counts("F1 score")
+@of_counts("F1 score", range=(0, 1), best=1)
 def f1(a, b, c, d):
     """F1 score: the harmonic mean of precision and recall, ``2a / (2a + b + c)``.
 
     Returns
     -------
-        From 0 to 1, the best. NaN (0/0) where there is no event.
+        NaN (0/0) where there is no event.
 
     References
     ----------
@@ -358,13 +319,13 @@ def f1(a, b, c, d):
     return 2 * a / (2 * a + b + c)
 
 
-@of_counts("probability of detection", by_default=True)
+@of_counts("probability of detection", range=(0, 1), best=1, by_default=True)
 def pod(a, b, c, d):
     """Probability of detection (hit rate, recall): the part of the observed events that was forecast, ``a / (a + c)``.
 
     Returns
     -------
-        From 0 to 1, the best. NaN (0/0) where no event was observed.
+        NaN (0/0) where no event was observed.
 
     References
     ----------
@@ -379,13 +340,13 @@ def pod(a, b, c, d):
     return a / (a + c)
 
 
-@of_counts("recall")
+@of_counts("recall", range=(0, 1), best=1)
 def recall(a, b, c, d):
     """Recall, another name of the probability of detection (`pod`): ``a / (a + c)``.
 
     Returns
     -------
-        From 0 to 1, the best. NaN (0/0) where no event was observed.
+        NaN (0/0) where no event was observed.
 
     References
     ----------
@@ -400,13 +361,13 @@ def recall(a, b, c, d):
     return a / (a + c)
 
 
-@of_counts("precision")
+@of_counts("precision", range=(0, 1), best=1)
 def precision(a, b, c, d):
     """Precision (success ratio): the part of the forecast events that came, ``a / (a + b)``.
 
     Returns
     -------
-        From 0 to 1, the best; it is ``1 - false_alarm_ratio``. NaN (0/0) where no event was forecast.
+        It is ``1 - false_alarm_ratio``. NaN (0/0) where no event was forecast.
 
     References
     ----------
@@ -421,7 +382,7 @@ def precision(a, b, c, d):
     return a / (a + b)
 
 
-@of_counts("false alarm ratio", by_default=True)
+@of_counts("false alarm ratio", range=(0, 1), best=0, by_default=True)
 def false_alarm_ratio(a, b, c, d):
     """False alarm ratio (FAR): the part of the forecast events that did not come, ``b / (a + b)``.
 
@@ -429,7 +390,7 @@ def false_alarm_ratio(a, b, c, d):
 
     Returns
     -------
-        From 0, the best, to 1. NaN (0/0) where no event was forecast.
+        NaN (0/0) where no event was forecast.
 
     References
     ----------
@@ -444,7 +405,7 @@ def false_alarm_ratio(a, b, c, d):
     return b / (a + b)
 
 
-@of_counts("probability of false detection")
+@of_counts("probability of false detection", range=(0, 1), best=0)
 def probability_of_false_detection(a, b, c, d):
     """Probability of false detection (POFD, false alarm rate): where no event came, how often one was forecast.
 
@@ -452,7 +413,7 @@ def probability_of_false_detection(a, b, c, d):
 
     Returns
     -------
-        From 0, the best, to 1. NaN (0/0) where there were events everywhere.
+        NaN (0/0) where there were events everywhere.
 
     References
     ----------
@@ -467,13 +428,13 @@ def probability_of_false_detection(a, b, c, d):
     return b / (b + d)
 
 
-@of_counts("frequency bias", by_default=True)
+@of_counts("frequency bias", range=(0, np.inf), best=1, by_default=True)
 def frequency_bias(a, b, c, d):
     """Frequency bias: how many events were forecast for each that was observed, ``(a + b) / (a + c)``.
 
     Returns
     -------
-        From 0 up, best at 1. Infinite where events were forecast and none observed, NaN (0/0) where there was neither.
+        Infinite where events were forecast and none observed, NaN (0/0) where there was neither.
 
     References
     ----------
@@ -488,13 +449,13 @@ def frequency_bias(a, b, c, d):
     return (a + b) / (a + c)
 
 
-@of_counts("accuracy")
+@of_counts("accuracy", range=(0, 1), best=1)
 def accuracy(a, b, c, d):
     """Accuracy (proportion correct): how often it was right that an event came or did not, ``(a + d) / n``.
 
     Returns
     -------
-        From 0 to 1, the best. NaN (0/0) where there is no pair. Of rare events it says little: never to forecast
+        NaN (0/0) where there is no pair. Of rare events it says little: never to forecast
         them is nearly always right.
 
     References
@@ -510,7 +471,7 @@ def accuracy(a, b, c, d):
     return (a + d) / (a + b + c + d)
 
 
-@of_counts("symmetric extremal dependence index")
+@of_counts("symmetric extremal dependence index", range=(-1, 1), best=1)
 def sedi(a, b, c, d):
     """Symmetric extremal dependence index, which keeps its meaning when events become rare.
 
@@ -519,7 +480,7 @@ def sedi(a, b, c, d):
 
     Returns
     -------
-        From -1 to 1, the best; 0 is no better than chance. NaN where H or F is 0, 1 or NaN: the limits there, 1 for
+        0 is no better than chance. NaN where H or F is 0, 1 or NaN: the limits there, 1 for
         H to 1 or F to 0 and -1 for H to 0 or F to 1, would say nothing of how good a forecast is.
 
     References
@@ -536,19 +497,3 @@ def sedi(a, b, c, d):
     # 1 - H and 1 - F as they are counted: nothing is lost where they are close to 0.
     ln_hit, ln_false, ln_miss, ln_rejected = np.log(hit), np.log(false), np.log(c / (a + c)), np.log(d / (b + d))
     return (ln_false - ln_hit - ln_rejected + ln_miss) / (ln_false + ln_hit + ln_rejected + ln_miss)
-
-
-def ratio(name: str, table: xr.Dataset) -> xr.DataArray:
-    """A score by its name, of a contingency table.
-
-    ``name``: "csi", "ets", "hss", "f1", "pod", "recall", "precision", "false_alarm_ratio",
-    "probability_of_false_detection", "frequency_bias", "accuracy" or "sedi". ``table``: from `contingency_table`.
-    Returned: float64, lazy where the table is. ValueError if there is no such score.
-
-    >>> table = xr.Dataset({"hits": 8, "misses": 4, "false_alarms": 2, "correct_negatives": 86})
-    >>> round(float(ratio("csi", table)), 6)
-    0.571429
-    """
-    if name not in _FORMULAS:
-        raise ValueError(f"there is no score {name!r} of a contingency table; there are {', '.join(_FORMULAS)}")
-    return per_cell(_FORMULAS[name], table, ["hits", "false_alarms", "misses", "correct_negatives"], name)  # a, b, c, d

@@ -13,11 +13,11 @@ import xarray as xr
 from xnowcast import check
 from xnowcast.verify.align import find_spatial_dims
 from xnowcast.verify.amounts import error_sums
-from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
+from xnowcast.verify.chunks import Dims, sums_of_fields
 from xnowcast.verify.events import SpatialDims
 from xnowcast.verify.kernels import images
 from xnowcast.verify.score import score_of
-from xnowcast.verify.sums import XarrayObject, additive, ensemble_mean, per_cell, table_of
+from xnowcast.verify.sums import XarrayObject, additive, per_cell, table_of
 
 SCORES = ("psnr", "ssim")
 _NEEDS_RANGE = (
@@ -56,8 +56,6 @@ def image_sums(
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        In the same units, with exactly the same coordinates on the dims they share.
     data_range : float
         Largest minus smallest value that the data can have, such as 255 for 8-bit pixels or 70 for 0 to 70 dBZ. Both
         scores depend on it, so it is never taken from the fields.
@@ -72,19 +70,6 @@ def image_sums(
     min_valid : float
         Weight, from 0 to 1, that the measured cells of a window of ssim must have. 1: windows with a NaN are left
         out. Below: their means and variances are those of the measured cells, if the cell in the middle is one.
-    dim : str or iterable of hashable, optional
-        Dims whose fields are taken together; all by default, ``[]`` for values of single fields. The horizontal dims
-        always go. Members of an ensemble are scored each as a forecast.
-    member_dim : hashable, optional
-        When given, the mean over this dim is scored instead.
-    spatial_dims : (hashable, hashable), optional
-        Names of the horizontal dims. By default y and x, or latitude and longitude.
-    weights : xarray.DataArray, optional
-        Of whole fields, along dims that are not horizontal, such as times; each counts with its weight.
-    skipna : bool
-        True: cells in which either is NaN (not measured) are left out. False: they make the sums of their field NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
@@ -107,23 +92,21 @@ def image_sums(
     """
     scores = tuple(scores)
     _check_options(data_range, scores, window, sigma, min_valid)
-    forecasts = ensemble_mean(forecasts, member_dim, skipna)
     places = find_spatial_dims(forecasts, spatial_dims)
-    find_spatial_dims(observations, places)
     narrow = min(places, key=lambda place: forecasts.sizes[place])
     if "ssim" in scores and forecasts.sizes[narrow] < window:
         raise ValueError(
             f"window={window} is wider than {narrow!r} with {forecasts.sizes[narrow]} cells; choose a narrower one"
         )
-    sums = sum_over_chunks(
+    sums = sums_of_fields(
         images.image_sums,
         observations,
         forecasts,
-        reduce=[*reduced_dims(dim, observations, forecasts), *places],
-        whole=places,
-        last=places,
+        dim=dim,
+        member_dim=member_dim,
+        spatial_dims=places,
+        skipna=skipna,
         new_sizes={"score": len(scores), "sum": 2},
-        dtype=np.float64,
         cell_weights=weights,
         data_range=float(data_range),
         scores=scores,
@@ -131,7 +114,6 @@ def image_sums(
         k1=float(k1),
         k2=float(k2),
         min_valid=float(min_valid),
-        skipna=skipna,
     )
     names = [f"{score}{end}" for score in scores for end in ("", "_fields")]
     return table_of(sums.stack(sums=("score", "sum"), create_index=False), names)
@@ -171,23 +153,10 @@ def ssim(sums: xr.Dataset) -> xr.DataArray:
     In each window ``(2 mo mf + C1) (2 cov + C2) / ((mo^2 + mf^2 + C1) (vo + vf + C2))`` of weighted means m, variances
     v and the covariance, with ``C = (k data_range)^2``. Only windows that lie on the grid count.
 
-    Parameters
-    ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `image_sums`, or the sums from it alone.
-    data_range, window, sigma, k1, k2, min_valid, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
-        As for `image_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were made.
-
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        From -1 to 1, the best; float64, dimensionless. NaN where no window counts. With the defaults the number that
+        From -1 to 1, the best; dimensionless. NaN where no window counts. With the defaults the number that
         Wang's code gives, and scikit-image with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `image_sums`; and if ``data_range`` is missing.
 
     References
     ----------
@@ -215,23 +184,10 @@ def psnr(sums: xr.Dataset) -> xr.DataArray:
 
     Not `psnr_pooled`, which has the mean of the squared errors of all fields in it: it is at most as large.
 
-    Parameters
-    ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `image_sums`, or the sums from it alone.
-    data_range, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
-        As for `image_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were made.
-
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In dB, the larger the better; float64. Infinite as soon as one pair of fields is equal, dry ones too; NaN
+        In dB, the larger the better. Infinite as soon as one pair of fields is equal, dry ones too; NaN
         where no cell is measured.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `image_sums`; and if ``data_range`` is missing.
 
     References
     ----------
@@ -255,17 +211,12 @@ def psnr_pooled(sums: xr.Dataset, *, data_range: float | None = None) -> xr.Data
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `error_sums`, or the sums from it alone.
     data_range : float
         As for `psnr`; needed with sums too.
-    dim, member_dim, weights, skipna, keep_attrs
-        As for `error_sums`. Sums are added up over ``dim``; the others cannot count beside them.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In dB, the larger the better; float64. Infinite where all pairs are equal, NaN where there is none.
+        In dB, the larger the better. Infinite where all pairs are equal, NaN where there is none.
 
     Raises
     ------
@@ -299,12 +250,8 @@ def gradient_sums(
 ) -> xr.Dataset:
     """Sum of the differences between absolute gradients of neighbouring cells, along both horizontal dims.
 
-    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
-
     Parameters
     ----------
-    observations, forecasts, dim, member_dim, spatial_dims, weights, keep_attrs
-        As for `image_sums`.
     skipna : bool
         True: a gradient with a NaN at either end, in either field, is dropped. False: it makes the sum of its field
         NaN.
@@ -313,12 +260,7 @@ def gradient_sums(
     -------
     xarray.Dataset
         Variables ``gradient_difference``, ``gradients`` (their number) and ``fields`` (those with any), float64.
-        Datasets as input give a dim ``variable``. Lazy where an input is.
 
-    Raises
-    ------
-    ValueError
-        If coordinates differ or a dim is unknown.
 
     Examples
     --------
@@ -326,20 +268,16 @@ def gradient_sums(
     >>> [float(value) for value in gradient_sums(o, -3 * o).values()]
     [8.0, 4.0, 1.0]
     """
-    forecasts = ensemble_mean(forecasts, member_dim, skipna)
-    places = find_spatial_dims(forecasts, spatial_dims)
-    find_spatial_dims(observations, places)
-    sums = sum_over_chunks(
+    sums = sums_of_fields(
         images.gradient_sums,
         observations,
         forecasts,
-        reduce=[*reduced_dims(dim, observations, forecasts), *places],
-        whole=places,
-        last=places,
-        new_sizes={"sum": len(GRADIENT_SUMS)},
-        dtype=np.float64,
-        cell_weights=weights,
+        dim=dim,
+        member_dim=member_dim,
+        spatial_dims=spatial_dims,
         skipna=skipna,
+        new_sizes={"sum": len(GRADIENT_SUMS)},
+        cell_weights=weights,
     )
     return table_of(sums, GRADIENT_SUMS)
 
@@ -350,18 +288,13 @@ def gradient_difference(sums: xr.Dataset, *, reduce: Literal["sum", "mean"] = "m
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `gradient_sums`, or the sums from it alone.
     reduce : {"mean", "sum"}
         "sum": the sum over a field, on average over fields, as HKO-7 and DB-RNN report it; it grows with the grid.
         "mean": divided by the number of gradients.
-    dim, member_dim, spatial_dims, weights, skipna, keep_attrs
-        As for `gradient_sums`. Sums are added up over ``dim``; the others cannot count beside them.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        In the units of the fields, from 0, the best; float64. NaN where there is no gradient. Blurred forecasts score
+        In the units of the fields, from 0, the best. NaN where there is no gradient. Blurred forecasts score
         badly, and so do noisy ones.
 
     Raises

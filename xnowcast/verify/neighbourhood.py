@@ -54,8 +54,6 @@ def fss_sums(
 ) -> xr.Dataset:
     """Sums that the fractions skill score is made of, at all thresholds and window widths in one pass.
 
-    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
-
     A window counts if its centre is measured: the middle cell of an odd width, any of the four cells around the
     middle corner of an even one. So a margin of NaN around the grid changes nothing, and neither does turning both
     fields over.
@@ -86,14 +84,6 @@ def fss_sums(
         or odd, respectively, so that turning both fields over changes the score.
     min_valid : float
         From 0 to 1: share of the ``scale ** 2`` cells of a window that must be measured, else it does not count.
-    spatial_dims : (hashable, hashable), optional
-        Names of the horizontal dims. By default y and x, or latitude and longitude.
-    weights : xarray.DataArray, optional
-        Of whole fields, along dims that are not horizontal, such as times; each counts with its weight.
-    skipna : bool
-        False: a NaN makes the sums of its field NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
@@ -153,6 +143,8 @@ def fss_sums(
     needs=SUMS[:3],
     columns=Column(
         "fractions skill score",
+        range=(0, 1),
+        best=1,
         members="mean",
         comment="of the share of members in each neighbourhood",
         archive="neighbourhoods",
@@ -161,23 +153,10 @@ def fss_sums(
 def fss(sums: xr.Dataset) -> xr.DataArray:
     """Fractions skill score, ``1 - sum (Pf - Po)^2 / (sum Pf^2 + sum Po^2)``, over windows of each width.
 
-    Parameters
-    ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `fss_sums`, or the sums from it alone.
-    thresholds, scales, dim, member_dim, boundary, min_valid, spatial_dims, weights, skipna, keep_attrs
-        As for `fss_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were made.
-
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        From 0 to 1, the best; float64, dimensionless. NaN (0/0) where no window has an event. Squares are added up
+        NaN (0/0) where no window has an event. Squares are added up
         over ``dim`` before the ratio is taken, which is not the mean of the scores of single fields.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `fss_sums`; and if ``forecasts``, ``thresholds`` and ``scales`` are not given together.
 
     References
     ----------

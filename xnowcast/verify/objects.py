@@ -5,13 +5,12 @@ from collections.abc import Hashable
 import numpy as np
 import xarray as xr
 
-from xnowcast.verify.align import find_spatial_dims
-from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
+from xnowcast.verify.chunks import Dims, sums_of_fields
 from xnowcast.verify.events import SpatialDims
 from xnowcast.verify.kernels import objects
 from xnowcast.verify.kernels.objects import COMPONENTS
 from xnowcast.verify.score import score_of
-from xnowcast.verify.sums import XarrayObject, additive, ensemble_mean, per_cell, table_of
+from xnowcast.verify.sums import XarrayObject, additive, per_cell, table_of
 
 FIELDS = ("fields", "observed_without_object", "forecasts_without_object")
 SUMS = (*COMPONENTS, *(f"{name}_fields" for name in COMPONENTS), *FIELDS)
@@ -42,24 +41,11 @@ def sal_sums(
     observations, forecasts : xarray.DataArray or xarray.Dataset
         Precipitation, not below 0, in the same units, with exactly the same coordinates on the dims they share.
         Cells in which either is NaN (not measured) count in neither: they carry nothing and belong to no object.
-    dim : str or iterable of hashable, optional
-        Dims whose fields are taken together; all by default, ``[]`` for values of single fields. The horizontal
-        dims always go. Members of an ensemble are scored each as a forecast.
-    member_dim : hashable, optional
-        When given, the mean over this dim is scored instead.
     factor, quantile, wet : float
         The objects of each field are its connected cells (by their sides) at or above ``factor`` times the
         ``quantile`` of its values above ``wet``: a fifteenth of the 95th percentile of what is above 0.1 (mm).
     threshold : float, optional
         Threshold of objects in the units of the fields, for all of them, in place of these.
-    spatial_dims : (hashable, hashable), optional
-        Names of the horizontal dims. By default y and x, or latitude and longitude.
-    weights : xarray.DataArray, optional
-        Of whole fields, along dims that are not horizontal, such as times; each counts with its weight.
-    skipna : bool
-        False: a NaN makes the sums of its field NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
@@ -83,24 +69,20 @@ def sal_sums(
     """
     if not 0 <= quantile <= 1 or not factor > 0:
         raise ValueError(f"quantile={quantile!r} must be from 0 to 1 and factor={factor!r} above 0")
-    forecasts = ensemble_mean(forecasts, member_dim, skipna)
-    places = find_spatial_dims(forecasts, spatial_dims)
-    find_spatial_dims(observations, places)
-    sums = sum_over_chunks(
+    sums = sums_of_fields(
         objects.sal_sums,
         observations,
         forecasts,
-        reduce=[*reduced_dims(dim, observations, forecasts), *places],
-        whole=places,
-        last=places,
+        dim=dim,
+        member_dim=member_dim,
+        spatial_dims=spatial_dims,
+        skipna=skipna,
         new_sizes={"sum": len(SUMS)},
-        dtype=np.float64,
         cell_weights=weights,
         factor=factor,
         quantile=quantile,
         wet=wet,
         threshold=threshold,
-        skipna=skipna,
     )
     return table_of(sums, SUMS)
 
@@ -114,14 +96,6 @@ def sal(sums: xr.Dataset) -> xr.Dataset:
     ``V = sum Rn (Rn / Rn_max) / sum Rn``; location ``L1 + L2`` with ``L1 = |xf - xo| / d`` and ``L2 = 2 |rf - ro| / d``
     of ``r = sum Rn |x - xn| / sum Rn``, where d is the diagonal of the grid. Distances are in cells, taken as square.
 
-    Parameters
-    ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `sal_sums`, or the sums from it alone.
-    dim, member_dim, factor, quantile, wet, threshold, spatial_dims, weights, skipna, keep_attrs
-        As for `sal_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were made.
-        ``dim=[]`` gives the values of single fields.
-
     Returns
     -------
     xarray.Dataset
@@ -130,11 +104,6 @@ def sal(sums: xr.Dataset) -> xr.Dataset:
         from 0 to 1; means over the fields in which they are defined; float64. Amplitude is NaN without
         precipitation; structure without an object in either field, and -2 or 2 without one in one of them; location
         without one in either. Means of the signed values may hide errors that cancel: look at single fields too.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `sal_sums`.
 
     References
     ----------
@@ -158,22 +127,11 @@ def object_free_fraction(sums: xr.Dataset) -> xr.Dataset:
     A mean of `sal` is one over fields with objects; this says how many had none, and whether forecasts have too few
     or too many of them.
 
-    Parameters
-    ----------
-    observations, forecasts, dim, member_dim, factor, quantile, wet, threshold, spatial_dims, weights, skipna
-    keep_attrs
-        As for `sal`.
-
     Returns
     -------
     xarray.Dataset
         ``observed`` and ``forecast``, from 0 to 1, best where equal; float64, dimensionless. NaN where no field has a
         measured cell. A field has an object as soon as a cell is above ``wet``, or reaches ``threshold``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `sal_sums`.
 
     Examples
     --------

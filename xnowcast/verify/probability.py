@@ -21,7 +21,7 @@ from xnowcast.verify.thresholds import Thresholds, threshold_coordinate
 COUNTS = ("events", "non_events")
 
 
-@additive(*COUNTS, own_dims=["threshold", "members_with_event"], called="a probability table")
+@additive(*COUNTS, own_dims=["threshold", "members_with_event"], called="a probability table", dtype=np.int64)
 def probability_table(
     observations: XarrayObject,
     forecasts: XarrayObject,
@@ -40,30 +40,22 @@ def probability_table(
 
     Parameters
     ----------
-    observations : xarray.DataArray or xarray.Dataset
-        Without ``member_dim``; NaN means not measured.
     forecasts : xarray.DataArray or xarray.Dataset
         In the same units, with ``member_dim`` and exactly the same coordinates on the dims they share. Points where
         the observation or any member is NaN are left out, as probabilities of fewer members are others.
     thresholds : float, sequence of float, or str
         An event is ``value >= threshold``, with the threshold in the precision of the data; or the name of a set, as
         for `contingency_table`. A sequence makes a dim ``threshold``, a number a scalar coordinate.
-    member_dim : hashable
-        Dim of the members; always removed.
-    dim : str or iterable of hashable, optional
-        Dims that are counted over; all by default.
     weights : xarray.DataArray, optional
         Of points, along some of their dims, such as those of `area_weights`; counts are then float64.
     skipna : bool
         False: one NaN makes the counts NaN (and float64).
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
     xarray.Dataset
         Variables ``events`` and ``non_events``, int64, with a dim ``members_with_event`` from 0 to the number of
-        members and its coordinate ``probability``. Datasets as input give a dim ``variable``. Lazy where an input is.
+        members and its coordinate ``probability``.
 
     Raises
     ------
@@ -111,24 +103,14 @@ def brier_score(table: xr.Dataset, *, fair: bool = False) -> xr.DataArray:
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `probability_table`, or a table from it alone.
-    thresholds, member_dim, dim, weights, skipna, keep_attrs
-        As for `probability_table`. A table is added up over ``dim``; the others cannot count beside it.
     fair : bool
         Less ``p (1 - p) / (M - 1)`` at each point: the score of the distribution the members are drawn from, with
         which ensembles of different size compare. It is NaN where there is one member.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        From 0, the best, to 1 (the fair score of a single case can be negative); float64, dimensionless. NaN where
-        there is no point.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `probability_table`; and if ``forecasts`` and ``thresholds`` are not given together.
+        From 0, the best, to 1 (the fair score of a single case can be negative); dimensionless. NaN where there
+        is no point.
 
     References
     ----------
@@ -152,22 +134,12 @@ def brier_decomposition(table: xr.Dataset) -> xr.Dataset:
     ``o`` of all N: ``sum n_k (k / M - o_k)^2 / N``, ``sum n_k (o_k - o)^2 / N`` and ``o (1 - o)``. As every value of
     the probability is a class of its own, there is no remainder.
 
-    Parameters
-    ----------
-    observations, forecasts, thresholds, member_dim, dim, weights, skipna, keep_attrs
-        As for `brier_score`.
-
     Returns
     -------
     xarray.Dataset
         Variables ``reliability``, from 0, the best; ``resolution``, from 0, better the larger; ``uncertainty``, of
         the observations alone; and ``brier_score``. float64, dimensionless, NaN where there is no point. Datasets as
         input give a dim ``variable``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `brier_score`.
 
     References
     ----------
@@ -191,8 +163,6 @@ def reliability_diagram(table: xr.Dataset, *, bins: int | None = None) -> xr.Dat
 
     Parameters
     ----------
-    observations, forecasts, thresholds, member_dim, dim, weights, skipna, keep_attrs
-        As for `brier_score`.
     bins : int, optional
         Put the M + 1 probabilities together in so many bins of as equal number as can be, for large ensembles.
         By default each has its own.
@@ -233,11 +203,6 @@ def reliability_diagram(table: xr.Dataset, *, bins: int | None = None) -> xr.Dat
 def roc(table: xr.Dataset) -> xr.Dataset:
     """Relative operating characteristic: detection against false detection as more members are asked for, and its area.
 
-    Parameters
-    ----------
-    observations, forecasts, thresholds, member_dim, dim, weights, skipna, keep_attrs
-        As for `brier_score`.
-
     Returns
     -------
     xarray.Dataset
@@ -246,11 +211,6 @@ def roc(table: xr.Dataset) -> xr.Dataset:
         Without it: ``area`` under the line through the points, from 0 to 1, the best, 0.5 without skill; it is the
         chance that a point with the event has more members with it than one without, ties counting half. float64,
         dimensionless; NaN where there is no event, or nothing else. Datasets as input give a dim ``variable``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `brier_score`.
 
     References
     ----------

@@ -33,11 +33,9 @@ def rank_histogram(
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        As for `crps_ensemble`. Points where the observation or any member is NaN are left out, as ranks among
-        fewer members are others.
-    member_dim : hashable
-        Dim of the members; always removed.
+    forecasts : xarray.DataArray or xarray.Dataset
+        In the same units, with ``member_dim`` and exactly the same coordinates on the dims they share. Points where
+        the observation or any member is NaN are left out, as ranks among fewer members are others.
     ties : {"expected", "random"}
         What becomes of a point with t members equal to the observation, such as where all are dry. "expected" adds
         1 / (t + 1) to each of the t + 1 ranks that it can have: exact, and the mean of all random choices. "random"
@@ -46,14 +44,10 @@ def rank_histogram(
         Of ``ties="random"``. The draw is made of the sums, so that chunks make no difference.
     min_value : float, optional
         Points where the observation and all members are below are left out: a wet mask.
-    dim : str or iterable of hashable, optional
-        Dims that are counted over; all by default.
     weights : xarray.DataArray, optional
-        Of points, as for `crps_ensemble`, with expected ties alone.
+        Of points, along some of their dims, such as those of `area_weights`; with expected ties alone.
     skipna : bool
         False: one NaN makes the counts NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
@@ -64,7 +58,8 @@ def rank_histogram(
     Raises
     ------
     ValueError
-        As `crps_ensemble`, and if ``ties`` is something else.
+        If coordinates differ, a dim is unknown, ``member_dim`` is not a dim of the forecasts alone, or ``ties`` is
+        something else.
 
     References
     ----------
@@ -243,7 +238,7 @@ def pit_histogram(
 
     Parameters
     ----------
-    observations, forecasts, member_dim, min_value, dim, weights, skipna, keep_attrs
+    forecasts, min_value, skipna
         As for `rank_histogram`.
     bins : int
         Number of bins from 0 to 1.
@@ -251,8 +246,7 @@ def pit_histogram(
     Returns
     -------
     xarray.DataArray or xarray.Dataset
-        float64 counts along a dim ``pit``, whose coordinate has the middles of the bins. Counts of different files
-        can be added up. Lazy where an input is.
+        float64 counts along a dim ``pit``, whose coordinate has the middles of the bins. Lazy where an input is.
 
     Raises
     ------

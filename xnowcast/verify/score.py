@@ -6,13 +6,16 @@ score stands in `scorecard` and, where archives keep its sums, in `xnowcast.arch
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import wraps
 from typing import Any, Literal
 
 import xarray as xr
 
+from xnowcast.verify import docstrings
 from xnowcast.verify.sums import (
     KINDS,
     Kind,
@@ -41,37 +44,17 @@ _COMMENTS = {
 }
 
 
-_PARAMETERS = """Parameters
-----------
-observations, forecasts : xarray.DataArray or xarray.Dataset
-    Two fields as for `{maker}`, or sums from it alone.
-{options}
-    As for `{maker}`. Sums are added up over ``dim``; the others cannot count beside them, and are refused.
-
-"""
-_RAISES = """Raises
-------
-ValueError, TypeError
-    As `{maker}`.
-
-"""
-
-
-def _documented(doc: str, kind: Kind, options: Sequence[inspect.Parameter]) -> str:
-    """The docstring with what all scores of these sums have in common, where it does not say it itself."""
-    if "Parameters\n----" in doc or "Returns\n----" not in doc:
-        return doc
-    names = ", ".join(p.name for p in [*options, _KEEP_ATTRS])
-    words = {"maker": kind.name, "options": names}
-    doc = doc.replace("Returns\n----", _PARAMETERS.format(**words) + "Returns\n----", 1)
-    return doc.replace("References\n----", _RAISES.format(**words) + "References\n----", 1)
+def number(value: float) -> str:
+    """A limit in words, such as -1/3 or ∞."""
+    return str(value).replace("inf", "∞") if math.isinf(value) else str(Fraction(value).limit_denominator(9))
 
 
 @dataclass(frozen=True)
 class Column:
     """How a score stands in tables of scores.
 
-    ``units``: None is those of the field. ``members``: each is a forecast of its own, their mean is scored, or the
+    ``units``: None is those of the field. ``range``: the least and the largest value. ``best``: the value of a perfect
+    forecast. ``members``: each is a forecast of its own, their mean is scored, or the
     score takes them together and has none of a single forecast. ``comment``: in place of the usual one on what was made
     of members. ``archive``: the name of its sums in archives' tables; without one it needs the fields. ``options``: its
     own, where they are not the table's. ``of_thresholds``: the option that the table's thresholds become, as the edges
@@ -80,6 +63,8 @@ class Column:
 
     long_name: str
     units: str | None = "1"
+    range: tuple[float, float] = (-math.inf, math.inf)
+    best: float | None = None
     members: Literal["each", "mean", "together"] = "each"
     comment: str | None = None
     by_default: bool = False
@@ -91,6 +76,14 @@ class Column:
     def of_ensemble(self) -> str:
         """What the score means for an ensemble."""
         return _COMMENTS[self.members] if self.comment is None else self.comment
+
+    @property
+    def in_words(self) -> str:
+        """Units, range and best value, as docstrings say them."""
+        quantity = {None: "In the units of the fields", "1": "Dimensionless"}.get(self.units, f"In {self.units}")
+        ends = [number(end) for end in self.range]
+        within = f", from {ends[0]} to {ends[1]}" if ends != ["-∞", "∞"] else ""
+        return quantity + within + (f", best at {number(self.best)}" if self.best is not None else "")
 
 
 @dataclass(frozen=True)
@@ -199,9 +192,18 @@ def score_of(
             return without_label(formula(sums, **{k: v for k, v in given.items() if k in own_names}))
 
         score.__signature__ = signature  # type: ignore[attr-defined]
-        score.__doc__ = _documented(inspect.cleandoc(formula.__doc__ or ""), kind, options)
+        named = {name: columns} if isinstance(columns, Column) else columns or {}
+        limits = f"{next(iter(named.values())).in_words}; float64" if named else "float64"
+        score.__doc__ = docstrings.of_score(
+            inspect.cleandoc(formula.__doc__ or ""),
+            kind.name,
+            kind.doc,
+            list(signature.parameters),
+            kind.needed if needed is None else needed,
+            f"{limits}, lazy where an input is.",
+        )
         del score.__wrapped__  # type: ignore[attr-defined]  # the formula has another signature
-        for called, column in ({name: columns} if isinstance(columns, Column) else columns or {}).items():
+        for called, column in named.items():
             RECORDS[called] = Record(
                 **vars(column),
                 score=score,

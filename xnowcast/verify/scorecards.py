@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -108,10 +109,7 @@ def scorecard(
     scales : int or sequence of int
         Widths of max-pooling windows in cells, as for `contingency_table`.
     scores : iterable of str, optional
-        Some of `SCORES`. By default "csi", "pod", "false_alarm_ratio", "frequency_bias", "hss", "rmse", "mae",
-        "mean_error" and, of an ensemble, "crps"; there are also "ets", "f1", "precision", "recall", "accuracy",
-        "probability_of_false_detection", "sedi", "fss", "correlation", "emd", "percentile_error",
-        "histogram_overlap", "log_spectral_distance" and "crps_fair".
+        <scores>
     by : str or sequence of hashable
         Dims that are kept: "lead_time", and "init_time" or dims such as "tile" if asked for. Counts and sums are
         added up over all others before the scores are taken of them. Init and lead times go by these names in the
@@ -187,6 +185,19 @@ def scorecard(
     if "threshold" in card.coords:
         card["threshold"].attrs |= chosen.attrs | {"units": unit}
     return card.transpose(*kept, ...)
+
+
+def _in_words(scores: Mapping[str, Record]) -> str:
+    """Which scores there are, for the docstring."""
+    alone = ", ".join(f'"{name}"' for name, one in scores.items() if one.by_default and one.members != "together")
+    of_members = ", ".join(f'"{name}"' for name, one in scores.items() if one.by_default and one.members == "together")
+    others = ", ".join(f'"{name}"' for name, one in scores.items() if not one.by_default)
+    text = f"Some of `SCORES`. By default {alone} and, of an ensemble, {of_members}; there are also {others}."
+    return fill(text, 112, subsequent_indent=" " * 8)
+
+
+if scorecard.__doc__:
+    scorecard.__doc__ = scorecard.__doc__.replace("<scores>", _in_words(SCORES))
 
 
 def _own(obj: xr.DataArray | xr.Dataset, variable: Hashable | None) -> Hashable | None:

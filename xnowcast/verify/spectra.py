@@ -55,12 +55,8 @@ def spectrum_sums(
 ) -> xr.Dataset:
     """Number of fields and sums of their radially averaged power, in one pass.
 
-    Sums of different files or months are added up with `merge` or ``.sum(dim)`` before a score is taken of them.
-
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        In the same units, with exactly the same coordinates on the dims they share.
     spacing_km : float or (float, float), optional
         Distance of neighbouring cells in km, or of rows and of columns; by default read from the coordinates, of
         latitudes and longitudes in the middle of the grid.
@@ -84,14 +80,8 @@ def spectrum_sums(
         ``wavenumber`` whether they are named or not.
     member_dim : hashable, optional
         When given, the spectrum is that of the mean over this dim instead of the mean of the members' spectra.
-    spatial_dims : (hashable, hashable), optional
-        Names of the horizontal dims. By default y and x, or latitude and longitude. Their chunks are joined.
-    weights : xarray.DataArray, optional
-        Of whole fields, along dims that are not horizontal, such as times; each counts with its weight.
     skipna : bool
         False: NaN in either field makes the sums NaN.
-    keep_attrs : bool
-        Whether to copy the attributes of ``observations``.
 
     Returns
     -------
@@ -99,7 +89,7 @@ def spectrum_sums(
         Variables ``n``, ``observed``, ``forecast``, float64, with the dim ``wavenumber`` (km-1) and the coordinates
         ``wavelength`` (km) and ``modes``, the number of Fourier modes in the ring. Power is a density, in the units
         of the fields squared times km2 (squared alone with "pysteps"), so it does not depend on the size of the
-        grid. Datasets as input give a dim ``variable``. Lazy where an input is.
+        grid.
 
     Raises
     ------
@@ -190,18 +180,12 @@ def spectral_ratio(sums: xr.Dataset, *, bands: Sequence[tuple[float, float]] | N
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `spectrum_sums`, or sums from it alone.
     bands : sequence of (float, float), optional
         Shortest and longest wavelength of bands in km, such as ``[(4, 8), (8, 16)]``; rings at the limits are in.
         By default one ratio for each ring.
-    spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
-        As for `spectrum_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were
-        made.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
         With the dim ``band`` (and coordinates ``shortest`` and ``longest``, km), or ``wavenumber``. From 0, best at
         1, below 1 where the forecast is too smooth; float64, dimensionless. NaN (0/0) where neither has power,
         infinite where the observations alone have none.
@@ -232,24 +216,13 @@ def effective_resolution(sums: xr.Dataset, *, ratio: float = 0.5) -> xr.DataArra
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `spectrum_sums`, or sums from it alone.
     ratio : float
         What `spectral_ratio` has to be over.
-    spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
-        As for `spectrum_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were
-        made.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        km, from two cells, the best; float64. NaN where no wavelength has so much. Noise at the smallest scales can
+        km, from two cells, the best. NaN where no wavelength has so much. Noise at the smallest scales can
         bring the ratio up again and is then taken for resolution: look at the spectra.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `spectrum_sums`.
 
     Examples
     --------
@@ -266,24 +239,18 @@ def effective_resolution(sums: xr.Dataset, *, ratio: float = 0.5) -> xr.DataArra
     return without_label(wavelength.where(np.isfinite(wavelength)).rename("effective_resolution"))
 
 
-@score_of(spectrum_sums, columns=Column("log spectral distance", units="dB"))
+@score_of(spectrum_sums, columns=Column("log spectral distance", units="dB", range=(0, np.inf), best=0))
 def log_spectral_distance(sums: xr.Dataset, *, wavelengths: tuple[float, float] | None = None) -> xr.DataArray:
     """Log spectral distance: root mean square over rings of ``10 log10 (power of forecasts / of observations)``.
 
     Parameters
     ----------
-    observations, forecasts : xarray.DataArray or xarray.Dataset
-        Two fields as for `spectrum_sums`, or sums from it alone.
     wavelengths : (float, float), optional
         Shortest and longest that are looked at, km; all by default.
-    spacing_km, window, detrend, binning, fill, max_missing, dim, member_dim, spatial_dims, weights, skipna, keep_attrs
-        As for `spectrum_sums`. Sums are added up over ``dim``; what else is said beside them has to be how they were
-        made.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        dB, from 0, the best; float64. Rings in which neither has power are left out; infinite where one has none,
+        Rings in which neither has power are left out; infinite where one has none,
         such as a forecast without rain.
 
     Raises

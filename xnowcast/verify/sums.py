@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast.fields import cf
+from xnowcast.verify import docstrings
 from xnowcast.verify.thresholds import threshold_coordinate
 
 KIND, SETTINGS = "sums", "sums_made_with"
@@ -46,6 +47,8 @@ class Kind:
     labels belong to the settings: some of them cannot be joined with others. ``settings``: what sums have to agree in
     if they are to be added up, from all options and the two fields. ``needed``: options without a default. ``options``:
     all keywords. ``fields``: from two DataArrays to sums without labels. ``called``: what messages call them.
+    ``dtype``: of sums without weights.
+    ``doc``: docstring of the function.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Kind:
     options: tuple[inspect.Parameter, ...]
     fields: Callable[..., Any]
     called: str
+    dtype: type
+    doc: str
 
 
 KINDS: dict[str, Kind] = {}
@@ -69,12 +74,14 @@ def additive(
     fixed_dims: Sequence[str] | None = None,
     settings: Sequence[str] | Settings = (),
     called: str | None = None,
+    dtype: type = np.float64,
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Decorator of a function of two DataArrays that returns sums: it takes Datasets too, and labels what it returns.
 
-    ``*variables``: of the Dataset that it returns; none for a DataArray. ``own_dims, fixed_dims, settings, called``: as
-    in `Kind`; settings are names of options where they need no thought, and all own dims are fixed by default.
-    Returned: with the signature and the docstring of the function. ``keep_attrs`` is seen to. Two Datasets give a dim
+    ``*variables``: of the Dataset that it returns; none for a DataArray. ``own_dims, fixed_dims, settings, called,
+    dtype``: as in `Kind`; settings are names of options where they need no thought, and all own dims are fixed by
+    default. Returned: with the signature of the function, and its docstring, to which the parameters that it does not
+    describe are added. ``keep_attrs`` is seen to. Two Datasets give a dim
     ``variable``, or a Dataset if DataArrays give a DataArray; a named set of thresholds stands for the same numbers in
     all variables.
     """
@@ -86,9 +93,10 @@ def additive(
         what = called or f"a Dataset from {name}"
         fixed = tuple(own_dims if fixed_dims is None else fixed_dims)
         agreed = settings if callable(settings) else _named_settings(tuple(settings))
-        kind = Kind(name, variables, tuple(own_dims), fixed, agreed, needed, tuple(options), function, what)
-        KINDS[name] = kind
         defaults = {p.name: p.default for p in options}
+        doc = docstrings.of_sums(inspect.cleandoc(function.__doc__ or ""), defaults, variables)
+        kind = Kind(name, variables, tuple(own_dims), fixed, agreed, needed, tuple(options), function, what, dtype, doc)
+        KINDS[name] = kind
 
         @wraps(function)
         def of_any(observations: Any, forecasts: Any, **given: Any) -> Any:
@@ -112,6 +120,7 @@ def additive(
                 together = xr.Dataset(dict(zip(names, each, strict=True)), attrs=attrs)
             return labelled(together, kind, settings())
 
+        of_any.__doc__ = doc
         return of_any  # type: ignore[return-value]
 
     return decorate

@@ -39,27 +39,10 @@ def crps_sums(
 ) -> np.ndarray:
     """Number of scored points, and sums of the two terms of their ensemble CRPS.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared; observations have length 1 along ``member_axis``.
-    member_axis : int
-        Non-negative axis of the members; length 1 in the result.
-    axis : sequence of int
-        Non-negative axes that are summed over.
-    thresholds : sequence of float
-        Values below are raised to the threshold, in observations and members. ``-inf`` changes nothing.
-    fair, skipna : bool
-        As in `crps_points`; with ``skipna`` points without a CRPS are dropped, else they make the sums NaN.
+    ``thresholds``: values below are raised to the threshold, in observations and members; ``-inf`` changes nothing.
+    ``fair, skipna``: as in `crps_terms`; with ``skipna`` points without a CRPS are dropped. Returned: float64, shape
+    ``(*shape with 1 at axis and member_axis, threshold, 3)``: number of points, sums of the distance and of the spread.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis and member_axis, threshold, 3)``: number of points, sums of the
-        distance and of the spread, as `crps_terms` returns them.
-
-    Examples
-    --------
     >>> sums = crps_sums(np.array([[1.0, 2.0]]), np.array([[1.0, 1.0], [1.0, 3.0]]), member_axis=0, axis=[1])
     >>> sums.tolist()
     [[[[2.0, 1.0, 0.5]]]]

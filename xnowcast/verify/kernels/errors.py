@@ -14,22 +14,8 @@ def error_sums(
 ) -> np.ndarray:
     """Number of pairs and sums of the error, its absolute value and its square.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared. The error is forecast minus observation, taken in float64.
-    axis : sequence of int
-        Non-negative axes that are summed over.
-    skipna : bool
-        True: pairs with a NaN are dropped. False: they make the sums NaN.
+    The error is forecast minus observation, in float64. Returned: float64, shape ``(*shape with 1 at axis, 4)``.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 4)``.
-
-    Examples
-    --------
     >>> error_sums(np.array([1.0, 2, np.nan]), np.array([2.0, 0, 5]), axis=[0])[0].tolist()
     [2.0, -1.0, 3.0, 5.0]
     """
@@ -67,22 +53,8 @@ def correlation_sums(
 ) -> np.ndarray:
     """Number of pairs, sums of both values, of their squares and of their product.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared; multiplied in float64.
-    axis : sequence of int
-        Non-negative axes that are summed over.
-    skipna : bool
-        True: pairs with a NaN are dropped. False: they make the sums NaN.
+    Multiplied in float64. Returned: float64, shape ``(*shape with 1 at axis, 6)``: n, o, f, o o, f f, o f.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 6)``: n, o, f, o o, f f, o f.
-
-    Examples
-    --------
     >>> correlation_sums(np.array([1.0, 2, np.nan]), np.array([3.0, 0, 5]), axis=[0])[0].tolist()
     [2.0, 3.0, 3.0, 5.0, 9.0, 3.0]
     """
@@ -114,27 +86,10 @@ def balanced_sums(
 ) -> np.ndarray:
     """Sums of absolute and squared errors that weigh more where more was observed.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared; y and x last.
-    axis : sequence of int
-        Non-negative axes that are summed over, the last two among them.
-    bounds : sequence of float
-        Rising; an observation has reached one if ``value >= bound``, the bound cast to its dtype.
-    weights : sequence of float
-        Of an observation below all bounds, and from each bound up: one more than ``bounds``.
-    skipna : bool
-        True: pairs with a NaN are dropped. False: they make the sums NaN.
+    ``bounds``: rising; an observation has reached one if ``value >= bound``, the bound cast to its dtype. ``weights``:
+    of an observation below all bounds, and from each bound up. Returned: float64, shape ``(*shape with 1 at axis, 5)``:
+    number of fields with a pair, number of pairs, sum of weights, weighted absolute and weighted squared errors.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 5)``: number of fields with a pair, number of pairs, sum of weights,
-        weighted absolute and weighted squared errors.
-
-    Examples
-    --------
     >>> o, f = np.array([[1.0, 3.0]]), np.array([[2.0, 6.0]])
     >>> balanced_sums(o, f, axis=[0, 1], bounds=[2], weights=[1, 10]).tolist()
     [[[1.0, 2.0, 11.0, 31.0, 91.0]]]

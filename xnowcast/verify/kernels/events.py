@@ -34,14 +34,13 @@ def contingency_counts(
 ) -> np.ndarray:
     """Hits, misses, false alarms and correct negatives, at all thresholds and scales in one pass.
 
-    ``observations, forecasts``: same number of axes, length 1 where shared; y and x last when a scale is above 1. A
-    pair with a NaN is dropped before anything is pooled. ``thresholds``: an event is ``value >= threshold``; each
+    A pair with a NaN is dropped before anything is pooled. ``thresholds``: an event is ``value >= threshold``; each
     threshold is cast to the dtype of the field it is compared with, so that a float32 field equal to 0.7 is an event at
     0.7. Integers are compared as floats. ``scales``: width k of the pooling windows in cells. 1 is no pooling. Above 1
     the last two axes must be in ``axis``. ``strides``: for each scale, the cells from one window to the next, from 1 to
-    k. By default k, one beside the other. ``axis``: non-negative axes that are counted over. ``pooling, boundary``: as
-    for `pooled`. ``skipna``: whether a window with some NaN is pooled from the others (True) or NaN (False). Returned:
-    int64, shape ``(*shape with 1 at axis, threshold, scale, 4)``.
+    k. By default k, one beside the other. ``pooling, boundary``: as for `pooled`. ``skipna``: whether a window with
+    some NaN is pooled from the others (True) or NaN (False). Returned: int64, shape ``(*shape with 1 at axis,
+    threshold, scale, 4)``.
 
     >>> o, f = np.array([2.0, 2, 1, 3]), np.array([2.0, 1, 2, np.nan])
     >>> contingency_counts(o, f, [2.0], axis=[0])[0, 0, 0].tolist()

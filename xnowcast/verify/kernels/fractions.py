@@ -70,17 +70,16 @@ def fractions_sums(
     scale is odd, any of the four cells around the middle corner where it is even. So NaN around a grid changes
     nothing, and neither does turning both fields over.
 
-    ``observations, forecasts``: same number of axes, length 1 where shared; y and x last. An event is ``value >=
-    threshold``, the threshold cast to the dtype of the field. ``scales``: width of the windows in cells; may be wider
-    than the grid. ``axis``: non-negative axes that are summed over, the last two among them. ``member_axis``:
-    non-negative axis of the members of an ensemble; length 1 in the result. Without it every member is a forecast of
-    its own. ``boundary``: "renormalise": windows centred on the grid, its edge included; cells off the grid are not
-    measured. "interior": windows that lie on the grid. "zero": as the first, but off the grid it is dry. "pysteps" and
-    "scores": as "zero", with the windows that pysteps or scores (zero padding) takes, which differ on opposite sides of
-    the grid where the scale is even, or odd, respectively. ``min_valid``: share of a window's ``scale ** 2`` cells that
-    must be measured. ``skipna``: False: a NaN makes the sums of its field NaN. Returned: float64, shape ``(*shape with
-    1 at axis and member_axis, threshold, scale, 5)``: squared difference, squared forecast and squared observed
-    fraction; number of observed events and of measured cells, the same at every scale.
+    An event is ``value >= threshold``, the threshold cast to the dtype of the field. ``scales``: width of the windows
+    in cells; may be wider than the grid. ``member_axis``: non-negative axis of the members of an ensemble; length 1 in
+    the result. Without it every member is a forecast of its own. ``boundary``: "renormalise": windows centred on the
+    grid, its edge included; cells off the grid are not measured. "interior": windows that lie on the grid. "zero": as
+    the first, but off the grid it is dry. "pysteps" and "scores": as "zero", with the windows that pysteps or scores
+    (zero padding) takes, which differ on opposite sides of the grid where the scale is even, or odd, respectively.
+    ``min_valid``: share of a window's ``scale ** 2`` cells that must be measured. ``skipna``: False: a NaN makes the
+    sums of its field NaN. Returned: float64, shape ``(*shape with 1 at axis and member_axis, threshold, scale, 5)``:
+    squared difference, squared forecast and squared observed fraction; number of observed events and of measured cells,
+    the same at every scale.
 
     >>> o, f = np.zeros((8, 8)), np.zeros((8, 8))
     >>> o[0, 0], f[1, 1] = 1, 1

@@ -76,10 +76,9 @@ def histogram_sums(
     """Number of values in each bin and their sum, of both fields.
 
     ``observations, forecasts``: same number of axes, length 1 where shared (then counted once for each partner).
-    ``axis``: non-negative axes that are counted over. ``edges``: rising edges of bins ``edges[i] <= value < edges[i +
-    1]``. By default the bins of float32. ``skipna``: True: pairs with a NaN are dropped. False: they make all bins NaN.
-    Returned: float64, shape ``(*shape with 1 at axis, 4, bin)``: counts and sums of the observations, then of the
-    forecasts. ValueError if an amount is beyond the bins.
+    ``edges``: rising edges of bins ``edges[i] <= value < edges[i + 1]``. By default the bins of float32. Returned:
+    float64, shape ``(*shape with 1 at axis, 4, bin)``: counts and sums of the observations, then of the forecasts.
+    ValueError if an amount is beyond the bins.
 
     >>> o, f = np.array([0.5, 1.5, np.nan]), np.array([1.0, 1.0, 5.0])
     >>> histogram_sums(o, f, axis=[0], edges=[0.0, 1.0, 2.0])[0].tolist()
@@ -336,18 +335,8 @@ def histogram_percentiles(counts: np.ndarray, sums: np.ndarray, *, percentages: 
 def histogram_overlap(observed: np.ndarray, forecast: np.ndarray) -> np.ndarray:
     """Sum over bins of the smaller of the two shares.
 
-    Parameters
-    ----------
-    observed, forecast : numpy.ndarray
-        ``(..., bin)``, counts.
+    ``observed, forecast``: ``(..., bin)``, counts. Returned: ``(...)``, 0 to 1; NaN without values.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(...)``, 0 to 1; NaN without values.
-
-    Examples
-    --------
     >>> float(histogram_overlap(np.array([3, 1]), np.array([1, 1])))
     0.75
     """
@@ -402,9 +391,7 @@ def sorted_distance(
 ) -> np.ndarray:
     """Earth mover's distance of the values of both fields, by sorting: the mean of ``|sorted f - sorted o|``.
 
-    ``observations, forecasts``: same number of axes, length 1 where shared. ``axis``: non-negative axes that values are
-    pooled over. ``skipna``: True: pairs with a NaN are dropped. False: they make the distance NaN. Returned: float64,
-    shape ``(*shape with 1 at axis, 1)``; NaN without pairs.
+    Returned: float64, shape ``(*shape with 1 at axis, 1)``; NaN without pairs.
 
     >>> sorted_distance(np.array([3.0, 1.0, np.nan]), np.array([2.0, 3.0, 0.0]), axis=[0]).tolist()
     [[0.5]]
@@ -466,25 +453,9 @@ def percentiles(
 ) -> np.ndarray:
     """Percentiles of a field, exact, interpolated linearly as numpy does.
 
-    Parameters
-    ----------
-    alone : numpy.ndarray
-        Not looked at: kernels take two fields, this score has one.
-    field : numpy.ndarray
-    axis : sequence of int
-        Non-negative axes that values are pooled over.
-    percentages : sequence of float
-        0 to 100.
-    skipna : bool
-        True: NaN is dropped. False: it makes the percentiles NaN.
+    ``alone``: not looked at: kernels take two fields, this score has one. ``percentages``: 0 to 100. ``skipna``: False:
+    NaN makes the percentiles NaN. Returned: float64, shape ``(*shape with 1 at axis, 1, percentage)``.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 1, percentage)``.
-
-    Examples
-    --------
     >>> percentiles(np.zeros(1), np.array([3.0, 1.0, np.nan, 2.0]), axis=[0], percentages=[25, 100]).tolist()
     [[[1.5, 3.0]]]
     """
@@ -508,9 +479,8 @@ def pair_percentiles(
 ) -> np.ndarray:
     """Percentiles of both fields, of the pairs in which neither is NaN.
 
-    ``observations, forecasts``: same number of axes, length 1 where shared. ``axis, percentages, skipna``: as for
-    `percentiles`. Returned: float64, shape ``(*shape with 1 at axis, 2, percentage)``: of the observations, of the
-    forecasts.
+    ``axis, percentages, skipna``: as for `percentiles`. Returned: float64, shape ``(*shape with 1 at axis, 2,
+    percentage)``: of the observations, of the forecasts.
 
     >>> o, f = np.array([1.0, 3.0, 9.0]), np.array([2.0, 2.0, np.nan])
     >>> pair_percentiles(o, f, axis=[0], percentages=[50]).tolist()
@@ -555,8 +525,8 @@ def rest_counts(places: np.ndarray, field: np.ndarray, *, axis: Sequence[int]) -
     """How often each rest of the mantissa occurs in some of the bins: the second pass for exact percentiles.
 
     ``places``: bins as from `ranks` on the last axis; length 1 along ``axis``. ``field``: same number of axes, the last
-    of length 1; counted as float32, NaN is left out. ``axis``: non-negative axes that are counted over. Returned:
-    int64, shape ``(*shape with 1 at axis, place, rest)``, rests in the order of rising values.
+    of length 1; counted as float32, NaN is left out. Returned: int64, shape ``(*shape with 1 at axis, place, rest)``,
+    rests in the order of rising values.
 
     >>> place = np.searchsorted(bin_edges(), [1.0], side="right") - 1
     >>> rest_counts(place, np.array([[1.0], [1.0], [1 + 2**-23], [2.0]]), axis=[0])[0, 0, :3].tolist()

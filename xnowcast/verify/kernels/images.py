@@ -28,29 +28,10 @@ def image_sums(
 ) -> np.ndarray:
     """Sums over fields of their scores, and the number of fields that have them.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared; y and x last. Cells with a NaN in either are left out.
-    axis : sequence of int
-        Non-negative axes that are summed over, the last two among them.
-    data_range : float
-        Largest minus smallest value that the fields can have.
-    scores : sequence of {"psnr", "ssim"}
-    weights : sequence of float
-        Of the window of ssim along one axis, odd in number, symmetric, with sum 1.
-    k1, k2, min_valid : float
-        As in `mean_ssim`.
-    skipna : bool
-        False: a NaN makes the sums of its field NaN.
+    ``data_range``: largest minus smallest value that the fields can have. ``weights``: of the window of ssim along one
+    axis, odd in number, symmetric, with sum 1. ``k1, k2, min_valid``: as in `mean_ssim`. Returned: float64, shape
+    ``(*shape with 1 at axis, score, 2)``: sum, number of fields.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, score, 2)``: sum, number of fields.
-
-    Examples
-    --------
     >>> o = np.zeros((2, 2, 2))
     >>> image_sums(o, o + np.array([0.1, 0.01])[:, None, None], axis=[0, 1, 2], data_range=1.0, scores=["psnr"])
     array([[[[[60.,  2.]]]]])
@@ -271,22 +252,9 @@ def gradient_sums(
 ) -> np.ndarray:
     """Sum of the differences between absolute gradients, ``||dO| - |dF||`` along y and along x.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared; y and x last.
-    axis : sequence of int
-        Non-negative axes that are summed over, the last two among them.
-    skipna : bool
-        True: gradients with a NaN are dropped. False: they make the sums of their field NaN.
+    Gradients with a NaN are dropped. Returned: float64, shape ``(*shape with 1 at axis, 3)``: sum, number of gradients,
+    number of fields with any.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 3)``: sum, number of gradients, number of fields with any.
-
-    Examples
-    --------
     >>> gradient_sums(np.array([[0.0, 2.0]]), np.array([[0.0, 5.0]]), axis=[0, 1]).tolist()
     [[[3.0, 1.0, 1.0]]]
     """

@@ -26,10 +26,6 @@ def member_slabs(
 ) -> Iterator[MemberSlab]:
     """Parts of an ensemble with all members of each point, as views where the layout allows.
 
-    ``observations, forecasts``: same number of axes, length 1 where shared; observations have length 1 along
-    ``member_axis``. ``member_axis``: non-negative axis of the members. ``axis``: non-negative axes that are summed
-    over.
-
     >>> f = np.arange(12.0).reshape(2, 3, 2)
     >>> slab = next(member_slabs(f[:1], f, member_axis=0, axis=[1, 2]))
     >>> slab.observations.shape, slab.forecasts.shape, slab.shape

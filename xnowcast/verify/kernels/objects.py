@@ -25,26 +25,10 @@ def sal_sums(
 ) -> np.ndarray:
     """Sums over fields of the components of SAL, and how many fields have them.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, length 1 where shared; y and x last. Cells with a NaN in either count in neither.
-    axis : sequence of int
-        Non-negative axes that are summed over, the last two among them.
-    factor, quantile, wet, threshold : float
-        As in `sal_of_fields`.
-    skipna : bool
-        False: a NaN makes the sums of its field NaN.
+    ``factor, quantile, wet, threshold``: as in `sal_of_fields`. Returned: float64, shape ``(*shape with 1 at axis,
+    13)``: the components in the order of `COMPONENTS`; the number of fields that have each; the number of fields with a
+    measured cell, and of those among them without an object in the observations and in the forecasts.
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 13)``: the components in the order of `COMPONENTS`; the number of
-        fields that have each; the number of fields with a measured cell, and of those among them without an object
-        in the observations and in the forecasts.
-
-    Examples
-    --------
     >>> o = np.zeros((4, 4))
     >>> o[1, 1] = 1
     >>> sal_sums(o, 2 * o, axis=[0, 1])[0, 0, :2].round(4).tolist()

@@ -21,11 +21,9 @@ def probability_counts(
 ) -> np.ndarray:
     """Number of points without and with the observed event, by the number of members with it.
 
-    ``observations, forecasts``: same number of axes, length 1 where shared; observations have length 1 along
-    ``member_axis``. Points where the observation or a member is NaN are left out. ``thresholds``: an event is ``value
-    >= threshold``; each threshold is cast to the dtype of the field it is compared with. ``member_axis``: non-negative
-    axis of the members; length 1 in the result. ``axis``: non-negative axes that are counted over. Returned: int64,
-    shape ``(*shape with 1 at axis and member_axis, threshold, members + 1, 2)``.
+    Points where the observation or a member is NaN are left out. ``thresholds``: an event is ``value >= threshold``;
+    each threshold is cast to the dtype of the field it is compared with. Returned: int64, shape ``(*shape with 1 at
+    axis and member_axis, threshold, members + 1, 2)``.
 
     >>> o, f = np.array([[0.0, 2.0, 2.0]]), np.array([[0.0, 3.0, 1.0], [2.0, 2.0, 3.0]])
     >>> probability_counts(o, f, [2.0], member_axis=0, axis=[1])[0, 0, 0].tolist()

@@ -23,14 +23,12 @@ def rank_sums(
 ) -> np.ndarray:
     """Histogram of the rank of the observation among the members, or its table by ties.
 
-    ``observations, forecasts``: same number of axes, length 1 where shared; observations have length 1 along
-    ``member_axis``. ``member_axis``: non-negative axis of the members; length 1 in the result. ``axis``: non-negative
-    axes that are summed over. ``min_value``: points where the observation and all members are below are left out.
-    ``ties_apart``: False: a point with t members equal to the observation adds 1 / (t + 1) to each of t + 1 ranks,
-    which is what is expected when ties are broken at random. True: points are counted by the lowest and the highest
-    rank that they can have. ``skipna``: True: points where the observation or a member is NaN are left out. False: they
-    make the sums NaN. Returned: float64, shape ``(*shape with 1 at axis and member_axis, rank)``, with ranks from 0 to
-    the number of members; ``(..., rank * rank)`` with ``ties_apart``, lowest times number of ranks plus highest.
+    ``min_value``: points where the observation and all members are below are left out. ``ties_apart``: False: a point
+    with t members equal to the observation adds 1 / (t + 1) to each of t + 1 ranks, which is what is expected when ties
+    are broken at random. True: points are counted by the lowest and the highest rank that they can have. ``skipna``:
+    True: points where the observation or a member is NaN are left out. False: they make the sums NaN. Returned:
+    float64, shape ``(*shape with 1 at axis and member_axis, rank)``, with ranks from 0 to the number of members;
+    ``(..., rank * rank)`` with ``ties_apart``, lowest times number of ranks plus highest.
 
     >>> f = np.array([[0.0, 1.0], [0.0, 3.0]])
     >>> rank_sums(np.array([[0.0, 2.0]]), f, member_axis=0, axis=[1]).round(3).tolist()

@@ -137,31 +137,12 @@ def spectrum_sums(
 ) -> np.ndarray:
     """Number of fields and sums of their radially averaged power.
 
-    Parameters
-    ----------
-    observations, forecasts : numpy.ndarray
-        Same number of axes, y and x last, length 1 where shared.
-    axis : sequence of int
-        Non-negative axes that are summed over, the last two among them.
-    spacing, window, detrend, binning
-        As for `rings` and `ring_power`.
-    fill : float
-        What cells are set to in both fields where either is NaN, before anything else.
-    max_missing : float
-        Fields are left out where a larger part of the cells is NaN, and always where all are.
-    alone : bool
-        Whether there are only forecasts; observations are not looked at, and their sums stay 0.
-    skipna : bool
-        False: a NaN makes the sums NaN.
+    ``spacing, window, detrend, binning``: as for `rings` and `ring_power`. ``fill``: what cells are set to in both
+    fields where either is NaN, before anything else. ``max_missing``: fields are left out where a larger part of the
+    cells is NaN, and always where all are. ``alone``: whether there are only forecasts; observations are not looked at,
+    and their sums stay 0. Returned: float64, shape ``(*shape with 1 at axis, 3, ring)``: number of fields, power of the
+    observations, of the forecasts, in the units of the fields squared times km^2, without the latter with "pysteps".
 
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape ``(*shape with 1 at axis, 3, ring)``: number of fields, power of the observations, of the
-        forecasts. Power has the units of the fields squared times km^2, without the latter with "pysteps".
-
-    Examples
-    --------
     >>> wave = np.cos(2 * np.pi * np.arange(16) / 4) * np.ones((1, 16, 1))
     >>> sums = spectrum_sums(wave, 2 * wave, axis=[0, 1, 2], spacing=(1.0, 1.0))
     >>> (sums[0, 0, 0, 2] / sums[0, 0, 0, 1])[3].round(6).tolist()

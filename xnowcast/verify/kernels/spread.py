@@ -21,12 +21,10 @@ def spread_sums(
 ) -> np.ndarray:
     """Number of points, and sums of ensemble variance and squared error of the ensemble mean.
 
-    ``observations, forecasts``: same number of axes, length 1 where shared; observations have length 1 along
-    ``member_axis``. ``member_axis``: non-negative axis of the members; length 1 in the result. ``axis``: non-negative
-    axes that are summed over. ``edges``: rising standard deviations between classes of spread, one class more than
-    edges. ``skipna``: True: NaN members are left out, and points with less than two. False: one NaN makes the sums NaN.
-    Returned: float64, shape ``(*shape with 1 at axis and member_axis, class, 4)``: number of points, and sums of the
-    variance (of a sample: by n - 1), of ``(n + 1) / n`` times it, and of the squared error.
+    ``edges``: rising standard deviations between classes of spread, one class more than edges. ``skipna``: True: NaN
+    members are left out, and points with less than two. False: one NaN makes the sums NaN. Returned: float64, shape
+    ``(*shape with 1 at axis and member_axis, class, 4)``: number of points, and sums of the variance (of a sample: by n
+    - 1), of ``(n + 1) / n`` times it, and of the squared error.
 
     >>> spread_sums(np.array([[1.0]]), np.array([[1.0], [3.0]]), member_axis=0, axis=[1]).tolist()
     [[[[1.0, 2.0, 3.0, 1.0]]]]
