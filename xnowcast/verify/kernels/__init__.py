@@ -7,8 +7,8 @@ which either is NaN are dropped, or make the sums NaN without ``skipna``. Fields
 both in ``axis``; observations have length 1 along ``member_axis``. Axes are not negative.
 """
 
-from xnowcast.verify.kernels.crps import crps_points, crps_sums
+from xnowcast.verify.kernels.crps import crps_sums
 from xnowcast.verify.kernels.errors import error_sums
-from xnowcast.verify.kernels.events import contingency_counts, max_pool
+from xnowcast.verify.kernels.events import contingency_counts
 
-__all__ = ["contingency_counts", "crps_points", "crps_sums", "error_sums", "max_pool"]
+__all__ = ["contingency_counts", "crps_sums", "error_sums"]

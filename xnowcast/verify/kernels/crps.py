@@ -1,4 +1,4 @@
-"""Continuous ranked probability score of ensembles: sums and values at points.
+"""Continuous ranked probability score of ensembles: sums, and terms at points.
 
 The score of a point is the mean distance of the members to the observation, less half of that between members.
 The double sum of the latter is taken as ``sum (2 i - n + 1) x_(i)`` over the sorted members (i from 0), of their
@@ -79,28 +79,6 @@ def _fits_compiled(n_values: int, n_members: int, dtype: np.dtype) -> bool:
     )
 
 
-def crps_points(
-    observations: np.ndarray,
-    forecasts: np.ndarray,
-    *,
-    fair: bool = False,
-    skipna: bool = True,
-    dtype: np.dtype | type = np.float64,
-) -> np.ndarray:
-    """CRPS of an ensemble at each point, ``mean |x_i - y| - spread``.
-
-    ``observations, forecasts, fair, skipna, dtype``: as in `crps_terms`. Returned: ``(point,)``, NaN where the
-    observation or all members are NaN.
-
-    Gneiting and Raftery (2007), doi:10.1198/016214506000001437, eq. 21; Ferro (2014), doi:10.1002/qj.2270.
-
-    >>> crps_points(np.array([1.0, 2.0]), np.array([[0.0, 1.0], [1.0, 3.0], [3.0, np.nan]])).round(4).tolist()
-    [0.3333, 0.5]
-    """
-    distance, spread = crps_terms(observations, forecasts, fair=fair, skipna=skipna, dtype=dtype)
-    return distance - spread
-
-
 def crps_terms(
     observations: np.ndarray,
     forecasts: np.ndarray,
@@ -111,6 +89,8 @@ def crps_terms(
     dtype: np.dtype | type = np.float64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two terms of which the CRPS is the difference: distance to the observation, and spread of the members.
+
+    Gneiting and Raftery (2007), doi:10.1198/016214506000001437, eq. 21; Ferro (2014), doi:10.1002/qj.2270.
 
     ``observations``: ``(point,)``. ``forecasts``: ``(member, point)``. ``floor``: values below are raised to this
     first. ``fair``: whether the score is that of the distribution which the members are drawn from. NaN with one

@@ -110,15 +110,6 @@ def pooled(
         return (total / n).astype(field.dtype)
 
 
-def max_pool(field: np.ndarray, scale: int, *, skipna: bool = True) -> np.ndarray:
-    """Largest value in each window of scale x scale cells, as `pooled` with its defaults.
-
-    >>> max_pool(np.array([[1.0, 2, 9], [np.nan, 3, 9]]), 2).tolist()
-    [[3.0]]
-    """
-    return pooled(field, scale, skipna=skipna)
-
-
 def n_windows(n: int, width: int, stride: int, boundary: Boundary) -> int:
     """Number of windows along an axis of n cells.
 

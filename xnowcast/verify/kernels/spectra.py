@@ -193,31 +193,3 @@ def _filled(field: np.ndarray, missing: np.ndarray, n_missing: int, fill: float)
 
 def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return one is other if one is None or other is None else bool(np.array_equal(one, other))
-
-
-def radial_power_spectrum(
-    field: np.ndarray, spacing: float | tuple[float, float], *, window: Window = None, detrend: Detrend = "mean"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Radially averaged power spectrum of numpy fields.
-
-    ``field``: (..., y, x), at least 4 by 4. NaN is filled with 0. ``spacing``: grid spacing, km; of rows and of columns
-    where they differ. ``window, detrend``: as for `ring_power`. Returned: km, from the longer side of the grid down to
-    two cells. Returned: power density, mean over each ring of wavenumbers and over the leading dims, in (units of
-    ``field``)² km²: that of a field does not change with the size of the grid. ValueError if the grid is smaller than 4
-    by 4.
-
-    A wave of 8 km on a 1 km grid:
-
-    >>> wave = np.cos(2 * np.pi * np.arange(32) / 8) * np.ones((32, 1))
-    >>> wavelength, power = radial_power_spectrum(wave, 1.0)
-    >>> float(wavelength[power.argmax()])
-    8.0
-    """
-    dy, dx = np.broadcast_to(spacing, (2,)).tolist()
-    alone = np.zeros((1,) * field.ndim, field.dtype)
-    options: dict[str, Any] = {"spacing": (dy, dx), "window": window, "detrend": detrend, "alone": True}
-    sums = spectrum_sums(alone, field, axis=range(field.ndim), **options)
-    sums = sums.reshape(3, -1)
-    with np.errstate(invalid="ignore"):  # no field that is not all NaN
-        power = sums[2] / sums[0]
-    return 1.0 / rings((field.shape[-2], field.shape[-1]), (dy, dx)).wavenumber, power
