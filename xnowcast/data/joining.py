@@ -344,7 +344,7 @@ def _same_projection(first: _Series, one: _Series, names: list[Hashable]) -> Non
 
 def _projection(one: _Series, name: Hashable) -> dict[str, Any]:
     """The parameters of a variable's grid mapping; descriptions, spelled in many ways, only where it has no name."""
-    words = str(reference(one.variables[name], "grid_mapping") or "").replace(":", " ").split()
+    words = reference(one.variables[name], "grid_mapping").replace(":", " ").split()
     mapping = next((one.variables[word].attrs for word in words if word in one.variables), {})
     numbers = {k: v for k, v in mapping.items() if not isinstance(v, str) and np.asarray(v).dtype.kind in "fiu"}
     texts = [key for key in _TEXTS_OF_GRIDS if key in mapping][:1]

@@ -237,14 +237,9 @@ class ZR(_Checked):
         return rain_rate_to_dbz(values, self.a, self.b, self.no_echo).astype(np.float32)
 
 
-def rain_of_reflectivity(dbz: Any, a: float, b: float, arrays: Any = np) -> Any:
-    """R in mm h-1 of 10 log10 Z by Z = a R**b, where there is an echo; of numpy or torch, in the dtype of the input."""
-    return arrays.exp(dbz * (math.log(10) / (10 * b)) - math.log(a) / b)
-
-
-def reflectivity_of_rain(rain: Any, a: float, b: float, arrays: Any = np) -> Any:
-    """10 log10 Z of R in mm h-1, the inverse of `rain_of_reflectivity`."""
-    return 10 * math.log10(a) + 10 * b * arrays.log10(rain)
+def rain_of_reflectivity(dbz: np.ndarray, a: float, b: float) -> np.ndarray:
+    """R in mm h-1 of 10 log10 Z by Z = a R**b, where there is an echo; in the dtype of the input."""
+    return np.exp(dbz * (math.log(10) / (10 * b)) - math.log(a) / b)
 
 
 def dbz_to_rain_rate(dbz: np.ndarray, a: float, b: float, no_echo: float = NO_ECHO_DBZ) -> np.ndarray:
@@ -264,7 +259,7 @@ def rain_rate_to_dbz(rain: np.ndarray, a: float, b: float, no_echo: float = NO_E
     """
     kind = rain.dtype.type
     with np.errstate(divide="ignore"):
-        dbz = reflectivity_of_rain(np.maximum(rain, 0), a, b)
+        dbz = 10 * math.log10(a) + 10 * b * np.log10(np.maximum(rain, 0))
     return np.where(dbz <= no_echo + _NO_ECHO_SLACK, kind(no_echo), dbz)
 
 

@@ -133,6 +133,7 @@ class Reflectivity:
             raise ValueError(f"the threshold is {self.threshold} mm h-1; it must be above 0")
 
     def __call__(self, rain: Tensor) -> Tensor:
+        # Not by the functions of units, whose order of operations rounds otherwise: samplers carry that on.
         dbz = 10.0 * (math.log10(self.a) + self.b * torch.log10(rain.clamp_min(1e-6)))
         return ((dbz - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
 
