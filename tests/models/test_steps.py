@@ -10,9 +10,9 @@ from test_sprog import rough
 import xnowcast
 from xnowcast import models
 from xnowcast.models.base import Grid
-from xnowcast.models.steps import PARALLEL, STEPS, by_rank, carried_back, directions, growing, way
-from xnowcast.nn.cascade import decomposed
-from xnowcast.nn.field_noise import blurred, field_noise
+from xnowcast.models.steps import PARALLEL, STEPS, by_rank, carried_back, directions, falling, growing, way
+from xnowcast.nn.cascade import continued
+from xnowcast.nn.field_noise import Process, blurred
 from xnowcast.nn.noise import Noise, member_generator
 from xnowcast.nn.probability_matching import matched
 
@@ -23,8 +23,7 @@ def sources(count, seed=0):
 
 def noise_of(frames, window=None, levels=5):
     """That of frames ``(t, y, x)``, all of them observed."""
-    parts, _, spread = decomposed(frames[None], levels)
-    return field_noise(frames[-1], torch.ones(frames.shape[1:], dtype=torch.bool), parts[0], spread[0], window)
+    return Process.of(frames, levels).noise(torch.ones(frames.shape[1:], dtype=torch.bool), window)
 
 
 def forecast(rain, steps=3, members=2, grid=None, observed=None, **options):
@@ -70,6 +69,15 @@ def test_noise_has_the_memory_of_the_frames():
     assert float(fields[0].var() / fields[-1].var()) == pytest.approx(0.42, abs=0.05)
     near = (fields[-1] * fields[-2]).mean() / fields[-1].var()
     assert float(near) == pytest.approx(0.75, abs=0.05)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (33, 47)])
+def test_without_noise_it_goes_on_as_s_prog(shape):
+    steady = rough((1, *shape), 3, high=0.1)
+    frames = 2 * steady + torch.stack([rough(shape, 10 + t, low=0.1) for t in range(5)])
+    ahead = torch.stack(list(Process.of(frames, 6).continued(4)))
+    wanted = continued(frames[None], 4)[0]
+    assert float((ahead - wanted).std()) < 0.2 * float(wanted.std())
 
 
 def test_local_noise_is_strong_where_the_field_is():
@@ -190,6 +198,11 @@ def test_members_move_apart_by_the_minute_not_by_the_step():
     options = {"members": 6, "mask_speed": None, "probability_matching": False, "noise": "global"}
     slow, fast = (forecast(rain, 1, grid=Grid(m), **options).nan_to_num(0.0) for m in (1.0, 15.0))
     assert float(fast.std(0).mean()) > float(slow.std(0).mean())
+
+
+def test_rates_fall_to_zero():
+    rain = torch.tensor([[0.0, 3.0, 0.1], [200.0, 0.0, 3.0]])
+    assert torch.allclose(falling(rain), torch.tensor([200.0, 3.0, 3.0, 0.1, 0.0]), rtol=1e-3)
 
 
 def test_ranks_are_those_of_probability_matching():

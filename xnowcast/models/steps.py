@@ -11,8 +11,8 @@ from xnowcast.models.base import Grid, Task
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import SCALINGS, Identity
 from xnowcast.nn.advection import sampling_grid
-from xnowcast.nn.cascade import LEVELS, check_cascade, continued_parts, decomposed
-from xnowcast.nn.field_noise import field_noise
+from xnowcast.nn.cascade import LEVELS, check_cascade
+from xnowcast.nn.field_noise import Process
 from xnowcast.nn.moving_frame import CARRIED, check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise, source
 
@@ -122,17 +122,14 @@ class Situation:
         motion = motion_of(rain[None], valid[None], window=own.window)
         aligned, seen = onto_newest(rain[None], valid[None], motion, len(rain))
         aligned = carried_back(aligned, seen)
-        scaled = model.scaling(aligned)
-        parts, mean, spread = decomposed(scaled, own.levels)
-        self.mean = continued_parts(parts, mean, spread, steps)[0]
-        window = own.noise_window if own.noise == "local" else None
-        self.noise = field_noise(scaled[0, -1], valid[-1], parts[0], spread[0], window)
-        self.mask = None if own.mask_speed is None else growing(scaled[0, -1] > 0.1, own.mask_speed, grid, steps)
+        scaled = model.scaling(aligned[0])
+        process = Process.of(scaled, own.levels)
+        self.mean = torch.stack(list(process.continued(steps)))
+        self.noise = process.noise(valid[-1], own.noise_window if own.noise == "local" else None)
+        self.mask = None if own.mask_speed is None else growing(scaled[-1] > 0.1, own.mask_speed, grid, steps)
         newest = onto_ground(aligned[:, -1:].expand(-1, steps, -1, -1), motion, valid[None, -1])[0]
         self.known = newest.isfinite()
-        newest = newest.nan_to_num(0.0).flatten(1)
-        wet = max(1, int((newest > 0).sum(1).max()))
-        self.wanted = F.pad(newest.topk(wet, dim=1).values, (0, 1))
+        self.wanted = [falling(field) for field in newest.nan_to_num(0.0)]
         self.scaling = model.scaling
         start = sampling_grid(motion, steps, CARRIED, 8)
         self.start = start.view(steps, *rain.shape[-2:], 2)
@@ -152,7 +149,8 @@ class Situation:
                 way(PARALLEL, minutes) * factor[:, 0] * self.along
                 + way(PERPENDICULAR, minutes) * factor[:, 1] * self.across
             )
-            field = F.grid_sample(field[:, None], place, mode="bicubic", padding_mode="reflection", align_corners=True)
+            place = 2 * place.clamp(-1, 1) - place  # beyond the edge as within it, as in a mirror
+            field = F.grid_sample(field[:, None], place, mode="bicubic", padding_mode="border", align_corners=True)
             fields.append(self.rates(field[:, 0].clamp(0.0, 1.0), step))
         return torch.stack(fields, 1)
 
@@ -163,6 +161,18 @@ class Situation:
             return self.scaling.inverse(field).masked_fill(~known, torch.nan)
         ranked = field.masked_fill(~known, 0.0).flatten(1)
         return by_rank(ranked, self.wanted[step]).view_as(field).masked_fill_(~known, torch.nan)
+
+
+def falling(rain: Tensor) -> Tensor:
+    """Rain rates above 0, the highest first, and a 0 at the end.
+
+    Sorted by counting: floats that are not negative are in the order of their bits, of which 19 are kept. That
+    lessens a rate by a two-thousandth at the most, and takes a tenth of the time of sorting.
+    """
+    counts = torch.bincount(rain.flatten().view(torch.int32) >> 12, minlength=2**19)
+    counts[0] = 1
+    rates = (torch.arange(2**19, device=rain.device, dtype=torch.int32) << 12).view(torch.float32)
+    return rates.repeat_interleave(counts).flip(0)
 
 
 def by_rank(fields: Tensor, wanted: Tensor) -> Tensor:

@@ -51,29 +51,17 @@ def continued(frames: Tensor, steps: int, levels: int = LEVELS) -> Tensor:
     """
     if frames.shape[1] < 3:
         raise ValueError(f"{frames.shape[1]} frames were given: the autoregression is fitted to at least 3")
-    return continued_parts(*decomposed(frames, levels), steps)
-
-
-def continued_parts(parts: Tensor, mean: Tensor, spread: Tensor, steps: int) -> Tensor:
-    """`continued` of frames that were `decomposed`."""
+    size = (frames.shape[-2], frames.shape[-1])
+    weights = level_weights(size, levels).to(frames.device)
+    parts = torch.fft.irfft2(torch.fft.rfft2(frames.float())[:, :, None] * weights, s=size)  # (b, t, level, y, x)
+    mean, spread = parts.mean((-2, -1), keepdim=True), parts.std((-2, -1), keepdim=True)
+    parts = torch.where(spread > FLAT, (parts - mean) / spread, 0.0)
     first, second = autoregression(parts)
     older, newer, ahead = parts[:, -2], parts[:, -1], []
     for _ in range(steps):
         older, newer = newer, first * newer + second * older
         ahead.append((newer * spread[:, -1] + mean[:, -1]).sum(1))
     return torch.stack(ahead, 1)
-
-
-def decomposed(frames: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames ``(b, t, y, x)`` taken apart into ``(b, t, level, y, x)`` of mean 0 and spread 1; their mean and spread.
-
-    A level that holds nothing is 0.
-    """
-    size = (frames.shape[-2], frames.shape[-1])
-    weights = level_weights(size, levels).to(frames.device)
-    parts = torch.fft.irfft2(torch.fft.rfft2(frames.float())[:, :, None] * weights, s=size)  # (b, t, level, y, x)
-    mean, spread = parts.mean((-2, -1), keepdim=True), parts.std((-2, -1), keepdim=True)
-    return torch.where(spread > FLAT, (parts - mean) / spread, 0.0), mean, spread
 
 
 def autoregression(parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,9 +74,16 @@ def autoregression(parts: Tensor) -> tuple[Tensor, Tensor]:
     >>> bool(first.abs() < 0.05), bool(second.abs() < 0.05)
     (True, True)
     """
-    near, one = _correlation(parts, 1)
+    return yule_walker(*_correlation(parts, 1), *_correlation(parts, 2))
+
+
+def yule_walker(near: Tensor, one: Tensor, far: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the newest frame and of the one before, of a stationary process.
+
+    ``near, far``: how frames correlate with the next and with the one after that. ``one, two``: whether that is known;
+    else the newest persists.
+    """
     near = torch.where(one, near, 1.0).clamp(-0.999, 0.999)
-    far, two = _correlation(parts, 2)
     far = torch.where(two, torch.maximum(far.clamp(max=0.999), 2 * near.square() - 1), near.square())
     scale = 1 - near.square()
     return near * (1 - far) / scale, (far - near.square()) / scale

@@ -1,4 +1,4 @@
-"""Noise that looks like a field: its spectrum, its memory by scale and, if wanted, its strength from place to place."""
+"""A field continued wavenumber by wavenumber, and noise that looks like it: for what of it is forgotten."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,25 +6,117 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xnowcast.nn.cascade import FLAT, autoregression, level_weights
+from xnowcast.nn.cascade import FLAT, level_weights, yule_walker
 from xnowcast.nn.noise import Noise
+
+BAND = 2  # levels that have their strength from place to place in common
+
+
+@dataclass(frozen=True)
+class Process:
+    """An autoregression of the second order at each wavenumber of fields ``(y, x)``, and the frames that it is of.
+
+    ``first, second``: weights ``(y, x // 2 + 1)`` of the newest and of the one before. ``newest, older``: their
+    spectra, the older one as strong at each scale as the newest. ``weights, spread``: shares ``(level, y, x // 2 + 1)``
+    and standard deviations ``(level, 1, 1)`` of the levels of the newest.
+    """
+
+    shape: tuple[int, int]
+    first: Tensor
+    second: Tensor
+    newest: Tensor
+    older: Tensor
+    weights: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, frames: Tensor, levels: int) -> "Process":
+        """The process of three or more frames ``(t, y, x)`` that moved with the air, in a logarithmic unit.
+
+        As `xnowcast.nn.cascade.continued` fits it, level by level, and between the levels' wavelengths between theirs:
+        the weights of two stationary processes are, mixed, those of a stationary one.
+        """
+        shape = (frames.shape[-2], frames.shape[-1])
+        weights = level_weights(shape, levels).to(frames.device)
+        spectra = torch.fft.rfft2(frames)
+        count = weights.new_full((shape[1] // 2 + 1,), 2.0)  # of a wavenumber and its mirror
+        count[0] = 1.0
+        if shape[1] % 2 == 0:
+            count[-1] = 1.0
+        counted = weights.square() * (count / (shape[0] * shape[1]) ** 2)
+        counted[:, 0, 0] = 0.0  # of the mean
+
+        def covariance(lag: int) -> Tensor:
+            """``(t - lag, level)``."""
+            product = (spectra[lag:] * spectra[: len(spectra) - lag].conj()).real
+            return product.flatten(1) @ counted.flatten(1).T
+
+        spread = covariance(0).clamp_min(0).sqrt()
+        wet = spread > FLAT
+        known = []
+        for lag in (1, 2):
+            pairs = wet[lag:] & wet[:-lag]
+            each = covariance(lag) / (spread[lag:] * spread[:-lag]).clamp_min(FLAT**2)
+            known += [(each * pairs).sum(0) / pairs.sum(0).clamp_min(1), pairs.any(0)]
+        first, second = (torch.einsum("lyx,l->yx", weights, level) for level in yule_walker(*known))
+        ratio = torch.where(wet[-2] & wet[-1], spread[-1] / spread[-2].clamp_min(FLAT), 0.0)
+        older = spectra[-2] * torch.einsum("lyx,l->yx", weights, ratio)
+        return cls(shape, first, second, spectra[-1], older, weights, spread[-1][:, None, None])
+
+    def continued(self, steps: int) -> Iterator[Tensor]:
+        """Fields ``(y, x)`` at 1, 2, ... steps without noise: what does not persist falls back to the mean."""
+        mean = self.newest[0, 0].clone()
+        older, newer = self.older, self.newest
+        for _ in range(steps):
+            older, newer = newer, self.first * newer + self.second * older
+            newer[0, 0] = mean
+            yield torch.fft.irfft2(newer, s=self.shape)
+
+    def noise(self, observed: Tensor, window: float | None) -> "FieldNoise":
+        """Noise with the amplitudes of the newest frame and the memory of the process.
+
+        With a ``window``, the standard deviation of Gaussian windows in grid cells, each band of levels is as strong in
+        each place as the newest frame is there, of what was ``observed`` ``(y, x)``; without one it is so everywhere.
+        """
+        amplitude = self.newest.abs()
+        amplitude[0, 0] = 0.0
+        filters = self.weights * amplitude
+        power = torch.fft.irfft2(filters, s=self.shape).square().sum((-2, -1), keepdim=True).sqrt()
+        filters = torch.where(self.spread > FLAT, self.spread * filters / power.clamp_min(1e-12), 0.0)
+        strength = None
+        if window is None:
+            filters = filters.sum(0, keepdim=True)
+        else:
+            filters, bands = (
+                torch.stack([band.sum(0) for band in part.split(BAND)]) for part in (filters, self.weights)
+            )
+            power = torch.fft.irfft2(filters, s=self.shape).square().sum((-2, -1), keepdim=True).sqrt()
+            filters = filters / power.clamp_min(1e-12)
+            newest = self.newest.clone()
+            newest[0, 0] = 0.0
+            parts = torch.fft.irfft2(newest * bands, s=self.shape)
+            counted = observed.to(parts.dtype)
+            local = blurred(parts.square() * counted, window) / blurred(counted, window).clamp_min(1e-3)
+            strength = local.clamp_min(0).sqrt()
+        left = (1 + self.second) / (1 - self.second) * ((1 - self.second).square() - self.first.square())
+        return FieldNoise(self.shape, filters, strength, self.first, self.second, left.clamp_min(0).sqrt())
 
 
 @dataclass(frozen=True)
 class FieldNoise:
-    """An autoregression of the second order at each wavenumber, by which a field's own detail is replaced as it fades.
+    """Noise that a `Process` makes of white noise.
 
     ``filters``: ``(n, y, x // 2 + 1)``, what makes white noise into each of n parts. ``strength``: ``(n, y, x)``, what
-    the parts are multiplied with before they are added, or None. ``first, second``: weights ``(y, x // 2 + 1)`` of the
-    newest state and of the one before. ``innovation``: of new white noise, such that the variance tends to 1.
+    the parts are multiplied with before they are added, or None. ``first, second``: as of the process. ``innovation``:
+    of new white noise, such that the variance tends to 1.
     """
 
+    shape: tuple[int, int]
     filters: Tensor
     strength: Tensor | None
     first: Tensor
     second: Tensor
     innovation: Tensor
-    shape: tuple[int, int]
 
     def members(self, noise: Noise, steps: int) -> Iterator[Tensor]:
         """Fields ``(m, y, x)`` of each member at 1, 2, ... steps; they begin from nothing and approach their spread."""
@@ -37,34 +129,6 @@ class FieldNoise:
             else:
                 parts = torch.fft.irfft2(newer[:, None] * self.filters, s=self.shape)
                 yield (parts * self.strength).sum(1)
-
-
-def field_noise(field: Tensor, observed: Tensor, parts: Tensor, spread: Tensor, window: float | None) -> FieldNoise:
-    """The noise that belongs to a field ``(y, x)``, the newest of frames in a logarithmic unit that moved with the air.
-
-    ``parts, spread``: ``(t, level, y, x)`` and ``(t, level, 1, 1)``, the frames as `decomposed` gives them.
-
-    Amplitudes are those of the newest frame's spectrum, and what is remembered is that of `autoregression`, by scale.
-    With a ``window``, the standard deviation of Gaussian windows in grid cells, each scale is as strong in each place
-    as the newest frame is there, of what was ``observed`` ``(y, x)``; without one it is so everywhere.
-    """
-    shape = (field.shape[-2], field.shape[-1])
-    newest, spread = parts[-1], spread[-1]
-    weights = level_weights(shape, len(newest)).to(field.device)
-    first, second = (torch.einsum("lyx,l->yx", weights, c[0, :, 0, 0]) for c in autoregression(parts[None]))
-    left = (1 + second) / (1 - second) * ((1 - second).square() - first.square())
-    filters = weights * torch.fft.rfft2(field - field.mean()).abs()
-    kernels = torch.fft.irfft2(filters, s=shape)
-    power = kernels.square().sum((-2, -1), keepdim=True).sqrt()
-    filters = torch.where(spread > FLAT, filters / power.clamp_min(1e-12), 0.0)
-    strength = None
-    if window is None:
-        filters = (filters * spread).sum(0, keepdim=True)
-    else:
-        counted = observed.to(field.dtype)
-        local = blurred(newest.square() * counted, window) / blurred(counted, window).clamp_min(1e-3)
-        strength = spread * local.clamp_min(0).sqrt()
-    return FieldNoise(filters, strength, first, second, left.clamp_min(0).sqrt(), shape)
 
 
 def blurred(fields: Tensor, sigma: float) -> Tensor:
