@@ -166,13 +166,14 @@ class Situation:
 def falling(rain: Tensor) -> Tensor:
     """Rain rates above 0, the highest first, and a 0 at the end.
 
-    Sorted by counting: floats that are not negative are in the order of their bits, of which 19 are kept. That
-    lessens a rate by a two-thousandth at the most, and takes a tenth of the time of sorting.
+    Sorted by counting: floats that are not negative are in the order of their bits, of which 19 are kept. Rates that
+    differ by less than a two-thousandth become their mean, and it takes a tenth of the time of sorting.
     """
-    counts = torch.bincount(rain.flatten().view(torch.int32) >> 12, minlength=2**19)
+    rates = rain.flatten()
+    bins = rates.view(torch.int32) >> 12
+    counts, sums = (torch.bincount(bins, weights, minlength=2**19) for weights in (None, rates))
     counts[0] = 1
-    rates = (torch.arange(2**19, device=rain.device, dtype=torch.int32) << 12).view(torch.float32)
-    return rates.repeat_interleave(counts).flip(0)
+    return (sums / counts.clamp_min(1)).to(rain.dtype).repeat_interleave(counts).flip(0)
 
 
 def by_rank(fields: Tensor, wanted: Tensor) -> Tensor:
