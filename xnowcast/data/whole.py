@@ -97,7 +97,7 @@ def _declared_size(file: BinaryIO, size: int) -> int:
     start = file.read(8)
     if start[:4] in NETCDF3:
         file.seek(4)
-        return _Netcdf3Header(file, size, version=start[3]).told_size()
+        return _Netcdf3Header(file, size, version=start[3]).declared_size()
     place = 0
     while place < size:  # the superblock of HDF5 may follow a block of the user's
         file.seek(place)
@@ -131,7 +131,7 @@ class _Netcdf3Header:
         self._count_bytes = 8 if version == 5 else 4
         self._offset_bytes = 4 if version == 1 else 8
 
-    def told_size(self) -> int:
+    def declared_size(self) -> int:
         records = self._number(self._count_bytes)
         if records == 256**self._count_bytes - 1:  # a stream, whose records nobody counted
             records = 0

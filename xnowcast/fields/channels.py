@@ -262,7 +262,7 @@ def _locate(data: xr.Dataset, name: str, variable: Hashable | None, exclude: Con
     if variable is not None:
         if variable not in data:
             raise ValueError(f"there is no variable {variable!r}")
-        return _channel(name, standard, _at_level(data[variable], level, told=True), data)
+        return _channel(name, standard, _at_level(data[variable], level, named=True), data)
     if level is not None and name in data.data_vars and name not in exclude:  # renamed to what it is
         return _channel(name, standard, _at_level(data[name], None), data)
     for spelling in (standard, *_STORED_AS.get(standard, ())):
@@ -295,7 +295,7 @@ def _chosen(data: xr.Dataset, candidates: Sequence[Hashable], level: Level | Non
     return fitting[0]
 
 
-def _at_level(array: xr.DataArray, level: Level | None, *, told: bool = False) -> xr.DataArray:
+def _at_level(array: xr.DataArray, level: Level | None, *, named: bool = False) -> xr.DataArray:
     """A variable at a level, without the coordinate of levels. One that is told by its name may have none."""
     verticals = dict(_verticals(array))
     if level is None:
@@ -308,7 +308,7 @@ def _at_level(array: xr.DataArray, level: Level | None, *, told: bool = False) -
         if kind == level.kind and len(at):
             chosen = array.isel({array[name].dims[0]: int(at[0])}) if array[name].ndim else array
             return chosen.drop_vars([name])
-    if told and not verticals:
+    if named and not verticals:
         return array
     raise ValueError(f"variable {array.name!r} {f'lies{_levels_in_words(array)}' if verticals else 'has no levels'}")
 

@@ -217,12 +217,14 @@ def fine_grid(
             fine[name] = _fine_places(coordinate.variable, factor).variable
             fine[name].attrs = attrs
         elif coordinate.ndim == 1:
-            told = coordinate.attrs.get("bounds")
-            bounds = dataset[told] if dataset is not None and told in dataset.variables else None
+            bounds_name = coordinate.attrs.get("bounds")
+            bounds = dataset[bounds_name] if dataset is not None and bounds_name in dataset.variables else None
             centres, ends = fine_coordinate(coordinate, factor, bounds)
             fine[name] = xr.Variable(along, centres, attrs)
             if bounds is not None:
-                fine[told] = xr.Variable([along[0], *(d for d in bounds.dims if d not in along)], ends, bounds.attrs)
+                fine[bounds_name] = xr.Variable(
+                    [along[0], *(d for d in bounds.dims if d not in along)], ends, bounds.attrs
+                )
             else:
                 fine[name].attrs.pop("bounds", None)
     return xr.Dataset(coords=fine)

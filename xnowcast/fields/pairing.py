@@ -206,7 +206,7 @@ def refuse_accumulated(nwp: xr.Dataset, names: Sequence[str], mapping: Mapping[s
 
 def _standard_times(nwp: xr.Dataset) -> xr.Dataset:
     """The forecast with dims init_time and lead_time that hold datetime64 and timedelta64, UTC."""
-    init, lead, starts, leads = _told_times(nwp)
+    init, lead, starts, leads = _time_coordinates(nwp)
     renamed = nwp.drop_vars([n for n in (init, lead) if n in nwp.coords and nwp[n].ndim == 0])
     further = [n for n in renamed.coords if n not in (init, lead) and _tells_time(renamed[n], init, lead)]
     renamed = renamed.drop_vars(further)
@@ -222,7 +222,7 @@ def _standard_times(nwp: xr.Dataset) -> xr.Dataset:
     return renamed.sortby(["init_time", "lead_time"])
 
 
-def _told_times(nwp: xr.Dataset) -> tuple[Hashable, Hashable, np.ndarray, np.ndarray]:
+def _time_coordinates(nwp: xr.Dataset) -> tuple[Hashable, Hashable, np.ndarray, np.ndarray]:
     """Names of the coordinates of init times and lead times, and what they hold."""
     init, lead = _named(nwp, "init_time", "M"), _named(nwp, "lead_time", "m")
     valid = next((n for n in nwp.dims if n not in (init, lead) and _holds_times(nwp, n)), None)

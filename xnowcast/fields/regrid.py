@@ -146,7 +146,7 @@ def find_grid(obj: xr.Dataset | xr.DataArray) -> Grid:
     edges = None
     if axes is not None and min(shape) > 1:
         edges = tuple(grids.cell_edges(xr.DataArray(a, dims="n")) for a in axes)
-    return Grid(y, x, shape, axes, edges, plane, _told_latlon(array, y, x), companions, mapping)  # type: ignore[arg-type]
+    return Grid(y, x, shape, axes, edges, plane, _latlon_coordinates(array, y, x), companions, mapping)  # type: ignore[arg-type]
 
 
 def same_grid(one: Grid, other: Grid) -> bool:
@@ -502,7 +502,7 @@ def _same_plane(one: Any, other: Any) -> bool:
     return one is not None and other is not None and (one == other or one.to_proj4() == other.to_proj4())
 
 
-def _told_latlon(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[np.ndarray, np.ndarray] | None:
+def _latlon_coordinates(array: xr.DataArray, y: Hashable, x: Hashable) -> tuple[np.ndarray, np.ndarray] | None:
     found = []
     for axis in ("y", "x"):
         names = [n for n in horizontal.latlon_names(array, axis) if set(array[n].dims) == {y, x}]
