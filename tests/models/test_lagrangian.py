@@ -196,6 +196,59 @@ def test_a_network_without_members_has_some_by_their_motion(radar, share):
         model.forecast(rain, rain >= 0, 3)
 
 
+class Blurring:
+    """A network that is left with what lies over 8 cells."""
+
+    task, transform = Task("forecast", input_frames=3), SCALINGS["reflectivity"]
+
+    def forecast(self, frames, observed, steps, noise=None):
+        smooth = torch.nn.functional.avg_pool2d(frames[:, -1], 9, stride=1, padding=4, count_include_pad=False)
+        return smooth[:, None].expand(-1, steps, -1, -1, -1)
+
+
+def test_members_get_back_the_detail_that_a_forecast_has_lost(radar):
+    rain = rates(radar, 5)
+    frames = SCALINGS["reflectivity"](rain)
+
+    def detail(fields):
+        """Spread on the scales that the network blurs."""
+        fields = SCALINGS["reflectivity"](fields.nan_to_num())[..., 20:-20, 20:-20].flatten(0, 2)[:, None]
+        return float((fields - torch.nn.functional.avg_pool2d(fields, 9, 1, 4, count_include_pad=False)).std())
+
+    kept = models.build("lagrangian", network=Blurring(), input_frames=5)
+    assert not kept.task.stochastic
+    given_back = models.build("lagrangian", network=Blurring(), input_frames=5, detail=1.0, probability_matching=1.0)
+    assert given_back.task.stochastic
+    blurred, made = kept.forecast(frames, rain >= 0, 2), given_back.forecast(frames, rain >= 0, 2, members(4))
+    blurred, made = (SCALINGS["reflectivity"].inverse(some) for some in (blurred, made))
+    assert detail(blurred) < 0.6 * detail(rain[:, -1:])
+    assert 0.7 < detail(made) / detail(rain[:, -1:]) < 1.3
+    dry = torch.nn.functional.max_pool2d(rain[:, -1], 41, 1, 20)[0, 0] == 0
+    assert not dry.any() or float(made[:, 0, 0][:, dry].nan_to_num().mean()) < 0.02
+
+
+def test_each_member_with_detail_is_itself(radar):
+    rain = rates(radar, 5)
+    frames = SCALINGS["reflectivity"](rain)
+    model = models.build("lagrangian", network=Blurring(), input_frames=5, detail=0.8, motion_noise=0.3)
+    together = model.forecast(frames, rain >= 0, 3, members(3))
+    assert float((together[0] - together[1]).nan_to_num().abs().mean()) > 0.005
+    for number in range(3):
+        alone = model.forecast(frames, rain >= 0, 2, Noise([members(3).generators[number]]))
+        torch.testing.assert_close(alone[0], together[number, :2], equal_nan=True)
+
+
+def test_members_are_had_by_asking_for_them(radar):
+    five = radar.isel(time=slice(5))
+    one = five.nowcast.forecast("lagrangian", steps=2, on_mismatch="warn")
+    some = five.nowcast.forecast("lagrangian", steps=2, members=3, on_mismatch="warn")
+    assert "member" not in one.dims and some.sizes["member"] == 3
+    assert "detail=0.8" in some.attrs["nowcast_options"] and "nowcast_options" not in one.attrs
+    assert float(some.rainfall_rate.std("member").max()) > 0.1
+    chosen = five.nowcast.forecast("lagrangian", steps=2, members=3, detail=0.2, on_mismatch="warn")
+    assert "detail=0.2" in chosen.attrs["nowcast_options"]
+
+
 class Doubling:
     """A network of one's own, in mm/h."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,14 @@ from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.sprog import SMOOTH, pattern
 from xnowcast.models.transforms import SCALINGS
-from xnowcast.nn.cascade import continued
+from xnowcast.nn.cascade import LEVELS, continued
+from xnowcast.nn.field_noise import Process
 from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise, for_each_member, source
 from xnowcast.nn.probability_matching import matched
+
+DETAIL_WINDOW = 16.0
+"""Standard deviation, in grid cells, of the windows within which noise is as strong as the newest frame is there."""
 
 FRAMES = 4
 """Read for the motion where the network itself reads one."""
@@ -42,6 +46,14 @@ class LagrangianOptions(Options):
         0.0,
         "Standard deviation of each member's own change of the motion, in grid cells per step along y and along x. A "
         "network without members has some by it.",
+        least=0,
+        runtime=True,
+    )
+    detail: float = option(
+        0.0,
+        "How much of the detail that a forecast has lost beside the newest frame each member gets back as noise of its "
+        "own that looks like the newest frame, scale by scale: 1 is all, 0 none. A network without members has some by "
+        "it.",
         least=0,
         runtime=True,
     )
@@ -83,8 +95,9 @@ class LagrangianOptions(Options):
         if not 0 <= self.cascade < 1:
             raise ValueError(f"cascade is {self.cascade!r}: it must be a share of 0 or more, below 1")
         task = self.task()
-        if self.cascade and task.input_frames < 3:
-            raise ValueError(f"input_frames is {task.input_frames}: a cascade needs at least 3 frames")
+        for name in ("cascade", "detail"):
+            if getattr(self, name) and task.input_frames < 3:
+                raise ValueError(f"input_frames is {task.input_frames}: {name} needs at least 3 frames")
         if self.inflation != 1 and not hasattr(self.network_class, "inflation"):
             raise ValueError(
                 f"inflation is {self.inflation}: {self.network_name!r} has no members that could lie further apart"
@@ -129,7 +142,7 @@ class LagrangianOptions(Options):
             inside,
             input_frames=max(frames, inside.input_frames),
             min_grid=max(32, inside.min_grid),
-            stochastic=inside.stochastic or self.motion_noise > 0,
+            stochastic=inside.stochastic or self.motion_noise > 0 or self.detail > 0,
             coverage="advected",
         )
 
@@ -160,6 +173,9 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
     >>> model.forecast(frames, frames >= 0, steps=7).shape
     torch.Size([1, 7, 1, 32, 36])
     """
+
+    WITH_MEMBERS: ClassVar[dict[str, Any]] = {"detail": 0.8, "motion_noise": 0.4, "probability_matching": 1.0}
+    """Options by which a network without members has some, where a forecast asks for several."""
 
     INSIDE = "network"
     """The option that names the system inside, whose options the registry takes beside those of the layer."""
@@ -253,16 +269,41 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         if self.options.cascade:
             (smooth,) = for_each_member(len(ahead), continued(aligned, ahead.shape[1]).clamp(0.0, 1.0))
             ahead = torch.lerp(ahead, smooth, self.options.cascade)
-        if self.options.motion_noise:
+        if self.options.motion_noise or self.options.detail:
             drawn = source(noise, len(motion))
-            ahead, newest, motion, valid = for_each_member(len(drawn), ahead, newest, motion, valid)
-            motion = motion + self.options.motion_noise * drawn.normal(2, 1, 1).to(motion)
+            forecasts, ahead = ahead, for_each_member(len(drawn), ahead)[0]
+            changed = self.options.motion_noise * drawn.normal(2, 1, 1).to(motion)
+            if self.options.detail:
+                ahead = self._with_detail(forecasts, aligned, valid, drawn)
+            newest, motion, valid = for_each_member(len(drawn), newest, motion, valid)
+            motion = motion + changed
         newest, motion, valid = for_each_member(len(ahead), newest, motion, valid)
         forecast = onto_ground(ahead, motion, valid)
         if self.options.probability_matching:
             newest = onto_ground(newest[:, None].expand_as(ahead).float(), motion, valid)
             forecast = torch.lerp(forecast, matched(forecast, newest), float(self.options.probability_matching))
         return forecast
+
+    def _with_detail(self, forecasts: Tensor, aligned: Tensor, valid: Tensor, drawn: Noise) -> Tensor:
+        """Forecasts with noise in place of the detail that they have lost: ``(b * m, n, y, x)``, one member at a time.
+
+        ``forecasts`` has the members of a network that makes some, or one for all.
+        """
+        made, members = [], len(drawn) // len(aligned)
+        for frames, known, ahead, generators in zip(
+            aligned.float(),
+            valid,
+            forecasts.unflatten(0, (len(aligned), -1)),
+            (drawn.generators[i : i + members] for i in range(0, len(drawn), members)),
+            strict=True,
+        ):
+            process = Process.of(frames, LEVELS)
+            noise, lost = process.noise(known, DETAIL_WINDOW), [process.lost(of_one.float()) for of_one in ahead]
+            for j, generator in enumerate(generators):
+                of_steps = noise.parts(Noise([generator], drawn.device), ahead.shape[1], begun=True)
+                detail = [(share * part[0]).sum(0) for share, part in zip(lost[j % len(lost)], of_steps, strict=True)]
+                made.append(ahead[j % len(ahead)] + self.options.detail * torch.stack(detail).to(ahead))
+        return torch.stack(made).clamp(0.0, 1.0)
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """The network's own loss, in the moving frame."""

@@ -72,6 +72,20 @@ class Process:
             newer[0, 0] = mean
             yield torch.fft.irfft2(newer, s=self.shape)
 
+    def lost(self, ahead: Tensor) -> Tensor:
+        """What share of its spread each band of a forecast ``(n, y, x)`` has lost beside the newest frame.
+
+        Returned: ``(n, band, 1, 1)``, in the root of the mean square. Noise of that share gives back the power of the
+        newest frame, and errs as a forecast does that is the mean of what can happen.
+        """
+        bands = in_bands(self.weights)
+
+        def spread(spectra: Tensor) -> Tensor:
+            return torch.fft.irfft2(spectra * bands, s=self.shape).std((-2, -1), keepdim=True)
+
+        kept = torch.stack([spread(torch.fft.rfft2(field)) for field in ahead])
+        return (1 - (kept / spread(self.newest).clamp_min(FLAT)).square()).clamp(0, 1).sqrt()
+
     def noise(self, observed: Tensor, window: float | None) -> "FieldNoise":
         """Noise with the amplitudes of the newest frame and the memory of the process.
 
@@ -87,9 +101,7 @@ class Process:
         if window is None:
             filters = filters.sum(0, keepdim=True)
         else:
-            filters, bands = (
-                torch.stack([band.sum(0) for band in part.split(BAND)]) for part in (filters, self.weights)
-            )
+            filters, bands = in_bands(filters), in_bands(self.weights)
             power = torch.fft.irfft2(filters, s=self.shape).square().sum((-2, -1), keepdim=True).sqrt()
             filters = filters / power.clamp_min(1e-12)
             newest = self.newest.clone()
@@ -120,15 +132,21 @@ class FieldNoise:
 
     def members(self, noise: Noise, steps: int) -> Iterator[Tensor]:
         """Fields ``(m, y, x)`` of each member at 1, 2, ... steps; they begin from nothing and approach their spread."""
+        for parts in self.parts(noise, steps):
+            yield parts.sum(1)
+
+    def parts(self, noise: Noise, steps: int, *, begun: bool = False) -> Iterator[Tensor]:
+        """The same in their parts ``(m, n, y, x)``; with ``begun`` they have their spread from the first step on."""
         older = newer = torch.zeros((), device=noise.device)
+        if begun:
+            near = self.first / (1 - self.second)  # correlation of neighbours in time
+            older, fresh = (torch.fft.rfft2(noise.normal(*self.shape)) for _ in range(2))
+            newer = near * older + (1 - near.square()).clamp_min(0).sqrt() * fresh
         for _ in range(steps):
             white = torch.fft.rfft2(noise.normal(*self.shape))
             older, newer = newer, self.first * newer + self.second * older + self.innovation * white
-            if self.strength is None:
-                yield torch.fft.irfft2(newer * self.filters[0], s=self.shape)
-            else:
-                parts = torch.fft.irfft2(newer[:, None] * self.filters, s=self.shape)
-                yield (parts * self.strength).sum(1)
+            parts = torch.fft.irfft2(newer[:, None] * self.filters, s=self.shape)
+            yield parts if self.strength is None else parts * self.strength
 
 
 def blurred(fields: Tensor, sigma: float) -> Tensor:
@@ -140,3 +158,8 @@ def blurred(fields: Tensor, sigma: float) -> Tensor:
         return weights / weights.sum(1, keepdim=True)
 
     return matrix(fields.shape[-2]) @ fields @ matrix(fields.shape[-1]).T
+
+
+def in_bands(of_levels: Tensor) -> Tensor:
+    """Levels ``(level, ...)`` added up to bands that have their strength from place to place in common."""
+    return torch.stack([band.sum(0) for band in of_levels.split(BAND)])

@@ -172,7 +172,7 @@ def prepare(request: ForecastRequest) -> Prepared:
     numbers = request.member_numbers()
     grid = _grid(field, axis) if task.reads_grid else None
     plan = engine.ForecastPlan(task, steps, request.seed, request.device, field.conversion, grid)
-    return Prepared(field, request.recipe, task, axis, plan, numbers, request.batch_size, request.options)
+    return Prepared(field, request.recipe, task, axis, plan, numbers, request.batch_size, request.all_options)
 
 
 def _grid(field: Field, axis: windows.TimeAxis) -> "Grid":

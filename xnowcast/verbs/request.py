@@ -117,11 +117,17 @@ class Request(Running):
         return cls(verb=verb, **{f.name: arguments[f.name] for f in fields(cls) if f.name in arguments})
 
     @cached_property
-    def _planned(self) -> "tuple[ModelRecipe | Any, Task]":
-        recipe, task = _recipe(self.verb, self.model, self.weights, self.options)
+    def _planned(self) -> "tuple[ModelRecipe | Any, Task, dict[str, Any]]":
+        """Recipe, task and options, with those by which a model without members has some where several are wanted."""
+        options = self.options
+        recipe, task = _recipe(self.verb, self.model, self.weights, options)
+        given_members = _options_with_members(recipe)
+        if given_members and self.members is not None and self.members > 1 and not task.stochastic:
+            options = given_members | options
+            recipe, task = _recipe(self.verb, self.model, self.weights, options)
         if task.verb != self.verb.__name__:
             raise ValueError(f"{model_name(recipe)!r} does not {self.verb.__name__}, it is for ds.nowcast.{task.verb}")
-        return recipe, task
+        return recipe, task, options
 
     @property
     def recipe(self) -> "ModelRecipe | Any":
@@ -135,6 +141,11 @@ class Request(Running):
     def task(self) -> "Task":
         """What the model reads and gives."""
         return self._planned[1]
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """Options that were given, and those by which the model has members."""
+        return self._planned[2]
 
     def planned(self) -> Self:
         """The request itself, once it is known that there is such a model."""
@@ -197,7 +208,7 @@ class Request(Running):
     def provenance(self, task: "Task | None" = None) -> dict[str, Any]:
         """What made a result of these data, as attributes."""
         seed = self.seed if (task or self.task).stochastic else None
-        return provenance(self.recipe, self.options, seed, self.obj.attrs)
+        return provenance(self.recipe, self.all_options, seed, self.obj.attrs)
 
     def given_back(self, result: T_Xarray, *, lazy: bool) -> T_Xarray:
         """A labelled result as it is where the data are ``lazy``, else computed, with a progress bar and a log line."""
@@ -258,6 +269,14 @@ def _recipe(
     kept = given if given in shipped.names() else source  # what ships is found by its name wherever a worker has it
     name = model if model in models.names() else card.system  # of what it wraps, where a layer is asked for by that
     return ModelRecipe(name, _hashable(options), kept, card.sha256), card.task
+
+
+def _options_with_members(recipe: Any) -> dict[str, Any]:
+    """Options by which a system without members has some; none of a model in memory, which is complete."""
+    from xnowcast import models
+    from xnowcast.engine import ModelRecipe
+
+    return getattr(models.find(recipe.name), "WITH_MEMBERS", {}) if isinstance(recipe, ModelRecipe) else {}
 
 
 def _refuse_misspelt(verb: Callable[..., Any], options: dict[str, Any], own: Mapping[str, Any]) -> None:
