@@ -337,7 +337,7 @@ def test_a_model_is_chosen_without_reading_a_weight(shipped, radar, nothing_may_
 
 def test_what_is_wrong_with_the_call_is_told(shipped, radar):
     with pytest.raises(ValueError, match="deterministic: all of the 3 members"):
-        radar.nowcast.forecast(members=3)
+        radar.nowcast.forecast("extrapolation", members=3)
     with pytest.raises(ValueError, match="on_mismatch is 'ignore'"):
         radar.nowcast.forecast(on_mismatch="ignore")
     with pytest.raises(ValueError, match="did you mean 'lead_time'"):
@@ -459,6 +459,8 @@ def test_the_preferred_systems_exist_and_have_their_verbs():
     for verb, systems in pretrained.PREFERRED.items():
         assert {models.declare(system).verb for system in systems} == {"postprocess" if verb == "explain" else verb}
     assert not models.declare(pretrained.PREFERRED["forecast"][-1]).trained
+    for system in pretrained.PREFERRED_ENSEMBLES:
+        assert models.declare(system).verb == "forecast" and models.declare(system).stochastic
 
 
 def test_what_ships_is_small():

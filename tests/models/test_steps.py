@@ -248,3 +248,9 @@ def test_bad_options_are_refused(options, message):
 def test_members_need_noise():
     with pytest.raises(ValueError, match="no noise sources"):
         STEPS().forecast(torch.zeros(1, 5, 1, 32, 32), torch.ones(1, 5, 1, 32, 32, dtype=torch.bool), 2)
+
+
+def test_a_forecast_with_members_takes_it_where_no_model_is_named():
+    radar = xnowcast.datasets.synthetic_radar(frames=6, shape=(32, 32), seed=2, spacing_km=0.5, step="2min")
+    made = radar.nowcast.forecast(members=3, steps=2)
+    assert made.attrs["nowcast_model"] == "steps" and made.sizes["member"] == 3

@@ -182,7 +182,7 @@ def _planned(request: ForecastRequest) -> ForecastRequest:
 
     if request.model is not None or request.weights is not None:
         return request
-    return shipped.first_that_fits(lambda name: replace(request, model=name).planned())
+    return shipped.first_that_fits(lambda name: replace(request, model=name).planned(), request.members)
 
 
 def _rehearse(request: ForecastRequest, task: "Task") -> None:

@@ -27,6 +27,9 @@ PREFERRED: dict[str, tuple[str, ...]] = {
 }
 """Systems that a verb takes where nobody names one, the best first. The last of ``forecast`` runs on any data."""
 
+PREFERRED_ENSEMBLES = ("steps",)
+"""The same of a forecast with several members; it runs on any data of three frames."""
+
 TABLE_WIDTH = 110
 """Characters of a line of `table`, so that a terminal shows it unbroken."""
 
@@ -121,13 +124,15 @@ def default(verb: str) -> str:
     return next(ready, PREFERRED[verb][0])
 
 
-def first_that_fits(attempt: Callable[[str], T]) -> T:
+def first_that_fits(attempt: Callable[[str], T], members: int | None = None) -> T:
     """What comes of the best model that a forecast can be made with; the log says at level INFO which, and why.
 
     Parameters
     ----------
     attempt : callable
         Plans the forecast with the model of a name, and raises a ValueError where data or options do not suit it.
+    members : int, optional
+        How many are wanted; more than one ask for a model that makes them.
 
     Returns
     -------
@@ -139,7 +144,7 @@ def first_that_fits(attempt: Callable[[str], T]) -> T:
     ValueError
         That of the last attempt, if all of them fail.
     """
-    *trained, last = PREFERRED["forecast"]
+    *trained, last = PREFERRED_ENSEMBLES if members is not None and members > 1 else PREFERRED["forecast"]
     for name in trained:
         if name not in names():
             continue

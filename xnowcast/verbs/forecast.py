@@ -50,7 +50,7 @@ def forecast(
     model : str or ForecastModel, optional
         Name of a system (`xnowcast.models.names`), path of a weights file, or a model in memory. By default the best
         whose weights ship for the step and grid of the data (`xnowcast.pretrained`), else ``"extrapolation"``; the
-        attribute ``nowcast_model`` of the result says which.
+        attribute ``nowcast_model`` of the result says which. With several ``members``, ``"steps"``.
     lead_time : duration, optional
         How far to forecast, such as ``"60min"``; a multiple of the data's step. One hour by default.
     steps : int, optional
@@ -162,7 +162,8 @@ def prepare(request: ForecastRequest) -> Prepared:
     from xnowcast.models import shipped
 
     if request.model is None and request.weights is None:
-        return shipped.first_that_fits(lambda name: _attempt(replace(request, model=name, on_mismatch="raise")))
+        strict = replace(request, on_mismatch="raise")
+        return shipped.first_that_fits(lambda name: _attempt(replace(strict, model=name)), request.members)
     field, task = request.field, request.task
     axis = windows.time_axis(field.array, field.time)
     steps = windows.lead_steps(axis.step, lead_time=request.lead_time, steps=request.steps)
