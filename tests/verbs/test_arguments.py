@@ -169,3 +169,15 @@ def test_the_deterministic_part_of_a_deterministic_model_is_itself():
 def test_what_is_no_whole_number_is_not_taken_for_one(member):
     with pytest.raises(ValueError, match=r"members is .*a whole number"):
         xnowcast.forecast(RADAR, "stldm", steps=1, members=member)
+
+
+def test_a_warning_points_at_the_line_of_the_call():
+    """Called by name, as a method or by a run over an archive: what warns lies at differing depths."""
+    radar = xnowcast.datasets.synthetic_radar(frames=6, shape=(32, 32), step="30min", seed=1)
+    for call in (
+        lambda: xnowcast.forecast(radar, "lagrangian", steps=1, on_mismatch="warn"),
+        lambda: radar.nowcast.forecast("lagrangian", steps=1, on_mismatch="warn"),
+    ):
+        with pytest.warns(UserWarning, match="was made for steps of") as caught:
+            call()
+        assert {warning.filename for warning in caught if "was made for" in str(warning.message)} == {__file__}

@@ -3,7 +3,6 @@
 Only metadata and coordinates are read. Every file of a pattern, and every entry of a list, goes through here.
 """
 
-import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,7 +16,7 @@ import xarray as xr
 from xnowcast.data.netcdf import UnreadableInput, in_own_chunks
 from xnowcast.fields import cf, intervals, units, windows
 from xnowcast.fields.attributes import FORECAST_NAMES, TIME_NAMES, declared, reference
-from xnowcast.terminal import printable
+from xnowcast.terminal import warn
 
 OF_A_CELL = 0.01
 """Coordinates that differ by less than this share of a cell tell the same grid."""
@@ -159,7 +158,7 @@ def _shared_names(series: list[_Series]) -> list[Hashable]:
                 f"{lacking.name} lacks the variable {name!r}, which {where.name} has: open them on their own, or give "
                 "it the same name everywhere"
             )
-        warnings.warn(printable(f"the variable {name!r} is left out: {lacking.name} lacks it"), stacklevel=4)
+        warn(f"the variable {name!r} is left out: {lacking.name} lacks it")
     if not everywhere:
         raise ValueError(f"{series[0].name} and {series[-1].name} have no variable with times in common")
     return everywhere
@@ -248,7 +247,7 @@ def _without_unlike(names: list[Hashable], fitted: list[_Series]) -> list[Hashab
     """The variables that all parts agree about; who wants another is told why it is not there."""
     reasons = {name: why for one in fitted for name, why in one.unlike.items()}
     for name, why in reasons.items():
-        warnings.warn(printable(f"the variable {name!r} is left out: {why}"), stacklevel=3)
+        warn(f"the variable {name!r} is left out: {why}")
     return [name for name in names if name not in reasons]
 
 
@@ -515,7 +514,7 @@ def _lacking(parts: Sequence[Part], readable: list[_Series]) -> list[_Series]:
         consequence = (
             f"{missing.size} from {missing[0]:.16} on are taken to be its frames" if missing.size else "left out"
         )
-        warnings.warn(printable(f"{reason} ({consequence})"), stacklevel=3)
+        warn(f"{reason} ({consequence})")
         if missing.size:
             found.append(_Series(members[0].name, None, readable[0].dim, missing, reason=reason))
     return found

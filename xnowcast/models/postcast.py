@@ -1,7 +1,6 @@
 """PostCast: sharpens anybody's blurry forecast with a diffusion model that has only ever seen sharp radar frames."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -38,6 +37,7 @@ from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import Reflectivity
 from xnowcast.nn.guided_unet import GuidedUNet
 from xnowcast.nn.noise import Noise
+from xnowcast.terminal import warn
 
 SIZES: dict[str, dict[str, Any]] = {
     "full": {"base": 256, "multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (8, 16, 32), "groups": 32},
@@ -227,10 +227,9 @@ class PostCast(Declared[PostCastOptions], nn.Module):
         denoise = self.denoiser((frames.shape[-2], frames.shape[-1]))
         sharp = sharpen(denoise, frames, observed, noise, self.schedule, self.steps, self.settings)
         if given_back := int(sharp.distance.isnan().sum()):
-            warnings.warn(
+            warn(
                 f"{given_back} of {len(frames)} frames diverged and come back as they were given; with "
                 "diagnostics=True their blur_distance is NaN",
-                stacklevel=2,
             )
         return sharp
 

@@ -1,6 +1,5 @@
 """Means, spreads and extremes of further fields, measured before a training for the models that scale by them."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xnowcast.terminal import warn
 from xnowcast.training.crops import Crops
 
 SAMPLES = 64
@@ -84,8 +84,7 @@ def _warn_of_an_empty_class(crops: Crops, thresholds: Sequence[float]) -> None:
     drawn = (crops[number] for number in range(SAMPLES))
     largest = max((float(s.rain[s.observed].max()) for s in drawn if s.observed.any()), default=0.0)
     if largest < thresholds[-1]:
-        warnings.warn(
+        warn(
             f"there is no rain of {thresholds[-1]:g} mm/h or more in {SAMPLES} training crops, at most {largest:.3g}: "
             "that class can hardly be learnt",
-            stacklevel=2,
         )

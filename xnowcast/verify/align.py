@@ -1,6 +1,5 @@
 """Observations and forecasts on the same coordinates: checked exactly, or aligned by valid time."""
 
-import warnings
 from collections.abc import Hashable, Iterable
 from itertools import product
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from xnowcast.fields import cf, horizontal, intervals, units, windows
+from xnowcast.terminal import warn
 
 # Grids that were computed twice differ in the last digits; beyond this part of a cell they are two grids.
 GRID_TOLERANCE = 0.01
@@ -387,7 +387,7 @@ def _matched(valid: xr.DataArray, observed: Any) -> xr.DataArray:
             f"{observed.min()} to {observed.max()}{'; ' * bool(miss)}{miss}"
         )
     if miss:
-        warnings.warn(f"{miss}, and are not scored: bring both to the same times", stacklevel=4)
+        warn(f"{miss}, and are not scored: bring both to the same times")
     return valid.copy(data=np.where(found, nearest, wanted).reshape(valid.shape))
 
 

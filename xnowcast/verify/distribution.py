@@ -4,13 +4,13 @@ All are taken of an additive histogram (`intensity_histogram`), so of data large
 sorted instead, which is exact.
 """
 
-import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from xnowcast.terminal import warn
 from xnowcast.verify.chunks import Dims, reduced_dims, sum_over_chunks
 from xnowcast.verify.kernels import histograms as kernels
 from xnowcast.verify.score import Column, score_of
@@ -473,10 +473,9 @@ def _warn_of_few(n: float, percentages: tuple[float, ...]) -> None:
     highest = max(percentages)
     if n * (100.0 - highest) < 100.0 * (1 - 1e-9) and highest < 100.0:
         needed = int(np.ceil(100.0 / (100.0 - highest) - 1e-6))
-        warnings.warn(
+        warn(
             f"the percentile {highest:g} of {n:.0f} values is next to their maximum; it means something from {needed} "
             "values on: pool more of them, or take a lower percentile",
-            stacklevel=6,
         )
 
 
