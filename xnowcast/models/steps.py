@@ -20,7 +20,7 @@ PARALLEL, PERPENDICULAR = (10.88, 0.23, -7.68), (5.76, 0.31, -2.72)
 """Standard deviation of the error of the motion, in km/h, along and across it: ``a t ** b + c`` after t minutes."""
 
 SLOW = 5.0  # km/h: what moves more slowly has a motion that is known better than that
-BINS = 4096  # that ranks are told by
+BINS = 2**14  # that ranks are told by
 COARSE = 2  # cells, along y and x, that the mask is one in
 CELLS_AT_ONCE = 2**24  # of the levels of the members that a GPU computes at once
 
@@ -179,19 +179,15 @@ def falling(rain: Tensor) -> Tensor:
 def by_rank(fields: Tensor, wanted: Tensor) -> Tensor:
     """Fields ``(m, n)`` from 0 to 1 with the values ``wanted``, which fall to 0 at the end, in the order of their own.
 
-    As `xnowcast.nn.probability_matching.matched`, but for cells that differ by less than 1 / `BINS`.
+    As `xnowcast.nn.probability_matching.matched`, but that cells which differ by less than 1 / `BINS` share one value.
     """
-    scaled = fields * BINS
-    bins = scaled.to(torch.int64).clamp_(max=BINS - 1)
-    m = len(fields)
-    counts = torch.bincount(
-        (bins + BINS * torch.arange(m, device=fields.device)[:, None]).flatten(), minlength=m * BINS
-    )
-    counts = counts.view(m, BINS)
-    above = counts.flip(1).cumsum(1).flip(1) - counts
-    rank = above.gather(1, bins) + ((1 - (scaled - bins)).clamp_(0, 1 - 1e-6) * counts.gather(1, bins)).to(torch.int64)
-    values = wanted[rank.clamp_(max=len(wanted) - 1)]
-    return values.masked_fill_(fields <= 0, 0.0)
+    bins = (fields * (BINS - 1)).to(torch.int64)
+    matched = torch.empty_like(fields)
+    for i, own in enumerate(bins):
+        counts = torch.bincount(own, minlength=BINS)
+        middle = counts.flip(0).cumsum(0).flip(0) - (counts + 1) // 2
+        matched[i] = wanted[middle.clamp(0, len(wanted) - 1)][own]
+    return matched.masked_fill_(fields <= 0, 0.0)
 
 
 def carried_back(frames: Tensor, seen: Tensor) -> Tensor:
