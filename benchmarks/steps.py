@@ -35,6 +35,9 @@ CHOOSING = (
     "knmi_20100826_crop384",
     "de_ry_20210823_crop512",
     "fr_meteonet_se_2016082810",
+    "fr_meteonet_se_2016082813",
+    "de_dx_fbg_20080602",
+    "de_dx_tur_20080602",
     "ca_casmb_20240711_a",
 )
 """Options were chosen on these."""

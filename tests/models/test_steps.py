@@ -235,7 +235,7 @@ def test_the_data_tell_their_step_and_spacing():
         ({"window": 0}, "window is 0.*above 0"),
         ({"noise": "loud"}, "noise is 'loud': choose one of"),
         ({"noise_window": 0.0}, "noise_window is 0.*above 0"),
-        ({"noise": "global", "noise_window": 8.0}, "noise_window is an option for noise 'local' alone"),
+        ({"noise": "global", "noise_window": 4.0}, "noise_window is an option for noise 'local' alone"),
         ({"motion_error": -1.0}, "motion_error is -1.*at least 0"),
         ({"mask_speed": -1.0}, "mask_speed is -1.*at least 0"),
     ],

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from xnowcast.models.base import Grid, Task
 from xnowcast.models.declaration import Declared, Options, option
+from xnowcast.models.sprog import SMOOTH
 from xnowcast.models.transforms import SCALINGS, Identity
 from xnowcast.nn.advection import sampling_grid
 from xnowcast.nn.cascade import LEVELS, check_cascade
@@ -20,6 +21,7 @@ PARALLEL, PERPENDICULAR = (10.88, 0.23, -7.68), (5.76, 0.31, -2.72)
 """Standard deviation of the error of the motion, in km/h, along and across it: ``a t ** b + c`` after t minutes."""
 
 SLOW = 5.0  # km/h: what moves more slowly has a motion that is known better than that
+LEAST = 0.01  # mm/h: less is what reading between cells leaves beside rain
 BINS = 2**14  # that ranks are told by
 COARSE = 2  # cells, along y and x, that the mask is one in
 CELLS_AT_ONCE = 2**24  # of the levels of the members that a GPU computes at once
@@ -30,7 +32,7 @@ class STEPSOptions(Options):
     input_frames: int = option(5, "Frames read, at least 3.")
     levels: int = option(LEVELS, "Scales that a field is taken apart into, at least 2.")
     window: float = option(
-        32.0, "Standard deviation, in grid cells, of the window within which the motion is taken as one."
+        SMOOTH, "Standard deviation, in grid cells, of the window within which the motion is taken as one."
     )
     scaling: str = option(
         "reflectivity", "From rain rate to the logarithmic scale on which it is taken apart.", choices=SCALINGS
@@ -42,13 +44,13 @@ class STEPSOptions(Options):
         choices=("global", "local"),
     )
     noise_window: float = option(
-        16.0, "Standard deviation, in grid cells, of the windows of local noise.", only={"noise": ("local",)}
+        8.0, "Standard deviation, in grid cells, of the windows of local noise.", only={"noise": ("local",)}
     )
     motion_error: float = option(
-        0.5, "Factor of the error of the motion of Bowler et al. (2006), which grows with lead time.", least=0
+        0.6, "Factor of the error of the motion of Bowler et al. (2006), which grows with lead time.", least=0
     )
     mask_speed: float | None = option(
-        20.0, "How fast, in km/h, rain can appear away from where rain is; anywhere at once with None.", least=0
+        60.0, "How fast, in km/h, rain can appear away from where rain is; anywhere at once with None.", least=0
     )
     probability_matching: bool = option(
         True,
@@ -129,7 +131,7 @@ class Situation:
         self.mask = None if own.mask_speed is None else growing(scaled[-1] > 0.1, own.mask_speed, grid, steps)
         newest = onto_ground(aligned[:, -1:].expand(-1, steps, -1, -1), motion, valid[None, -1])[0]
         self.known = newest.isfinite()
-        self.wanted = [falling(field) for field in newest.nan_to_num(0.0)]
+        self.wanted = [falling(F.threshold(field, LEAST, 0.0)) for field in newest.nan_to_num(0.0)]
         self.scaling = model.scaling
         start = sampling_grid(motion, steps, CARRIED, 8)
         self.start = start.view(steps, *rain.shape[-2:], 2)
