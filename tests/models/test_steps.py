@@ -11,6 +11,7 @@ import xnowcast
 from xnowcast import models
 from xnowcast.models.base import Grid
 from xnowcast.models.steps import PARALLEL, STEPS, by_rank, carried_back, directions, falling, growing, way
+from xnowcast.nn.advection import bilinear_response
 from xnowcast.nn.cascade import continued
 from xnowcast.nn.field_noise import Process, blurred
 from xnowcast.nn.noise import Noise, member_generator
@@ -254,3 +255,16 @@ def test_a_forecast_with_members_takes_it_where_no_model_is_named():
     radar = xnowcast.datasets.synthetic_radar(frames=6, shape=(32, 32), seed=2, spacing_km=0.5, step="2min")
     made = radar.nowcast.forecast(members=3, steps=2)
     assert made.attrs["nowcast_model"] == "steps" and made.sizes["member"] == 3
+
+
+def test_what_reading_between_cells_takes_is_known():
+    field = rough((64, 64), 1)
+    places = torch.rand(200, 2, generator=torch.Generator().manual_seed(2))
+    moved = torch.stack(
+        [
+            (1 - v) * ((1 - u) * field + u * field.roll(1, 1)) + v * ((1 - u) * field + u * field.roll(1, 1)).roll(1, 0)
+            for u, v in places.tolist()
+        ]
+    )
+    left = torch.fft.rfft2(moved).abs().square().mean(0).sqrt() / torch.fft.rfft2(field).abs()
+    assert torch.allclose(left[:20, :20], bilinear_response((64, 64))[:20, :20], atol=0.06)

@@ -1,6 +1,6 @@
 """STEPS: an ensemble of extrapolations in which noise replaces what cannot be foreseen, scale by scale."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from xnowcast.models.base import Grid, Task
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.sprog import SMOOTH
 from xnowcast.models.transforms import SCALINGS, Identity
-from xnowcast.nn.advection import sampling_grid
+from xnowcast.nn.advection import bilinear_response, sampling_grid
 from xnowcast.nn.cascade import LEVELS, check_cascade
 from xnowcast.nn.field_noise import Process
 from xnowcast.nn.moving_frame import CARRIED, check_window, motion_of, onto_ground, onto_newest
@@ -127,7 +127,9 @@ class Situation:
         scaled = model.scaling(aligned[0])
         process = Process.of(scaled, own.levels)
         self.mean = torch.stack(list(process.continued(steps)))
-        self.noise = process.noise(valid[-1], own.noise_window if own.noise == "local" else None)
+        left = bilinear_response((rain.shape[-2], rain.shape[-1])).to(rain.device)
+        noise = process.noise(valid[-1], own.noise_window if own.noise == "local" else None)
+        self.noise = replace(noise, filters=noise.filters / left)  # what reading between cells takes is given before
         self.mask = None if own.mask_speed is None else growing(scaled[-1] > 0.1, own.mask_speed, grid, steps)
         newest = onto_ground(aligned[:, -1:].expand(-1, steps, -1, -1), motion, valid[None, -1])[0]
         self.known = newest.isfinite()
@@ -152,7 +154,7 @@ class Situation:
                 + way(PERPENDICULAR, minutes) * factor[:, 1] * self.across
             )
             place = 2 * place.clamp(-1, 1) - place  # beyond the edge as within it, as in a mirror
-            field = F.grid_sample(field[:, None], place, mode="bicubic", padding_mode="border", align_corners=True)
+            field = F.grid_sample(field[:, None], place, mode="bilinear", padding_mode="border", align_corners=True)
             fields.append(self.rates(field[:, 0].clamp(0.0, 1.0), step))
         return torch.stack(fields, 1)
 

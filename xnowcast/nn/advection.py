@@ -159,6 +159,16 @@ def sampling_grid(motion: Tensor, steps: int, carried: float, coarsen: int) -> T
     return dense.view(b, 2, steps * ny, nx).permute(0, 2, 3, 1)
 
 
+def bilinear_response(shape: tuple[int, int]) -> Tensor:
+    """Share ``(y, x // 2 + 1)`` of the amplitude at each wavenumber that is left of a field read between its cells.
+
+    The root of the mean of ``|1 - u + u exp(iw)|**2`` over u from 0 to 1, along y and along x: w in radians per cell.
+    """
+    along_y, along_x = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])[None]
+    power = [(2 + torch.cos(2 * torch.pi * cycles)) / 3 for cycles in (along_y, along_x)]
+    return (power[0] * power[1]).sqrt()
+
+
 def _at(motion: Tensor, position: Tensor, extent: tuple[float, float]) -> Tensor:
     """Motion at index positions (b, 2, y, x) given in cells, ``extent`` being the position of the last node."""
     size = torch.tensor(extent, device=motion.device, dtype=motion.dtype).view(2, 1, 1)
