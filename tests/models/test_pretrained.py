@@ -286,15 +286,20 @@ UNSUITED = {
 }
 
 
+SPROG_SUITS = ("another grid spacing", "no grid spacing", "a small grid", "another quantity")
+"""Cases with five frames before the forecast."""
+
+
 @pytest.mark.parametrize("case", UNSUITED, ids=str)
-def test_data_that_do_not_suit_the_best_model_are_extrapolated(shipped, radar, caplog, case):
+def test_data_that_do_not_suit_the_best_model_get_the_next(shipped, radar, caplog, case):
     change, options, why = UNSUITED[case]
     data = change(radar)
-    with caplog.at_level(logging.INFO, "xnowcast"):
+    with caplog.at_level(logging.INFO, "xnowcast"), pytest.warns(UserWarning, match="the forecast is made with"):
         fc = data.nowcast.forecast(steps=1, **options)
-    assert fc.attrs["nowcast_model"] == "extrapolation"
+    model = "sprog" if case in SPROG_SUITS else "extrapolation"
+    assert fc.attrs["nowcast_model"] == model
     assert "forecasts are not made with 'lagrangian'" in caplog.text and why in caplog.text
-    xr.testing.assert_identical(fc, data.nowcast.forecast("extrapolation", steps=1, **options))
+    xr.testing.assert_identical(fc, data.nowcast.forecast(model, steps=1, **options))
 
 
 def test_data_that_suit_it_get_the_best_model(shipped, radar, caplog):
@@ -321,8 +326,8 @@ def test_steps_and_grids_between_those_of_the_training_suit_it(nothing_ships):
         ("2min", 0.5, "lagrangian"),
         ("4min", 0.7, "lagrangian"),
         ("5min", 1.1, "lagrangian"),
-        ("10min", 1.0, "extrapolation"),
-        ("5min", 2.0, "extrapolation"),
+        ("10min", 1.0, "sprog"),
+        ("5min", 2.0, "sprog"),
     ]:
         data = synthetic_radar(frames=5, shape=(32, 32), step=step, spacing_km=spacing)
         assert data.nowcast.forecast(steps=1).attrs["nowcast_model"] == expected, (step, spacing)
@@ -344,8 +349,9 @@ def test_what_is_wrong_with_the_call_is_told(shipped, radar):
         radar.nowcast.forecast(leadtime="1h")
 
 
-def test_where_nothing_ships_extrapolation_is_the_default(nothing_ships, radar):
-    assert radar.nowcast.forecast(steps=1).attrs["nowcast_model"] == "extrapolation"
+def test_where_nothing_ships_sprog_is_the_default(nothing_ships, radar, recwarn):
+    assert radar.nowcast.forecast(steps=1).attrs["nowcast_model"] == "sprog"
+    assert not [one for one in recwarn if "the forecast is made" in str(one.message)], "nothing better was passed over"
 
 
 # ---------------------------------------------------------------- the command line and archives

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from xnowcast import models
 from xnowcast.models.cards import ModelCard, read_card
+from xnowcast.terminal import warn
 
 log = logging.getLogger("xnowcast")
 
@@ -19,7 +20,7 @@ FOLDER = Path(__file__).parent / "pretrained"
 """Where the files lie."""
 
 PREFERRED: dict[str, tuple[str, ...]] = {
-    "forecast": ("lagrangian", "extrapolation"),
+    "forecast": ("lagrangian", "sprog", "extrapolation"),
     "deblur": ("postcast",),
     "downscale": ("stvd",),
     "postprocess": ("nwp-raw",),  # those that ship learnt from synthetic forecasts: who takes one has to name it
@@ -127,6 +128,8 @@ def default(verb: str) -> str:
 def first_that_fits(attempt: Callable[[str], T], members: int | None = None) -> T:
     """What comes of the best model that a forecast can be made with; the log says at level INFO which, and why.
 
+    Where it is not the best of all, a warning says so: a forecast with less skill must not pass for the usual one.
+
     Parameters
     ----------
     attempt : callable
@@ -144,18 +147,26 @@ def first_that_fits(attempt: Callable[[str], T], members: int | None = None) -> 
     ValueError
         That of the last attempt, if all of them fail.
     """
-    *trained, last = PREFERRED_ENSEMBLES if members is not None and members > 1 else PREFERRED["forecast"]
-    for name in trained:
-        if name not in names():
+    *better, last = PREFERRED_ENSEMBLES if members is not None and members > 1 else PREFERRED["forecast"]
+    reasons: list[str] = []
+    for name in better:
+        if name not in names() and models.declare(name).trained:
             continue
         try:
             planned = attempt(name)
         except ValueError as error:
             log.info("forecasts are not made with %r: %s", name, error)
+            reasons.append(str(error))
         else:
             log.info("forecasts are made with %r, the best model that suits the data", name)
-            return planned
-    return attempt(last)
+            return _noted(planned, name, reasons)
+    return _noted(attempt(last), last, reasons)
+
+
+def _noted(planned: T, name: str, reasons: list[str]) -> T:
+    if reasons:
+        warn(f"the forecast is made with {name!r}, which suits these data: {reasons[0]}")
+    return planned
 
 
 def table() -> str:

@@ -13,7 +13,7 @@ from xnowcast.fields.cf import Field
 from xnowcast.fields.horizontal import T_Xarray
 from xnowcast.fields.units import Relation
 from xnowcast.terminal import warn
-from xnowcast.verbs.request import OnMismatch, Request, documented, model_name, provenance
+from xnowcast.verbs.request import ALL_THE_SAME, OnMismatch, Request, documented, model_name, provenance
 
 if TYPE_CHECKING:
     from xnowcast.engine import ForecastPlan
@@ -49,8 +49,9 @@ def forecast(
         step, or reflectivity in dBZ. NaN means not measured.
     model : str or ForecastModel, optional
         Name of a system (`xnowcast.models.names`), path of a weights file, or a model in memory. By default the best
-        whose weights ship for the step and grid of the data (`xnowcast.pretrained`), else ``"extrapolation"``; the
-        attribute ``nowcast_model`` of the result says which. With several ``members``, ``"steps"``.
+        whose weights ship for the step and grid of the data (`xnowcast.pretrained`), else ``"sprog"`` with a warning,
+        or ``"extrapolation"`` where there are fewer than five frames. With several ``members`` it is ``"steps"``. The
+        attribute ``nowcast_model`` of the result says which.
     lead_time : duration, optional
         How far to forecast, such as ``"60min"``; a multiple of the data's step. One hour by default.
     steps : int, optional
@@ -186,7 +187,10 @@ def _grid(field: Field, axis: windows.TimeAxis) -> "Grid":
 
 def _attempt(request: ForecastRequest) -> Prepared:
     """A forecast with a model that nobody asked for, which has to suit the data: a warning would not do."""
-    ready = prepare(request)
+    try:
+        ready = prepare(request)
+    except ValueError as error:
+        raise ValueError(str(error).removesuffix(ALL_THE_SAME)) from None
     field = ready.field
     if ready.task.spacing is not None and horizontal.grid_spacing(field.array, field.y, field.x) is None:
         raise ValueError(f"variable {field.name!r} does not tell its grid spacing")

@@ -30,6 +30,9 @@ log = logging.getLogger("xnowcast")
 
 OnMismatch = Literal["raise", "warn"]
 
+ALL_THE_SAME = ". To run it all the same, pass on_mismatch='warn'"
+"""What to do about a model that was made for other data; no advice where nobody named it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
@@ -188,7 +191,7 @@ class Request(Running):
             return
         message = f"{self.name!r} {'; it '.join(mismatches)}"
         if self.on_mismatch == "raise":
-            raise ValueError(f"{message}. To run it all the same, pass on_mismatch='warn'")
+            raise ValueError(message + ALL_THE_SAME)
         warn(message)
 
     def member_numbers(self, task: "Task | None" = None) -> range | None:
