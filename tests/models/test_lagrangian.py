@@ -1,6 +1,7 @@
 """The network in the moving frame: untrained it is extrapolation, and it learns what extrapolation leaves out."""
 
 import json
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 import xnowcast
 from xnowcast import models
 from xnowcast.models import weights
-from xnowcast.models.base import ForecastModel, Task, TrainableModel, TrainingBatch
+from xnowcast.models.base import ForecastModel, Grid, Task, TrainableModel, TrainingBatch
 from xnowcast.models.registry import runtime_options
 from xnowcast.models.sprog import SMOOTH, pattern
 from xnowcast.models.transforms import SCALINGS, Identity
@@ -247,6 +248,52 @@ def test_members_are_had_by_asking_for_them(radar):
     assert float(some.rainfall_rate.std("member").max()) > 0.1
     chosen = five.nowcast.forecast("lagrangian", steps=2, members=3, detail=0.2, on_mismatch="warn")
     assert "detail=0.2" in chosen.attrs["nowcast_options"]
+
+
+class Rising:
+    """A network made for steps of 4 min or more and cells of 1 km or more, by which rain rises from step to step."""
+
+    task = Task(
+        "forecast",
+        input_frames=3,
+        step=(timedelta(minutes=4), timedelta(minutes=15)),
+        spacing=(1000.0, 4000.0),
+        trained=True,
+    )
+    transform = SCALINGS["reflectivity"]
+
+    def forecast(self, frames, observed, steps, noise=None):
+        self.read = frames
+        return frames[:, -1:] + 0.02 * torch.arange(1, steps + 1)[:, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "km", "every", "cells"), [(5.0, 1.0, 1, 1), (2.0, 1.0, 2, 1), (5.0, 0.5, 1, 2), (1.0, 0.25, 4, 4)]
+)
+def test_on_finer_grids_and_shorter_steps_a_network_runs_on_those_that_it_knows(minutes, km, every, cells):
+    """Rain that stands still: what is added after k steps is as much of a step of the network as k steps are."""
+    network = Rising()
+    model = models.build("lagrangian", network=network, input_frames=5)
+    torch.manual_seed(3)
+    rain = (1 + torch.rand(1, 1, 1, 40, 44)).expand(1, 5, 1, 40, 44)
+    frames = network.transform(rain)
+    grid = Grid(minutes=minutes, spacing_km=(km, km))
+    made = model.forecast(frames, frames >= 0, 6, grid=grid)
+    assert network.read.shape == (1, 3, 1, 40 // cells, 44 // cells)
+    added = (made - frames[:, -1:])[0, :, 0, 8:-8, 8:-8]
+    wanted = (0.02 * torch.arange(1, 7) / every)[:, None, None].expand_as(added)
+    torch.testing.assert_close(added, wanted, atol=2e-3, rtol=0)
+
+
+def test_data_of_shorter_steps_and_smaller_cells_are_taken_and_others_refused():
+    model = models.build("lagrangian", network=Rising(), input_frames=5)
+    for step, spacing in (("2min", 0.5), ("1min", 0.25), ("15min", 4.0)):
+        radar = xnowcast.datasets.synthetic_radar(frames=6, shape=(40, 40), step=step, spacing_km=spacing, seed=1)
+        assert radar.nowcast.forecast(model, steps=2).sizes["lead_time"] == 2
+    for step, spacing, message in (("30s", 1.0, "steps of 4 to 15 min"), ("5min", 0.2, "a grid of 1 to 4 km")):
+        radar = xnowcast.datasets.synthetic_radar(frames=6, shape=(40, 40), step=step, spacing_km=spacing, seed=1)
+        with pytest.raises(ValueError, match=message):
+            radar.nowcast.forecast(model, steps=2)
 
 
 class Doubling:

@@ -41,6 +41,8 @@ class Task:
         Time between frames that the model was made for, or the shortest and the longest; ``None`` means any.
     spacing : float or (float, float), optional
         Grid spacing in metres that the model was made for, or the least and the greatest; ``None`` means any.
+    finer : int
+        How many times shorter steps and smaller cells it takes than it was made for, by running on coarser ones.
     crop : int, optional
         Height and width in cells of what the weights were trained on; ``None`` where that is not known. Any grid will
         do, but a model whose answer depends on the size of its grid should look at parts of this size.
@@ -73,6 +75,7 @@ class Task:
     quantity: Literal["rain_rate", "vil"] | None = None
     step: timedelta | tuple[timedelta, timedelta] | None = None
     spacing: float | tuple[float, float] | None = None
+    finer: int = 1
     crop: int | None = None
     grid_multiple: int = 1
     min_grid: int = 8
@@ -94,6 +97,22 @@ class Task:
         """
         wanted = getattr(self, name)
         return wanted if wanted is None or isinstance(wanted, tuple) else (wanted, wanted)
+
+    def multiple(self, name: Literal["step", "spacing"], found: Any) -> int | None:
+        """How many steps or cells of the data it takes as one, so that it is given what it was made for; None if none.
+
+        ``found``: a `datetime.timedelta`, or metres.
+
+        >>> task = Task("forecast", input_frames=5, step=(timedelta(minutes=4), timedelta(minutes=15)), finer=4)
+        >>> task.multiple("step", timedelta(minutes=10)), task.multiple("step", timedelta(minutes=1.5))
+        (1, 3)
+        """
+        bounds = self.bounds(name)
+        if bounds is None:
+            return 1
+        slack = SPACING_TOLERANCE if name == "spacing" else 0.0
+        fits = (n for n in range(1, self.finer + 1) if bounds[0] * (1 - slack) <= n * found <= bounds[1] * (1 + slack))
+        return next(fits, None)
 
 
 class NotFinite(ValueError):

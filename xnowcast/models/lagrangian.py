@@ -2,22 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from xnowcast import models
-from xnowcast.models.base import Loss, Task, TrainingBatch, check_given
+from xnowcast.models.base import Grid, Loss, Task, TrainingBatch
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.sprog import SMOOTH, pattern
 from xnowcast.models.transforms import SCALINGS
 from xnowcast.nn.cascade import LEVELS, continued
 from xnowcast.nn.field_noise import Process
+from xnowcast.nn.losses import area_means
 from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise, for_each_member, source
 from xnowcast.nn.probability_matching import matched
+
+FINER = 4
+"""How many times shorter than those of its training the steps may be, and how many times smaller the cells."""
 
 DETAIL_WINDOW = 16.0
 """Standard deviation, in grid cells, of the windows within which noise is as strong as the newest frame is there."""
@@ -142,6 +148,8 @@ class LagrangianOptions(Options):
             inside,
             input_frames=max(frames, inside.input_frames),
             min_grid=max(32, inside.min_grid),
+            finer=FINER if inside.trained else inside.finer,
+            reads_grid=True,
             stochastic=inside.stochastic or self.motion_noise > 0 or self.detail > 0,
             coverage="advected",
         )
@@ -226,19 +234,25 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         return self.task.input_frames - self.network.task.input_frames
 
     @torch.no_grad()
-    def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
+    def forecast(
+        self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None, *, grid: Grid | None = None
+    ) -> Tensor:
         """``(b, t, 1, y, x)`` as the network reads them, t at least ``input_frames``, to ``(b, steps, 1, y, x)``.
 
         With members to ``(b * m, steps, 1, y, x)``. NaN where the air comes from outside the grid or from where nothing
-        was measured.
+        was measured. On a ``grid`` with shorter steps or smaller cells than those of its training the network runs on
+        every few of them.
         """
         known = self.task.input_frames
-        check_given(frames, known, steps)
+        if frames.shape[1] < known:
+            raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
+        if steps < 1:
+            raise ValueError(f"steps is {steps}: ask for at least one")
         rain, valid = self.transform.inverse(frames[:, -known:, 0]), observed[:, -known:, 0]
         motion = motion_of(rain, valid, window=self.options.window)
         aligned, still_valid = onto_newest(rain, valid, motion, known)
-        read, read_valid = (part[:, self._earlier :, None] for part in (self.transform(aligned), still_valid))
-        ahead = self.network.forecast(read, read_valid, steps, noise)[:, :, 0].float()
+        every, cells = self._multiples(grid)
+        ahead = self._continued(aligned, still_valid, steps, noise, every, cells)
         joined = bool(self.options.cascade or self.options.probability_matching) and self.scale is not self.transform
         ahead = self.scale(self.transform.inverse(ahead)) if joined else ahead
         if self.task.stochastic:
@@ -246,6 +260,40 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         else:
             ahead = self._single(ahead, rain, motion, valid)
         return (self.transform(self.scale.inverse(ahead)) if joined else ahead)[:, :, None]
+
+    def _multiples(self, grid: Grid | None) -> tuple[int, int]:
+        """Steps and cells of the data that the network takes as one; 1 where it was made for them, or nobody knows."""
+        if grid is None:
+            return 1, 1
+        step, metres = timedelta(minutes=grid.minutes), 1000 * sum(grid.spacing_km) / 2
+        return self.task.multiple("step", step) or 1, self.task.multiple("spacing", metres) or 1
+
+    def _continued(
+        self, aligned: Tensor, valid: Tensor, steps: int, noise: Noise | None, every: int, cells: int
+    ) -> Tensor:
+        """How frames ``(b, t, y, x)`` in mm h-1 that lie upon the newest go on there: ``(b, steps, y, x)``, scaled.
+
+        The network reads one of ``every`` so many frames, the oldest again where there are no older ones, and means
+        over squares of ``cells``. What it changes is spread over the steps and cells between, and added to the newest
+        frame.
+        """
+        if every == cells == 1:
+            read, read_valid = (part[:, self._earlier :, None] for part in (self.transform(aligned), valid))
+            return self.network.forecast(read, read_valid, steps, noise)[:, :, 0].float()
+        last, (ny, nx) = aligned.shape[1] - 1, aligned.shape[-2:]
+        read_steps = [max(0, last - every * i) for i in reversed(range(self.network.task.input_frames))]
+        side = cells * self.network.task.grid_multiple
+        beyond = (0, -nx % side, 0, -ny % side)
+        fine, fine_valid = (F.pad(part[:, read_steps], beyond) for part in (aligned, valid))
+        read, read_valid = area_means(fine, fine_valid, cells)
+        read, later = self.transform(read)[:, :, None], -(-steps // every)
+        change = self.network.forecast(read, read_valid[:, :, None], later, noise)[:, :, 0].float()
+        newest, coarse = for_each_member(len(change), self.transform(aligned[:, -1:]), read[:, -1:, 0])
+        change = torch.cat([torch.zeros_like(coarse), change - coarse], dim=1)
+        at = torch.arange(1, steps + 1, device=change.device) / every
+        before, share = at.floor().long(), at.frac()[:, None, None]
+        change = torch.lerp(change[:, before], change[:, (before + 1).clamp(max=later)], share)
+        return newest + F.interpolate(change, scale_factor=cells, mode="bilinear")[..., :ny, :nx]
 
     def _single(self, ahead: Tensor, rain: Tensor, motion: Tensor, valid: Tensor) -> Tensor:
         """One forecast ``(b, n, y, x)`` on the ground, mixed and matched with what ``sprog`` and ``extrapolation`` say.

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from functools import cached_property
 from inspect import signature
 from os import PathLike
@@ -312,7 +313,7 @@ def _step_mismatch(field: Field, task: "Task", step: np.timedelta64 | None) -> I
         return
     shortest, longest = (np.timedelta64(s) / np.timedelta64(1, "m") for s in bounds)
     minutes = step / np.timedelta64(1, "m")
-    if shortest <= minutes <= longest:
+    if task.multiple("step", timedelta(minutes=float(minutes))) is not None:
         return
     if shortest < longest:
         yield f"was made for steps of {shortest:g} to {longest:g} min, and the data have {minutes:g} min"
@@ -346,14 +347,8 @@ def suits_grid(field: Field, task: "Task") -> bool:
 
     Returned: False where the task takes any spacing.
     """
-    from xnowcast.models.base import SPACING_TOLERANCE
-
-    bounds = task.bounds("spacing")
-    spacing = horizontal.grid_spacing(field.array, field.y, field.x) if bounds is not None else None
-    if bounds is None or spacing is None:
-        return False
-    least, greatest = (metres / 1000 for metres in bounds)
-    return bool(least * (1 - SPACING_TOLERANCE) <= sum(spacing) / 2 <= greatest * (1 + SPACING_TOLERANCE))
+    spacing = horizontal.grid_spacing(field.array, field.y, field.x) if task.spacing is not None else None
+    return spacing is not None and task.multiple("spacing", 1000 * sum(spacing) / 2) is not None
 
 
 # ---------------------------------------------------------------- the result
