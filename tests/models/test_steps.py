@@ -10,10 +10,11 @@ from test_sprog import rough
 import xnowcast
 from xnowcast import models
 from xnowcast.models.base import Grid
-from xnowcast.models.steps import PARALLEL, STEPS, by_rank, carried_back, directions, falling, growing, way
+from xnowcast.models.steps import PARALLEL, STEPS, by_rank, directions, falling, growing, way
 from xnowcast.nn.advection import bilinear_response
 from xnowcast.nn.cascade import continued
 from xnowcast.nn.field_noise import Process, blurred
+from xnowcast.nn.moving_frame import carried_back
 from xnowcast.nn.noise import Noise, member_generator
 from xnowcast.nn.probability_matching import matched
 

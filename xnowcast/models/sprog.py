@@ -10,7 +10,7 @@ from xnowcast.models.base import Task, Transform
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import SCALINGS, Identity
 from xnowcast.nn.cascade import LEVELS, check_cascade, continued
-from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
+from xnowcast.nn.moving_frame import carried_back, check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise
 from xnowcast.nn.probability_matching import matched
 
@@ -86,6 +86,6 @@ def pattern(
 
     ``motion`` is that of `xnowcast.nn.moving_frame.motion_of`; NaN where the air comes from outside.
     """
-    aligned, _ = onto_newest(rain, valid, motion, rain.shape[1])
+    aligned = carried_back(*onto_newest(rain, valid, motion, rain.shape[1]))
     ahead = continued(scaling(aligned), steps, levels).clamp(0.0, 1.0)
     return onto_ground(ahead, motion, valid[:, -1])

@@ -14,7 +14,7 @@ from xnowcast.models.transforms import SCALINGS, Identity
 from xnowcast.nn.advection import bilinear_response, sampling_grid
 from xnowcast.nn.cascade import LEVELS, check_cascade
 from xnowcast.nn.field_noise import Process
-from xnowcast.nn.moving_frame import CARRIED, check_window, motion_of, onto_ground, onto_newest
+from xnowcast.nn.moving_frame import CARRIED, carried_back, check_window, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise, source
 
 PARALLEL, PERPENDICULAR = (10.88, 0.23, -7.68), (5.76, 0.31, -2.72)
@@ -192,14 +192,6 @@ def by_rank(fields: Tensor, wanted: Tensor) -> Tensor:
         middle = counts.flip(0).cumsum(0).flip(0) - (counts + 1) // 2
         matched[i] = wanted[middle.clamp(0, len(wanted) - 1)][own]
     return matched.masked_fill_(fields <= 0, 0.0)
-
-
-def carried_back(frames: Tensor, seen: Tensor) -> Tensor:
-    """Frames ``(b, t, y, x)``, what was not ``seen`` in one as it is in the next: nothing there is taken to change."""
-    filled = [frames[:, -1]]
-    for frame, there in zip(frames[:, :-1].unbind(1)[::-1], seen[:, :-1].unbind(1)[::-1], strict=True):
-        filled.append(torch.where(there, frame, filled[-1]))
-    return torch.stack(filled[::-1], 1)
 
 
 def way(error: tuple[float, float, float], minutes: float) -> float:

@@ -42,6 +42,14 @@ def onto_newest(rain: Tensor, observed: Tensor, motion: Tensor, known: int) -> t
     return moved.nan_to_num(0.0), moved.isfinite()
 
 
+def carried_back(frames: Tensor, seen: Tensor) -> Tensor:
+    """Frames ``(b, t, y, x)``, what was not ``seen`` in one as it is in the next: nothing there is taken to change."""
+    filled = [frames[:, -1]]
+    for frame, there in zip(frames[:, :-1].unbind(1)[::-1], seen[:, :-1].unbind(1)[::-1], strict=True):
+        filled.append(torch.where(there, frame, filled[-1]))
+    return torch.stack(filled[::-1], 1)
+
+
 def onto_ground(fields: Tensor, motion: Tensor, newest_observed: Tensor) -> Tensor:
     """Fields ``(b, n, y, x)`` of 1, 2, ... steps ahead in the moving frame, carried to where the rain will be.
 
