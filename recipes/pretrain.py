@@ -271,7 +271,7 @@ STLDM_STAGES = (("autoencoder", 1600, 64, 3e-3), ("translator", 500, 96, 2e-3), 
 STLDM_RUNNING = {
     "guidance": 0.0,
     "sampling_steps": 5,
-    "precision": "bfloat16",
+    "precision": "auto",
     "motion_noise": 0.6,
     "inflation": 1.85,
     "probability_matching": 0.5,

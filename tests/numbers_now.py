@@ -19,6 +19,7 @@ from xnowcast import models
 
 TABLE = Path(__file__).with_name("numbers.json")
 SMALL = {"size": "tiny", "sampling_steps": 2}
+FEW = {"sampling_steps": 2, "precision": "bfloat16"}  # which "auto" would take on some processors only
 
 
 @cache
@@ -76,7 +77,8 @@ def shipped():
     """Results of all weights that ship."""
     for name in xnowcast.pretrained.names():
         task = xnowcast.load(name).task
-        few = {"sampling_steps": 2} if "sampling_steps" in xnowcast.card(name).options else {}
+        known = xnowcast.card(name).options
+        few = {option: value for option, value in FEW.items() if option in known}
         yield f"{name}, trained", lambda name=name, task=task, few=few: applied(name, task, on_mismatch="warn", **few)
 
 

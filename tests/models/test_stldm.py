@@ -641,3 +641,11 @@ def test_grids_that_the_network_does_not_divide_are_padded(learnt):
     rain = np.random.default_rng(0).gamma(0.5, 4.0, (1, 4, 19, 37)).astype("f4")
     answer = engine.predict(learnt, rain, 2, members=[0, 1], noise=lambda rows: noise([0, 1]))
     assert answer.shape == (2, 2, 19, 37) and np.isfinite(answer).all()
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_precision_is_chosen_for_the_processor(monkeypatch, has_instructions):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: has_instructions, raising=False)
+    model = models.build("stldm", size="tiny", precision="auto")
+    assert model._sampling_network().dtype == (torch.bfloat16 if has_instructions else torch.float32)

@@ -30,6 +30,7 @@ from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
 from xnowcast.models.transforms import SCALINGS
 from xnowcast.nn.noise import Noise, for_each_member, source
+from xnowcast.nn.precision import is_half
 
 KL_WEIGHT = 1e-6
 """Of the divergence of the latent frames; it appears in the published code alone."""
@@ -134,7 +135,12 @@ class STLDMOptions(Options):
         "True draws the latent frames of the past for each member, as the published code does; False takes their mean.",
         runtime=True,
     )
-    precision: str = option("float32", "Of the denoiser.", choices=("float32", "bfloat16"), runtime=True)
+    precision: str = option(
+        "float32",
+        'Of the denoiser; "auto" is bfloat16 where the processor has instructions for it, else float32.',
+        choices=("float32", "bfloat16", "auto"),
+        runtime=True,
+    )
     tile: int | None = option(
         None,
         "Grids wider or higher than this many cells are translated and denoised in overlapping tiles. By default those "
@@ -360,7 +366,7 @@ class STLDM(Declared[STLDMOptions], nn.Module):
 
     def _sampling_network(self) -> Denoiser:
         """The denoiser in the precision of the forecast; a copy where that is not its own."""
-        if self.options.precision == "float32":
+        if not is_half(self.options.precision, next(self.denoiser.parameters()).device):
             return self.denoiser
         return deepcopy(self.denoiser).to(torch.bfloat16)
 
