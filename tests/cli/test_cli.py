@@ -296,3 +296,25 @@ def test_a_forecast_of_a_weather_model_is_corrected_and_explained(tmp_path, caps
     assert "no network" in fails(
         capsys, "explain", tmp_path / "nwp.nc", tmp_path / "e.nc", "--model", "nwp-raw", "--category", "1"
     )
+
+
+def test_a_flag_that_is_misspelt_is_named_with_the_nearest(event, tmp_path, capsys):
+    message = fails(capsys, "forecast", event, tmp_path / "f.nc", "--lead-tme", "30min")
+    assert message.endswith("xnowcast forecast takes no --lead-tme; did you mean '--lead-time'?")
+    assert "see xnowcast forecast --help" in fails(capsys, "forecast", event, tmp_path / "f.nc", "--quux=3")
+
+
+def test_a_module_of_the_users_own_adds_a_model(event, tmp_path, monkeypatch):
+    (tmp_path / "own_models.py").write_text(
+        "import xnowcast\nxnowcast.models.register('steady', 'xnowcast.models.persistence:Persistence')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run = [sys.executable, "-m", "xnowcast", "forecast", str(event), "f.nc", "--model", "steady", "--import"]
+    made = subprocess.run([*run, "own_models"], capture_output=True, text=True)
+    assert made.returncode == 0 and "steady" in made.stdout, made.stderr
+    missing = subprocess.run([*run, "no_such_module"], capture_output=True, text=True)
+    assert missing.returncode == 2 and "--import no_such_module: No module named" in missing.stderr
+
+
+def test_a_picture_of_what_has_none_is_refused(event, tmp_path, capsys):
+    assert "--picture" in fails(capsys, "score", event, event, "--picture", tmp_path / "x.png")

@@ -187,6 +187,7 @@ def _plan(
     chosen = {}
     chosen[most], every = choose(forecasting[most], init_times, on_gap)
     chosen |= {name: choose(m, every, on_gap)[0] for name, m in forecasting.items() if name != most}
+    _refuse_strange_stores(models, every)
     coords = {
         "model": list(models),
         **({"hour": np.arange(0, 24, _checked_hours(hours))} if hours is not None else {}),
@@ -225,6 +226,17 @@ def _plan(
     table = Table(every, block_starts(every, asked["block"]), coords, variables, units)
     chosen = chosen if "" not in chosen else {}
     return Plan(job, reference, table, chosen, _per_step(models, reference), noted, reference.plan.steps), table
+
+
+def _refuse_strange_stores(models: dict[str, Contender], init_times: np.ndarray) -> None:
+    """Scores of all models are of the init times that all have: a store with none of them would leave no score."""
+    for name, model in models.items():
+        if isinstance(model, Stored) and not np.isin(init_times, model.init_times).any():
+            wanted, found = (f"{times.min():.16} to {times.max():.16}" for times in (init_times, model.init_times))
+            raise ValueError(
+                f"{name!r} has a forecast from none of the init times that are scored, which are {init_times.size} "
+                f"from {wanted}; its {model.init_times.size} are from {found}: give init_times that it has"
+            )
 
 
 def _per_step(models: dict[str, Contender], reference: Prepared) -> int:

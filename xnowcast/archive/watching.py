@@ -74,19 +74,19 @@ def watch(
     out : str or pathlib.Path
         Folder of the forecasts; made if it is missing.
     pattern : str
-        Of the names of the files, such as ``"*.h5"``. Names that begin with a dot are left out.
+        Which files are read, by their names, such as ``"*.h5"``. Names that begin with a dot are left out.
     file_format : {"nc", "zarr"}
-        Of the forecasts.
+        In which forecasts are written.
     poll : duration
-        Time from one look to the next.
+        Time from one look into the folder to the next, such as ``"10s"``.
     keep : int, optional
-        How many forecasts to keep, of those that a watch made; all by default. Other files are never removed.
+        How many of the newest forecasts stay in ``out``; all by default. Other files are never removed.
     follow_links : bool
         Read what links in ``folder`` point at outside it.
     stop_after : int, optional
-        Stop after so many forecasts.
+        Number of forecasts after which it stops.
     stop_when_idle : duration, optional
-        Stop when no new frame has come for so long.
+        How long no new frame may come before it stops, such as ``"30min"``.
     on_gap : {"skip", "fill"}
         What to do when a frame is missing among those that the model reads: no forecast, or fill it.
 

@@ -5,9 +5,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NoReturn
 
 import xnowcast
+from xnowcast import check
 from xnowcast.cli.flags import add_flags, arguments_of
 from xnowcast.terminal import printable
 
@@ -34,8 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
-        options = _parser().parse_args([word for word in words if word != "--debug"])
+        options = _parsed([word for word in words if word != "--debug"])
+        for module in options.modules:
+            _import(module)
         return options.run(options) or 0
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stderr.close()
+        return 0
     except KeyboardInterrupt as interruption:
         message = printable(str(interruption)) or "interrupted; nothing half-written was left"
         print(f"xnowcast: {message}", file=sys.stderr)
@@ -45,6 +52,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"xnowcast: {_in_one_line(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
+
+
+def _parsed(words: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        command = _subparsers(parser)[options.command]
+        flags = [flag for action in command._actions for flag in action.option_strings]
+        flag, help_page = unknown[0].partition("=")[0], f"see xnowcast {options.command} --help"
+        raise ValueError(f"xnowcast {options.command} takes no {flag}; {check.did_you_mean(flag, flags, help_page)}")
+    return options
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return next(dict(action.choices) for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+
+
+def _import(module: str) -> None:
+    """Import a module of the user's that registers models, readers or scores; it may lie in the working folder."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise ValueError(f"--import {module}: {error}") from error
 
 
 def _in_one_line(error: Exception) -> str:
@@ -79,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(commands)
     for command in commands.choices.values():
+        command.add_argument(
+            "--import",
+            dest="modules",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="a module of yours that adds models or readers; may be repeated",
+        )
         command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     return parser
 
@@ -103,14 +143,21 @@ VERBS = {
 """Verbs that read a file and write one: what they do, and what they read."""
 
 
+DEFAULTS = {"forecast": "lagrangian where it suits the data (with --members steps)"}
+"""Models that run where none is named, in words, where it is not one for all data."""
+
+
 def _add_verbs(commands: Any) -> None:
+    from xnowcast.models.shipped import PREFERRED
+
     for name, (text, reads) in VERBS.items():
         command = _command(commands, name, _verb, text)
         command.add_argument(
             "input", help=f"{reads}: NetCDF, Zarr, radar product files (a quoted pattern), or a dataset's name"
         )
         command.add_argument("output", help="ends in .zarr or .nc")
-        add_flags(command, getattr(xnowcast, name), as_for=xnowcast.postprocess)
+        default = DEFAULTS.get(name, PREFERRED[name][0])
+        add_flags(command, getattr(xnowcast, name), default_model=default, as_for=xnowcast.postprocess)
         command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 
@@ -206,7 +253,7 @@ def _add_watch(commands: Any) -> None:
 
     command = _command(commands, "watch", _watch, "Forecast from each new frame in a folder, until Ctrl-C.")
     command.add_argument("folder", help="where files arrive")
-    add_flags(command, archive.watch, as_for=xnowcast.forecast)
+    add_flags(command, archive.watch, default_model=DEFAULTS["forecast"], as_for=xnowcast.forecast)
 
 
 @_log_on_stderr()
@@ -214,7 +261,7 @@ def _watch(options: argparse.Namespace) -> None:
     from xnowcast.archive import watch
 
     made = watch(options.folder, **arguments_of(options, watch))
-    print(f"{made} forecasts in {options.out}")
+    print(f"{made} forecast{'' if made == 1 else 's'} in {options.out}")
 
 
 # ---------------------------------------------------------------- train
@@ -280,6 +327,8 @@ def _score(options: argparse.Namespace) -> int | None:
 
     if options.forecast.endswith(".toml"):
         return _score_archive(options)
+    if options.picture:
+        raise ValueError("--picture draws models of an archive (xnowcast score CONFIG.toml); leave it out here")
     if options.observations is None:
         raise ValueError(
             "observations are missing: xnowcast score FORECAST OBSERVATIONS, or xnowcast score CONFIG.toml"

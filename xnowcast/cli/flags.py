@@ -10,20 +10,31 @@ from typing import Any, Literal, Union, get_args, get_origin
 from xnowcast.configuration import init_times
 
 
-def add_flags(command: argparse.ArgumentParser, function: Callable[..., Any], *, as_for: Any = None) -> None:
+def add_flags(
+    command: argparse.ArgumentParser, function: Callable[..., Any], *, default_model: str, as_for: Any = None
+) -> None:
     """Give a command a flag for each argument of a function but its first, and ``--option`` for a model's own.
 
-    ``as_for``: the function that describes what the docstring of this one leaves to it.
+    ``default_model``: what runs where none is named, in words. ``as_for``: the function that describes what the
+    docstring of this one leaves to it.
     """
     meanings = (_meanings(as_for) if as_for is not None else {}) | _meanings(function)
     for parameter in _arguments(function):
         flags = [f"--{parameter.name.replace('_', '-')}", *(["--format"] if parameter.name == "file_format" else [])]
-        how: dict[str, Any] = {"dest": parameter.name, "help": _help(parameter, meanings.get(parameter.name, ""))}
+        how: dict[str, Any] = {
+            "dest": parameter.name,
+            "help": _help(parameter, meanings.get(parameter.name, ""), default_model),
+        }
         how |= {"required": True} if parameter.default is Parameter.empty else {"default": parameter.default}
         command.add_argument(*flags, **how | _how(parameter))
     if any(p.kind is Parameter.VAR_KEYWORD for p in signature(function).parameters.values()):
         command.add_argument(
-            "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the model's own"
+            "--option",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="an option of the model's own, such as sampling_steps=10; may be repeated (xnowcast models NAME lists "
+            "them)",
         )
 
 
@@ -42,8 +53,9 @@ def _arguments(function: Callable[..., Any]) -> list[Parameter]:
     return [p for p in others if p.kind is not Parameter.VAR_KEYWORD and p.name != "progress"]
 
 
-def _help(parameter: Parameter, meaning: str) -> str:
-    meaning = (parameter.name in WRITTEN and WRITTEN[parameter.name].meaning) or meaning
+def _help(parameter: Parameter, meaning: str, default_model: str) -> str:
+    if parameter.name in WRITTEN and WRITTEN[parameter.name].meaning:
+        meaning = WRITTEN[parameter.name].meaning.format(default=default_model)
     tells = parameter.default not in (Parameter.empty, None) and not isinstance(parameter.default, bool)
     words = [meaning, f"{parameter.default} by default" if tells else ""]
     return "; ".join(filter(None, words)).replace("%", "%%")
@@ -131,11 +143,12 @@ def _name_and_value(text: str) -> tuple[str, Any]:
 
 WRITTEN = {
     "model": _Written(
-        str, "a name (xnowcast models) or a weights file; by default that of --weights, else what suits best"
+        str, "a name (xnowcast models lists them) or a weights file; by default that of --weights, else {default}"
     ),
     "init_times": _Written(
         lambda text: init_times(text, "--init-times"),
-        "latest, all, one time, several with commas, or START/STOP or START/STOP/STEP",
+        "when forecasts start: latest, all, one time such as 2016-07-11T21:00, several with commas, or START/STOP or "
+        "START/STOP/STEP, both ends included",
     ),
     "zr": _Written(
         _relation,
@@ -143,7 +156,12 @@ WRITTEN = {
     ),
     "static": _Written(_opened, metavar="FILE"),
     "grid": _Written(_opened, metavar="FILE"),
-    "channels": _Written(_channels, action="append", metavar="CHANNEL=VARIABLE"),
+    "channels": _Written(
+        _channels,
+        "a variable that the file's attributes do not name, such as 'air_temperature at 850 hPa=T850'; may be repeated",
+        action="append",
+        metavar="CHANNEL=VARIABLE",
+    ),
     "category": _Written(lambda text: int(text) if text.isdigit() else text),
 }
 """Arguments of the verbs that are no number, word or flag."""

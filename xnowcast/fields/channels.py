@@ -245,7 +245,9 @@ def locate_channels(
     """
     mapping = mapping or {}
     if unknown := [name for name in mapping if name not in names]:
-        raise ValueError(f"the mapping names {_listed(unknown)}, which is no channel; channels are {_listed(names)}")
+        raise ValueError(
+            f"the mapping names {_listed(unknown)}, which is no channel of the model; its channels are {_listed(names)}"
+        )
     found, wrong = [], []
     for name in names:
         try:

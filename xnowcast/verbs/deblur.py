@@ -45,11 +45,11 @@ def deblur(
     model : str or DeblurModel, optional
         Name of a system, path of a weights file, or a model in memory; ``"postcast"`` by default.
     members : int, optional
-        Make so many sharp frames of each blurry one, along a new dim ``member``. By default one of each, without such
-        a dim and not 10 as in `forecast`: what is sharpened is a forecast that stays one, and has its members already
-        where it is an ensemble; these are kept, each is sharpened.
+        How many sharp frames are made of each blurry one, along a new dim ``member``. By default one of each, without
+        such a dim and not 10 as in `forecast`: what is sharpened is a forecast that stays one, and has its members
+        already where it is an ensemble; these are kept, each is sharpened.
     seed : int
-        The noise of a frame comes from the seed and the frame's init time, member and lead time alone.
+        A whole number. The noise of a frame comes from the seed and the frame's init time, member and lead time alone.
     diagnostics : bool
         Add to a Dataset what was assumed: ``blur_kernel`` (..., ky, kx), ``reblurred`` (the sharp frame blurred
         with it) and ``blur_distance`` (mean squared difference between the input and that, in the model's scale;

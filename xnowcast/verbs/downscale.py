@@ -60,16 +60,17 @@ def downscale(
         How many fine cells along y and along x make a coarse one. Weights are for one factor each; those of ``"stvd"``
         that ship make 1 km of 4 km (``factor=4``) and of 8 km (``factor=8``).
     members : int, optional
-        Members of an ensemble, for stochastic models; 10 by default, as in `forecast`, for many fine fields suit a
-        coarse one and the spread of a few says little. 1 gives one fine field, 0 the model's deterministic part.
+        Members of an ensemble, for stochastic models; 10 by default. 1 gives one fine field, 0 the model's
+        deterministic part. Many fine fields suit a coarse one, and the spread of a few says little.
     seed : int
-        The noise of a frame comes from the seed, the member's number and the frame's time or lead time alone.
+        A whole number. The noise of a frame comes from the seed, the member's number and the frame's time or lead time
+        alone.
     static : xarray.Dataset or xarray.DataArray, optional
         Fields on the fine grid, such as the topography, for models that read them; in any units, or in canonical ones
         (see `xnowcast.channels`) where they have none.
     conserve : bool, optional
-        Make the area mean of every member over each coarse cell the coarse value: see
-        `xnowcast.engine.refining.conserved`. By default True for models that are trained, which are better for it,
+        Make the area mean of every member over each coarse cell the coarse value (`xnowcast.engine.refining.conserved`
+        does it). By default True for models that are trained, which are better for it,
         and False for interpolation, which is what its name says. False is the plain sampling of STVD's paper, whose
         members have too much rain or too little; take it where the coarse rain itself is not to be trusted.
     <running>

@@ -57,15 +57,17 @@ def forecast(
     steps : int, optional
         How far to forecast in steps, instead of ``lead_time``.
     init_times : "latest", "all", time, list of times or slice of times
-        When the forecasts start. ``slice("2024-06-01T12", "2024-06-01T18", "30min")`` starts one every half hour.
+        When the forecasts start. ``slice("2024-06-01T12", "2024-06-01T18", "30min")`` starts one every half hour, the
+        last at 18.
     members : int, optional
-        Members of an ensemble; 10 by default for models that have members, as many as the CRPS and probabilities in
-        tenths want. A deterministic model has none.
+        Members of an ensemble; 10 by default for models that always have some. ``"lagrangian"`` has some where they are
+        asked for; another deterministic model has none.
     seed : int
-        Member 3 is the same for one seed and init time however many members are asked for, and however the
-        data are chunked.
+        A whole number that the members' noise is drawn by. Member 3 is the same for one seed and init time however many
+        members are asked for, and however the data are chunked.
     on_gap : {"raise", "skip", "fill"}
-        What to do with a forecast that would read across a missing frame.
+        What to do with a forecast that would read across a missing frame: stop, leave it out, or put the frame between
+        its neighbours.
     <running>
     **options
         The model's own options.

@@ -59,11 +59,11 @@ def postprocess(
         Variables of those channels that standard names and levels do not tell:
         ``{"air_temperature at 850 hPa": "T850"}``.
     grid : xarray.Dataset or xarray.DataArray, optional
-        Anything on another grid, such as the observations: the channels are remapped to it first.
+        Data whose grid is wanted, such as the observations: the channels are remapped to it first.
     regrid : {"bilinear", "conservative"}
-        How.
+        How they are remapped to ``grid``.
     decision : {"argmax", "inverse"}
-        Which class is forecast: the most probable, or the one in which the rain rate falls that the probabilities mean.
+        Which class is forecast: the most probable one, or that of the mean rain rate.
     <running>
     **options
         The model's own options.

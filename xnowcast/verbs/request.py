@@ -31,6 +31,9 @@ log = logging.getLogger("xnowcast")
 
 OnMismatch = Literal["raise", "warn"]
 
+MODELS_WITH_MEMBERS = {"forecast": "steps", "downscale": "stvd"}
+"""A model with members for each verb that has one."""
+
 ALL_THE_SAME = ". To run it all the same, pass on_mismatch='warn'"
 """What to do about a model that was made for other data; no advice where nobody named it."""
 
@@ -44,22 +47,23 @@ class Running:
     members : int, optional
         Members of an ensemble, for models that have members; 10 by default.
     seed : int
-        Of the members' noise.
+        A whole number that the members' noise is drawn by.
     variable : hashable, optional
         Name of the precipitation field where a dataset has more than one.
     zr : (float, float) or str, optional
         a and b of Z = a R**b for fields in dBZ, or a name such as ``"hko-7"``; by default the field's attributes
         ``zr_a`` and ``zr_b``, else 200 and 1.6.
     on_mismatch : {"raise", "warn"}
-        What to do when the step or the grid spacing of the data is not that of the model's training.
+        What to do when the step or the grid spacing of the data is not that of the model's training: stop, or run all
+        the same with a warning.
     weights : str or path, optional
         Path of a weights file, or name of weights that ship, for a system that is trained; by default those that ship
         for it (`xnowcast.pretrained`).
     device : str
-        ``"auto"`` is the GPU where there is one, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``, which is the GPU where there is one, else the CPU.
     batch_size : int, optional
-        Samples that the model gets at once: init times and members, frames, or fields. By default as many as make a
-        few million cells; fewer take less memory.
+        Samples that the model gets at once (init times and members, frames, or fields), fewer to take less memory. By
+        default as many as make a few million cells.
     progress : bool, optional
         A progress bar while in-memory data are computed; by default on a terminal only.
     """
@@ -203,9 +207,11 @@ class Request(Running):
         if (task or self.task).stochastic:
             return range(10 if self.members is None else int(self.members))
         if self.members is not None and self.members > 1:
+            some = MODELS_WITH_MEMBERS.get(self.verb.__name__)
+            name_another = f", or name a model that has some, such as {some!r}" if some else ""
             raise ValueError(
                 f"{self.name!r} is deterministic: all of the {self.members} members would be the same; leave members "
-                "out, or name a model that has some, such as 'stldm'"
+                f"out{name_another}"
             )
         return None
 
@@ -258,7 +264,7 @@ def _recipe(
         _refuse_misspelt(verb, options, parameters(source, options))
         options = models.checked_options(source, options)
         task = models.declare(source, **options)
-        if task.trained:
+        if task.trained and task.verb == verb.__name__:
             raise ValueError(
                 f"{source!r} needs weights: give the path of a file with weights=, from xnowcast.train({source!r}, ...)"
             )

@@ -16,6 +16,7 @@ from xnowcast.archive.run.lock import StoreLock
 from xnowcast.archive.run.logs import LogFile, log
 from xnowcast.fields import windows
 from xnowcast.verbs.forecast import Prepared
+from xnowcast.verbs.request import model_name
 
 if TYPE_CHECKING:
     from xnowcast.archive.run.frames import ReadFrames
@@ -158,7 +159,10 @@ def check_run(asked: Mapping[str, Any]) -> None:
 
 def choose(ready: Prepared, init_times: Any, on_gap: Any) -> tuple[windows.Windows, np.ndarray]:
     """The windows of a run, and every init time, those with a gap included; both in rising order."""
-    found = windows.input_windows(ready.axis, ready.task.input_frames, init_times, on_gap=on_gap)
+    try:
+        found = windows.input_windows(ready.axis, ready.task.input_frames, init_times, on_gap=on_gap)
+    except ValueError as error:
+        raise ValueError(f"{model_name(ready.recipe)!r}: {error}") from None
     chosen = pick(found, np.argsort(found.init_times))
     return chosen, np.sort(np.concatenate([found.init_times, found.skipped]))
 
