@@ -505,7 +505,7 @@ def test_links_out_of_the_folder_are_followed_only_when_asked_for(radar, tmp_pat
 
 
 def test_a_folder_that_is_away_is_waited_for_with_growing_pauses(frames, tmp_path, monkeypatch):
-    from xnowcast.archive import watching as module
+    module = sys.modules["xnowcast.archive.watch"]
 
     arrives(tmp_path / "in", *frames[:3])
     pauses, looks = [], []
@@ -754,5 +754,5 @@ def test_watch_is_one_command(frames, tmp_path, capsys):
     words = ["watch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--model", "persistence", "--poll", "50ms"]
     assert main([*words, "--overwrite"]) == 2, "nothing is replaced for asking"
     assert main([*words, "--stop-after", "1", "--steps", "2", "--pattern", "radar_*.nc"]) == 0
-    assert "1 forecasts in" in capsys.readouterr().out
+    assert "1 forecast in" in capsys.readouterr().out
     assert Path(tmp_path / "out" / "latest.nc").exists()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xnowcast.archive.hindcasts import hindcast
 from xnowcast.archive.score import score_archive
 from xnowcast.archive.store import open_archive
-from xnowcast.archive.watching import watch
+from xnowcast.archive.watch import watch
 
 if TYPE_CHECKING:
     from xnowcast.archive.picture import plot_table

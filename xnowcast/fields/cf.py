@@ -25,6 +25,10 @@ from xnowcast.fields.attributes import (
 )
 from xnowcast.fields.horizontal import check_kinds, horizontal_dims, without_time
 from xnowcast.fields.horizontal import grid_spacing as grid_spacing
+from xnowcast.fields.horizontal import latlon_names as latlon_names
+from xnowcast.fields.horizontal import north_up as north_up
+from xnowcast.fields.horizontal import orientation as orientation
+from xnowcast.fields.horizontal import refuse_uneven as refuse_uneven
 
 STANDARD_NAMES = (
     "rainfall_rate",

@@ -154,6 +154,11 @@ def watch(
     return desk.made
 
 
+def _Desk(folder: Path, model: Any, settings: dict[str, Any], file_format: str, keep: int | None) -> Desk:
+    """A desk by a model and arguments of `xnowcast.forecast`, as scripts of earlier versions make one."""
+    return Desk(folder, ForecastRequest(verb=forecast, model=model, **settings), file_format, keep)
+
+
 def _check_call(folder: Any, out: Any, **given: Any) -> tuple[Path, Path]:
     """What can be refused without a frame and without a model."""
     for name, value in {"folder": folder, "out": out}.items():
