@@ -239,6 +239,17 @@ def test_each_member_with_detail_is_itself(radar):
         torch.testing.assert_close(alone[0], together[number, :2], equal_nan=True)
 
 
+def test_detail_suits_a_network_in_any_unit(radar):
+    """Around one that works in mm/h noise is added on the same scale as around one that works in reflectivity."""
+    rain = rates(radar, 5)
+    options = {"input_frames": 5, "detail": 0.5}
+    network = Blurring()
+    network.transform = Identity()
+    made = models.build("lagrangian", network=network, **options).forecast(rain, rain >= 0, 2, members(2))
+    assert float(made.nan_to_num().max()) > 2.0, "rates above 1 mm/h are not cut off"
+    assert float((made[0] - made[1]).nan_to_num().abs().mean()) > 0.005
+
+
 def test_members_are_had_by_asking_for_them(radar):
     five = radar.isel(time=slice(5))
     one = five.nowcast.forecast("lagrangian", steps=2, on_mismatch="warn")

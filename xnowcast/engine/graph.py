@@ -26,12 +26,12 @@ class ModelLayer:
     """A graph layer in the making: a task for each block of the result, with the model as a node that all share.
 
     ``verb``: begins the names of the keys. ``data``: the array that the tasks read. ``model``: a recipe, or a model in
-    memory, which travels once. ``told_apart_by``: all else that the result depends on.
+    memory, which travels once. ``identity``: all else that the result depends on.
     """
 
-    def __init__(self, verb: str, data: da.Array, model: Any, *told_apart_by: Any):
+    def __init__(self, verb: str, data: da.Array, model: Any, *identity: Any):
         node = node_of(model)
-        self._token = tokenize(data.name, node.token, *told_apart_by)
+        self._token = tokenize(data.name, node.token, *identity)
         self._verb, self._data = verb, data
         self.name = f"{verb}-{self._token}"
         self._graph: dict[Any, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
+from xnowcast.models.base import Loss, Task, TrainingBatch, check_given, require_finite
 from xnowcast.models.declaration import Declared, option
 from xnowcast.models.recurrent import RecurrentForecaster, RecurrentOptions
 from xnowcast.nn.losses import almost_fair_crps, area_means
@@ -80,13 +80,10 @@ class CRPSForecaster(RecurrentForecaster, Declared[CRPSOptions]):
             self.network.load_state_dict(inside.state_dict())
 
     @torch.no_grad()
-    def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None, **_: Any) -> Tensor:
+    def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
         """``(b, t, 1, y, x)``, t at least ``input_frames``, to ``(b * m, steps, 1, y, x)``, both scaled to [0, 1]."""
         known = self.task.input_frames
-        if frames.shape[1] < known:
-            raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
-        if steps < 1:
-            raise ValueError(f"steps is {steps}: ask for at least one")
+        check_given(frames, known, steps)
         drawn = source(noise, len(frames))
         members = self.members(frames[:, -known:], steps, lambda *shape: drawn.normal(*shape).to(frames), len(drawn))
         return require_finite(members).clamp(0.0, 1.0)

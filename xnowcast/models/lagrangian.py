@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xnowcast import models
-from xnowcast.models.base import Grid, Loss, Task, TrainingBatch
+from xnowcast.models.base import Grid, Loss, Task, TrainingBatch, check_given
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.sprog import SMOOTH, pattern
@@ -244,16 +244,14 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         every few of them.
         """
         known = self.task.input_frames
-        if frames.shape[1] < known:
-            raise ValueError(f"{frames.shape[1]} frames were given: the model reads {known}")
-        if steps < 1:
-            raise ValueError(f"steps is {steps}: ask for at least one")
+        check_given(frames, known, steps)
         rain, valid = self.transform.inverse(frames[:, -known:, 0]), observed[:, -known:, 0]
         motion = motion_of(rain, valid, window=self.options.window)
         aligned, still_valid = onto_newest(rain, valid, motion, known)
         every, cells = self._multiples(grid)
         ahead = self._continued(aligned, still_valid, steps, noise, every, cells)
-        joined = bool(self.options.cascade or self.options.probability_matching) and self.scale is not self.transform
+        own = self.options
+        joined = bool(own.cascade or own.probability_matching or own.detail) and self.scale is not self.transform
         ahead = self.scale(self.transform.inverse(ahead)) if joined else ahead
         if self.task.stochastic:
             ahead = self._members(ahead, self.scale(aligned), motion, valid, noise)

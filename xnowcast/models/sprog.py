@@ -29,7 +29,7 @@ class SPROGOptions(Options):
     )
     probability_matching: bool = option(
         True,
-        "Whether the forecast gets the rain rates of the newest frame, carried along the motion, in the order of its "
+        "Whether each forecast gets the rain rates of the newest frame, carried along the motion, in the order of its "
         "own (`xnowcast.nn.probability_matching`). Otherwise its peaks fade.",
     )
 

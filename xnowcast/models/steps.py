@@ -8,13 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xnowcast.models.base import Grid, Task
-from xnowcast.models.declaration import Declared, Options, option
-from xnowcast.models.sprog import SMOOTH
+from xnowcast.models.declaration import Declared, option
+from xnowcast.models.sprog import SPROGOptions
 from xnowcast.models.transforms import SCALINGS, Identity
 from xnowcast.nn.advection import bilinear_response, sampling_grid
-from xnowcast.nn.cascade import LEVELS, check_cascade
 from xnowcast.nn.field_noise import Process
-from xnowcast.nn.moving_frame import CARRIED, carried_back, check_window, motion_of, onto_ground, onto_newest
+from xnowcast.nn.moving_frame import CARRIED, carried_back, motion_of, onto_ground, onto_newest
 from xnowcast.nn.noise import Noise, source
 
 PARALLEL, PERPENDICULAR = (10.88, 0.23, -7.68), (5.76, 0.31, -2.72)
@@ -28,15 +27,7 @@ CELLS_AT_ONCE = 2**24  # of the levels of the members that a GPU computes at onc
 
 
 @dataclass(frozen=True, kw_only=True)
-class STEPSOptions(Options):
-    input_frames: int = option(5, "Frames read, at least 3.")
-    levels: int = option(LEVELS, "Scales that a field is taken apart into, at least 2.")
-    window: float = option(
-        SMOOTH, "Standard deviation, in grid cells, of the window within which the motion is taken as one."
-    )
-    scaling: str = option(
-        "reflectivity", "From rain rate to the logarithmic scale on which it is taken apart.", choices=SCALINGS
-    )
+class STEPSOptions(SPROGOptions):
     noise: str = option(
         "local",
         "Whether noise is as strong everywhere as the newest frame is in the mean, or by place as that is there, in "
@@ -52,20 +43,14 @@ class STEPSOptions(Options):
     mask_speed: float | None = option(
         60.0, "How fast, in km/h, rain can appear away from where rain is; anywhere at once with None.", least=0
     )
-    probability_matching: bool = option(
-        True,
-        "Whether each member gets the rain rates of the newest frame, carried along the motion, in the order of its "
-        "own (`xnowcast.nn.probability_matching`).",
-    )
 
     def check(self) -> None:
-        check_cascade(self.input_frames, self.levels)
-        check_window(self.window)
+        super().check()
         if self.noise_window <= 0:
             raise ValueError(f"noise_window is {self.noise_window}: it is a length in grid cells, above 0")
 
     def task(self) -> Task:
-        return Task("forecast", input_frames=self.input_frames, stochastic=True, coverage="advected", reads_grid=True)
+        return replace(super().task(), stochastic=True, reads_grid=True)
 
 
 class STEPS(Declared[STEPSOptions]):

@@ -45,8 +45,8 @@ def onto_newest(rain: Tensor, observed: Tensor, motion: Tensor, known: int) -> t
 def carried_back(frames: Tensor, seen: Tensor) -> Tensor:
     """Frames ``(b, t, y, x)``, what was not ``seen`` in one as it is in the next: nothing there is taken to change."""
     filled = [frames[:, -1]]
-    for frame, there in zip(frames[:, :-1].unbind(1)[::-1], seen[:, :-1].unbind(1)[::-1], strict=True):
-        filled.append(torch.where(there, frame, filled[-1]))
+    for frame, known in zip(frames[:, :-1].unbind(1)[::-1], seen[:, :-1].unbind(1)[::-1], strict=True):
+        filled.append(torch.where(known, frame, filled[-1]))
     return torch.stack(filled[::-1], 1)
 
 
