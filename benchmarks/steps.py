@@ -3,6 +3,7 @@
     python benchmarks/steps.py                                   # the events that no option was chosen on, 512 x 512
     python benchmarks/steps.py --events fmi_20160928_crop512 --size 256 --starts 3 --options noise=global
     python benchmarks/steps.py --pictures runs/steps             # and members beside the radar
+    python benchmarks/steps.py --size 256 --starts 3 --models steps lagrangian --events fr_meteonet_se_2016082810
 
 Both make ten members for an hour from the same frames, pysteps with its own defaults, and are scored on the cells that
 both cover and that were measured. Sums are taken over starts, ratios last. ``CRPS`` is that of ten members as they
@@ -170,6 +171,7 @@ def main():
     parser.add_argument("--starts", type=int, default=4)
     parser.add_argument("--size", type=int, default=512, help="cells of the middle that is used, along y and x")
     parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE", help="of our model")
+    parser.add_argument("--models", nargs="+", help="of this package, beside one another and without pysteps")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of members")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -179,6 +181,9 @@ def main():
         "steps": lambda *situation: own(*situation, "steps", members=MEMBERS, **options),
         "pysteps": theirs,
     }
+    if arguments.models:
+        del methods["pysteps"]
+        methods |= {m: lambda *situation, m=m: own(*situation, m, members=MEMBERS) for m in arguments.models}
     source = SimpleNamespace(data=arguments.data, events=arguments.events, size=arguments.size, every=1, coarsen=1)
     for name, rain in events(source):
         steps = int(np.ceil(max(LEADS) / step_of(rain)))
