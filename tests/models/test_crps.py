@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from xnowcast import models
+from xnowcast.models import crps
 from xnowcast.models.base import TrainingBatch
 from xnowcast.nn.losses import almost_fair_crps, area_means
 from xnowcast.nn.noise import Noise, member_generator
@@ -104,6 +105,30 @@ def test_noise_maps_change_slowly_and_keep_their_strength():
     maps = [noise_maps(lambda *shape: torch.randn(40, *shape), (64, 64))]
     for _ in range(30):
         maps.append(noise_maps(lambda *shape: torch.randn(40, *shape), (64, 64), maps[-1]))
-    assert float(maps[-1].std() / maps[0].std()) == pytest.approx(1.0, abs=0.1)
-    together = torch.corrcoef(torch.stack([maps[-1].flatten(), maps[-2].flatten()]))
-    assert float(together[0, 1]) == pytest.approx(0.9, abs=0.03)
+    for first, before, last in zip(maps[0], maps[-2], maps[-1], strict=True):
+        assert float(last.std() / first.std()) == pytest.approx(1.0, abs=0.1)
+        together = torch.corrcoef(torch.stack([last.flatten(), before.flatten()]))
+        assert float(together[0, 1]) == pytest.approx(0.9, abs=0.03)
+
+
+def test_noise_on_any_level_reaches_the_forecast(frames):
+    for at in range(4):
+        model = models.build("crps-rnn", size="tiny")
+        model.residual = True
+        torch.nn.init.normal_(model.perturbation.maps[at].weight)
+        members = model.forecast(frames, frames >= 0, 2, noise(0, 1))
+        assert (members[0] - members[1]).abs().max() > 1e-4
+
+
+def test_members_drift_in_training_as_they_will_in_the_layer():
+    """What is moved by a cell a step is two cells away at the second; what would be read from outside is left out."""
+    fields = torch.arange(8.0).expand(2, 2, 8, 8)
+    moved, inside = crps._drifted(fields, torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    assert moved[0, :, 3, 2].tolist() == [3.0, 4.0] and moved[1, :, 3, 2].tolist() == [2.0, 2.0]
+    assert inside[0, 1, 3].tolist() == [True] * 6 + [False] * 2 and inside[1].all()
+    layer = models.build("lagrangian", network="crps-rnn", size="tiny", motion_noise=0.4)
+    assert layer.network.drift == 0.4
+    torch.manual_seed(0)
+    rain = 4.0 * torch.rand(1, 4 + 2, 1, 48, 48)
+    losses = [float(layer.loss(TrainingBatch(rain, rain >= 0), progress=0.0).total.detach()) for _ in range(2)]
+    assert losses[0] != losses[1]  # untrained noise changes nothing: only the drift is random

@@ -14,6 +14,7 @@ from xnowcast.nn.losses import almost_fair_crps, area_means
 from xnowcast.nn.multiscale import DEPTH
 from xnowcast.nn.noise import Noise, source
 from xnowcast.nn.perturbation import Perturbation, noise_maps
+from xnowcast.nn.warp import warp
 
 AREAS = (1, 4, 16)
 """Cells along the squares whose mean rain rates are scored, besides the pixels on the network's own scale."""
@@ -45,10 +46,11 @@ class CRPSOptions(RecurrentOptions):
 class CRPSForecaster(RecurrentForecaster, Declared[CRPSOptions]):
     """An MS-RNN with members, trained for the CRPS of its ensemble; each member is one pass and stays itself.
 
-    A member has a latent vector, which scales and shifts the input of each cell, and noise maps on the coarsest scale,
-    which change slowly. Both begin at zero, so that a training can begin from an MS-RNN's or a DB-RNN's weights. The
-    loss is the almost fair CRPS of two members or more: of the pixels on the network's scale, and of the rain rates of
-    pixels and of squares of 4 and 16 cells.
+    A member has a latent vector, which scales and shifts the input of each cell, and noise maps on each scale, which
+    change slowly. Both begin at zero, so that a training can begin from an MS-RNN's or a DB-RNN's weights. The loss is
+    the almost fair CRPS of two members or more: of the pixels on the network's scale, and of the rain rates of pixels
+    and of squares of 4 and 16 cells. In the layer "lagrangian" with ``motion_noise`` members also drift apart in
+    training, so that the network need not learn to blur what is only displaced.
 
     ValueError if an option has no such value.
 
@@ -61,6 +63,9 @@ class CRPSForecaster(RecurrentForecaster, Declared[CRPSOptions]):
     """
 
     options: CRPSOptions
+
+    drift = 0.0
+    """In training, standard deviation of each member's own motion, cells per step along y and along x."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -120,7 +125,10 @@ class CRPSForecaster(RecurrentForecaster, Declared[CRPSOptions]):
             return torch.randn(b * count, *shape).to(frames)  # on the CPU: the same numbers for every device
 
         members = self.members(frames[:, :known], steps, draw, b * count).float()[:, :, 0]
-        members = members.reshape(b, count, *members.shape[1:])
+        if self.drift:
+            members, inside = _drifted(members, self.drift * draw(2))
+            observed = observed & inside.unflatten(0, (b, count)).all(1)
+        members = members.unflatten(0, (b, count))
         truth = frames[:, known:, 0].float()
         parts = {"pixels": _mean(almost_fair_crps(members, truth, self.options.fairness), observed)}
         rates, true_rates = (self.transform.inverse(values.clamp_max(HIGHEST)) / RATE for values in (members, truth))
@@ -129,6 +137,16 @@ class CRPSForecaster(RecurrentForecaster, Declared[CRPSOptions]):
             true_means, whole = area_means(true_rates, observed, cells)
             parts[f"areas of {cells}"] = _mean(almost_fair_crps(means, true_means, self.options.fairness), whole)
         return Loss(sum(parts.values(), torch.zeros(())), {name: part.detach() for name, part in parts.items()})
+
+
+def _drifted(fields: Tensor, drift: Tensor) -> tuple[Tensor, Tensor]:
+    """Fields ``(n, t, y, x)`` moved by ``(n, 2)`` cells a step along y and x; and where that reads them alone."""
+    n, steps, ny, nx = fields.shape
+    lead = torch.arange(1, steps + 1, device=fields.device)[:, None]
+    flow = (drift[:, None] * lead).reshape(n * steps, 1, 2, 1, 1).expand(-1, -1, -1, ny, nx)
+    both = torch.stack([fields, torch.ones_like(fields)], dim=2).flatten(0, 1)
+    moved, share = warp(both, flow)[:, :, 0].unflatten(0, (n, steps)).unbind(2)
+    return moved, share > 0.999
 
 
 def _mean(values: Tensor, known: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class LagrangianOptions(Options):
     motion_noise: float = option(
         0.0,
         "Standard deviation of each member's own change of the motion, in grid cells per step along y and along x. A "
-        "network without members has some by it.",
+        'network without members has some by it; "crps-rnn" also learns with it.',
         least=0,
         runtime=True,
     )
@@ -198,6 +198,8 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         self.scale = self.transform if self.transform in SCALINGS.values() else SCALINGS["reflectivity"]
         if own.inflation != 1:
             self.network.inflation = own.inflation
+        if hasattr(self.network, "drift"):
+            self.network.drift = own.motion_noise
         if named and isinstance(self.network, RecurrentForecaster):
             self.network.residual = True
             for name, part in self.network.named_modules():
