@@ -67,8 +67,8 @@ def algorithm_1(noise_in, blurry, betas, z, *, update, rate, updates, rho, rho_m
 def plain_noise(network, x, step):
     """What a `GuidedUNet` says, module by module as figure and text of guided diffusion have it."""
     half = network.embedding[1].in_features // 2
-    angles = torch.tensor([[step * 10000 ** (-i / (half - 1)) for i in range(half)]])
-    embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
+    angles = torch.tensor([[step * 10000 ** (-i / half) for i in range(half)]])
+    embedding = torch.cat([angles.cos(), angles.sin()], dim=1)
     embedding = network.embedding[3](F.silu(network.embedding[1](embedding)))
     skips = [network.enter(x.contiguous())]
     for stage in network.down:

@@ -358,6 +358,7 @@ def as_before(path, system, options, rename):
         card = json.loads(file.metadata()["xnowcast"])
         tensors = {rename(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     card |= {"system": system, "options": options, "sha256": weights._hash(tensors)}
+    card.pop("edition", None)
     save_file(tensors, path, metadata={"xnowcast": json.dumps(card)})
 
 

@@ -3,6 +3,7 @@
 Most tests need no training: for Gaussian random fields the exact denoiser is known (tests/reference_postcast.py).
 """
 
+import json
 import math
 import warnings
 
@@ -12,16 +13,19 @@ import torch
 import xarray as xr
 from reference_postcast import algorithm_1, expected_field, gaussian_fields, plain_noise, spectrum
 from rounding import FLOAT64, assert_close
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import xnowcast
 from xnowcast import models
 from xnowcast.diffusion import evenly_spaced_steps, linear_schedule, posterior
 from xnowcast.diffusion.blur_guidance import PAPER_RHO, BlurGuidance, BlurSettings, as_composite, blurred
-from xnowcast.models import weights
+from xnowcast.models import earlier, weights
 from xnowcast.models.base import DeblurModel, TrainableModel, TrainingBatch
 from xnowcast.models.postcast import PostCast, centred, late_steps, sharpen, within_reach
 from xnowcast.nn.guided_unet import GuidedUNet
 from xnowcast.nn.noise import Noise, member_generator
+from xnowcast.training import checkpoint
 
 LENGTH = 100
 CELLS = 64
@@ -671,6 +675,48 @@ def test_weights_are_run_with_other_options(forecast, tmp_path):
         forecast.isel(y=slice(8)).nowcast.deblur("postcast", weights=str(path))
 
 
+def of_the_first_edition(path):
+    """A weights file as it was written before the step was embedded as published."""
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["xnowcast"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert card.pop("edition") == earlier.EDITION
+    del card["options"]["step_embedding"]
+    save_file(tensors, path, metadata={"xnowcast": json.dumps(card)})
+
+
+def test_weights_from_before_the_published_embedding_keep_theirs(tmp_path):
+    path, options = tmp_path / "prior.safetensors", {"size": "tiny", "step_embedding": "ddpm"}
+    model = models.build("postcast", **options).eval()
+    for parameter in model.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    weights.save(path, model, system="postcast", options=options)
+    of_the_first_edition(path)
+    assert weights.read_card(path).options == options
+    x, step = torch.randn(1, 1, 16, 16), torch.tensor([40.0])
+    with torch.no_grad():
+        said = xnowcast.load(path).network(x, step)
+        assert torch.equal(said, model.network(x, step))
+        published = models.build("postcast", size="tiny").eval()
+        published.load_state_dict(model.state_dict())
+        assert not torch.allclose(said, published.network(x, step), atol=1e-3), "only the card tells them apart"
+    weights.slim(path, tmp_path / "again.safetensors", dtype="float32")
+    assert weights.read_card(tmp_path / "again.safetensors").options == options
+    with pytest.raises(ValueError, match="fix the model's options: leave out step_embedding"):
+        xnowcast.load(path, step_embedding="guided-diffusion")
+
+
+def test_weights_of_a_later_edition_are_refused(tmp_path):
+    path = tmp_path / "prior.safetensors"
+    model = models.build("postcast", size="tiny")
+    weights.save(path, model, system="postcast", options={"size": "tiny"})
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["xnowcast"]) | {"edition": earlier.EDITION + 1}
+    save_file(model.state_dict(), path, metadata={"xnowcast": json.dumps(card)})
+    with pytest.raises(ValueError, match=f"of edition {earlier.EDITION + 1}, and this version knows up to"):
+        weights.read_card(path)
+
+
 @pytest.mark.usefixtures("nothing_ships")
 def test_it_needs_weights(forecast):
     with pytest.raises(ValueError, match="'postcast' needs weights"):
@@ -698,6 +744,21 @@ def test_unmeasured_cells_do_not_count_in_the_loss():
         missed = (model.network(x, steps.float()) - noise_) ** 2
         torch.testing.assert_close(totals[-1], missed[where[:, 0]].mean())
     assert totals[0] != totals[1]
+
+
+def test_a_run_from_before_the_published_embedding_goes_on_with_its_own(tmp_path):
+    radar = xnowcast.datasets.synthetic_radar(frames=4, shape=(32, 32), coverage=False)
+    options = {"size": "tiny", "out": tmp_path / "run", "crop": 16, "batch_size": 1, "validation_crops": 2}
+    xnowcast.train("postcast", radar, step_embedding="ddpm", steps=1, progress=False, **options)
+    file = tmp_path / "run" / "checkpoint.safetensors"
+    state = checkpoint.read(file)
+    del state["fingerprint"]["edition"], state["fingerprint"]["option step_embedding"]
+    checkpoint.write(file, state)
+    options |= {"steps": 2, "resume": True, "progress": False}
+    with pytest.raises(ValueError, match="step_embedding: 'ddpm' then, None now"):
+        xnowcast.train("postcast", radar, **options)
+    resumed = xnowcast.train("postcast", radar, step_embedding="ddpm", **options)
+    assert resumed.options.step_embedding == "ddpm"
 
 
 def test_a_short_training_learns_what_noise_is():

@@ -260,6 +260,8 @@ def test_the_sinusoid_by_hand():
     angles = [3.0, 3.0 / 10000]  # the fastest and the slowest
     expected = [[0, 0, 1, 1], [math.sin(angles[0]), math.sin(angles[1]), math.cos(angles[0]), math.cos(angles[1])]]
     torch.testing.assert_close(embedded, torch.tensor(expected, dtype=torch.float32))
+    guided = SinusoidalEmbedding(4, "guided-diffusion")(torch.tensor([3]))[0]  # cosines first, 3 and 3 / 100
+    torch.testing.assert_close(guided, torch.tensor([math.cos(3), math.cos(0.03), math.sin(3), math.sin(0.03)]))
     with pytest.raises(ValueError, match="even"):
         SinusoidalEmbedding(5)
 

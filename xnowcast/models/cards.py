@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnowcast import check
-from xnowcast.models import registry
+from xnowcast.models import earlier, registry
 from xnowcast.terminal import printable
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class ModelCard:
         What the weights add to the system's own task: ``step`` in seconds and ``spacing`` in metres of the data
         that they were trained on, or the least and the greatest of them, and the height and width in cells of their
         crops, ``crop``.
+    edition : int
+        Of the networks; a file of an earlier one is read as what it is now.
 
     Examples
     --------
@@ -76,6 +78,7 @@ class ModelCard:
     parameters: int = 0
     sha256: str = ""
     contract: dict[str, Any] = field(default_factory=dict)
+    edition: int = earlier.EDITION
 
     @property
     def task(self) -> "Task":
@@ -153,8 +156,6 @@ def read_card(path: str | Path) -> ModelCard:
     ValueError
         If there is no such file, it is no safetensors file, is cut short, or holds no card of xnowcast.
     """
-    from xnowcast.models import earlier
-
     with opened(path) as file:
         metadata = file.metadata() or {}
     name = printable(str(path))
@@ -285,6 +286,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "parameters": (lambda v: check.is_whole(v, 0, 10**15), "a whole number of 0 or more"),
     "sha256": (lambda v: _is_text(v) and bool(re.fullmatch("[0-9a-f]{64}", v)), "a hash of 64 hexadecimal digits"),
     "contract": (lambda v: isinstance(v, dict), "an object with the step, the spacing and the crop of the training"),
+    "edition": (lambda v: check.is_whole(v, 1, 10**6), "a whole number of 1 or more"),
 }
 
 _CONTRACT: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -9,9 +9,39 @@ if TYPE_CHECKING:
 MOVED = ("window", "motion_noise", "inflation", "probability_matching", "cascade")
 """Options that STLDM had, and that the layer `lagrangian` around it has now."""
 
+EDITION = 2
+"""Of the networks, which cards have since the second.
+
+It is raised when a network computes something else with tensors of the same names and shapes, which nothing but the
+card can then tell apart: PostCast's steps were embedded as in DDPM in the first.
+"""
+
 
 def card_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a card; STLDM with a moving frame of its own is now the network of the layer ``lagrangian``."""
+    """Fields of a card as this version would have written them.
+
+    A ValueError if weights of an earlier edition have nothing that they can be now, or if the edition is a later one.
+    """
+    edition = fields.get("edition", 1)
+    if edition > EDITION:
+        raise ValueError(f"its networks are of edition {edition}, and this version knows up to {EDITION}: update it")
+    fields = _in_the_layer(fields)
+    if edition < EDITION:
+        fields["options"] = second_edition(fields["system"], fields.get("options", {}))
+    return fields | {"edition": EDITION}
+
+
+def second_edition(system: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the first edition, with those that keep the network as it was.
+
+    >>> second_edition("postcast", {"size": "small"})
+    {'size': 'small', 'step_embedding': 'ddpm'}
+    """
+    return {**options, "step_embedding": "ddpm"} if system == "postcast" else dict(options)
+
+
+def _in_the_layer(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """STLDM with a moving frame of its own is now the network of the layer ``lagrangian``."""
     options = dict(fields.get("options", {}))
     if fields["system"] != "stldm" or not {"moving_frame", *MOVED} & set(options):
         return dict(fields)

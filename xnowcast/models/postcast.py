@@ -35,6 +35,7 @@ from xnowcast.diffusion.tiling import tiled
 from xnowcast.models.base import Deblurred, Loss, Task, TrainingBatch
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.transforms import Reflectivity
+from xnowcast.nn.embedding import Sinusoids
 from xnowcast.nn.guided_unet import GuidedUNet
 from xnowcast.nn.noise import Noise
 from xnowcast.terminal import warn
@@ -57,6 +58,11 @@ SEE = "see `xnowcast.diffusion.blur_guidance.BlurSettings`."
 class PostCastOptions(Options):
     size: str = option("full", "553, 3.7 or 0.8 million parameters.", choices=SIZES)
     diffusion_steps: int = option(1000, "T of the diffusion that the network learns.")
+    step_embedding: Sinusoids = option(
+        "guided-diffusion",
+        "Frequencies and order of sines and cosines by which the network is told the step: as published, or those of "
+        "DDPM, which weights trained before these were the published ones have.",
+    )
     sampling_steps: int | None = option(
         None,
         "How many of them a sample takes; all by default. Strengths grow as steps become fewer.",
@@ -174,7 +180,7 @@ class PostCast(Declared[PostCastOptions], nn.Module):
         own = self.options
         self.transform = REFLECTIVITY
         self.schedule = linear_schedule(own.diffusion_steps)
-        self.network = GuidedUNet(**SIZES[own.size])
+        self.network = GuidedUNet(**SIZES[own.size], step_embedding=own.step_embedding)
 
     @property
     def settings(self) -> BlurSettings:

@@ -1,27 +1,35 @@
 """Embeddings of the diffusion step: what tells a network how much noise it sees."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+Sinusoids = Literal["ddpm", "guided-diffusion"]
+
 
 class SinusoidalEmbedding(nn.Module):
-    """Sines and cosines of the step, wavelengths 2 pi to 20000 pi (Ho et al. 2020). steps (b,) -> (b, width)."""
+    """Sines and cosines of the step at frequencies that fall from 1 to about 1/10000. steps (b,) -> (b, width).
 
-    def __init__(self, width: int) -> None:
+    ``kind``: ``"ddpm"`` has frequencies 10000^(-i / (n - 1)) for i of 0 to n - 1, sines first (Ho et al. 2020);
+    ``"guided-diffusion"`` has 10000^(-i / n), cosines first (Dhariwal and Nichol 2021, their code).
+    """
+
+    def __init__(self, width: int, kind: Sinusoids = "ddpm") -> None:
         super().__init__()
         if width < 4 or width % 2:
             raise ValueError(f"the width is {width}; it must be even and at least 4")
-        self.width = width
+        self.width, self.kind = width, kind
 
     def forward(self, steps: Tensor) -> Tensor:
         half = self.width // 2
+        fall = half - 1 if self.kind == "ddpm" else half
         # no buffer: a network in half precision would round the rates, and steps would have the phases of others
-        rates = torch.exp(-math.log(10000) / (half - 1) * torch.arange(half, device=steps.device))
+        rates = torch.exp(-math.log(10000) / fall * torch.arange(half, device=steps.device))
         angles = steps.float()[..., None] * rates
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        sines, cosines = angles.sin(), angles.cos()
+        return torch.cat([sines, cosines] if self.kind == "ddpm" else [cosines, sines], dim=-1)
 
 
 class FourierEmbedding(nn.Module):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from xnowcast.nn.embedding import SinusoidalEmbedding
+from xnowcast.nn.embedding import SinusoidalEmbedding, Sinusoids
 
 Resize = Callable[[Tensor], Tensor]
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -109,7 +109,7 @@ class GuidedUNet(nn.Module):
     ``base``: width that the multipliers multiply. ``multipliers``: one per level; each further level has half the grid.
     ``blocks``: residual blocks per level on the way down; on the way up there is one more. ``attention``: how far the
     grid is reduced where there is attention after every block; there is always some in the middle. ``head_width``:
-    channels of a head. ``groups``: of every group norm.
+    channels of a head. ``groups``: of every group norm. ``step_embedding``: see `SinusoidalEmbedding`.
     """
 
     def __init__(
@@ -122,12 +122,13 @@ class GuidedUNet(nn.Module):
         attention: Collection[int] = (8, 16, 32),
         head_width: int = 64,
         groups: int = 32,
+        step_embedding: Sinusoids = "guided-diffusion",
     ) -> None:
         super().__init__()
         self.multiple = 2 ** (len(multipliers) - 1)
         step_width = 4 * base
         self.embedding = nn.Sequential(
-            SinusoidalEmbedding(base),
+            SinusoidalEmbedding(base, step_embedding),
             nn.Linear(base, step_width),
             nn.SiLU(),
             nn.Linear(step_width, step_width),

@@ -18,7 +18,7 @@ from xnowcast import models
 from xnowcast.engine import choose_device
 from xnowcast.fields.channels import is_vector_component
 from xnowcast.fields.units import Relation
-from xnowcast.models import weights
+from xnowcast.models import earlier, weights
 from xnowcast.models.base import SPACING_TOLERANCE, Task
 from xnowcast.terminal import in_notebook
 from xnowcast.training import checkpoint, crops
@@ -379,9 +379,12 @@ def _fingerprint(
             for event in events
         ],
     }
-    return {"model": config.model, **{f"option {k}": _plain(v) for k, v in config.options.items()}} | {
-        name: _plain(value) for name, value in (config.training.decisive() | data).items()
-    }
+    model = {"model": config.model, "edition": earlier.EDITION}
+    return (
+        model
+        | {f"option {k}": _plain(v) for k, v in config.options.items()}
+        | {name: _plain(value) for name, value in (config.training.decisive() | data).items()}
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -394,6 +397,10 @@ def _resumed(folder: RunFolder | None, fingerprint: dict[str, Any], steps: int) 
     state = checkpoint.read(folder.checkpoint)
     # a setting that was not there when it was written had its default
     before = {name: _plain(value) for name, value in TrainingSettings().decisive().items()} | state["fingerprint"]
+    if before.get("edition", 1) < earlier.EDITION:
+        given = {name.removeprefix("option "): value for name, value in before.items() if name.startswith("option ")}
+        now = earlier.second_edition(before["model"], given)
+        before |= {"edition": earlier.EDITION} | {f"option {name}": value for name, value in now.items()}
     changed = [name for name in {**before, **fingerprint} if before.get(name) != fingerprint.get(name)]
     if changed:
         differences = "; ".join(

@@ -1,0 +1,53 @@
+"""Random weights, inputs and outputs of the authors' own networks, in ``golden`` beside the folder of real events."""
+
+import json
+from ast import literal_eval
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from conftest import _shared_data
+from safetensors import safe_open
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Tensors of a file by their kind: ``weights``, ``input``, ``noise`` and ``output``; ``about`` is its metadata."""
+
+    about: dict
+    tensors: dict
+
+    def of(self, kind):
+        """Those of a kind, by the names behind it: ``of("output/corrected")``."""
+        return {name.removeprefix(f"{kind}/"): t for name, t in self.tensors.items() if name.startswith(f"{kind}/")}
+
+
+def _path(name):
+    shared = _shared_data()
+    if shared is None or not (shared.parent / "golden").is_dir():
+        pytest.skip("the numbers of the authors' networks (../shared/golden) are not on this checkout")
+    return shared.parent / "golden" / name
+
+
+@cache
+def golden(name):
+    """A file; the test is skipped where there is none."""
+    with safe_open(str(_path(f"{name}.safetensors")), "pt") as file:
+        about = {key: json.loads(text) for key, text in file.metadata().items()}
+        return Golden(about, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (the handle is no dict)
+
+
+def listed(name):
+    """Names and shapes of the tensors of a network of full size."""
+    rows = _path(f"{name}_keys.txt").read_text().splitlines()
+    cells = (row.split(" | ") for row in rows if row and not row.startswith("#"))
+    return {name: literal_eval(shape) for name, shape, *_ in cells}
+
+
+def assert_equals(said, published, tolerance=1e-5):
+    """Two ways to add up in float32 differ by some 1e-6 of the largest value."""
+    assert said.shape == published.shape
+    assert torch.isfinite(said).all() and published.abs().max() > 1e-2
+    difference = (said - published).abs().max()
+    assert difference <= tolerance * max(1.0, published.abs().max()), f"they differ by {difference:.2g}"
