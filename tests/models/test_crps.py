@@ -132,3 +132,15 @@ def test_members_drift_in_training_as_they_will_in_the_layer():
     rain = 4.0 * torch.rand(1, 4 + 2, 1, 48, 48)
     losses = [float(layer.loss(TrainingBatch(rain, rain >= 0), progress=0.0).total.detach()) for _ in range(2)]
     assert losses[0] != losses[1]  # untrained noise changes nothing: only the drift is random
+
+
+def test_on_squares_of_cells_the_finest_noise_still_has_a_number_for_each_cell(frames):
+    model = models.build("crps-rnn", size="tiny", patch=2)
+    assert model.task.grid_multiple == 8
+    maps = noise_maps(lambda *shape: torch.randn(1, *shape), (32, 40), patch=2)
+    assert [part.shape[-2:] for part in maps] == [(32, 40), (8, 10), (4, 5)]
+    model.residual = True
+    torch.nn.init.normal_(model.perturbation.maps[-1].weight)
+    members = model.forecast(frames[..., :32], frames[..., :32] >= 0, 1, noise(0, 1))
+    within = (members[0] - members[1])[0, 0].unflatten(0, (16, 2)).unflatten(2, (16, 2)).std((1, 3))
+    assert within.mean() > 1e-4  # cells of one square differ

@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference_recurrent import PlainDBRNN, PlainMSRNN
 from rounding import assert_close
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,6 +19,7 @@ from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.transforms import Reflectivity
 from xnowcast.nn.losses import gradient_difference_loss, pixel_loss
 from xnowcast.nn.multiscale import halved
+from xnowcast.nn.stacked import Stacked
 
 CELLS = models.CELLS
 PLACE = "xnowcast.models.recurrent:RecurrentForecaster"
@@ -187,6 +189,35 @@ def test_a_single_scale_stack_chains_its_cells():
     second = model.network.read(upper(h, s2, m)[0])
     (ours,) = model.rollout(torch.stack([x, y], dim=1), 2, known=2)
     torch.testing.assert_close(ours, torch.stack([first, second], dim=1))
+
+
+class Echo(nn.Module):
+    """A cell that gives what it reads."""
+
+    def forward(self, x, state, memory, below):
+        return x, state, memory
+
+
+def test_on_squares_of_cells_each_cell_keeps_its_place():
+    network = Stacked([Echo()], 4, patch=2)
+    frame = torch.rand(2, 1, 6, 10)
+    with torch.no_grad():
+        for layer in (network.embed, network.read):
+            layer.weight.copy_(torch.eye(4)[..., None, None])
+            layer.bias.zero_()
+        torch.testing.assert_close(network(frame, [None], None)[0], frame)
+
+
+@pytest.mark.parametrize("name", ["convlstm", "ms-convlstm", "db-convlstm"])
+def test_on_squares_of_cells_a_step_costs_a_quarter_and_says_every_cell(name):
+    model, plain = tiny(name, patch=2), tiny(name)
+    assert model.task.grid_multiple == 2 * plain.task.grid_multiple
+    frames, costs = torch.rand(1, 5, 1, 16, 24), []
+    for each in (model, plain):
+        with FlopCounterMode(display=False) as counter:
+            assert each.forecast(frames, frames >= 0, 2).shape == (1, 2, 1, 16, 24)
+        costs.append(counter.get_total_flops())
+    assert costs[0] == pytest.approx(costs[1] / 4, rel=0.02)
 
 
 def test_the_deblurring_skips_matter_and_can_be_left_out():

@@ -69,7 +69,7 @@ class CRPSForecaster(RecurrentForecaster, Declared[CRPSOptions]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.perturbation = Perturbation(self.options.channels, DEPTH, self.options.latent)
+        self.perturbation = Perturbation(self.options.channels, DEPTH, self.options.latent, self.options.patch)
 
     @property
     def begins_from(self) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class CRPSForecaster(RecurrentForecaster, Declared[CRPSOptions]):
         carried, frame = _repeated(carried, copies), frames[:, -1].repeat_interleave(copies, dim=0)
         latent, maps, made = draw(self.options.latent), None, []
         for _ in range(steps):
-            maps = noise_maps(draw, (frames.shape[-2], frames.shape[-1]), maps)
+            maps = noise_maps(draw, (frames.shape[-2], frames.shape[-1]), maps, self.options.patch)
             frame, carried = self._perturbed(frame, carried, self.perturbation(latent, maps))
             made.append(frame)
         return torch.stack(made, dim=1)

@@ -60,6 +60,12 @@ class RecurrentOptions(Options):
     )
     size: str = option("full", "The paper's 24 channels, or 8 for tests.", choices=WIDTHS)
     width: int | None = option(None, "Channels, instead of that.", least=1)
+    patch: int = option(
+        1,
+        "Cells along the side of the squares that the network takes as one, with a channel for each cell: 2 costs a "
+        "quarter. The paper has 1.",
+        least=1,
+    )
     input_frames: int = option(5, "Frames that the model reads.", least=1)
     target_frames: int = option(5, "Frames ahead that it is trained for; it forecasts any number.", least=1)
     scaling: str = option(
@@ -166,11 +172,11 @@ class RecurrentOptions(Options):
     def network(self) -> Stacked | Multiscale:
         """Cells that read a frame and say the next."""
         if self.kind == "plain":
-            return Stacked(self.cells(self.layers), self.channels)
-        return Multiscale(self.cells(DEPTH), self.channels)
+            return Stacked(self.cells(self.layers), self.channels, self.patch)
+        return Multiscale(self.cells(DEPTH), self.channels, self.patch)
 
     def task(self) -> Task:
-        quantity, multiple = SCALINGS[self.scaling].quantity, 1 if self.kind == "plain" else 4
+        quantity, multiple = SCALINGS[self.scaling].quantity, (1 if self.kind == "plain" else 4) * self.patch
         return Task("forecast", input_frames=self.input_frames, quantity=quantity, grid_multiple=multiple, trained=True)
 
 

@@ -15,14 +15,16 @@ DEPTH = 6
 class Multiscale(nn.Module):
     """Cells on the scales 1, 1/2, 1/4, 1/4, 1/2, 1: max-pool down, bilinear up, skip sums between equal scales.
 
-    ``cells``: six, of equal width. ``width``: their channels.
+    ``cells``: six, of equal width. ``width``: their channels. ``patch``: cells of the grid along the side of a square
+    that is read and said as one, with a channel for each.
     """
 
-    def __init__(self, cells: Sequence[Cell], width: int) -> None:
+    def __init__(self, cells: Sequence[Cell], width: int, patch: int = 1) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(1, width, 1)
+        self.patch = patch
+        self.embed = nn.Conv2d(patch**2, width, 1)
         self.cells = nn.ModuleList(cells)
-        self.read = nn.Conv2d(width, 1, 1)
+        self.read = nn.Conv2d(width, patch**2, 1)
 
     def forward(
         self,
@@ -34,15 +36,15 @@ class Multiscale(nn.Module):
     ) -> tuple[Tensor, list[Tensor], list[State | None], Tensor | None]:
         """One step: equations 3 and 4, and with ``added`` 5 and 6.
 
-        ``frame``: ``(b, 1, y, x)``, y and x multiples of 4. ``states``: what each cell returned one step before.
-        ``memory``: the zigzag memory, ``(b, width, y, x)``. ``added``: what is added to the input of each cell, from
-        another network. ``perturb``: changes the input of the cell at a position, such as by a member's noise.
-        Returned: the next frame ``(b, 1, y, x)``, the output of each cell from the first to the last, what each
-        carries on, and the memory.
+        ``frame``: ``(b, 1, y, x)``, y and x multiples of 4 patches. ``states``: what each cell returned one step
+        before. ``memory``: the zigzag memory, ``(b, width, y / patch, x / patch)``. ``added``: what is added to the
+        input of each cell, from another network. ``perturb``: changes the input of the cell at a position, such as by a
+        member's noise. Returned: the next frame ``(b, 1, y, x)``, the output of each cell from the first to the last,
+        what each carries on, and the memory.
         """
         outputs: list[Tensor] = []
         following: list[State | None] = []
-        below = self.embed(frame)
+        below = self.embed(F.pixel_unshuffle(frame, self.patch))
         for position, cell in enumerate(self.cells):
             if position > 0:
                 below, memory = rescale(outputs[-1], position), rescale(memory, position)
@@ -54,7 +56,7 @@ class Multiscale(nn.Module):
             h, state, memory = cell(x, states[position], memory, below=below)
             outputs.append(h)
             following.append(state)
-        return self.read(outputs[-1]), outputs, following, memory
+        return F.pixel_shuffle(self.read(outputs[-1]), self.patch), outputs, following, memory
 
 
 def rescale(h: Tensor | None, position: int) -> Tensor | None:

@@ -22,15 +22,17 @@ class Perturbation(nn.Module):
 
     Its last weights begin at zero: untrained it changes nothing.
 
-    ``width``: channels of the cells. ``depth``: how many there are. ``latent``: length of the vector.
+    ``width``: channels of the cells. ``depth``: how many there are. ``latent``: length of the vector. ``patch``: as of
+    `xnowcast.nn.multiscale.Multiscale`; the finest noise has a number for each cell of the grid.
     """
 
-    def __init__(self, width: int, depth: int, latent: int) -> None:
+    def __init__(self, width: int, depth: int, latent: int, patch: int = 1) -> None:
         super().__init__()
-        self.latent = latent
+        self.latent, self.patch = latent, patch
         self.embed = nn.Linear(latent, 2 * latent)
         self.modulations = nn.ModuleList(nn.Linear(2 * latent, 2 * width) for _ in range(depth))
-        self.maps = nn.ModuleList(nn.Conv2d(len(WIDTHS[level]), width, 1, bias=False) for level in MAPS.values())
+        channels = [len(WIDTHS[level]) * (1 if level else patch**2) for level in MAPS.values()]
+        self.maps = nn.ModuleList(nn.Conv2d(maps, width, 1, bias=False) for maps in channels)
         for last in (*self.modulations, *self.maps):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
@@ -40,6 +42,8 @@ class Perturbation(nn.Module):
 
         ``latent``: ``(b, latent)``. ``maps``: from `noise_maps`.
         """
+        finest, *coarser = maps
+        maps = [F.pixel_unshuffle(finest, self.patch), *coarser]
         embedded = F.silu(self.embed(latent))
         factors = [modulation(embedded)[:, :, None, None].chunk(2, dim=1) for modulation in self.modulations]
         added = {at: part(maps[level]) for (at, level), part in zip(MAPS.items(), self.maps, strict=True)}
@@ -53,16 +57,18 @@ class Perturbation(nn.Module):
 
 
 def noise_maps(
-    draw: Callable[..., Tensor], grid: tuple[int, int], before: Sequence[Tensor] | None = None
+    draw: Callable[..., Tensor], grid: tuple[int, int], before: Sequence[Tensor] | None = None, patch: int = 1
 ) -> list[Tensor]:
-    """Noise of several widths by level, ``(b, maps, y / 2**level, x / 2**level)``, each like that of the step before.
+    """Noise of several widths by level, each like that of the step before.
 
-    ``draw``: standard normal numbers of a shape for each sample. ``grid``: y and x, multiples of 4.
+    Of the finest level it is ``(b, 1, y, x)``, of the others ``(b, maps, y / patch / 2**level, x / patch / 2**level)``.
+    ``draw``: standard normal numbers of a shape for each sample. ``grid``: y and x, multiples of 4 patches.
 
     >>> [tuple(part.shape) for part in noise_maps(lambda *shape: torch.randn(2, *shape), (32, 40))]
     [(2, 1, 32, 40), (2, 1, 16, 20), (2, 4, 8, 10)]
     """
-    new = [_level(draw, grid[0] // 2**level, grid[1] // 2**level, widths) for level, widths in enumerate(WIDTHS)]
+    sides = [1, *(patch * 2**level for level in range(1, len(WIDTHS)))]
+    new = [_level(draw, grid[0] // side, grid[1] // side, widths) for side, widths in zip(sides, WIDTHS, strict=True)]
     if before is None:
         return new
     return [MEMORY * old + (1.0 - MEMORY**2) ** 0.5 * part for old, part in zip(before, new, strict=True)]
