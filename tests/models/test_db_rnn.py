@@ -3,6 +3,7 @@
 import dataclasses
 from datetime import timedelta
 
+import numpy as np
 import pytest
 import torch
 from reference_recurrent import PlainDBRNN, PlainMSRNN
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import xnowcast
 from xnowcast import models
+from xnowcast.fields.pixels import dbz_to_pixel
 from xnowcast.models import weights
 from xnowcast.models.base import Adversary, ForecastModel, TrainableModel, TrainingBatch
 from xnowcast.models.recurrent import RecurrentForecaster
@@ -624,11 +626,28 @@ def test_options_of_cells_reach_them():
     assert tiny("ms-convlstm", width=12).network.read.in_channels == 12
 
 
-def test_the_scalings_are_those_of_equations_nine_and_ten():
+def test_the_scalings_are_those_of_the_data_sets_and_with_bounds_of_equation_nine():
     rain = torch.tensor([0.5, 2.0, 30.0])
-    for scaling, a, b in (("hko-7", 58.53, 1.56), ("dwd-12", 256.0, 1.42)):
-        expected = 10 * torch.log10(a * rain**b) / 60
-        torch.testing.assert_close(tiny("ms-convlstm", scaling=scaling).transform(rain), expected)
+    for scaling, a, b, low in (("hko-7", 58.53, 1.56, -10), ("dwd-12", 256.0, 1.42, -10), ("meteonet", 200.0, 1.6, 0)):
+        dbz = 10 * torch.log10(a * rain**b)
+        torch.testing.assert_close(tiny("ms-convlstm", scaling=scaling).transform(rain), (dbz - low) / 70)
+        printed = tiny("ms-convlstm", scaling=scaling, bounds=(0, 60))
+        torch.testing.assert_close(printed.transform(rain), dbz / 60)
+        pixels = dbz_to_pixel(dbz.numpy(), scale=scaling.replace("-", ""))
+        np.testing.assert_allclose(pixels / 255, (dbz - low) / 70, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scaling": "sevir", "bounds": (0, 60)}, "bounds are of reflectivity, and scaling is 'sevir'"),
+        ({"bounds": (60, 0)}, "the scale runs from 60 to 0 dBZ"),
+        ({"bounds": (0, 30, 60)}, "bounds has 3 numbers: give the dBZ of 0 and of 1"),
+    ],
+)
+def test_bounds_that_are_none_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        models.declare("ms-convlstm", **options)
 
 
 # ---------------------------------------------------------------- registry

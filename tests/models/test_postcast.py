@@ -706,6 +706,34 @@ def test_weights_from_before_the_published_embedding_keep_theirs(tmp_path):
         xnowcast.load(path, step_embedding="guided-diffusion")
 
 
+def test_a_prior_of_liquid_sharpens_liquid_and_no_rain_rate(forecast):
+    liquid = (0.3 * forecast.rain).assign_attrs(units="kg m-2", standard_name="").to_dataset(name="vil")
+    torch.manual_seed(0)
+    prior = models.build("postcast", size="tiny", scaling="sevir", diffusion_steps=30)
+    sharp = liquid.nowcast.deblur(prior, progress=False)
+    assert sharp.vil.attrs["units"] == "kg m-2"
+    np.testing.assert_array_equal(sharp.vil.isnull(), liquid.vil.isnull())
+    assert float(abs(sharp.vil - liquid.vil).max()) > 0
+    with pytest.raises(ValueError, match="reads vil"):
+        forecast.nowcast.deblur(prior)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_scalings_of_data_sets_from_before_keep_their_bounds(tmp_path, nested):
+    path, inside = tmp_path / "rnn.safetensors", {"size": "tiny", "scaling": "hko-7", "bounds": [0.0, 60.0]}
+    options = {"network": "ms-convlstm", "network_options": inside} if nested else inside
+    system = "lagrangian" if nested else "ms-convlstm"
+    weights.save(path, models.build(system, **options), system=system, options=options)
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["xnowcast"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del card["edition"]
+    del (card["options"]["network_options"] if nested else card["options"])["bounds"]
+    save_file(tensors, path, metadata={"xnowcast": json.dumps(card)})
+    scale = xnowcast.load(path).transform
+    assert (scale.a, scale.low, scale.high) == (58.53, 0.0, 60.0)
+
+
 def test_weights_of_a_later_edition_are_refused(tmp_path):
     path = tmp_path / "prior.safetensors"
     model = models.build("postcast", size="tiny")

@@ -1278,8 +1278,9 @@ def test_the_full_size_recipes_can_be_read_and_built(path):
     assert config.out is not None and config.training.crop is not None
 
 
-def test_there_is_a_recipe_for_each_data_set():
-    assert {path.stem for path in CONFIGS} == {"sevir", "hko-7", "meteonet", "dwd-12"}
+def test_there_is_a_recipe_for_each_data_set_and_each_system():
+    assert {path.stem for path in CONFIGS} >= {"sevir", "hko-7", "meteonet", "dwd-12"}
+    assert {read_config(path).model for path in CONFIGS} == {"db-convlstm", "postcast", "stvd", "nwp-mae"}
 
 
 def test_settings_may_be_those_of_another_run_or_of_a_file(event, tmp_path):

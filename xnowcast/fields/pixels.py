@@ -15,7 +15,7 @@ import xarray as xr
 from xnowcast.fields import attributes, units
 
 PIXEL_SCALES = {"hko7": (70.0, -10.0), "dwd12": (70.0, -10.0), "meteonet": (70.0, 0.0)}
-"""Factor and offset of dBZ = factor * pixel / 255 + offset, by data set."""
+"""Factor and offset of dBZ = factor * pixel / 255 + offset, by data set. Networks read pixels over 255."""
 
 PIXEL_UNITS = "count"
 """What pixels have as ``units``: dimensionless numbers that only their data set explains."""

@@ -13,7 +13,8 @@ EDITION = 2
 """Of the networks, which cards have since the second.
 
 It is raised when a network computes something else with tensors of the same names and shapes, which nothing but the
-card can then tell apart: PostCast's steps were embedded as in DDPM in the first.
+card can then tell apart: in the first PostCast's steps were embedded as in DDPM, and the scalings of HKO-7 and DWD-12
+were 0 to 60 dBZ.
 """
 
 
@@ -36,8 +37,18 @@ def second_edition(system: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> second_edition("postcast", {"size": "small"})
     {'size': 'small', 'step_embedding': 'ddpm'}
+    >>> second_edition("ms-mim", {"scaling": "hko-7"})
+    {'bounds': [0.0, 60.0], 'scaling': 'hko-7'}
     """
-    return {**options, "step_embedding": "ddpm"} if system == "postcast" else dict(options)
+    kept = {name: _with_bounds(value) if name == "network_options" else value for name, value in options.items()}
+    return dict(_with_bounds(kept)) | ({"step_embedding": "ddpm"} if system == "postcast" else {})
+
+
+def _with_bounds(options: Any) -> Any:
+    """Options with the bounds that a scaling by the name of a data set had."""
+    if isinstance(options, Mapping) and options.get("scaling") in ("hko-7", "dwd-12"):
+        return {"bounds": [0.0, 60.0], **options}
+    return options
 
 
 def _in_the_layer(fields: Mapping[str, Any]) -> dict[str, Any]:

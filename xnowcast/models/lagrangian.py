@@ -14,7 +14,7 @@ from xnowcast.models.base import Grid, Loss, Task, TrainingBatch, check_given
 from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.sprog import SMOOTH, pattern
-from xnowcast.models.transforms import SCALINGS
+from xnowcast.models.transforms import Reflectivity, SevirPixel
 from xnowcast.nn.cascade import LEVELS, continued
 from xnowcast.nn.field_noise import Process
 from xnowcast.nn.losses import area_means
@@ -195,7 +195,7 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         self.network = models.build(own.network, **own.all_network_options) if named else own.network
         self.transform = self.network.transform
         # what is mixed and matched is scaled to [0, 1], dry is 0
-        self.scale = self.transform if self.transform in SCALINGS.values() else SCALINGS["reflectivity"]
+        self.scale = self.transform if isinstance(self.transform, Reflectivity | SevirPixel) else Reflectivity()
         if own.inflation != 1:
             self.network.inflation = own.inflation
         if hasattr(self.network, "drift"):

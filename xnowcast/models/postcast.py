@@ -33,8 +33,8 @@ from xnowcast.diffusion.blur_guidance import (
 )
 from xnowcast.diffusion.tiling import tiled
 from xnowcast.models.base import Deblurred, Loss, Task, TrainingBatch
-from xnowcast.models.declaration import Declared, Options, option
-from xnowcast.models.transforms import Reflectivity
+from xnowcast.models.declaration import Declared, option
+from xnowcast.models.transforms import ScaledOptions
 from xnowcast.nn.embedding import Sinusoids
 from xnowcast.nn.guided_unet import GuidedUNet
 from xnowcast.nn.noise import Noise
@@ -47,7 +47,6 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """Networks: that of guided diffusion at 256 x 256, one to train on a laptop, and one for tests."""
 
-REFLECTIVITY = Reflectivity()
 LATENESS = 1.5
 
 
@@ -55,7 +54,7 @@ SEE = "see `xnowcast.diffusion.blur_guidance.BlurSettings`."
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostCastOptions(Options):
+class PostCastOptions(ScaledOptions):
     size: str = option("full", "553, 3.7 or 0.8 million parameters.", choices=SIZES)
     diffusion_steps: int = option(1000, "T of the diffusion that the network learns.")
     step_embedding: Sinusoids = option(
@@ -93,7 +92,8 @@ class PostCastOptions(Options):
     edges: Edges = option(BlurSettings.edges, f"What lies beyond the grid; {SEE}", runtime=True)
     cut_off: float = option(
         BlurSettings.cut_off,
-        "mm h-1. Where a blurry field is dry it may have had up to so much rain before it was cut off; 0 for none.",
+        "mm h-1, or kg m-2 of liquid. Where a blurry field is dry it may have had up to so much before it was cut off; "
+        "0 for none.",
         runtime=True,
     )
     centred: bool = option(
@@ -116,6 +116,7 @@ class PostCastOptions(Options):
     )
 
     def check(self) -> None:
+        super().check()
         self.blur()
         check.whole("diffusion_steps", self.diffusion_steps, 1)
         steps = self.sampling_steps
@@ -132,7 +133,7 @@ class PostCastOptions(Options):
         """The settings of the guidance, with rain rates as the network reads them."""
         if not 0 <= self.cut_off < math.inf:
             raise ValueError(f"cut_off is {self.cut_off} mm h-1; it must be a number of 0 or more")
-        cut_off = float(REFLECTIVITY(torch.tensor(float(self.cut_off), device="cpu")))
+        cut_off = float(self.transform(torch.tensor(float(self.cut_off), device="cpu")))
         return BlurSettings(
             **{one.name: getattr(self, one.name) for one in fields(BlurSettings)} | {"cut_off": cut_off}
         )
@@ -146,7 +147,7 @@ class PostCastOptions(Options):
         return Task(
             "deblur",
             input_frames=1,
-            quantity="rain_rate",
+            quantity=self.transform.quantity,
             grid_multiple=self.multiple,
             min_grid=max(8, self.kernel_size),
             stochastic=True,
@@ -158,8 +159,8 @@ class PostCastOptions(Options):
 class PostCast(Declared[PostCastOptions], nn.Module):
     """Sharpens blurry frames with an unconditional diffusion model, an estimated blur kernel and an automatic scale.
 
-    Every frame has a kernel of its own, learnt while it is sampled. Frames are read as reflectivity from 0 to 60 dBZ.
-    docs/systems/postcast.md lists what the paper leaves open and what is done here.
+    Every frame has a kernel of its own, learnt while it is sampled. Frames are read as reflectivity from 0 to 60 dBZ,
+    or as ``scaling`` has it. docs/systems/postcast.md lists what the paper leaves open and what is done here.
 
     ValueError if an option has no such value.
 
@@ -178,7 +179,7 @@ class PostCast(Declared[PostCastOptions], nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         own = self.options
-        self.transform = REFLECTIVITY
+        self.transform = own.transform
         self.schedule = linear_schedule(own.diffusion_steps)
         self.network = GuidedUNet(**SIZES[own.size], step_embedding=own.step_embedding)
 
@@ -225,7 +226,7 @@ class PostCast(Declared[PostCastOptions], nn.Module):
     def deblur(self, frames: Tensor, observed: Tensor, noise: Noise) -> Deblurred:
         """Sharpen frames, each by itself; see `sharpen`.
 
-        ``frames, observed``: ``(n, 1, y, x)``: reflectivity from 0 to 1, and True where it was measured. ``noise``: one
+        ``frames, observed``: ``(n, 1, y, x)``: scaled to 0 to 1, and True where it was measured. ``noise``: one
         source per frame.
 
         UserWarning     If frames diverged and are given back.

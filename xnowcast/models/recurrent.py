@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from xnowcast.models.base import Loss, Task, TrainingBatch, check_given, require_finite
-from xnowcast.models.declaration import Declared, Options, option
-from xnowcast.models.transforms import SCALINGS
+from xnowcast.models.declaration import Declared, option
+from xnowcast.models.transforms import ScaledOptions
 from xnowcast.nn.discriminator import Discriminator, judged
 from xnowcast.nn.losses import gradient_difference_loss, pixel_loss
 from xnowcast.nn.multiscale import DEPTH, Multiscale
@@ -47,7 +47,7 @@ PLAIN, DB = {"kind": ["plain"]}, {"kind": ["db"]}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrentOptions(Options):
+class RecurrentOptions(ScaledOptions):
     kind: str = option(
         "ms", "One scale, MS-RNN or DB-RNN; the system's name fixes it, and that of the cell.", choices=KINDS
     )
@@ -68,12 +68,6 @@ class RecurrentOptions(Options):
     )
     input_frames: int = option(5, "Frames that the model reads.", least=1)
     target_frames: int = option(5, "Frames ahead that it is trained for; it forecasts any number.", least=1)
-    scaling: str = option(
-        "reflectivity",
-        "From rain rate to [0, 1]: 0 to 60 dBZ with the Z-R relation of Marshall and Palmer or with that of the paper "
-        "for Hong Kong or Germany (equation 10), or pixels of SEVIR.",
-        choices=SCALINGS,
-    )
     scheduled_sampling: bool = option(
         True,
         "In training, frames beyond the input are fed as they are with a probability that falls from 1 to 0.",
@@ -140,6 +134,7 @@ class RecurrentOptions(Options):
     links: int | None = option(None, "Of TrajGRU: places that a cell reads; 10.", least=1)
 
     def check(self) -> None:
+        super().check()
         if self.adversarial_weight <= 0:
             raise ValueError(f"adversarial_weight is {self.adversarial_weight}: above 0, or adversarial_loss=False")
         if self.staged and not self.deblur_loss:
@@ -176,7 +171,7 @@ class RecurrentOptions(Options):
         return Multiscale(self.cells(DEPTH), self.channels, self.patch)
 
     def task(self) -> Task:
-        quantity, multiple = SCALINGS[self.scaling].quantity, (1 if self.kind == "plain" else 4) * self.patch
+        quantity, multiple = self.transform.quantity, (1 if self.kind == "plain" else 4) * self.patch
         return Task("forecast", input_frames=self.input_frames, quantity=quantity, grid_multiple=multiple, trained=True)
 
 
@@ -205,7 +200,7 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         own = self.options
-        self.transform, self.training_frames = SCALINGS[own.scaling], own.input_frames + own.target_frames
+        self.transform, self.training_frames = own.transform, own.input_frames + own.target_frames
         self.fed_back = 0 if own.staged else -1  # which of the predictions of a step is the next step's input
         self.deblurs = own.kind == "db"
         if self.deblurs:

@@ -5,12 +5,13 @@ arithmetic and the array's own methods, so they work on torch tensors.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from xnowcast.fields.pixels import PIXEL_SCALES
 from xnowcast.fields.units import (
     MARSHALL_PALMER,
     SEVIR_VIL_OF_18,
@@ -18,6 +19,7 @@ from xnowcast.fields.units import (
     sevir_pixel_branches,
     sevir_vil,
 )
+from xnowcast.models.declaration import Options, option
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,7 @@ class Reflectivity:
 
     Notes
     -----
-    Ma et al. (2024), equation 9, has ``low=0``, ``high=60`` and, equation 10, a=58.53, b=1.56 for Hong Kong and
-    a=256, b=1.42 for Germany. The default of Marshall and Palmer maps 0.1 to 205 mm h-1 onto 0.12 to 1.
+    The default of Marshall and Palmer maps 0.1 to 205 mm h-1 onto 0.12 to 1.
 
     Examples
     --------
@@ -178,16 +179,56 @@ class SevirPixel:
         return torch.where(pixel <= 5.0, 0.0, liquid)
 
 
+def _of_pixels(data_set: str, relation: str) -> Reflectivity:
+    """The scaling of a data set's 8-bit pixels."""
+    factor, offset = PIXEL_SCALES[data_set]
+    return Reflectivity(*ZR_RELATIONS[relation], low=offset, high=offset + factor)
+
+
 SCALINGS: dict[str, Reflectivity | SevirPixel] = {
     "reflectivity": Reflectivity(),
-    "hko-7": Reflectivity(*ZR_RELATIONS["hko-7"]),
-    "dwd-12": Reflectivity(*ZR_RELATIONS["dwd"]),
+    "hko-7": _of_pixels("hko7", "hko-7"),
+    "dwd-12": _of_pixels("dwd12", "dwd"),
+    "meteonet": _of_pixels("meteonet", "marshall-palmer"),
     "sevir": SevirPixel(),
 }
 """Scalings to [0, 1] by the names that models know them by, each with the ``quantity`` that it takes.
 
-Those of HKO-7 and DWD-12 are of Ma et al. (2024), equation 10; that of SEVIR takes vertically integrated liquid.
+Those of data sets are their pixels over 255 (`xnowcast.fields.pixels.PIXEL_SCALES`), as in the code of MS-RNN and of
+STLDM: -10 to 60 dBZ, with the Z-R relations of Ma et al. (2024), equation 10, and 0 to 70 dBZ for MeteoNet. Equation 9
+of Ma et al. prints 0 to 60 dBZ. That of SEVIR takes vertically integrated liquid.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledOptions(Options):
+    """Of a network that reads and says numbers of 0 to 1."""
+
+    scaling: str = option(
+        "reflectivity",
+        "What becomes 0 to 1: 0 to 60 dBZ with the Z-R relation of Marshall and Palmer, or the pixels of a data set: "
+        "-10 to 60 dBZ with its own relation, 0 to 70 dBZ for MeteoNet, vertically integrated liquid for SEVIR.",
+        choices=SCALINGS,
+    )
+    bounds: tuple[float, float] | None = option(
+        None, "Reflectivity in dBZ that becomes 0 and 1, instead of those; equation 9 of DB-RNN has 0 and 60."
+    )
+
+    def check(self) -> None:
+        """Refuse bounds of what has none, and those that are no range."""
+        if self.bounds is not None and not isinstance(SCALINGS[self.scaling], Reflectivity):
+            raise ValueError(f"bounds are of reflectivity, and scaling is {self.scaling!r}: leave them out")
+        if self.bounds is not None and len(self.bounds) != 2:
+            raise ValueError(f"bounds has {len(self.bounds)} numbers: give the dBZ of 0 and of 1")
+        _ = self.transform  # which refuses bounds that are no range
+
+    @property
+    def transform(self) -> Reflectivity | SevirPixel:
+        """The scaling itself."""
+        known = SCALINGS[self.scaling]
+        if self.bounds is None or isinstance(known, SevirPixel):
+            return known
+        return replace(known, low=self.bounds[0], high=self.bounds[1])
 
 
 @dataclass(frozen=True)

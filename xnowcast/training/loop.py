@@ -40,16 +40,20 @@ _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 def learning_rate(settings: TrainingSettings, step: int) -> float:
     """Learning rate of a step, counted from 0.
 
-    Returned: ``(step + 1) / warmup`` of the largest in the warm-up; then the largest, or with the schedule "cosine"
-    ``(1 + cos(pi s)) / 2`` of the way down to the least, where s is the share of the steps after the warm-up that are
-    done.
+    Returned: in the warm-up ``(step + 1) / warmup`` of the way from ``warmup_from`` to the largest; then that, or
+    with the schedule "cosine" ``(1 + cos(pi s)) / 2`` of the way down to the least, where s is the share of the steps
+    after the warm-up that are done.
 
     >>> settings = TrainingSettings(steps=8, learning_rate=1.0, warmup=4)
     >>> [round(learning_rate(settings, step), 3) for step in range(8)]
     [0.25, 0.5, 0.75, 1.0, 1.0, 0.854, 0.5, 0.146]
+    >>> settings = TrainingSettings(steps=8, learning_rate=1.0, warmup=4, warmup_from=0.2)
+    >>> [round(learning_rate(settings, step), 3) for step in range(4)]
+    [0.4, 0.6, 0.8, 1.0]
     """
     if step < settings.warmup:
-        return settings.learning_rate * (step + 1) / settings.warmup
+        risen = (step + 1) / settings.warmup
+        return settings.learning_rate * (settings.warmup_from + (1.0 - settings.warmup_from) * risen)
     if settings.schedule == "constant":
         return settings.learning_rate
     share = (step - settings.warmup) / (settings.steps - settings.warmup)

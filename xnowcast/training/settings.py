@@ -43,7 +43,9 @@ class TrainingSettings:
     learning_rate : float
         The largest; of the model and of its adversary.
     warmup : int
-        Steps in which the learning rate rises from near 0.
+        Steps in which the learning rate rises.
+    warmup_from : float
+        Share of ``learning_rate`` that it rises from.
     schedule : {"cosine", "constant"}
         What the learning rate does then: fall to ``min_learning_rate`` along a half cosine, or stay.
     min_learning_rate : float
@@ -119,6 +121,7 @@ class TrainingSettings:
     crop: int | None = None
     learning_rate: float = 3e-4
     warmup: int = 0
+    warmup_from: float = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
     min_learning_rate: float = 0.0
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -170,7 +173,7 @@ class TrainingSettings:
         check.number("cache_gib", self.cache_gib, "above 0", lambda value: value > 0)
         if self.clip is not None:
             check.number("clip", self.clip, "above 0", lambda value: value > 0)
-        for name in ("ema", "rain_preference"):
+        for name in ("ema", "rain_preference", "warmup_from"):
             check.number(name, getattr(self, name), "from 0 to below 1", lambda value: 0 <= value < 1)
         check.number("min_coverage", self.min_coverage, "from 0 to 1", lambda value: 0 <= value <= 1)
         check.one_of("schedule", self.schedule, ("cosine", "constant"))

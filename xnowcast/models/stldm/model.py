@@ -24,11 +24,11 @@ from xnowcast.diffusion import (
 from xnowcast.diffusion.guidance import check_guidance
 from xnowcast.diffusion.tiling import blend_weights, tile_windows
 from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
-from xnowcast.models.declaration import Declared, Options, option
+from xnowcast.models.declaration import Declared, option
 from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
 from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
-from xnowcast.models.transforms import SCALINGS
+from xnowcast.models.transforms import ScaledOptions
 from xnowcast.nn.noise import Noise, for_each_member, source
 from xnowcast.nn.precision import is_half
 
@@ -83,18 +83,13 @@ STRATEGIES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class STLDMOptions(Options):
+class STLDMOptions(ScaledOptions):
     size: str = option("full", '"full" is that of the paper, 81 million parameters.', choices=SIZES)
     input_frames: int | None = option(
         None, "By default 5 (full and small) or 4 (tiny); the paper has 13 for SEVIR.", least=1
     )
     target_frames: int | None = option(
         None, "By default 20 (full), 12 (small) or 4 (tiny); the paper has 12 for SEVIR.", least=1
-    )
-    scaling: str = option(
-        "reflectivity",
-        "Z-R relation and bounds between rain rate and [0, 1]: one of ``xnowcast.transforms.SCALINGS``.",
-        choices=SCALINGS,
     )
     diffusion_steps: int = option(50, "T of the training; a schedule of its own goes with each.", least=1)
     frame_wise: bool = option(False, "Without attention over time each frame is enhanced by itself (section 4.3.3).")
@@ -150,6 +145,7 @@ class STLDMOptions(Options):
 
     def check(self) -> None:
         """Refuse options that do not go together."""
+        super().check()
         if self.sampling_steps > self.diffusion_steps:
             raise ValueError(
                 f"sampling_steps is {self.sampling_steps}: the training had {self.diffusion_steps}, choose 1 to that"
@@ -169,7 +165,7 @@ class STLDMOptions(Options):
         return Task(
             "forecast",
             input_frames=self.input_frames or form.input_frames,
-            quantity=SCALINGS[self.scaling].quantity,
+            quantity=self.transform.quantity,
             grid_multiple=form.patch * 2 ** (form.layers // 2),
             max_steps=self.target_frames or form.target_frames,
             stochastic=self.sampled_condition or not self.return_first_estimate,
@@ -211,7 +207,7 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         super().__init__(**options)
         own = self.options
         form = SIZES[own.size]
-        self.transform = SCALINGS[own.scaling]
+        self.transform = own.transform
         self.target_frames = own.target_frames or form.target_frames
         self.training_frames = self.task.input_frames + self.target_frames
         self.schedule = sigmoid_schedule(own.diffusion_steps)
