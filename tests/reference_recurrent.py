@@ -167,12 +167,14 @@ class PlainMIM(nn.Module):
 class PlainMotionRNN(nn.Module):
     def __init__(self, cell):
         super().__init__()
-        self.mim, self.gru, self.has_highway = PlainMIM(cell.cell), cell.motion, cell.highway
+        self.mim, self.gru = PlainMIM(cell.cell), None if cell.last else cell.motion
 
     def forward(self, x, state=None, memory=None, below=None):
         inner, motion, trend = (state[:5], state[5], state[6]) if state else (None, None, None)
         h, o, inner, m = self.mim.all(x, inner, memory, below)
         gru = self.gru
+        if gru is None:  # the motion stands between layers: the last shows what a MIM cell does
+            return h, (*inner, None, None), m
         e = gru.encode(h)
         if motion is None:
             motion = trend = torch.zeros(len(x), 18, *e.shape[-2:])
@@ -186,9 +188,7 @@ class PlainMotionRNN(nn.Module):
         ordered = torch.cat([w[:, channel : channel + 1] for channel in range(e.shape[1]) for w in read], dim=1)
         shown = gru.decode(gru.mix(ordered))
         g = sigmoid(gru.blend(torch.cat([shown, h], dim=1)))
-        h = g * h + (1 - g) * shown
-        if self.has_highway:
-            h = h + (1 - o) * x
+        h = g * h + (1 - g) * shown + (1 - o) * x
         return h, (h, *inner[1:], motion, trend), m
 
 

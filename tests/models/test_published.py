@@ -6,7 +6,9 @@ from golden import assert_equals, golden, listed
 
 from xnowcast import models
 from xnowcast.models import published
+from xnowcast.models.published.cells import of_cell
 from xnowcast.nn.guided_unet import GuidedUNet
+from xnowcast.nn.recurrent import CELLS
 
 # ---------------------------------------------------------------- PostCast: guided diffusion
 
@@ -69,3 +71,86 @@ def test_weights_of_other_networks_are_refused():
         published.guided_diffusion(network, guided.of("weights") | {"label_emb.weight": torch.zeros(3, 3)})
     with pytest.raises(ValueError, match="no 'input_blocks"):
         published.guided_diffusion(GuidedUNet(base=32, multipliers=(1, 1, 1)), guided.of("weights"))
+
+
+# ---------------------------------------------------------------- recurrent networks: MS-RNN
+
+RECURRENT = {
+    "convlstm": "convlstm",
+    "trajgru": "trajgru",
+    "predrnn": "predrnn",
+    "predrnn++": "predrnn_plus_plus",
+    "mim": "mim",
+    "motionrnn": "motionrnn",
+    "preciplstm": "preciplstm",
+}
+WINDOW = {"preciplstm": {"window": 7}}
+SLIPS = ("trajgru", "motionrnn", "preciplstm")
+"""Cells whose published code has some; "corrected" is without them."""
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("kind", ["plain", "ms"])
+def test_recurrent_networks_are_those_of_ms_rnn(name, kind):
+    """Four frames are read and two more steps are fed what the network said."""
+    stack = golden(f"msrnn_stack_{RECURRENT[name]}")
+    model = models.build(name if kind == "plain" else f"ms-{name}", size="tiny", **WINDOW.get(name, {})).eval()
+    model.network.load_state_dict(published.ms_rnn(model.network, stack.of("weights")))
+    said, carried, frames = [], None, stack.tensors["input/frames"]
+    with torch.no_grad():
+        for step in range(6):
+            (shown,), carried = model.advance(frames[:, step] if step < 4 else said[-1], carried)
+            said.append(shown)
+    outputs = stack.of("output/corrected" if name in SLIPS else "output/as_published")
+    assert_equals(torch.stack(said, dim=1), outputs["stacked" if kind == "plain" else "multiscale"])
+
+
+STATES = {
+    "convlstm": "h c",
+    "trajgru": "h",
+    "predrnn": "h c",
+    "predrnn++": "h c z",
+    "mim": "h c n s before",
+    "motionrnn": "h c n s before F D",
+    "preciplstm": "h c ms mt before",
+}
+LAYERS = {"predrnn++": (0, 1), "mim": (0, 1), "motionrnn": (0, 1, 5)}
+
+
+def first_state(name, given):
+    """The state of the warm start; displacements have (y, x) here."""
+    first = {part: given.get(f"initial_{part}", given.get("before")) for part in STATES[name].split()}
+    for part in first.keys() & {"F", "D"}:
+        first[part] = first[part].unflatten(1, (9, 2)).flip(2).flatten(1, 2)
+    if name in ("mim", "motionrnn"):
+        first["before"] = given["before"][0]
+    return tuple(first.values())
+
+
+@pytest.mark.parametrize("start", ["cold", "warm"])
+@pytest.mark.parametrize(
+    ("name", "layer"), [(name, layer) for name in RECURRENT for layer in LAYERS.get(name, (None,))]
+)
+def test_recurrent_cells_are_those_of_ms_rnn(name, layer, start):
+    """Three steps, each with a memory that is given."""
+    found = golden(f"msrnn_cell_{RECURRENT[name]}")
+    cell = CELLS[name].stack(8, 6, **WINDOW.get(name, {}))[layer or 0].eval()
+    cell.load_state_dict(of_cell(cell, found.of("weights")))
+    given, corrected = found.of("input"), name in SLIPS and layer != 5
+    variant = "/".join(
+        [
+            "output",
+            "corrected" if corrected else "as_published",
+            *([f"layer_{layer}"] if layer is not None else []),
+            start,
+        ]
+    )
+    published, state = found.of(variant), first_state(name, given) if start == "warm" else None
+    for step, x in enumerate(given["x"]):
+        following = given["before"][step + 1] if name in ("mim", "motionrnn") and step < 2 else None
+        memory = given["memory"][step] if "memory" in given and (step or start == "warm") else None
+        with torch.no_grad():
+            shown, state, memory = cell(x, state, memory, below=following)
+        assert_equals(shown, published["output"][step])
+        if "memory" in published:
+            assert_equals(memory, published["memory"][step])

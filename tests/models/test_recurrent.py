@@ -176,10 +176,12 @@ def test_only_the_second_cell_of_predrnn_plus_plus_has_the_highway():
     assert [hasattr(c, "highway") for c in PredRNNPlusPlus.stack(4, 4)] == [False, True, False, False]
 
 
-def test_only_the_last_motionrnn_cell_has_no_highway_and_only_the_first_sees_no_change():
+def test_the_last_motionrnn_cell_is_one_of_mim_and_only_the_first_sees_no_change():
     cells = MotionRNN.stack(4, 4)
-    assert [c.highway for c in cells] == [True, True, True, False]
+    assert [hasattr(c, "motion") for c in cells] == [True, True, True, False]
     assert [c.cell.first for c in cells] == [True, False, False, False]
+    x, below = torch.randn(2, 3, 1, 4, 8, 8)
+    assert torch.equal(run(cells[-1], x, below)[0], run(cells[-1].cell, x, below)[0])
 
 
 @pytest.mark.parametrize("kind", [MIM, MotionRNN])

@@ -265,6 +265,19 @@ def test_weights_from_before_crops_were_told_are_read(tmp_path):
     assert weights.load(tmp_path / "blur.safetensors").task.crop is None
 
 
+REDRAWN = {"motionrnn": {}, "crps-rnn": {"cell": "motionrnn"}, "lagrangian": {"network": "ms-motionrnn"}}
+
+
+@pytest.mark.parametrize("system", REDRAWN)
+def test_weights_of_a_network_that_is_another_by_now_are_refused(system, tmp_path):
+    path, options = tmp_path / "weights.safetensors", {"size": "tiny", **REDRAWN[system]}
+    weights.save(path, models.build(system, **options), system=system, options=options)
+    assert weights.read_card(path).options == options
+    alter_card(path, edition=None)  # the first edition did not tell it
+    with pytest.raises(ValueError, match="MotionGRU behind the last cell, where the published one has none: train it"):
+        weights.load(path)
+
+
 def test_data_that_keep_the_contract_run(contracted, radar):
     for grid in (on_grid(radar, 1000.0), on_grid(radar, 1070.0), radar):  # the last does not tell its spacing
         assert grid.nowcast.forecast(contracted, steps=1).rr.notnull().all()

@@ -12,9 +12,9 @@ MOVED = ("window", "motion_noise", "inflation", "probability_matching", "cascade
 EDITION = 2
 """Of the networks, which cards have since the second.
 
-It is raised when a network computes something else with tensors of the same names and shapes, which nothing but the
-card can then tell apart: in the first PostCast's steps were embedded as in DDPM, and the scalings of HKO-7 and DWD-12
-were 0 to 60 dBZ.
+It is raised when a network computes something else with tensors of the same shapes, which nothing but the card can
+then tell apart. In the first, PostCast's steps were embedded as in DDPM, the scalings of HKO-7 and DWD-12 were 0 to
+60 dBZ, the last cell of a MotionRNN had a MotionGRU.
 """
 
 
@@ -35,11 +35,19 @@ def card_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 def second_edition(system: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the first edition, with those that keep the network as it was.
 
+    A ValueError if there are none that do.
+
     >>> second_edition("postcast", {"size": "small"})
     {'size': 'small', 'step_embedding': 'ddpm'}
     >>> second_edition("ms-mim", {"scaling": "hko-7"})
     {'bounds': [0.0, 60.0], 'scaling': 'hko-7'}
     """
+    inside = options.get("network_options")
+    own = {**options, **(inside if isinstance(inside, Mapping) else {})}  # a card may say anything
+    if any(str(name).endswith("motionrnn") for name in (system, own.get("cell"), own.get("network"))):
+        raise ValueError(
+            "its MotionRNN has a MotionGRU behind the last cell, where the published one has none: train it again"
+        )
     kept = {name: _with_bounds(value) if name == "network_options" else value for name, value in options.items()}
     return dict(_with_bounds(kept)) | ({"step_embedding": "ddpm"} if system == "postcast" else {})
 

@@ -20,8 +20,10 @@ class MotionRNN(Cell):
     H, after the highway, is what both the next layer and the next step see, as in the published code. Displacements
     of every sample stay its own: the published code mixes them across a batch.
 
-    ``width``: channels, a multiple of 4. ``highway``: whether the input goes round the cell. In a stack the last cell
-    has no highway. ``kernel, first, difference, lean``: as for `MIM`. ValueError if ``width`` is no multiple of 4.
+    ``width``: channels, a multiple of 4. ``last``: MotionGRU and highway stand between layers, so the last cell of a
+    stack has neither and shows H'; unless ``lean`` it holds the weights of a MotionGRU all the same, as the published
+    code does, which computes one and does not look at it. ``kernel, first, difference, lean``: as for `MIM`. ValueError
+    if ``width`` is no multiple of 4.
     """
 
     options = ("difference", "lean")
@@ -32,18 +34,21 @@ class MotionRNN(Cell):
         *,
         kernel: int = 3,
         first: bool = False,
-        highway: bool = True,
+        last: bool = False,
         difference: str = "below",
         lean: bool = False,
     ) -> None:
         super().__init__()
         self.cell = MIM(width, kernel=kernel, first=first, difference=difference, lean=lean)
-        self.motion = MotionGRU(width)
-        self.highway = highway
+        self.last = last
+        if not last:
+            self.motion = MotionGRU(width)
+        elif not lean:
+            self.idle = MotionGRU(width).requires_grad_(False)
 
     @classmethod
     def stack(cls, width: int, depth: int, **options: Any) -> list[Self]:
-        return [cls(width, first=i == 0, highway=i < depth - 1, **options) for i in range(depth)]
+        return [cls(width, first=i == 0, last=i == depth - 1, **options) for i in range(depth)]
 
     def forward(
         self, x: Tensor, state: State | None = None, memory: Tensor | None = None, *, below: Tensor | None = None
@@ -51,8 +56,8 @@ class MotionRNN(Cell):
         state = state or (None,) * 7
         motion, trend = state[5:]
         h, opened, remembered, memory = self.cell.remember(x, state[:5], memory, below)
-        h, motion, trend = self.motion(h, motion, trend)
-        if self.highway:
+        if not self.last:
+            h, motion, trend = self.motion(h, motion, trend)
             h = torch.addcmul(h, 1 - opened, x)
         return h, (h, *remembered[1:], motion, trend), memory
 

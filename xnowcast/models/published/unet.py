@@ -1,18 +1,13 @@
-"""Weights of the authors' own networks, renamed and turned so that the networks here take them.
+"""Weights of the U-Net of guided diffusion for the prior of PostCast."""
 
-Nothing is unpickled here: read a published ``.pt`` file with ``torch.load(path, weights_only=True)``, and hand on what
-it holds.
-"""
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import cast
 
 from einops import rearrange
 from torch import Tensor, nn
 
+from xnowcast.models.published.taking import Published, Tensors
 from xnowcast.nn.guided_unet import CellAttention, GuidedUNet, Stage, UpLevel
-
-Tensors = Mapping[str, Tensor]
 
 
 def guided_diffusion(network: GuidedUNet, tensors: Tensors) -> dict[str, Tensor]:
@@ -47,10 +42,11 @@ def guided_diffusion(network: GuidedUNet, tensors: Tensors) -> dict[str, Tensor]
     Traceback (most recent call last):
     ValueError: these are no weights of such a network: there is no 'time_embed.0.weight'
     """
-    left = dict(tensors)
-    state = dict(_renamed(left, _places(network)))
-    if left:
-        raise ValueError(f"these are weights of another network: it has no place for {next(iter(left))!r}")
+    found = Published(tensors)
+    state = {
+        f"{ours}.{kind}": tensor for ours, theirs in _places(network) for kind, tensor in found.layer(theirs).items()
+    }
+    found.require_nothing_left()
     for name, layer in network.named_modules():
         if isinstance(layer, CellAttention):
             for kind in ("weight", "bias"):  # the published rows go head by head, ours q, k and v by turns
@@ -71,15 +67,6 @@ def _other_channels(network: GuidedUNet, state: Tensors) -> dict[str, Tensor]:
         first = first.sum(1, keepdim=True)
         noise = {kind: rows.mean(0, keepdim=True) for kind, rows in noise.items()}
     return {"enter.weight": first} | {f"leave.2.{kind}": rows for kind, rows in noise.items()}
-
-
-def _renamed(left: dict[str, Tensor], places: Iterator[tuple[str, str]]) -> Iterator[tuple[str, Tensor]]:
-    """Names here with published tensors, which are taken out of what is left."""
-    for ours, theirs in places:
-        for kind in ("weight", "bias"):
-            if f"{theirs}.{kind}" not in left:
-                raise ValueError(f"these are no weights of such a network: there is no '{theirs}.{kind}'")
-            yield f"{ours}.{kind}", left.pop(f"{theirs}.{kind}")
 
 
 def _places(network: GuidedUNet) -> Iterator[tuple[str, str]]:

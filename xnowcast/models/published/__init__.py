@@ -1,0 +1,10 @@
+"""Weights of the authors' own networks, renamed and turned so that the networks here take them.
+
+Nothing is unpickled here: read a published ``.pt`` file with ``torch.load(path, weights_only=True)``, and hand on what
+it holds.
+"""
+
+from xnowcast.models.published.cells import ms_rnn
+from xnowcast.models.published.unet import guided_diffusion
+
+__all__ = ["guided_diffusion", "ms_rnn"]
