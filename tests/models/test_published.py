@@ -7,6 +7,7 @@ from golden import assert_equals, golden, listed
 from xnowcast import models
 from xnowcast.models import published
 from xnowcast.models.published.cells import of_cell
+from xnowcast.models.stldm.model import SIZES, Size
 from xnowcast.nn.guided_unet import GuidedUNet
 from xnowcast.nn.recurrent import CELLS
 
@@ -154,3 +155,79 @@ def test_recurrent_cells_are_those_of_ms_rnn(name, layer, start):
         assert_equals(shown, published["output"][step])
         if "memory" in published:
             assert_equals(memory, published["memory"][step])
+
+
+# ---------------------------------------------------------------- STLDM
+
+STLDM_OPTIONS = {"stldm_3d": {"temporal_norm": "time"}, "stldm_2d": {"frame_wise": True}}
+
+
+class GivenNoise:
+    """Hands out, for two samples, what the authors' code drew."""
+
+    def __init__(self, *drawn):
+        self.drawn = list(drawn)
+
+    def __len__(self):
+        return 2
+
+    def normal(self, *shape):
+        assert self.drawn[0].shape[1:] == shape
+        return self.drawn.pop(0)
+
+
+@pytest.fixture(params=STLDM_OPTIONS)
+def found_and_stldm(request, monkeypatch):
+    """A golden file, and the function that builds its model with further options."""
+    found = golden(request.param)
+    sizes = Size(8, 4, 16, 3, 8, (2, 3, 4), 2, 8, 8, 3, 4)
+    monkeypatch.setitem(SIZES, "tiny", sizes)
+
+    def built(**options):
+        steps = {"diffusion_steps": 12, "sampling_steps": 4}
+        model = models.build("stldm", size="tiny", **steps, **STLDM_OPTIONS[request.param], **options)
+        model.load_state_dict(published.stldm(model, found.of("weights")))
+        return model.eval()
+
+    return found, built
+
+
+@torch.inference_mode()
+def test_the_networks_of_stldm_are_the_published_ones(found_and_stldm):
+    found, built = found_and_stldm
+    model, given, expected = built(), found.of("input"), found.of("output")
+    for name, moment in zip(("mean", "log_variance"), model.autoencoder.encode(given["frames"][0]), strict=True):
+        assert_equals(moment, expected[f"encoder_{name}"])
+    assert_equals(model.autoencoder.decode(given["decoder_latents"]), expected["decoder_frames"])
+    for name, moment in zip(("mean", "log_variance"), model.translator(given["translator_latents"]), strict=True):
+        assert_equals(moment, expected[f"translator_{name}"])
+    z, steps = given["denoiser_latents"], given["denoiser_steps"]
+    condition = model.denoiser.project(given["denoiser_condition"])
+    assert_equals(model.denoiser(z, steps, condition), expected["denoiser_conditioned"])
+    assert_equals(model.denoiser(z, steps, None), expected["denoiser_unconditioned"])
+
+
+def test_forecasts_of_stldm_are_the_published_ones(found_and_stldm):
+    found, built = found_and_stldm
+    model = built(sampled_condition=True, guidance=0.7)
+    noise, expected, frames = found.of("noise"), found.of("output"), found.tensors["input/frames"]
+    said = model.forecast(frames, frames >= 0, 4, GivenNoise(noise["past_latents"], noise["start"]))
+    assert_equals(said, expected["sampling_forecast"], tolerance=2e-5)
+    model = built(sampled_condition=True, return_first_estimate=True)
+    said = model.forecast(frames, frames >= 0, 4, GivenNoise(noise["past_latents"], noise["first_estimate"]))
+    assert_equals(said, expected["sampling_first_estimate"])
+
+
+@pytest.mark.parametrize(("name", "options"), [("stldm_3d_128_hko7", {}), ("stldm_2d_128", {"frame_wise": True})])
+def test_the_full_stldm_takes_all_tensors_of_the_published_one(name, options):
+    with torch.device("meta"):
+        model = models.build("stldm", **options)
+        state = published.stldm(model, {name: torch.empty(shape) for name, shape in listed(name).items()})
+    assert {name: tensor.shape for name, tensor in state.items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
+
+
+def test_weights_of_stldm_in_3d_are_not_taken_for_those_in_2d():
+    with pytest.raises(ValueError, match="weights of the published 3D network: build it with frame_wise=False"):
+        published.stldm(models.build("stldm", size="tiny", frame_wise=True), golden("stldm_3d").of("weights"))

@@ -14,7 +14,7 @@ EDITION = 2
 
 It is raised when a network computes something else with tensors of the same shapes, which nothing but the card can
 then tell apart. In the first, PostCast's steps were embedded as in DDPM, the scalings of HKO-7 and DWD-12 were 0 to
-60 dBZ, the last cell of a MotionRNN had a MotionGRU.
+60 dBZ, the last cell of a MotionRNN had a MotionGRU, and STLDM's ``frame_wise`` network had the way up of the other.
 """
 
 
@@ -47,6 +47,11 @@ def second_edition(system: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if any(str(name).endswith("motionrnn") for name in (system, own.get("cell"), own.get("network"))):
         raise ValueError(
             "its MotionRNN has a MotionGRU behind the last cell, where the published one has none: train it again"
+        )
+    if own.get("frame_wise"):
+        raise ValueError(
+            "its frame_wise network has the way up of the one with attention over time, where the published one has "
+            "another: train it again"
         )
     kept = {name: _with_bounds(value) if name == "network_options" else value for name, value in options.items()}
     return dict(_with_bounds(kept)) | ({"step_embedding": "ddpm"} if system == "postcast" else {})

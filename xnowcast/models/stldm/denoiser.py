@@ -92,7 +92,11 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """Twice the grid, attention over time and then over space. x (b t, c, y, x) -> (b t, out, 2 y, 2 x)."""
+    """Twice the grid, attention over time and then over space. x (b t, c, y, x) -> (b t, out, 2 y, 2 x).
+
+    Without attention over time it is the level of another network, as published: attention over space takes the place
+    of that over time, and both blocks are given what the way down had last.
+    """
 
     def __init__(
         self, width: int, width_out: int, step_width: int, attention: Attention, *, patch: int, first: bool
@@ -105,8 +109,11 @@ class UpLevel(nn.Module):
         self.second = ResidualBlock(width + width_out, width_out, step_width)
 
     def forward(self, x: Tensor, spatial: Tensor, temporal: Tensor, step: Tensor, frames: int) -> Tensor:
-        x = _over_time(self.temporal, self.resize(x), frames)
-        x = self.spatial(self.first(torch.cat([x, temporal], dim=1), step))
+        x = self.resize(x)
+        if self.temporal is None:
+            x = self.first(torch.cat([self.spatial(x), temporal], dim=1), step)
+            return self.second(torch.cat([x, temporal], dim=1), step)
+        x = self.spatial(self.first(torch.cat([self.temporal(x, frames), temporal], dim=1), step))
         return self.second(torch.cat([x, spatial], dim=1), step)
 
 
@@ -131,7 +138,7 @@ class Denoiser(nn.Module):
 
     Widths are ``base`` times the multipliers, one a level; ``patch`` is that of the first level's attention over space,
     in cells, and half of it at each further level. Without ``temporal`` every frame is enhanced by itself (section
-    4.3.3). ``norm_over``: see `xnowcast.nn.attention.TemporalAttention`.
+    4.3.3), by a network whose way up is another. ``norm_over``: see `xnowcast.nn.attention.TemporalAttention`.
     """
 
     def __init__(

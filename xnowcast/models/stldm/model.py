@@ -92,7 +92,9 @@ class STLDMOptions(ScaledOptions):
         None, "By default 20 (full), 12 (small) or 4 (tiny); the paper has 12 for SEVIR.", least=1
     )
     diffusion_steps: int = option(50, "T of the training; a schedule of its own goes with each.", least=1)
-    frame_wise: bool = option(False, "Without attention over time each frame is enhanced by itself (section 4.3.3).")
+    frame_wise: bool = option(
+        False, "The published 2D network: without attention over time each frame is enhanced by itself (section 4.3.3)."
+    )
     temporal_norm: Literal["channels", "time"] = option(
         "channels",
         'What the norm before attention over time is taken over. The paper means "channels"; its code does "time".',

@@ -1,0 +1,113 @@
+"""Weights of STLDM's public code for its three networks."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from xnowcast.models.published.taking import Tensors
+from xnowcast.models.stldm.model import STLDM
+
+RENAMED = (
+    (r"^backbone\.vae\.encoder\.enc\.(\d+)\.conv\.conv\.", r"autoencoder.encoder.\1.0."),
+    (r"^backbone\.vae\.encoder\.enc\.(\d+)\.conv\.norm\.", r"autoencoder.encoder.\1.1."),
+    (r"^backbone\.vae\.encoder\.enc\.\d+\.(weight|bias)$", r"autoencoder.moments.\1"),
+    (r"^backbone\.vae\.decoder\.dec\.0\.(weight|bias)$", r"autoencoder.entry.\1"),
+    (r"^backbone\.vae\.decoder\.dec\.(\d+)\.conv\.conv\.", r"autoencoder.decoder.\1.0."),
+    (r"^backbone\.vae\.decoder\.dec\.(\d+)\.conv\.norm\.", r"autoencoder.decoder.\1.1."),
+    (r"^backbone\.vae\.decoder\.readout\.", "autoencoder.readout."),
+    (r"^backbone\.hid\.enc\.(\d+)\.reduction\.", r"translator.blocks.\1.leave."),
+    (r"^backbone\.hid\.enc\.(\d+)\.block\.", r"translator.blocks.\1."),
+    (r"\.norm1\.", ".attention_norm."),
+    (r"\.norm2\.", ".mixer_norm."),
+    (r"\.layer_scale_1$", ".attention_scale"),
+    (r"\.layer_scale_2$", ".mixer_scale"),
+    (r"\.attn\.proj_1\.", ".attention.enter."),
+    (r"\.attn\.spatial_gating_unit\.conv0\.", ".attention.local."),
+    (r"\.attn\.spatial_gating_unit\.conv_spatial\.", ".attention.wide."),
+    (r"\.attn\.spatial_gating_unit\.conv1\.", ".attention.gate."),
+    (r"\.attn\.proj_2\.", ".attention.leave."),
+    (r"\.mlp\.fc1\.", ".mixer.0."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mixer.1."),
+    (r"\.mlp\.fc2\.", ".mixer.3."),
+    (r"^diff_unet\.time_mlp\.mlp\.", "denoiser.time."),
+    (r"^diff_unet\.conditions\.", "denoiser.pyramid."),
+    (r"^diff_unet\.downs\.(\d+)\.block1\.", r"denoiser.down.\1.conditioned."),
+    (r"^diff_unet\.downs\.(\d+)\.block2\.", r"denoiser.down.\1.residual."),
+    (r"^diff_unet\.downs\.(\d+)\.last\.", r"denoiser.down.\1.resize."),
+    (r"^diff_unet\.ups\.(\d+)\.up\.", r"denoiser.up.\1.resize."),
+    (r"^diff_unet\.(ups\.\d+|mid)\.block1\.", r"diff_unet.\1.first."),
+    (r"^diff_unet\.(ups\.\d+|mid)\.block2\.", r"diff_unet.\1.second."),
+    (r"^diff_unet\.mid\.block3\.", "denoiser.middle.third."),
+    (r"^diff_unet\.downs\.", "denoiser.down."),
+    (r"^diff_unet\.ups\.", "denoiser.up."),
+    (r"^diff_unet\.mid\.", "denoiser.middle."),
+    (r"\.(?:attn_spatial|qattn_spatial|attn1)\.", ".spatial."),
+    (r"\.(?:attn_temporal|qattn_time)\.", ".temporal."),
+    (r"\.mlp\.1\.", ".modulation."),
+    (r"\.block1\.proj\.", ".first.convolution."),
+    (r"\.block1\.norm\.", ".first.norm."),
+    (r"\.block2\.proj\.", ".second.convolution."),
+    (r"\.block2\.norm\.", ".second.norm."),
+    (r"\.res_conv\.", ".shortcut."),
+    (r"\.fn\.norm\.g$", ".norm.gain"),
+    (r"\.fn\.fn\.to_out\.1\.g$", ".out_norm.gain"),
+    (r"\.fn\.fn\.to_out\.(?:0\.)?(weight|bias)$", r".out.\1"),
+    (r"\.fn\.fn\.to_", "."),
+)
+"""Parts of published names and what they are here, one after the other."""
+
+
+def stldm(model: STLDM, tensors: Tensors) -> dict[str, Tensor]:
+    """The state of an `STLDM` from weights of its public code (Foo et al. 2026), of its network in 3D or in 2D.
+
+    Forecasts are those of the authors with ``temporal_norm="time"`` (3D) or ``frame_wise=True`` (2D), and, member by
+    member, with ``sampled_condition=True``.
+
+    Parameters
+    ----------
+    model : STLDM
+        With the options of the published one; ``input_frames`` and ``target_frames`` among them.
+    tensors : mapping of str to torch.Tensor
+        By their published names, such as ``"diff_unet.downs.0.last.weight"``.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        For ``model.load_state_dict``, which refuses those of a network with other options.
+
+    Raises
+    ------
+    ValueError
+        If they are weights of the other of the two networks.
+
+    Examples
+    --------
+    >>> tensors = {"diff_unet.downs.0.attn1.fn.norm.g": torch.ones(1, 16, 1, 1)}
+    >>> stldm(STLDM(size="tiny"), tensors)
+    Traceback (most recent call last):
+    ValueError: these are weights of the published 2D network: build it with frame_wise=True
+    """
+    in_3d = not any(".attn1." in name for name in tensors)
+    if in_3d == model.options.frame_wise:
+        published, built = ("3D", False) if in_3d else ("2D", True)
+        raise ValueError(f"these are weights of the published {published} network: build it with frame_wise={built}")
+    unread = f"diff_unet.conditions.{len(model.denoiser.pyramid)}."
+    network = {name: own for name, own in tensors.items() if "." in name and not name.startswith(unread)}
+    state = {_renamed(name): own for name, own in network.items()}  # those without a dot are of the schedule
+    for name in [name for name in state if name.endswith(".temporal.q.weight")]:
+        place = name.removesuffix("q.weight")
+        state[f"{place}qkv.weight"] = torch.cat([state.pop(f"{place}{part}.weight") for part in "qkv"])
+    for name, own in state.items():
+        if name.endswith(".gain"):  # (1, c, 1, 1)
+            state[name] = own.flatten()
+        elif name.endswith((".qkv.weight", ".out.weight")):  # convolutions of 1 x 1 cells
+            state[name] = own.flatten(1)
+    return state
+
+
+def _renamed(name: str) -> str:
+    for part, here in RENAMED:
+        name = re.sub(part, here, name)
+    layer = re.match(r"(autoencoder\.decoder\.)(\d+)(.*)", name)  # the entry is the first layer there
+    return f"{layer[1]}{int(layer[2]) - 1}{layer[3]}" if layer else name
