@@ -265,6 +265,15 @@ def test_warp_equals_bilinear_reading_by_hand():
         assert_close(read[:, :, n], expected)
 
 
+def test_stretched_positions_by_hand():
+    """Of four cells, 0, 1, 2 and 3 are read at -1/2, 5/6, 13/6 and 7/2; beyond the edge is 0."""
+    field = torch.tensor([6.0, 12, 18, 24]).expand(1, 1, 4, 4)
+    flow = torch.zeros(1, 1, 2, 4, 4)
+    inner = warp(field, flow, stretched=True)[0, 0, 0, 1]
+    assert_close(inner, torch.tensor([3.0, 11, 19, 12]))
+    assert_close(warp(field, flow, stretched=True)[0, 0, 0, 0], inner / 2)  # half of it lies beyond the edge
+
+
 def test_positions_are_exact_in_bfloat16():
     field = torch.randint(0, 100, (1, 1, 8, 300)).bfloat16()  # exact in bfloat16
     assert torch.equal(warp(field, torch.zeros(1, 1, 2, 8, 300).bfloat16())[:, :, 0], field)
@@ -289,6 +298,15 @@ def test_links_of_trajgru_follow_their_flow():
     expected = torch.zeros(4, 4)
     expected[1, 1], expected[1, 2] = 4.0, 2.0  # z.H stays, (1 - z).h~ moved on
     assert_close(new, expected)
+
+
+def test_only_the_published_motion_mixes_the_samples_of_a_batch():
+    x = torch.randn(2, 2, 8, 8, 8)
+    for published in (False, True):
+        torch.manual_seed(1)
+        cell = MotionRNN(8, published=published)
+        together, alone = run(cell, x)[0][:, :1], run(cell, x[:, :1])[0]
+        assert torch.allclose(together, alone, atol=1e-5) != published
 
 
 # ---------------------------------------------------------------- local attention
@@ -319,6 +337,15 @@ def test_keys_outside_the_window_and_the_map_have_no_weight():
     torch.testing.assert_close(seen, expected)
     corner = attention.local_attention(q, k, torch.ones(1, 1, 9, 9), 3)
     torch.testing.assert_close(corner, torch.ones_like(corner))  # a zero from outside would lower the corners
+
+
+def test_keys_beyond_the_map_count_where_the_published_code_counts_them(monkeypatch):
+    q, k, v = torch.randn(3, 2, 4, 9, 13)
+    padded = [torch.nn.functional.pad(m, (2,) * 4) for m in (q, k, v)]
+    expected = plain_attention(*padded, 5)[..., 2:-2, 2:-2]  # there the edge is further away than the window reaches
+    assert_close(attention.local_attention(q, k, v, 5, beyond=True), expected)
+    monkeypatch.setattr(attention, "BLOCKS", {"cpu": (4, 5)})
+    assert_close(attention.local_attention(q, k, v, 5, beyond=True), expected)
 
 
 def test_memory_does_not_grow_with_cells_times_window():

@@ -132,6 +132,10 @@ class RecurrentOptions(ScaledOptions):
     difference: str | None = option(None, 'Of MIM and MotionRNN: what an input is compared with, "below" or "own".')
     window: int | None = option(None, "Of PrecipLSTM: cells of the attention's window; 31, or 7 where tiny.", least=1)
     links: int | None = option(None, "Of TrajGRU: places that a cell reads; 10.", least=1)
+    published: bool | None = option(
+        None,
+        "Of TrajGRU, MotionRNN and PrecipLSTM: do as the authors' code does where it slips, as their weights need it.",
+    )
 
     def check(self) -> None:
         super().check()
@@ -155,7 +159,7 @@ class RecurrentOptions(ScaledOptions):
     def cells(self, depth: int) -> list[Cell]:
         """The cells of a network of ``depth`` layers; options that are None are left to the cell."""
         cell = CELLS[self.cell]
-        options = {name: getattr(self, name) for name in ("lean", "difference", "window", "links")}
+        options = {name: getattr(self, name) for name in ("lean", "difference", "window", "links", "published")}
         given = {name: value for name, value in options.items() if value is not None}
         for name in given:
             if name not in cell.options:

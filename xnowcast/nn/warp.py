@@ -5,15 +5,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def warp(field: Tensor, flow: Tensor) -> Tensor:
+def warp(field: Tensor, flow: Tensor, *, stretched: bool = False) -> Tensor:
     """A map read at every cell's position plus a displacement, by bilinear interpolation.
 
     A displacement of 0 gives the map itself, bit for bit. Positions are computed in float32 whatever the dtype:
     bfloat16 cannot tell neighbouring cells apart beyond 256.
 
     ``field``: ``(b, c, y, x)``; 0 is read beyond its edge. ``flow``: ``(b, n, 2, y, x)``, n displacement fields in grid
-    cells, component 0 along +y index, 1 along +x index. Returned: ``(b, c, n, y, x)``, dtype of ``field``. ValueError
-    if the shapes do not fit.
+    cells, component 0 along +y index, 1 along +x index. ``stretched``: positions p of n cells are read at
+    ``p n / (n - 1) - 1 / 2``, as by code that scales them from the middle of the first cell to that of the last and
+    reads them from edge to edge. Returned: ``(b, c, n, y, x)``, dtype of ``field``. ValueError if the shapes do not
+    fit.
 
     >>> field = torch.arange(12.0).reshape(1, 1, 3, 4)
     >>> flow = torch.zeros(1, 1, 2, 3, 4)
@@ -30,6 +32,8 @@ def warp(field: Tensor, flow: Tensor) -> Tensor:
     n = flow.shape[1]
     y = flow[:, :, 0].float() + torch.arange(ny, device=flow.device, dtype=torch.float32).view(-1, 1)
     x = flow[:, :, 1].float() + torch.arange(nx, device=flow.device, dtype=torch.float32)
+    if stretched:
+        y, x = (p * (size / max(size - 1, 1)) - 0.5 for p, size in ((y, ny), (x, nx)))
     # zeros fill the map up to 2^k + 1 cells: scaling positions to -1 ... 1 and back is then exact, so that no
     # displacement changes nothing, not even the last digit
     high, wide = (2 ** max(size - 2, 0).bit_length() for size in (ny, nx))

@@ -33,8 +33,8 @@ def ms_rnn(network: Stacked | Multiscale, tensors: Tensors) -> State:
     Parameters
     ----------
     network : Stacked or Multiscale
-        The ``network`` of ``xnowcast.models.build("ms-predrnn")`` and the like, with as many cells. Where the authors'
-        code does something else than the paper says, it is built with ``published=True``.
+        The ``network`` of ``xnowcast.models.build("ms-predrnn")`` and the like, with as many cells. To say what the
+        authors' code says, that of TrajGRU, MotionRNN or PrecipLSTM is built with ``published=True``.
     tensors : mapping of str to torch.Tensor
         By their published names, such as ``"rnns.lstm.0._conv_x2h.weight"``.
 

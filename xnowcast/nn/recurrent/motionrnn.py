@@ -17,16 +17,15 @@ FIELDS = 9  # 3 x 3 displacement fields
 class MotionRNN(Cell):
     """A MIM cell whose H' passes a MotionGRU, and a highway H = X + (1 - O).X_in. State: that of MIM, then F, D.
 
-    H, after the highway, is what both the next layer and the next step see, as in the published code. Displacements
-    of every sample stay its own: the published code mixes them across a batch.
+    H, after the highway, is what both the next layer and the next step see, as in the published code.
 
     ``width``: channels, a multiple of 4. ``last``: MotionGRU and highway stand between layers, so the last cell of a
     stack has neither and shows H'; unless ``lean`` it holds the weights of a MotionGRU all the same, as the published
-    code does, which computes one and does not look at it. ``kernel, first, difference, lean``: as for `MIM`. ValueError
-    if ``width`` is no multiple of 4.
+    code does, which computes one and does not look at it. ``published``: see `MotionGRU`. ``kernel, first, difference,
+    lean``: as for `MIM`. ValueError if ``width`` is no multiple of 4.
     """
 
-    options = ("difference", "lean")
+    options = ("difference", "lean", "published")
 
     def __init__(
         self,
@@ -37,12 +36,13 @@ class MotionRNN(Cell):
         last: bool = False,
         difference: str = "below",
         lean: bool = False,
+        published: bool = False,
     ) -> None:
         super().__init__()
         self.cell = MIM(width, kernel=kernel, first=first, difference=difference, lean=lean)
         self.last = last
         if not last:
-            self.motion = MotionGRU(width)
+            self.motion = MotionGRU(width, published=published)
         elif not lean:
             self.idle = MotionGRU(width).requires_grad_(False)
 
@@ -68,10 +68,14 @@ class MotionGRU(nn.Module):
     E = conv(H); u, r = sg(W[E, F]); z = tanh(W[E, r.F]); F~ = u.z + (1 - u).F; D' = D + 0.5 (F - D); F' = F~ + D'.
     E is read along the 9 fields of F', masked by sg(W*E), brought back to the grid as Hd, and
     X = g.H + (1 - g).Hd with g = sg(W[Hd, H]). A row or column too many for halving is filled up with its neighbour.
+
+    ``published``: as the authors' code does: positions are stretched as by `warp`, the samples of a batch are read
+    along one another's fields, and what was read at a place goes to others.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, published: bool = False) -> None:
         super().__init__()
+        self.published = published
         if width % 4:
             raise ValueError(f"the width is {width}: MotionRNN quarters it, so choose a multiple of 4")
         quarter, flow = width // 4, 2 * FIELDS
@@ -92,7 +96,15 @@ class MotionGRU(nn.Module):
         z = self.candidate(torch.cat([e, r * motion], dim=1)).tanh()
         trend = torch.lerp(trend, motion, INERTIA)
         motion = torch.lerp(motion, z, u) + trend
-        read = warp(e, motion.unflatten(1, (FIELDS, 2))) * self.mask(e).sigmoid().unsqueeze(1)
-        shown = self.decode(self.mix(read.flatten(1, 2)))[..., :ny, :nx]
+        shown = self.decode(self.mix(self._read(e, motion)))[..., :ny, :nx]
         g = self.blend(torch.cat([shown, h], dim=1)).sigmoid()
         return torch.lerp(shown, h, g), motion, trend
+
+    def _read(self, e: Tensor, motion: Tensor) -> Tensor:
+        """E (b, c, y, x) along the fields F (b, 18, y, x), masked: (b, 9 c, y, x)."""
+        mask = self.mask(e).sigmoid().unsqueeze(1)
+        if not self.published:
+            return (warp(e, motion.unflatten(1, (FIELDS, 2))) * mask).flatten(1, 2)
+        mixed = motion.reshape(FIELDS, len(e), 2, *e.shape[-2:]).transpose(0, 1)  # not the transpose of an unflatten
+        read = warp(e, mixed, stretched=True) * mask
+        return read.movedim(2, -1).reshape(len(e), -1, *e.shape[-2:])  # fields were last there, and lie among places

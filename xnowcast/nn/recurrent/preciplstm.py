@@ -14,15 +14,15 @@ class PrecipLSTM(Cell):
     H' = sg(o + sum W*{C', MS', MT', M'}).tanh(W1x1[C', MS', MT', M']); X_prev is the cell's own last input.
 
     ``width``: channels. ``kernel``: width of the kernels, odd. ``window``: width of the attention's window in cells,
-    odd.
+    odd. ``published``: as the authors' code does, where cells beyond the edge of the map have a share of the attention.
     """
 
-    options = ("window",)
+    options = ("window", "published")
 
-    def __init__(self, width: int, *, kernel: int = 3, window: int = 31) -> None:
+    def __init__(self, width: int, *, kernel: int = 3, window: int = 31, published: bool = False) -> None:
         super().__init__()
         two = (width, width)
-        self.attention = LocalAttention(width, window)
+        self.attention = LocalAttention(width, window, beyond=published)
         self.attended = JointConvolution((width,), width, kernel)
         self.gates = JointConvolution(two, 4 * width, kernel)
         self.memory_gates = JointConvolution(two, 3 * width, kernel)

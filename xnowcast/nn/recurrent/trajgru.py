@@ -14,17 +14,16 @@ SLOPE = 0.2  # of the leaky ReLU
 class TrajGRU(Cell):
     """H' = (1 - z).h~ + z.H, the hidden parts of z, r and h~ read along L learned links. State: H.
 
-    Where the published code rescales positions for one convention and reads them by the other, so that links of
-    length zero change the map, here they do not.
-
     ``width``: channels. ``kernel``: width of the kernels, odd. ``links``: l, how many places each cell reads.
+    ``published``: as the authors' code does, which rescales positions for one convention and reads them by the other,
+    so that links of length zero change the map.
     """
 
-    options = ("links",)
+    options = ("links", "published")
 
-    def __init__(self, width: int, *, kernel: int = 3, links: int = 10) -> None:
+    def __init__(self, width: int, *, kernel: int = 3, links: int = 10, published: bool = False) -> None:
         super().__init__()
-        self.links = links
+        self.links, self.published = links, published
         self.input = nn.Conv2d(width, 3 * width, kernel, padding=kernel // 2)  # z, r, h~ from X
         self.motion = JointConvolution((width, width), width, kernel)
         self.flow = nn.Conv2d(width, 2 * links, kernel, padding=kernel // 2)
@@ -38,7 +37,7 @@ class TrajGRU(Cell):
         if h is None:
             h = torch.zeros_like(x)
         # channels of the warped maps: link by link within each channel of H
-        from_hidden = self.hidden(warp(h, -flow).flatten(1, 2))
+        from_hidden = self.hidden(warp(h, -flow, stretched=self.published).flatten(1, 2))
         zx, rx, hx = self.input(x).chunk(3, dim=1)
         zh, rh, hh = from_hidden.chunk(3, dim=1)
         z = (zx + zh).sigmoid()
