@@ -8,7 +8,10 @@ from xnowcast import models
 from xnowcast.models import published
 from xnowcast.models.published.cells import of_cell
 from xnowcast.models.stldm.model import SIZES, Size
+from xnowcast.models.stvd import model as stvd_model
+from xnowcast.models.stvd.pieces import cut
 from xnowcast.nn.guided_unet import GuidedUNet
+from xnowcast.nn.noise import Noise
 from xnowcast.nn.recurrent import CELLS
 
 # ---------------------------------------------------------------- PostCast: guided diffusion
@@ -237,3 +240,65 @@ def test_the_full_stldm_takes_all_tensors_of_the_published_one(name, options):
 def test_weights_of_stldm_in_3d_are_not_taken_for_those_in_2d():
     with pytest.raises(ValueError, match="weights of the published 3D network: build it with frame_wise=False"):
         published.stldm(models.build("stldm", size="tiny", frame_wise=True), golden("stldm_3d").of("weights"))
+
+
+# ---------------------------------------------------------------- STVD
+
+
+class GivenGenerator:
+    """Draws once, what is given."""
+
+    def __init__(self, drawn):
+        self.drawn = [drawn.numpy()]
+
+    def standard_normal(self, shape, dtype):
+        assert self.drawn[0].shape == shape
+        return self.drawn.pop()
+
+
+@pytest.fixture
+def downscaling(monkeypatch):
+    """The golden file, and a model with its weights."""
+    found = golden("stvd")
+    monkeypatch.setitem(stvd_model.SIZES, "tiny", stvd_model.Shape(8, (1, 1, 2, 3), 4, 32))
+    fields = {"channels": [f"field {n}" for n in range(10)], "static": ["surface_altitude"]}
+    steps = {"diffusion_steps": 20, "sampling_steps": 4}
+    model = models.build("stvd", size="tiny", published=True, **fields, **steps).eval()
+    model.set_ranges(dict.fromkeys([*fields["channels"], *fields["static"]], (0.0, 1.0)))
+    model.load_state_dict(published.stvd(model, found.of("weights")))
+    return found, model
+
+
+@torch.inference_mode()
+def test_the_networks_of_stvd_are_the_published_ones(downscaling):
+    found, model = downscaling
+    given, expected = found.of("input"), found.of("output")
+    x, residual = given["downscaler_input"][None], given["residual"][None]
+    estimate, context = model.downscaler(x)
+    assert_equals(estimate[0], expected["downscaler_estimate"])
+    for number, part in enumerate(context):
+        assert_equals(part, expected[f"downscaler_context.{number:02}"])
+    condition = model.denoiser.project(x, estimate, context)
+    same = model.denoiser(residual, given["same_step"][:1], condition)
+    assert_equals(same[0], expected["denoiser_same_step"])
+    apart = model.denoiser(residual, given["step_per_frame"][None], condition)
+    assert_equals(apart[0], expected["denoiser_step_per_frame"])
+    assert_equals(model.denoiser.time(given["step_per_frame"]), expected["step_embedding"])
+
+
+@torch.inference_mode()
+def test_samples_of_stvd_are_the_published_ones(downscaling):
+    found, model = downscaling
+    given, expected = found.of("input"), found.of("output")
+    rain_and_fields = torch.cat([2 * given["coarse"][:, :, :1] - 1, given["coarse"][:, :, 1:]], dim=2)
+    topography = 2 * given["fine"][:, :, 1:] - 1  # another one for each frame, which no model here reads
+    x = torch.cat([model._fine_inputs(rain_and_fields, None), topography], dim=2)
+    pieces = cut(5, (32, 24), length=5, tile=384, multiple=model.shape.multiple)
+    noise = Noise([GivenGenerator(drawn) for drawn in found.tensors["noise/start"]])
+    said = model._refined(model._refining_networks(), x, pieces, noise)
+    assert_equals((said + 1) / 2, expected["sampling_fine"], tolerance=2e-5)
+
+
+def test_weights_of_stvd_are_not_taken_for_those_of_the_paper():
+    with pytest.raises(ValueError, match="build it with published=True"):
+        published.stvd(models.build("stvd", size="tiny"), golden("stvd").of("weights"))

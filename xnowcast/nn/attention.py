@@ -58,14 +58,21 @@ class LinearSpatialAttention(_Attention):
     """Linear attention over the cells of each patch of a frame, or of the whole frame (STLDM and STVD).
 
     (b, c, y, x) -> same; patches of ``patch`` cells along y and along x, or ``patches`` of them along each, which must
-    divide the grid
+    divide the grid. ``averaged``: what is found is divided by the cells of a patch, as in STVD's published code
     """
 
     def __init__(
-        self, width: int, *, heads: int = 4, head_width: int = 32, patch: int | None = None, patches: int = 1
+        self,
+        width: int,
+        *,
+        heads: int = 4,
+        head_width: int = 32,
+        patch: int | None = None,
+        patches: int = 1,
+        averaged: bool = False,
     ) -> None:
         super().__init__(width, heads, head_width, norm_out=True)
-        self.patch, self.patches = patch, patches
+        self.patch, self.patches, self.averaged = patch, patches, averaged
 
     def forward(self, x: Tensor) -> Tensor:
         ny, nx = x.shape[-2:]
@@ -78,8 +85,14 @@ class LinearSpatialAttention(_Attention):
         pattern = "b (rows p) (columns q) (three e d) -> three (b rows columns e) (p q) d"
         q, k, v = rearrange(qkv, pattern, rows=rows, columns=columns, three=3, e=self.heads)
         back = "(b rows columns e) (p q) d -> b (rows p) (columns q) (e d)"
+        scale = self.head_width**-0.5 / (q.shape[-2] if self.averaged else 1)
         out = rearrange(
-            linear_attention(q, k, v), back, rows=rows, columns=columns, e=self.heads, p=x.shape[-2] // rows
+            linear_attention(q, k, v, scale=scale),
+            back,
+            rows=rows,
+            columns=columns,
+            e=self.heads,
+            p=x.shape[-2] // rows,
         )
         return x + self._project(out).movedim(-1, 1)
 
@@ -114,7 +127,8 @@ class TemporalAttention(_Attention):
 
     ``linear``: linear attention, with a norm on its output, instead of softmax attention. ``whole_map``: a token is the
     map of a frame, so that all cells share their weights, instead of one cell of it. ``norm_over``: "time" is what
-    STLDM's published code does: the norm before the attention is taken over the frames.
+    STLDM's published code does: the norm before the attention is taken over the frames. ``averaged``: what linear
+    attention finds is divided by the cells of the map, as in STVD's published code.
     """
 
     def __init__(
@@ -126,23 +140,26 @@ class TemporalAttention(_Attention):
         linear: bool = False,
         whole_map: bool = False,
         norm_over: Literal["channels", "time"] = "channels",
+        averaged: bool = False,
     ) -> None:
         super().__init__(width, heads, head_width, norm_out=linear)
         self.linear, self.whole_map, self.norm_over = linear, whole_map, norm_over
+        self.averaged = averaged
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         cells = rearrange(x, "(b t) c y x -> b t (y x) c", t=frames)
         parts = (cells,) if self.whole_map else cells.split(_at_once(x, len(x)), dim=2)
-        out = torch.cat([self._attend(part) for part in parts], dim=2)
+        divisor = cells.shape[2] if self.averaged else 1
+        out = torch.cat([self._attend(part, divisor) for part in parts], dim=2)
         return x + rearrange(out, "b t (y x) c -> (b t) c y x", y=x.shape[-2])
 
-    def _attend(self, cells: Tensor) -> Tensor:
+    def _attend(self, cells: Tensor, divisor: int) -> Tensor:
         """Frames of some cells, (b, t, s, c) -> same."""
         tokens = "three b e t (s d)" if self.whole_map else "three (b s) e t d"
         q, k, v = rearrange(self.qkv(self._normed(cells)), f"b t s (three e d) -> {tokens}", three=3, e=self.heads)
         scale = self.head_width**-0.5  # also where the tokens are whole maps
         if self.linear:
-            out = linear_attention(q, k, v, scale=scale)
+            out = linear_attention(q, k, v, scale=scale / divisor)
         else:
             out = F.scaled_dot_product_attention(q, k, v, scale=scale)
         back = "b e t (s d) -> b t s (e d)" if self.whole_map else "(b s) e t d -> b t s (e d)"

@@ -5,7 +5,8 @@ it holds.
 """
 
 from xnowcast.models.published.cells import ms_rnn
+from xnowcast.models.published.downscaling import stvd
 from xnowcast.models.published.latent import stldm
 from xnowcast.models.published.unet import guided_diffusion
 
-__all__ = ["guided_diffusion", "ms_rnn", "stldm"]
+__all__ = ["guided_diffusion", "ms_rnn", "stldm", "stvd"]

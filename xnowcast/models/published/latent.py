@@ -5,6 +5,7 @@ import re
 import torch
 from torch import Tensor
 
+from xnowcast.models.published.blocks import BLOCKS, flattened, renamed
 from xnowcast.models.published.taking import Tensors
 from xnowcast.models.stldm.model import STLDM
 
@@ -44,18 +45,8 @@ RENAMED = (
     (r"^diff_unet\.mid\.", "denoiser.middle."),
     (r"\.(?:attn_spatial|qattn_spatial|attn1)\.", ".spatial."),
     (r"\.(?:attn_temporal|qattn_time)\.", ".temporal."),
-    (r"\.mlp\.1\.", ".modulation."),
-    (r"\.block1\.proj\.", ".first.convolution."),
-    (r"\.block1\.norm\.", ".first.norm."),
-    (r"\.block2\.proj\.", ".second.convolution."),
-    (r"\.block2\.norm\.", ".second.norm."),
-    (r"\.res_conv\.", ".shortcut."),
-    (r"\.fn\.norm\.g$", ".norm.gain"),
-    (r"\.fn\.fn\.to_out\.1\.g$", ".out_norm.gain"),
-    (r"\.fn\.fn\.to_out\.(?:0\.)?(weight|bias)$", r".out.\1"),
-    (r"\.fn\.fn\.to_", "."),
+    *BLOCKS,
 )
-"""Parts of published names and what they are here, one after the other."""
 
 
 def stldm(model: STLDM, tensors: Tensors) -> dict[str, Tensor]:
@@ -98,16 +89,10 @@ def stldm(model: STLDM, tensors: Tensors) -> dict[str, Tensor]:
     for name in [name for name in state if name.endswith(".temporal.q.weight")]:
         place = name.removesuffix("q.weight")
         state[f"{place}qkv.weight"] = torch.cat([state.pop(f"{place}{part}.weight") for part in "qkv"])
-    for name, own in state.items():
-        if name.endswith(".gain"):  # (1, c, 1, 1)
-            state[name] = own.flatten()
-        elif name.endswith((".qkv.weight", ".out.weight")):  # convolutions of 1 x 1 cells
-            state[name] = own.flatten(1)
-    return state
+    return flattened(state)
 
 
 def _renamed(name: str) -> str:
-    for part, here in RENAMED:
-        name = re.sub(part, here, name)
+    name = renamed(name, RENAMED)
     layer = re.match(r"(autoencoder\.decoder\.)(\d+)(.*)", name)  # the entry is the first layer there
     return f"{layer[1]}{int(layer[2]) - 1}{layer[3]}" if layer else name

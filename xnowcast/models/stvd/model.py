@@ -1,7 +1,7 @@
 """STVD, the system: what it declares, how it refines and what it minimises."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, cast
 
@@ -73,6 +73,11 @@ class STVDOptions(Options):
         False,
         "In training give every frame a noise level of its own, as the published code does, not one per sequence.",
     )
+    published: bool = option(
+        False,
+        "Do as the authors' code does, as its weights need it: attention over the whole map, steps as whole numbers, "
+        "bilinear interpolation, and the residual clipped instead of its sum with the estimate.",
+    )
     sampling_steps: int = option(30, "Steps of the sampler, 1 to ``diffusion_steps``.", runtime=True)
     sampler: str = option("ddim", '"heun" calls the denoiser twice per step.', choices=SAMPLERS, runtime=True)
     stochastic: bool = option(True, "False gives the estimate alone.", runtime=True)
@@ -91,12 +96,17 @@ class STVDOptions(Options):
                 f"sampling_steps is {self.sampling_steps}: the training had {self.diffusion_steps}, choose 1 to that"
             )
         Logarithm(self.eps, self.highest)
-        multiple = SIZES[self.size].multiple
+        multiple = self.shape.multiple
         if self.tile % multiple or self.tile < 2 * multiple:
             raise ValueError(f"tile is {self.tile} cells: choose a multiple of {multiple}, at least {2 * multiple}")
 
+    @property
+    def shape(self) -> Shape:
+        """Of both networks."""
+        return replace(SIZES[self.size], published=self.published)
+
     def task(self) -> Task:
-        multiple = SIZES[self.size].multiple
+        multiple = self.shape.multiple
         return Task(
             "downscale",
             input_frames=self.frames,
@@ -136,7 +146,7 @@ class STVD(Declared[STVDOptions], nn.Module):
         self.factor, self.training_frames = own.factor, own.frames
         self.transform = Logarithm(own.eps, own.highest)
         self.schedule = sigmoid_schedule(own.diffusion_steps)
-        self.shape = SIZES[own.size]
+        self.shape = own.shape
         names = (*self.task.channels, *self.task.static)
         self.downscaler = Downscaler(1 + len(names), self.shape)
         self.denoiser = Denoiser(1 + len(names), self.shape)
@@ -258,8 +268,10 @@ class STVD(Declared[STVDOptions], nn.Module):
                 # a piece knows the residual to its own estimate: a shift of the signal, and none of the noise
                 noisy = piece(members) + signal * (piece(estimate) - own)
                 velocity = self._velocity(denoiser, noisy, step, condition)
-                refined = require_finite(own + VELOCITY.to_x0(velocity, noisy, signal, noise_level))
-                fine.append(refined.clamp(-1, 1))
+                residual = require_finite(VELOCITY.to_x0(velocity, noisy, signal, noise_level))
+                # the sum has rain rates for bounds; a residual can be as large as 2
+                clipped = own + residual.clamp(-1, 1) if self.options.published else (own + residual).clamp(-1, 1)
+                fine.append(clipped)
             return (blended(fine, pieces, members) - estimate).flatten(0, 1)
 
         return denoise
@@ -274,7 +286,7 @@ class STVD(Declared[STVDOptions], nn.Module):
 
     def _progress(self, step: "Tensor | float") -> "Tensor | float":
         """Share of the schedule that a step has done, above 0 to 1: n / N of the paper's n from 1 to N."""
-        return (step + 1) / self.schedule.length
+        return step if self.options.published else (step + 1) / self.schedule.length
 
     def _refining_networks(self) -> tuple[Downscaler, Denoiser]:
         """Both networks in the precision that is asked for."""
@@ -290,7 +302,8 @@ class STVD(Declared[STVDOptions], nn.Module):
             others = self._scaled(frames[:, :, 1:], slice(0, count)).nan_to_num(0.0)
             coarse = torch.cat([frames[:, :, :1], others], dim=2)
         # bicubic interpolation overshoots, and the networks have never seen what lies beyond
-        fine = _interpolated(coarse, self.factor).clamp(-1, 1)
+        mode = "bilinear" if self.options.published else "bicubic"
+        fine = _interpolated(coarse, self.factor, mode).clamp(-1, 1)
         if static is None:
             return fine
         own = static if static.ndim == 4 else static[None]  # of each sequence, or of all
@@ -414,8 +427,8 @@ def coarsened(rain: Tensor, observed: Tensor, factor: int) -> tuple[Tensor, Tens
     return tuple(part.unflatten(0, rain.shape[:2]) for part in (mean * known, known))  # type: ignore[return-value]
 
 
-def _interpolated(coarse: Tensor, factor: int) -> Tensor:
-    fine = F.interpolate(coarse.flatten(0, 1), scale_factor=factor, mode="bicubic", align_corners=False)
+def _interpolated(coarse: Tensor, factor: int, mode: str) -> Tensor:
+    fine = F.interpolate(coarse.flatten(0, 1), scale_factor=factor, mode=mode, align_corners=False)
     return fine.unflatten(0, coarse.shape[:2])
 
 

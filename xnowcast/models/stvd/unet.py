@@ -45,12 +45,20 @@ class Shape:
     """What both networks have in common.
 
     ``base`` is what the multipliers, one a level, multiply; heads and their width are those of every attention.
+    ``published``: attention over patches is over the whole map, and what linear attention finds is divided by the
+    cells of the map, as in the authors' code.
     """
 
     base: int = 64
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 3, 4)
     heads: int = 4
     head_width: int = 32
+    published: bool = False
+
+    @property
+    def patches(self) -> int:
+        """Along y and along x."""
+        return 1 if self.published else PATCHES
 
     @property
     def widths(self) -> list[int]:
@@ -60,17 +68,24 @@ class Shape:
     @property
     def multiple(self) -> int:
         """What the fine grid has to be a multiple of: halved at all levels but the last, and then cut into patches."""
-        return PATCHES * 2 ** (len(self.multipliers) - 1)
+        return self.patches * 2 ** (len(self.multipliers) - 1)
 
     def over_patches(self, width: int) -> LinearSpatialAttention:
-        return LinearSpatialAttention(width, heads=self.heads, head_width=self.head_width, patches=PATCHES)
+        return LinearSpatialAttention(
+            width, heads=self.heads, head_width=self.head_width, patches=self.patches, averaged=self.published
+        )
 
     def over_space(self, width: int) -> SpatialAttention:
         return SpatialAttention(width, heads=self.heads, head_width=self.head_width)
 
     def over_time(self, width: int, *, linear: bool, whole_map: bool) -> TemporalAttention:
         return TemporalAttention(
-            width, heads=self.heads, head_width=self.head_width, linear=linear, whole_map=whole_map
+            width,
+            heads=self.heads,
+            head_width=self.head_width,
+            linear=linear,
+            whole_map=whole_map,
+            averaged=self.published,
         )
 
 
@@ -261,7 +276,8 @@ class Downscaler(_UNet):
 class Denoiser(_UNet):
     """The velocity of the residual. r (m b, t, 1, y, x), step, what `project` made of b conditions -> v, as r.
 
-    ``step`` is the share of the schedule that is done, (m b,), one for each frame (m b, t), or (1,) for all.
+    ``step`` is the share of the schedule that is done, or what else the network has learnt steps by: (m b,), one for
+    each frame (m b, t), or (1,) for all.
     """
 
     def __init__(self, channels: int, shape: Shape) -> None:

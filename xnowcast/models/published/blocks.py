@@ -1,0 +1,40 @@
+"""Names and shapes in the blocks that the U-Nets of STLDM and of STVD have in common."""
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor
+
+BLOCKS = (
+    (r"\.mlp\.1\.", ".modulation."),
+    (r"\.block1\.proj\.", ".first.convolution."),
+    (r"\.block1\.norm\.", ".first.norm."),
+    (r"\.block2\.proj\.", ".second.convolution."),
+    (r"\.block2\.norm\.", ".second.norm."),
+    (r"\.res_conv\.", ".shortcut."),
+    (r"\.fn\.norm\.g$", ".norm.gain"),
+    (r"\.fn\.fn\.to_out\.1\.g$", ".out_norm.gain"),
+    (r"\.fn\.fn\.to_out\.(?:0\.)?(weight|bias)$", r".out.\1"),
+    (r"\.fn\.fn\.to_", "."),
+)
+"""Patterns in published names of residual blocks and attentions, and what stands there here."""
+
+
+def renamed(name: str, patterns: Sequence[tuple[str, str]]) -> str:
+    """A name with all patterns replaced, one after the other.
+
+    >>> renamed("middle.first.block1.proj.weight", BLOCKS)
+    'middle.first.first.convolution.weight'
+    """
+    for pattern, here in patterns:
+        name = re.sub(pattern, here, name)
+    return name
+
+
+def flattened(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with gains (1, c, 1, 1) as (c,), and maps of channels, published as 1 x 1 convolutions, as matrices."""
+    maps = (".qkv.weight", ".out.weight")
+    return {
+        name: own.flatten() if name.endswith(".gain") else own.flatten(1) if name.endswith(maps) else own
+        for name, own in state.items()
+    }
