@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from einops import rearrange
 from golden import assert_equals, golden, listed
 
 from xnowcast import models
@@ -10,7 +11,9 @@ from xnowcast.models.published.cells import of_cell
 from xnowcast.models.stldm.model import SIZES, Size
 from xnowcast.models.stvd import model as stvd_model
 from xnowcast.models.stvd.pieces import cut
+from xnowcast.nn.deformable import deformable_sum
 from xnowcast.nn.guided_unet import GuidedUNet
+from xnowcast.nn.intern_image import InternImage
 from xnowcast.nn.noise import Noise
 from xnowcast.nn.recurrent import CELLS
 
@@ -302,3 +305,33 @@ def test_samples_of_stvd_are_the_published_ones(downscaling):
 def test_weights_of_stvd_are_not_taken_for_those_of_the_paper():
     with pytest.raises(ValueError, match="build it with published=True"):
         published.stvd(models.build("stvd", size="tiny"), golden("stvd").of("weights"))
+
+
+# ---------------------------------------------------------------- NWP-MAE: InternImage
+
+
+@pytest.mark.parametrize("name", ["internimage_t", "internimage_t_layer_scale"])
+@torch.inference_mode()
+def test_the_encoder_of_nwp_mae_is_internimage(name):
+    found = golden(name)
+    given, expected = found.about["constructor_arguments"], found.of("output")
+    network = InternImage(3, width=given["channels"], depths=given["depths"], groups=given["groups"]).eval()
+    network.load_state_dict(published.intern_image(network, found.of("weights")))
+    for number, said in enumerate(network(found.tensors["input/image"])):
+        assert_equals(said, expected[f"stage_{number}"])
+    block, features = network.stages[0].blocks[0], found.tensors["input/features"]
+    assert_equals(block.gather(features), expected["first_dcnv3"])
+    assert_equals(block(features), expected["first_block"])
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["as on a GPU", "in bags"])
+def test_the_sum_over_deformed_points_is_that_of_dcnv3(few, monkeypatch):
+    found = golden("dcnv3_core")
+    if not few:
+        monkeypatch.setattr("xnowcast.nn.deformable.FEW_POINTS", 0)
+    values = rearrange(found.tensors["input/x"], "b y x (g c) -> b y x g c", g=2)
+    points = "b y x (g right down {}) -> {} b y x g (down right)"
+    offsets = rearrange(found.tensors["input/plain/offset"], points.format("two", "two"), g=2, right=3, down=3)
+    weights = rearrange(found.tensors["input/plain/mask"], points.format("", ""), g=2, right=3, down=3)
+    said = deformable_sum(values, offsets.flip(0).movedim(0, 3), weights)
+    assert_equals(said.flatten(-2), found.tensors["output/plain"])

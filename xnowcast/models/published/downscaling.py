@@ -54,7 +54,7 @@ def stvd(model: STVD, tensors: Tensors) -> dict[str, Tensor]:
 
     Examples
     --------
-    >>> stvd(STVD(size="tiny"), {"flow.init_conv.weight": torch.zeros(16, 1, 7, 7)})
+    >>> stvd(STVD(size="tiny"), {})
     Traceback (most recent call last):
     ValueError: published weights need the network of the authors' code: build it with published=True
     """
