@@ -260,6 +260,23 @@ def test_the_task_is_declared_without_building_the_networks():
     assert model.task == models.declare("stvd", size="tiny") and model.training_frames == 5
 
 
+def test_the_published_variant_reads_between_cells_on_a_line_and_clips_the_residual_alone():
+    model = models.build("stvd", size="tiny", factor=2, published=True, sampling_steps=1).eval()
+    assert models.declare("stvd", factor=8, published=True).grid_multiple == 4  # one patch: 32 cells on the fine grid
+    coarse = torch.tensor([-1.0, 1.0]).expand(1, 5, 1, 2, 2)
+    row = model._fine_inputs(coarse, None)[0, 0, 0, 0]
+    torch.testing.assert_close(row, torch.tensor([-1.0, -0.5, 0.5, 1.0]))
+    estimate, noise = torch.full((1, 5, 1, 4, 4), 0.75), torch.full((5, 1, 4, 4), 9.0)
+    [piece] = cut(5, (4, 4), length=5, tile=8, multiple=2)
+
+    def expected_residual(model):
+        model._velocity = lambda denoiser, noisy, step, condition: torch.zeros_like(noisy)
+        return model._denoise(model.denoiser, [piece], [estimate], [None], estimate)(noise, 0.0)
+
+    assert torch.all(expected_residual(model) == 1.0), "the residual, to 1"
+    torch.testing.assert_close(expected_residual(models.build("stvd", size="tiny")), torch.full_like(noise, 0.25))
+
+
 def test_all_options_are_declared_with_the_same_defaults():
     declared, built = signature(STVD.declare).parameters, signature(STVD).parameters
     assert {name: p.default for name, p in declared.items()} == {name: p.default for name, p in built.items()}
