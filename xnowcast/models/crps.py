@@ -36,6 +36,8 @@ class CRPSOptions(RecurrentOptions):
 
     def check(self) -> None:
         super().check()
+        if self.loss != "pixels":
+            raise ValueError(f"loss is {self.loss!r}: this network is trained for the CRPS, leave it out")
         if self.fairness > 1:
             raise ValueError(f"fairness is {self.fairness}: it is a share, up to 1")
 

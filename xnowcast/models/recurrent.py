@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from xnowcast.models.base import Loss, Task, TrainingBatch, check_given, require_finite
 from xnowcast.models.declaration import Declared, option
+from xnowcast.models.forecast_loss import ForecastLossOptions, forecast_losses
 from xnowcast.models.transforms import ScaledOptions
 from xnowcast.nn.discriminator import Discriminator, judged
-from xnowcast.nn.losses import gradient_difference_loss, pixel_loss
+from xnowcast.nn.losses import gradient_difference_loss
 from xnowcast.nn.multiscale import DEPTH, Multiscale
 from xnowcast.nn.noise import Noise
 from xnowcast.nn.recurrent import CELLS, Cell
@@ -47,7 +48,7 @@ PLAIN, DB = {"kind": ["plain"]}, {"kind": ["db"]}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrentOptions(ScaledOptions):
+class RecurrentOptions(ForecastLossOptions, ScaledOptions):
     kind: str = option(
         "ms", "One scale, MS-RNN or DB-RNN; the system's name fixes it, and that of the cell.", choices=KINDS
     )
@@ -112,15 +113,6 @@ class RecurrentOptions(ScaledOptions):
         "1 and 1.",
         choices=("ramp", "fixed"),
         only=DB,
-    )
-    emphasis: float = option(
-        0.0, "In training, how much more rain that scales to 1 counts in the pixel losses than none.", least=0
-    )
-    absolute_error: float = option(
-        1.0,
-        "In training, weight of the absolute error beside the squared one. Without it the network says the mean, which "
-        "tells where rain is more likely even where it is not likely.",
-        least=0,
     )
     deblurred: bool = option(
         True,
@@ -316,18 +308,21 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
             forecasting, deblurring = 1.0 - 0.99 * done, 0.01 + 0.99 * done
         return forecasting, deblurring if self.options.deblur_loss else 0.0
 
+    def stage_progress(self, progress: float) -> float:
+        """Share of its stage that is done, where each network is trained in one half of the training."""
+        return 2 * progress % 1.0 if self.options.staged is True and progress < 1 else progress
+
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """Absolute plus squared error of all predictions, those of the input frames among them; of a DB-RNN equation 7.
+
+        With ``loss="facl"`` the Fourier losses have the place of the pixel losses.
 
         The paper's pixel losses are sums over a frame. Here they are means over the cells that were measured, and
         the adversarial loss, which is one number per frame, is divided by the number of cells, so the balance of
         the terms is the paper's on a grid of any size.
         """
         frames, observed, predictions = self.predict_batch(batch, progress)
-        errors = [
-            pixel_loss(predicted, frames, observed, self.options.emphasis, self.options.absolute_error)
-            for predicted in predictions
-        ]
+        errors = forecast_losses(predictions, frames, observed, self.options, self.stage_progress(progress))
         parts = dict(zip(("forecast", "deblur"), errors, strict=False))
         if not self.deblurs:
             return Loss(errors[0], _detached(parts))

@@ -1,7 +1,11 @@
 """Losses that leave out what was not measured, per cell, so that they do not depend on the size of the grid."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+FAINT = 0.01
+"""Norm below which a forecast or a truth has no direction that it could be turned to: one cell of a hundredth."""
 
 
 def pixel_loss(
@@ -43,6 +47,44 @@ def gradient_difference_loss(forecast: Tensor, truth: Tensor, observed: Tensor) 
         both = observed.narrow(dim, 1, observed.shape[dim] - 1) & observed.narrow(dim, 0, observed.shape[dim] - 1)
         total = total + ((truth.diff(dim=dim).abs() - forecast.diff(dim=dim).abs()).abs() * both).sum()
     return total / observed.sum().clamp_min(1)
+
+
+def fourier_amplitude_loss(forecast: Tensor, truth: Tensor, observed: Tensor) -> Tensor:
+    """Squared differences of the Fourier amplitudes of maps (Yan et al. 2024, arXiv:2410.23159, FAL).
+
+    The amplitudes tell how strong each scale is, and not where: a map and the same map shifted round have the same.
+
+    ``forecast, truth``: ``(..., y, x)``. ``observed``: same shape, bool; where it is False both are taken as 0.
+    Returned: scalar, float32: the sum over wavenumbers of orthonormal transforms, over the number of measured cells; it
+    is never more than the mean squared error.
+
+    >>> ridge = torch.eye(4)[:, :1].expand(4, 4)
+    >>> fourier_amplitude_loss(ridge.roll(2, 0), ridge, ridge >= 0).item()
+    0.0
+    """
+    of_forecast, of_truth = (
+        torch.fft.fft2(field.float().where(observed, 0.0), norm="ortho").abs() for field in (forecast, truth)
+    )
+    return (of_truth - of_forecast).square().sum() / observed.sum().clamp_min(1)
+
+
+def fourier_correlation_loss(forecast: Tensor, truth: Tensor, observed: Tensor) -> Tensor:
+    """One minus the correlation of the Fourier coefficients of maps (Yan et al. 2024, arXiv:2410.23159, FCL).
+
+    The sums of products over all wavenumbers are those over all cells (Parseval), so no transform is needed, and what
+    was not measured is left out exactly. It does not change with the strength of the forecast.
+
+    ``forecast, truth``: same shape, any; all maps together have one correlation. ``observed``: same shape, bool.
+    Returned: scalar, float32, 0 to 2; 0 where the truth is dry throughout or nothing was measured.
+
+    >>> rain = torch.tensor([[0.0, 0.3], [0.4, 0.0]])
+    >>> [round(fourier_correlation_loss(factor * rain, rain, rain >= 0).item(), 5) for factor in (2.0, -1.0)]
+    [0.0, 2.0]
+    """
+    forecast, truth = (field.float().where(observed, 0.0) for field in (forecast, truth))
+    strength, wanted = (torch.linalg.vector_norm(field) for field in (forecast, truth))
+    correlation = (forecast * truth).sum() / (strength.clamp_min(FAINT) * wanted.clamp_min(FAINT))
+    return (1.0 - correlation) * (wanted > 0)
 
 
 def almost_fair_crps(members: Tensor, truth: Tensor, fairness: float = 0.95) -> Tensor:
