@@ -251,17 +251,21 @@ def _stvd(options: Any, factor: int, steps: int, crop: int, batch_size: int) -> 
     )
 
 
-def stldm(options: Any) -> Any:
-    """The small STLDM in the frame that moves with the rain, part by part; 0.25, 0.4 and 0.75 s a step on one core."""
+def stldm(options: Any, **denoiser: Any) -> Any:
+    """The small STLDM in the frame that moves with the rain, part by part; 0.25, 0.4 and 0.75 s a step on one core.
+
+    ``denoiser``: options of the last part. The parts before it are those of OUT/stldm, whatever is trained over them.
+    """
     data, start, model = [*radar(options.data), tiles(options.data, every=2), *synthetic()], None, None
+    before = options.out.with_name("stldm")
     for strategy, steps, crop, learning_rate in STLDM_STAGES:
         moving = strategy != "autoencoder"
         network = {"strategy": strategy, "diffusion_weight": "one", "condition_dropout": 0.0, "residual": True}
-        running = STLDM_RUNNING if strategy == "A" else {}
+        running = STLDM_RUNNING | denoiser if strategy == "A" else {}
         model = xnowcast.train(
             "lagrangian" if moving else "stldm",
             data,
-            out=options.out if strategy == "A" else options.out / strategy,
+            out=options.out if strategy == "A" else before / strategy,
             start=start,
             resume=True,
             mixed=True,
@@ -281,8 +285,13 @@ def stldm(options: Any) -> Any:
             size="small",
             model_options=({"network": "stldm"} if moving else {}) | network | running,
         )
-        start = options.out / strategy / "model.safetensors"
+        start = before / strategy / "model.safetensors"
     return model
+
+
+def stldm_flow(options: Any) -> Any:
+    """The same with flow matching as the objective of the denoiser; as long, and with as many steps of the sampler."""
+    return stldm(options, objective="flow")
 
 
 STLDM_STAGES = (("autoencoder", 1600, 64, 3e-3), ("translator", 500, 96, 2e-3), ("A", 420, 96, 2e-3))
@@ -371,6 +380,7 @@ RECIPES = {
     "lagrangian": lagrangian,
     "members": members,
     "stldm": stldm,
+    "stldm-flow": stldm_flow,
     "postcast": postcast,
     "stvd-4": stvd_4,
     "stvd-8": stvd_8,

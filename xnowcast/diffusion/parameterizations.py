@@ -1,6 +1,6 @@
-"""What a network predicts, the noise, the velocity or the signal, and how to turn one into another.
+"""What a network predicts, the noise, a velocity or the signal, and how to turn one into another.
 
-With ``x = signal x_0 + noise eps``, ``signal = sqrt(abar)`` and ``noise = sqrt(1 - abar)``.
+With ``x = signal x_0 + noise eps``, ``signal = sqrt(abar)`` and ``noise = sqrt(1 - abar)``; all but v take any levels.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from typing import Literal
 from torch import Tensor
 
 from xnowcast.diffusion.samplers import Denoise
-from xnowcast.diffusion.schedules import Schedule
+from xnowcast.diffusion.schedules import NoisePath
 
 Level = Tensor | float
-Name = Literal["eps", "v", "x0"]
+Name = Literal["eps", "v", "x0", "flow"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Parameterization:
 
     Attributes
     ----------
-    name : {"eps", "v", "x0"}
+    name : {"eps", "v", "x0", "flow"}
     target : callable
         ``(x0, eps, signal, noise)`` to what the network should say.
     to_x0, to_eps : callable
@@ -48,7 +48,7 @@ class Parameterization:
             What it saw.
         signal, noise : Tensor or float
             Levels, above 0.
-        to : {"eps", "v", "x0"}
+        to : {"eps", "v", "x0", "flow"}
 
         Returns
         -------
@@ -90,6 +90,14 @@ PARAMETERIZATIONS: dict[str, Parameterization] = {
         to_eps=lambda output, x, signal, noise: (x - signal * output) / noise,
         squared_error=lambda snr: snr * 0 + 1,
     ),
+    # Lipman et al. (2023), equation 23
+    "flow": Parameterization(
+        "flow",
+        target=lambda x0, eps, signal, noise: x0 - eps,
+        to_x0=lambda output, x, signal, noise: (x + noise * output) / (signal + noise),
+        to_eps=lambda output, x, signal, noise: (x - signal * output) / (signal + noise),
+        squared_error=lambda snr: (snr.sqrt() + 1).square(),
+    ),
 }
 
 
@@ -100,9 +108,9 @@ def loss_weight(snr: Tensor, parameterization: Name, *, equals: Name = "eps", mi
     ----------
     snr : Tensor
         Signal-to-noise ratios of the steps.
-    parameterization : {"eps", "v", "x0"}
+    parameterization : {"eps", "v", "x0", "flow"}
         What the network predicts.
-    equals : {"eps", "v", "x0"}
+    equals : {"eps", "v", "x0", "flow"}
         The weighted loss is the plain mean squared error of this. ``"eps"`` is the simple loss of Ho et al.
     min_snr : float, optional
         gamma of Hang et al. (2023), arXiv:2303.09556: a squared error of x0 never counts more than this often.
@@ -137,7 +145,7 @@ def loss_weight(snr: Tensor, parameterization: Name, *, equals: Name = "eps", mi
 
 def as_denoiser(
     network: Callable[[Tensor, float], Tensor],
-    schedule: Schedule,
+    schedule: NoisePath,
     parameterization: Name,
     *,
     clip: tuple[float, float] | None = None,
@@ -148,8 +156,8 @@ def as_denoiser(
     ----------
     network : callable
         ``(x, step)`` to what it predicts, shape of ``x``.
-    schedule : Schedule
-    parameterization : {"eps", "v", "x0"}
+    schedule : Schedule or StraightPath
+    parameterization : {"eps", "v", "x0", "flow"}
     clip : (float, float), optional
         Bounds that the signal is clipped to.
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from xnowcast.diffusion.schedules import Schedule
+from xnowcast.diffusion.schedules import NoisePath, Schedule
 from xnowcast.nn.noise import Noise
 
 Denoise = Callable[[Tensor, float], Tensor]
@@ -67,7 +67,7 @@ def ancestral(
     if variance not in ("small", "large"):
         raise ValueError(f"variance is {variance!r}: choose 'small' or 'large'")
     source = _source(noise, x, "the ancestral sampler")
-    for step, following in _pairs(steps):
+    for step, following in falling(steps):
         x0 = denoise(x, step)
         mean, spread = posterior(x, x0, schedule, step, following, variance=variance)
         if correct is not None:
@@ -130,7 +130,7 @@ def posterior(
 def ddim(
     denoise: Denoise,
     x: Tensor,
-    schedule: Schedule,
+    schedule: NoisePath,
     steps: Sequence[float],
     noise: Noise | None = None,
     *,
@@ -164,7 +164,7 @@ def ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}: it must be between 0 and 1")
     source = _source(noise, x, "DDIM with eta above 0") if eta > 0 else None
-    for step, following in _pairs(steps):
+    for step, following in falling(steps):
         (signal, noise_level), (next_signal, next_noise) = schedule.levels(step), schedule.levels(following)
         x0 = denoise(x, step)
         eps = (x - signal * x0) / noise_level
@@ -203,7 +203,7 @@ def dpm_solver(
     """
     before: Tensor | None = None
     last_h = math.nan
-    for step, following in _pairs(steps):
+    for step, following in falling(steps):
         (signal, noise_level), (next_signal, next_noise) = schedule.levels(step), schedule.levels(following)
         x0 = denoise(x, step)
         if next_noise == 0:  # half the log signal-to-noise ratio has no end there, and the signal is the answer
@@ -239,7 +239,7 @@ def heun(denoise: Denoise, x: Tensor, schedule: Schedule, steps: Sequence[float]
     ----------
     Karras et al. (2022), arXiv:2206.00364, algorithm 1, for the scaled variable ``x / sqrt(abar)``
     """
-    for step, following in _pairs(steps):
+    for step, following in falling(steps):
         (signal, noise_level), (next_signal, next_noise) = schedule.levels(step), schedule.levels(following)
         x0 = denoise(x, step)
         eps = (x - signal * x0) / noise_level
@@ -255,7 +255,8 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ancestral, "ddim": ddim, "
 """By the names that models take as ``sampler=``; all are called ``(denoise, x, schedule, steps, noise)``."""
 
 
-def _pairs(steps: Sequence[float]) -> Iterator[tuple[float, float]]:
+def falling(steps: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """Each step with the one that follows; ValueError if they do not fall."""
     if len(steps) < 2 or any(after >= before for before, after in pairwise(steps)):
         raise ValueError(f"the steps {list(steps)} do not fall: give at least two, from the most noise to the least")
     return pairwise(steps)

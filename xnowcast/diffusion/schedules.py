@@ -4,6 +4,7 @@ Everywhere ``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` with ``t`` from 0, 
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,29 @@ MAX_BETA = 0.999
 """No step removes all of the signal (Nichol and Dhariwal 2021, section 3.2)."""
 
 
+class NoisePath(ABC):
+    """How signal gives way to noise: ``x = signal x_0 + noise eps``, with levels that depend on the step alone."""
+
+    @abstractmethod
+    def levels(self, step: float) -> tuple[float, float]:
+        """Levels of signal and noise at a step."""
+
+    @abstractmethod
+    def levels_like(self, steps: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`levels` of many samples at once, shaped to multiply ``x``."""
+
+    @abstractmethod
+    def draw_steps(self, count: int, device: torch.device) -> Tensor:
+        """``(count,)``: steps to train on, from torch's global generators."""
+
+    def add_noise(self, x0: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """``signal x_0 + noise eps`` for samples ``x0``, standard normal ``noise`` and their steps."""
+        signal_level, noise_level = self.levels_like(steps, x0)
+        return signal_level * x0 + noise_level * noise
+
+
 @dataclass(frozen=True, eq=False)
-class Schedule:
+class Schedule(NoisePath):
     """Share of the signal's variance that is left after each step.
 
     Parameters
@@ -113,10 +135,9 @@ class Schedule:
         abar = self.abar.to(steps.device)[steps].reshape(steps.shape + (1,) * (x.ndim - steps.ndim))
         return abar.sqrt().to(x), (1 - abar).sqrt().to(x)
 
-    def add_noise(self, x0: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-        """``sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` for samples ``x0``, standard normal ``noise`` and their steps."""
-        signal_level, noise_level = self.levels_like(steps, x0)
-        return signal_level * x0 + noise_level * noise
+    def draw_steps(self, count: int, device: torch.device) -> Tensor:
+        """``(count,)``: whole numbers from 0 to T - 1, each as likely."""
+        return torch.randint(0, self.length, (count,), device=device)
 
 
 def linear_schedule(length: int = 1000, *, first: float | None = None, last: float | None = None) -> Schedule:

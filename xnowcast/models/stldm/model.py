@@ -1,6 +1,6 @@
 """STLDM, the system: what it declares, how it forecasts and what it minimises."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,18 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xnowcast.diffusion import (
+    FLOW_SAMPLERS,
     PARAMETERIZATIONS,
     SAMPLERS,
     Denoise,
+    NoisePath,
+    StraightPath,
     Window,
     as_denoiser,
     evenly_spaced_steps,
+    evenly_spaced_times,
     guided,
-    loss_weight,
     sigmoid_schedule,
     tiled,
 )
 from xnowcast.diffusion.guidance import check_guidance
+from xnowcast.diffusion.parameterizations import Name
 from xnowcast.diffusion.tiling import blend_weights, tile_windows
 from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.models.declaration import Declared, option
@@ -82,6 +86,27 @@ STRATEGIES = {
 """Table 3: what is trained. A and B begin with an autoencoder, A also with a translator, that were trained before."""
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What the denoiser learns to say, on which way from noise to latent frames, and how members are made with it.
+
+    ``path``: from the number of steps. ``visited``: from that and the number of those that a sampler takes. ``weight``:
+    the ``diffusion_weight`` where none is given.
+    """
+
+    parameterization: Name
+    path: Callable[[int], NoisePath]
+    visited: Callable[[int, int], Sequence[float]]
+    samplers: Mapping[str, Callable[..., Tensor]]
+    weight: str
+
+
+OBJECTIVES = {
+    "diffusion": Objective("v", sigmoid_schedule, evenly_spaced_steps, SAMPLERS, weight="abar"),
+    "flow": Objective("flow", StraightPath, evenly_spaced_times, FLOW_SAMPLERS, weight="one"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class STLDMOptions(ScaledOptions):
     size: str = option("full", '"full" is that of the paper, 81 million parameters.', choices=SIZES)
@@ -91,7 +116,17 @@ class STLDMOptions(ScaledOptions):
     target_frames: int | None = option(
         None, "By default 20 (full), 12 (small) or 4 (tiny); the paper has 12 for SEVIR.", least=1
     )
-    diffusion_steps: int = option(50, "T of the training; a schedule of its own goes with each.", least=1)
+    objective: str = option(
+        "diffusion",
+        'What the denoiser learns: v on the schedule of the paper; or, with "flow" (flow matching), the velocity along '
+        "the straight line from noise to latent frames.",
+        choices=OBJECTIVES,
+    )
+    diffusion_steps: int = option(
+        50,
+        "T of the training; a schedule of its own goes with each. Of a flow: how many steps its time counts as.",
+        least=1,
+    )
     frame_wise: bool = option(
         False, "The published 2D network: without attention over time each frame is enhanced by itself (section 4.3.3)."
     )
@@ -110,19 +145,27 @@ class STLDMOptions(ScaledOptions):
         0.0, "Weight of term C, the divergence of the first estimate; the published code leaves it out."
     )
     condition_dropout: float = option(0.15, "Share of batches that are trained without the condition, for guidance.")
-    diffusion_weight: str = option(
-        "abar",
-        "Weight of the error of v at each step. The paper's abar has next to none where there is much noise, which is "
-        'where the place of the rain is decided; with "one" a short training learns that sooner.',
-        choices=("abar", "one"),
+    diffusion_weight: str | None = option(
+        None,
+        "Weight of the error of v at each step. The paper's abar, the default, has next to none where there is much "
+        'noise, which is where the place of the rain is decided; with "one", the default of a flow, a short training '
+        "learns that sooner. Of a flow abar is the square of the share that the latent frames have.",
+        choices=("abar", "one", None),
     )
     residual: bool = option(
         False,
         "The first estimate is what the translator adds to the newest frame, nothing as long as it is untrained, with "
         "the variance that it expects; members are what the denoiser adds to the first estimate, in units of that.",
     )
-    sampling_steps: int = option(20, "Steps of the sampler, 1 to ``diffusion_steps``.", least=1, runtime=True)
-    sampler: str = option("ddim", '"heun" calls the network twice per step.', choices=SAMPLERS, runtime=True)
+    sampling_steps: int = option(
+        20, "Steps of the sampler, 1 to ``diffusion_steps``; of a flow any number.", least=1, runtime=True
+    )
+    sampler: str = option(
+        "ddim",
+        '"heun" calls the network twice per step. A flow has "ddim", which is Euler\'s method there, and "heun".',
+        choices=SAMPLERS,
+        runtime=True,
+    )
     guidance: float = option(1.0, "w of equation 7; 0 is none, and half the work.", runtime=True)
     return_first_estimate: bool = option(
         False, "Give the decoded first estimate instead of members of a forecast.", runtime=True
@@ -148,10 +191,14 @@ class STLDMOptions(ScaledOptions):
     def check(self) -> None:
         """Refuse options that do not go together."""
         super().check()
-        if self.sampling_steps > self.diffusion_steps:
+        if self.objective == "diffusion" and self.sampling_steps > self.diffusion_steps:
             raise ValueError(
                 f"sampling_steps is {self.sampling_steps}: the training had {self.diffusion_steps}, choose 1 to that"
             )
+        samplers = OBJECTIVES[self.objective].samplers
+        if self.sampler not in samplers:
+            known = " or ".join(map(repr, samplers))
+            raise ValueError(f"sampler is {self.sampler!r}: with the objective {self.objective!r} choose {known}")
         check_guidance(self.guidance)
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout is {self.condition_dropout!r}: it must be a share between 0 and 1")
@@ -191,6 +238,7 @@ class STLDM(Declared[STLDMOptions], nn.Module):
     ----------
     Foo, Wong, Gao, Yeung, Wong and Wong (2026), STLDM: spatio-temporal latent diffusion model for precipitation
     nowcasting, https://openreview.net/forum?id=f4oJwXn3qg
+    Lipman et al. (2023), Flow matching for generative modeling, arXiv:2210.02747, for ``objective="flow"``
 
     Examples
     --------
@@ -212,7 +260,7 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         self.transform = own.transform
         self.target_frames = own.target_frames or form.target_frames
         self.training_frames = self.task.input_frames + self.target_frames
-        self.schedule = sigmoid_schedule(own.diffusion_steps)
+        self.schedule = self.objective.path(own.diffusion_steps)
 
         self.autoencoder = Autoencoder(width=form.latent, layers=form.layers)
         self.translator = Translator(
@@ -236,6 +284,11 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         for name in ("autoencoder", "translator", "denoiser"):
             self.get_submodule(name).requires_grad_(name in STRATEGIES[own.strategy])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def objective(self) -> Objective:
+        """What the denoiser learns."""
+        return OBJECTIVES[self.options.objective]
 
     def train(self, mode: bool = True) -> "STLDM":
         """As ever, but what the strategy does not train keeps its statistics."""
@@ -267,9 +320,9 @@ class STLDM(Declared[STLDMOptions], nn.Module):
             return self._shown(condition[:, :steps], *newest)
         drawn = source(noise, len(condition))
         start = drawn.normal(*condition.shape[1:]).to(condition)
-        visited = evenly_spaced_steps(self.schedule.length, self.options.sampling_steps)
+        visited = self.objective.visited(self.options.diffusion_steps, self.options.sampling_steps)
         denoise = self._denoise(condition, len(drawn))
-        latent = SAMPLERS[self.options.sampler](denoise, start, self.schedule, visited, drawn)
+        latent = self.objective.samplers[self.options.sampler](denoise, start, self.schedule, visited, drawn)
         if self.options.residual or self.inflation != 1:
             frame, latent_frame, condition, log_variance = for_each_member(len(drawn), *newest, condition, log_variance)
             newest = frame, latent_frame
@@ -356,9 +409,10 @@ class STLDM(Declared[STLDMOptions], nn.Module):
             parts = x.to(network.dtype).split(at_once)
             return torch.cat([network(part, when, own) for part, own in zip(parts, conditions, strict=True)])
 
+        said = self.objective.parameterization
         return guided(
-            as_denoiser(lambda x, step: velocity(x, step, of_parts), self.schedule, "v"),
-            as_denoiser(lambda x, step: velocity(x, step, [None] * len(of_parts)), self.schedule, "v"),
+            as_denoiser(lambda x, step: velocity(x, step, of_parts), self.schedule, said),
+            as_denoiser(lambda x, step: velocity(x, step, [None] * len(of_parts)), self.schedule, said),
             self.options.guidance,
         )
 
@@ -452,23 +506,26 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         return parts
 
     def _diffusion_loss(self, latent: Tensor, condition: Tensor, valid: Tensor) -> Tensor:
-        """Equation 14, as an error of v with the weight that makes it one of eps, or with the same at all steps."""
-        steps = torch.randint(0, self.schedule.length, (len(latent),), device=latent.device)
+        """Equation 14, as an error of v with the weight that makes it one of eps, or with the same at all steps.
+
+        Of a flow: the error of the velocity (Lipman et al. 2023, equation 23), at times evenly distributed.
+        """
+        steps = self.schedule.draw_steps(len(latent), latent.device)
         eps = torch.randn_like(latent)
         noisy = self.schedule.add_noise(latent, eps, steps)
         dropped = float(torch.rand(())) < self.options.condition_dropout  # once per batch
         given = None if dropped else self.denoiser.project(condition)
         velocity = self.denoiser(noisy, steps, given)
-        target = PARAMETERIZATIONS["v"].target(latent, eps, *self.schedule.levels_like(steps, latent))
+        signal, noise = self.schedule.levels_like(steps, latent)
+        target = PARAMETERIZATIONS[self.objective.parameterization].target(latent, eps, signal, noise)
         error = (velocity - target).square()
-        if self.options.diffusion_weight == "one":
-            return _mean(error, valid)
-        weight = loss_weight(self.schedule.snr, "v").to(latent)[steps].reshape(-1, 1, 1, 1, 1)
-        return _mean(weight * error, valid)
+        if (self.options.diffusion_weight or self.objective.weight) == "abar":
+            error = signal.square() * error
+        return _mean(error, valid)
 
     def _prior_divergence(self, latent: Tensor) -> Tensor:
-        """Equation 13: what the last step leaves of the latent frames, against pure noise."""
-        abar = self.schedule.abar[-1].to(latent)
+        """Equation 13: what the last step leaves of the latent frames, against pure noise; a flow leaves nothing."""
+        abar = latent.new_tensor(self.schedule.levels(self.options.diffusion_steps - 1)[0] ** 2)
         return gaussian_divergence(abar.sqrt() * latent, torch.log1p(-abar).expand_as(latent))
 
     def _training_frames(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
