@@ -1,7 +1,8 @@
 """Train the weights that ship, as they were trained.
 
-    OMP_NUM_THREADS=1 python recipes/pretrain.py lagrangian       # one CPU core; --device cuda elsewhere
+    OMP_NUM_THREADS=1 python recipes/pretrain.py lagrangian       # one CPU core
     python recipes/pretrain.py stvd-4 --data ../shared/data --out runs/pretrained
+    python recipes/pack.py packed; sh recipes/gpu_minutes.sh packed runs/pretrained     # on a GPU lent for minutes
 
 A run that was stopped is resumed. OUT/NAME holds the run; --ship FOLDER writes its weights with their card to
 FOLDER/NAME.safetensors, as they lie in xnowcast/pretrained. Trained on: radar of Finland and the Netherlands, American
@@ -9,6 +10,8 @@ tiles (MRMS), and synthetic radar. Never on the events of Switzerland and Belgiu
 """
 
 import argparse
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +74,6 @@ def lagrangian(options: Any) -> Any:
             resume=True,
             mixed=True,
             steps=steps,
-            batch_size=2,
             crop=96,
             learning_rate=learning_rate,
             warmup=min(100, steps // 10),
@@ -80,7 +82,7 @@ def lagrangian(options: Any) -> Any:
             precision="bf16",
             validate_every=min(350, steps),
             validation_crops=32,
-            device=options.device,
+            **at_once(options, 2),
             network=network,
             width=12,
             target_frames=12,
@@ -140,7 +142,6 @@ def members(options: Any) -> Any:
         resume=True,
         mixed=True,
         steps=steps,
-        batch_size=2,
         crop=96,
         learning_rate=2e-3,
         warmup=min(100, steps // 10),
@@ -151,7 +152,7 @@ def members(options: Any) -> Any:
         precision="bf16",
         validate_every=min(300, steps),
         validation_crops=48,
-        device=options.device,
+        **at_once(options, 2),
         network="crps-rnn",
         width=24,
         patch=2,
@@ -192,7 +193,6 @@ def postcast(options: Any) -> Any:
         out=options.out,
         resume=True,
         steps=steps,
-        batch_size=8,
         crop=64,
         learning_rate=6e-4,
         optimizer="adamw",
@@ -203,8 +203,7 @@ def postcast(options: Any) -> Any:
         rain_preference=0.5,
         validate_every=min(250, steps),
         validation_crops=64,
-        cache_gib=2.0,
-        device=options.device,
+        **at_once(options, 8),
         size="small",
         sampling_steps=50,
     )
@@ -231,7 +230,6 @@ def _stvd(options: Any, factor: int, steps: int, crop: int, batch_size: int) -> 
         out=options.out,
         resume=True,
         steps=steps,
-        batch_size=batch_size,
         crop=crop,
         learning_rate=1e-3,
         warmup=min(30, steps // 10),
@@ -240,7 +238,7 @@ def _stvd(options: Any, factor: int, steps: int, crop: int, batch_size: int) -> 
         keep="last",
         validate_every=100,
         validation_crops=64,
-        device=options.device,
+        **at_once(options, batch_size),
         size="light",
         factor=factor,
         frames=1,
@@ -270,7 +268,6 @@ def stldm(options: Any, **denoiser: Any) -> Any:
             resume=True,
             mixed=True,
             steps=options.steps or steps,
-            batch_size=2,
             crop=crop,
             learning_rate=learning_rate,
             warmup=(options.steps or steps) // 16,
@@ -281,7 +278,7 @@ def stldm(options: Any, **denoiser: Any) -> Any:
             precision="bf16",
             rain_preference=0.3 if strategy == "autoencoder" else 0.6,
             validation_crops=8,
-            device=options.device,
+            **at_once(options, 2),
             size="small",
             model_options=({"network": "stldm"} if moving else {}) | network | running,
         )
@@ -389,6 +386,19 @@ RECIPES = {
 }
 
 
+def at_once(options: Any, batch_size: int) -> dict[str, Any]:
+    """Settings that depend on the machine: a GPU takes many of the batches of a CPU at once."""
+    batch_size *= options.batches
+    return {"batch_size": batch_size, "device": options.device, "workers": options.workers, "cache_gib": 4.0}
+
+
+def stop_after(minutes: float) -> None:
+    """Interrupt the training as Ctrl-C does, so that its checkpoint is written and the next call goes on."""
+    timer = threading.Timer(60.0 * minutes, signal.raise_signal, [signal.SIGINT])
+    timer.daemon = True
+    timer.start()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -397,13 +407,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/pretrained"))
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--batches", type=int, default=1, help="of the recipe that a step has at once, for a GPU")
+    parser.add_argument("--workers", type=int, default=0, help="threads that read samples ahead")
+    parser.add_argument("--minutes", type=float, help="after which it stops, to go on with the next call")
     parser.add_argument("--ship", type=Path, metavar="FOLDER", help="write the weights with their card there")
     options = parser.parse_args()
     synthetic_alone = options.name.startswith("nwp-")
     if not synthetic_alone and not options.data.is_dir():
         raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")
     options.out = options.out / options.name
-    model = RECIPES[options.name](options)
+    if options.minutes:
+        stop_after(options.minutes)
+    try:
+        model = RECIPES[options.name](options)
+    except KeyboardInterrupt as stopped:
+        raise SystemExit(str(stopped) or "interrupted") from None
     if options.ship:
         card = xnowcast.weights.slim(
             options.out / "model.safetensors",
