@@ -23,6 +23,7 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "steps": "xnowcast.models.steps:STEPS",
     "lagrangian": "xnowcast.models.lagrangian:Lagrangian",
     "crps-rnn": ("xnowcast.models.crps:CRPSForecaster", {"kind": "ms"}),
+    "convgru-ensemble": "xnowcast.models.convgru:ConvGRUEnsemble",
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",
     "stvd": "xnowcast.models.stvd:STVD",
