@@ -1,4 +1,7 @@
-"""Random weights, inputs and outputs of the authors' own networks, in ``golden`` beside the folder of real events."""
+"""Random weights, inputs and outputs of the authors' own networks, in ``golden`` beside the folder of real events.
+
+Those of further systems are in ``golden_zoo``, where little of what is told about them is JSON.
+"""
 
 import json
 from ast import literal_eval
@@ -23,18 +26,25 @@ class Golden:
         return {name.removeprefix(f"{kind}/"): t for name, t in self.tensors.items() if name.startswith(f"{kind}/")}
 
 
-def _path(name):
+def _path(name, folder="golden"):
     shared = _shared_data()
-    if shared is None or not (shared.parent / "golden").is_dir():
-        pytest.skip("the numbers of the authors' networks (../shared/golden) are not on this checkout")
-    return shared.parent / "golden" / name
+    if shared is None or not (shared.parent / folder).is_dir():
+        pytest.skip(f"the numbers of the authors' networks (../shared/{folder}) are not on this checkout")
+    return shared.parent / folder / name
+
+
+def _told(text):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 @cache
-def golden(name):
+def golden(name, folder="golden"):
     """A file; the test is skipped where there is none."""
-    with safe_open(str(_path(f"{name}.safetensors")), "pt") as file:
-        about = {key: json.loads(text) for key, text in file.metadata().items()}
+    with safe_open(str(_path(f"{name}.safetensors", folder)), "pt") as file:
+        about = {key: _told(text) for key, text in file.metadata().items()}
         return Golden(about, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (the handle is no dict)
 
 

@@ -11,7 +11,7 @@ from xnowcast.models.base import Loss, Task, TrainingBatch, check_given, require
 from xnowcast.models.declaration import Declared, option
 from xnowcast.models.transforms import ScaledOptions
 from xnowcast.nn.gru_pyramid import GRUPyramid
-from xnowcast.nn.losses import almost_fair_crps
+from xnowcast.nn.losses import almost_fair_crps, measured_mean
 from xnowcast.nn.noise import Noise, source
 
 BLOCKS = {"full": 5, "tiny": 2}
@@ -32,8 +32,9 @@ class ConvGRUOptions(ScaledOptions):
     validated_members: int = option(10, "Members of each ensemble in validation.", least=2)
     fairness: float = option(
         0.0,
-        "Share of the fair CRPS in the loss, beside the usual one (Lang et al. 2024, equation 4). The authors train with "
-        "the usual one; their almost fair one has 0.95.",
+        "Share of the fair CRPS in the loss, beside the usual one (Lang et al. 2024, equation 4). The authors train "
+        "with the usual one, which is least where two members lie closer together than they should; their almost fair "
+        "one has 0.95.",
         least=0,
     )
     change_weight: float = option(
@@ -114,7 +115,7 @@ class ConvGRUEnsemble(Declared[ConvGRUOptions], nn.Module):
         return self.network.noise_shape(frames.shape[-2] + down, frames.shape[-1] + right)
 
     def members(self, frames: Tensor, noise: Tensor) -> Tensor:
-        """Members ``(b * m, steps, 1, y, x)`` as the network says them, of frames ``(b, t, 1, y, x)`` scaled to [-1, 1].
+        """Frames ``(b, t, 1, y, x)`` scaled to [-1, 1] to members ``(b * m, steps, 1, y, x)``, which may lie beyond that.
 
         ``noise``: ``(b * m, steps, *noise_shape(frames))``, the member varying fastest; standard normal for an
         ensemble, 0 for the one forecast without noise.
@@ -149,10 +150,6 @@ def ensemble_loss(members: Tensor, truth: Tensor, observed: Tensor, fairness: fl
 
     Both are means over what was measured; the change counts where both times were.
     """
-    crps = _mean(almost_fair_crps(members, truth, fairness), observed)
-    change = _mean(members.diff(dim=2).abs().mean(1), observed[:, 1:] & observed[:, :-1])
+    crps = measured_mean(almost_fair_crps(members, truth, fairness), observed)
+    change = measured_mean(members.diff(dim=2).abs().mean(1), observed[:, 1:] & observed[:, :-1])
     return Loss(crps + change_weight * change, {"crps": crps.detach(), "change": change.detach()})
-
-
-def _mean(values: Tensor, known: Tensor) -> Tensor:
-    return (values * known).sum() / known.sum().clamp_min(1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xnowcast.models.base import Loss, Task, TrainingBatch, check_given, require_finite
 from xnowcast.models.declaration import Declared, option
 from xnowcast.models.recurrent import RecurrentForecaster, RecurrentOptions
-from xnowcast.nn.losses import almost_fair_crps, area_means
+from xnowcast.nn.losses import almost_fair_crps, area_means, measured_mean
 from xnowcast.nn.multiscale import DEPTH
 from xnowcast.nn.noise import Noise, source
 from xnowcast.nn.perturbation import Perturbation, noise_maps
@@ -132,12 +132,13 @@ class CRPSForecaster(RecurrentForecaster, Declared[CRPSOptions]):
             observed = observed & inside.unflatten(0, (b, count)).all(1)
         members = members.unflatten(0, (b, count))
         truth = frames[:, known:, 0].float()
-        parts = {"pixels": _mean(almost_fair_crps(members, truth, self.options.fairness), observed)}
+        parts = {"pixels": measured_mean(almost_fair_crps(members, truth, self.options.fairness), observed)}
         rates, true_rates = (self.transform.inverse(values.clamp_max(HIGHEST)) / RATE for values in (members, truth))
         for cells in AREAS:
             means, _ = area_means(rates, observed[:, None], cells)
             true_means, whole = area_means(true_rates, observed, cells)
-            parts[f"areas of {cells}"] = _mean(almost_fair_crps(means, true_means, self.options.fairness), whole)
+            crps = almost_fair_crps(means, true_means, self.options.fairness)
+            parts[f"areas of {cells}"] = measured_mean(crps, whole)
         return Loss(sum(parts.values(), torch.zeros(())), {name: part.detach() for name, part in parts.items()})
 
 
@@ -149,10 +150,6 @@ def _drifted(fields: Tensor, drift: Tensor) -> tuple[Tensor, Tensor]:
     both = torch.stack([fields, torch.ones_like(fields)], dim=2).flatten(0, 1)
     moved, share = warp(both, flow)[:, :, 0].unflatten(0, (n, steps)).unbind(2)
     return moved, share > 0.999
-
-
-def _mean(values: Tensor, known: Tensor) -> Tensor:
-    return (values * known).sum() / known.sum().clamp_min(1)
 
 
 def _repeated(carried: Any, copies: int) -> Any:

@@ -108,6 +108,14 @@ def almost_fair_crps(members: Tensor, truth: Tensor, fairness: float = 0.95) -> 
     return error - (1.0 - (1.0 - fairness) / count) * apart / (count * (count - 1))
 
 
+def measured_mean(values: Tensor, measured: Tensor) -> Tensor:
+    """Mean over what was measured, a scalar; 0 where nothing was.
+
+    ``values, measured``: same shape, any, the latter bool.
+    """
+    return (values * measured).sum() / measured.sum().clamp_min(1)
+
+
 def area_means(fields: Tensor, known: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     """Means over squares of cells, of the known ones; and where at least half of a square is known.
 

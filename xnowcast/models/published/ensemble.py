@@ -36,9 +36,10 @@ def convgru_ensemble(model: ConvGRUEnsemble, tensors: Tensors) -> dict[str, Tens
     --------
     >>> convgru_ensemble(ConvGRUEnsemble(size="tiny"), {})
     Traceback (most recent call last):
-    ValueError: these are no weights of such a network: there is no 'encoder.blocks.0.convgru.cell.combined_gates.weight'
+    ValueError: these are no weights of such a network: there is no 'encoder.blocks.0.convgru.cell...'
     """
-    found, state = Published({re.sub(r"^(model|network)\.", "", name): own for name, own in tensors.items()}), {}
+    found = Published({re.sub(r"^(model|network)\.", "", name): own for name, own in tensors.items()})
+    state: dict[str, Tensor] = {}
     for part in ("encoder", "decoder"):
         for number in range(len(getattr(model.network, part))):
             for ours, theirs in LAYERS.items():
