@@ -24,7 +24,7 @@ PADDING = {"dry": -1.0, "middle": 0.0}
 class ConvGRUOptions(ScaledOptions):
     size: str = option("full", "The five scales of the authors, or two for tests.", choices=BLOCKS)
     blocks: int | None = option(
-        None, "Scales, instead of that; each has 16 times the parameters of the one before.", least=1
+        None, "Scales, instead of that; each coarser one has 16 times the parameters of the one before.", least=1
     )
     input_frames: int = option(6, "Frames that the model reads.", least=1)
     target_frames: int = option(12, "Frames ahead that it is trained for; it forecasts any number.", least=1)
@@ -115,7 +115,7 @@ class ConvGRUEnsemble(Declared[ConvGRUOptions], nn.Module):
         return self.network.noise_shape(frames.shape[-2] + down, frames.shape[-1] + right)
 
     def members(self, frames: Tensor, noise: Tensor) -> Tensor:
-        """Frames ``(b, t, 1, y, x)`` scaled to [-1, 1] to members ``(b * m, steps, 1, y, x)``, which may lie beyond that.
+        """Frames ``(b, t, 1, y, x)`` scaled to [-1, 1] to members ``(b * m, steps, 1, y, x)``, not clipped to that.
 
         ``noise``: ``(b * m, steps, *noise_shape(frames))``, the member varying fastest; standard normal for an
         ensemble, 0 for the one forecast without noise.
