@@ -1,6 +1,8 @@
 # make demo   the main job on the embedded data: a score table, a CF Zarr, pictures
 # make test   the whole suite: tests, doctests, README, tutorials, docs, ruff, mypy
-# make evaluate   every score of the weights that ship, from the weights and the real events
+# make evaluate   every score of the weights that ship, from the weights and the real events: an hour; it goes on where
+#                 it was stopped; with EVALUATE=--quick the forecasts take minutes
+# make cards      the page of model cards and the tables of README and docs, from what make evaluate found
 # make docs | bench | lint | clean
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --e
 
 PYTHON1 := OMP_NUM_THREADS=1 $(BIN)/python
 
-.PHONY: demo test evaluate docs bench lint clean
+.PHONY: demo test evaluate cards docs bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/xnowcast demo --out demo
@@ -28,14 +30,16 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/extrapolation.py
 
 evaluate: $(VENV)/.bench
-	$(PYTHON1) recipes/evaluate.py
-	$(PYTHON1) recipes/evaluate.py --only stldm steps --size 256 --starts 3 --out runs/evaluate_members
+	$(PYTHON1) recipes/evaluate.py $(EVALUATE)
 	$(PYTHON1) recipes/evaluate.py --post-processors
 	$(PYTHON1) benchmarks/postcast.py --quality blurs --grid 96 --frames 2 --sampling 50
 	$(PYTHON1) benchmarks/stvd.py --quality --factor 4 --weights xnowcast/models/pretrained/stvd-4.safetensors \
 		--members 10 --sampling-steps 10 --grid 128 --cases 1 --threads 1 --out runs/stvd-4
 	$(PYTHON1) benchmarks/stvd.py --quality --factor 8 --weights xnowcast/models/pretrained/stvd-8.safetensors \
 		--members 10 --sampling-steps 10 --grid 96 --cases 1 --threads 1 --out runs/stvd-8
+
+cards: $(VENV)/.bench
+	$(PYTHON1) recipes/cards.py --take runs/evaluate/scores.csv
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

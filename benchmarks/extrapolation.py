@@ -8,8 +8,7 @@ last. A forecast that is NaN there counts as 0 mm/h. ``plugin`` is the same mode
 """
 
 import argparse
-import contextlib
-import io
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,10 @@ import xarray as xr
 
 import xnowcast
 from xnowcast.models.extrapolation import Extrapolation
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+from evaluation import pysteps
+from evaluation.events import FRAMES, choose_starts
 
 EVENTS = {
     "fmi_20160928_crop512": None,
@@ -30,7 +33,6 @@ EVENTS = {
 }
 THRESHOLDS = (0.5, 2.0, 5.0)  # mm/h
 LEADS = (30, 60)  # minutes
-FRAMES = 5
 METHODS = ("persistence", "pysteps LK", "extrapolation")
 
 
@@ -52,34 +54,6 @@ def load(path, crop=None):
     return rain, step
 
 
-def choose_starts(rain, steps, n):
-    """Up to ``n`` evenly spaced frames with 2 % of rain; short files may lack the last half hour."""
-    wet = (np.nan_to_num(rain) >= 0.1).mean((1, 2))
-
-    def candidates(ahead):
-        return [s for s in range(FRAMES - 1, len(rain) - ahead) if wet[s] >= 0.02]
-
-    found = candidates(steps)
-    found = found if len(found) >= 4 else candidates(max(2, -(-steps // 2)))
-    return sorted({found[round(i)] for i in np.linspace(0, len(found) - 1, min(n, len(found)))})
-
-
-def pysteps_motion(frames):
-    """pysteps' Lucas-Kanade motion, from mm/h, as its documentation does it: in dB, dry at -15."""
-    from pysteps import motion
-
-    decibel = np.where(frames >= 0.1, 10 * np.log10(np.maximum(frames, 0.1)), -15.0)
-    with contextlib.redirect_stdout(io.StringIO()):
-        return motion.get_method("LK")(decibel)
-
-
-def pysteps_extrapolate(newest, motion, steps, **options):
-    from pysteps.extrapolation.semilagrangian import extrapolate
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        return extrapolate(newest.astype("f8"), motion, steps, **options)
-
-
 def score(rain, step, n):
     """Counts (hits, misses, false alarms) by method, lead and threshold, and the number of starts."""
     steps = int(np.ceil(60 / step))
@@ -88,12 +62,12 @@ def score(rain, step, n):
     for start in starts:
         raw = rain[start - FRAMES + 1 : start + 1]
         frames = np.nan_to_num(raw)
-        motion = pysteps_motion(frames)
+        motion = pysteps.motion_of(frames)
         seen = np.where(np.isnan(raw[-1]), np.nan, 1.0)
-        inside = pysteps_extrapolate(seen, motion, steps, interp_order=0, allow_nonfinite_values=True)
+        inside = pysteps.extrapolate(seen, motion, steps, interp_order=0, allow_nonfinite_values=True)
         forecasts = (
             np.repeat(frames[-1:], steps, 0),
-            pysteps_extrapolate(frames[-1], motion, steps),
+            pysteps.extrapolate(frames[-1], motion, steps),
             plugin(frames, steps),
         )
         for i, lead in enumerate(LEADS):
@@ -131,7 +105,7 @@ def print_times(rain, device, repeats=5, batch=8, steps=12):
         model.forecast(samples[:n], observed[:n], steps).cpu()
 
     jobs = {
-        "pysteps LK": (1, lambda: pysteps_extrapolate(windows[0, -1], pysteps_motion(windows[0]), steps)),
+        "pysteps LK": (1, lambda: pysteps.extrapolate(windows[0, -1], pysteps.motion_of(windows[0]), steps)),
         "extrapolation, one": (1, lambda: ours(1)),
         f"extrapolation, batch of {batch}": (batch, lambda: ours(batch)),
     }

@@ -1,6 +1,6 @@
 """Judge forecasts and ensembles, with and without weights and those of pysteps, on real events.
 
-    python recipes/evaluate.py                          # all of it: 40 minutes on one core
+    python recipes/evaluate.py                          # all of it: half an hour on one core
     python recipes/evaluate.py --quick                  # the same on smaller grids, one start an event: minutes
     python recipes/evaluate.py --weights mine=runs/mine/model.safetensors      # one method more
     python recipes/evaluate.py --events choosing --methods steps "lagrangian members" --options steps:noise=global
@@ -10,8 +10,8 @@
 All methods read the same five frames, from starts spread evenly over the frames with 2 % of rain, and are scored on the
 same cells: those that were measured and of which every method, with every member, says something. Sums are taken over
 the starts of an event, ratios last, and means over events are means of these. There are two rounds, since STLDM is
-slow: all other methods on the middle 512 x 512 cells, four starts an event, and ensembles with STLDM on the middle
-256 x 256, three starts.
+slow: all other methods on the middle 512 x 512 cells, three starts an event, and ensembles with STLDM on the middle
+256 x 256, two starts.
 
 OUT gets scores.csv (a row for each event, grid, method and lead time, and a column for each score), a page of each
 event with members beside the radar, and a page of each ensemble with its rank histogram and reliability.
@@ -34,8 +34,8 @@ from pretrain import nwp_scores
 import xnowcast
 
 ROUNDS = (
-    {"size": 512, "starts": 4, "methods": [name for name in (*SINGLE, *ENSEMBLES) if name not in SLOW]},
-    {"size": 256, "starts": 3, "methods": ["extrapolation", *ENSEMBLES]},
+    {"size": 512, "starts": 3, "methods": [name for name in (*SINGLE, *ENSEMBLES) if name not in SLOW]},
+    {"size": 256, "starts": 2, "methods": ["extrapolation", *ENSEMBLES]},
 )
 QUICK = ({"size": 128, "starts": 1, "methods": [*SINGLE, *ENSEMBLES]},)
 REFERENCE = "extrapolation"
@@ -81,7 +81,8 @@ def sums_of_start(folder: Path, methods: list[Method], start: Start):
         came = came.where(came.copy(data=known[lead]))
         extrapolated = kept(folder, reference, start).rain(lead, came)
         for method in methods:
-            yield (method.name, minutes), scores.sums_of(kept(folder, method, start).rain(lead, came), came, extrapolated)
+            said = kept(folder, method, start).rain(lead, came)
+            yield (method.name, minutes), scores.sums_of(said, came, extrapolated)
 
 
 def post_processors(out):
@@ -119,7 +120,7 @@ def arguments(words):
     )
     parser.add_argument("--quick", action="store_true", help="small grids and one start")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="instead of all; extrapolation is always there")
-    parser.add_argument("--weights", nargs="+", default=[], metavar="METHOD=PATH", help="other weights, or a method more")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="METHOD=PATH", help="its weights, or a method more")
     parser.add_argument("--options", nargs="+", default=[], metavar="METHOD:OPTION=VALUE", help="of forecasts")
     parser.add_argument("--size", type=int, help="cells of the middle that is used, along y and x")
     parser.add_argument("--starts", type=int, help="of each event")

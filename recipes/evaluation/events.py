@@ -61,7 +61,7 @@ def step_of(rain: xr.DataArray) -> float:
 
 def spacing_km(rain: xr.DataArray) -> float:
     """Distance of neighbouring cells, the mean of both directions."""
-    return float(np.mean([abs(rain[d][1] - rain[d][0]) for d in rain.dims[-2:]])) / 1000
+    return float(np.mean([abs(np.diff(rain.indexes[d][:2])[0]) for d in rain.dims[-2:]])) / 1000
 
 
 def steps_to(minutes: float, rain: xr.DataArray) -> int:

@@ -67,10 +67,7 @@ def method_of(name: str, weights: Mapping[str, str], options: Mapping[str, Mappi
     A method that is not known here is of weights that were given, or a model of the package.
     """
     model = weights.get(name, name.removeprefix(THEIRS).removesuffix(" members"))
-    if name in weights:
-        several = name in ENSEMBLES or xnowcast.card(model).task.stochastic
-    else:
-        several = name in ENSEMBLES
+    several = name in ENSEMBLES or (name in weights and xnowcast.card(model).task.stochastic)
     return Method(name, model, MEMBERS if several else None, options.get(name, {}))
 
 

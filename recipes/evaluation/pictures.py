@@ -14,6 +14,7 @@ from .events import Start
 from .forecasts import SHOWN, kept
 from .methods import Method
 from .scores import EVENTS
+from .tables import HELD_OUT, SHORT
 
 FLAT = {"color": "0.4", "linewidth": 1, "linestyle": "--"}
 """What an ensemble would have whose members are drawn like the weather."""
@@ -32,7 +33,7 @@ def event(title: str, start: Start, methods: Sequence[Method], folder: Path) -> 
     for column, (label, fields) in zip(axes.T, columns, strict=True):
         column[0].set_title(label, fontsize=10)
         for axis, field in zip(column, fields, strict=True):
-            axis.set(facecolor="0.85", xticks=[], yticks=[])
+            axis.set(facecolor="white", xticks=[], yticks=[])
             if field is not None:
                 drawn = axis.imshow(upright(field, start), cmap=cmap, norm=norm, interpolation="nearest")
     for axis, minutes in zip(axes[:, 0], SHOWN, strict=True):
@@ -51,7 +52,10 @@ def upright(field: Any, start: Start) -> np.ndarray:
 
 
 def ensembles(curves: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
-    """For each ensemble and grid a page with a column for each lead time; thin lines are of single events."""
+    """For each ensemble and grid a page with a column for each lead time.
+
+    Bars and the black line are of the events that are held out, where there are some, thin lines of each event.
+    """
     curves = [curve for curve in curves if "ranks" in curve]
     for key in dict.fromkeys((curve["method"], curve["cells"]) for curve in curves):
         own = [curve for curve in curves if (curve["method"], curve["cells"]) == key]
@@ -75,14 +79,20 @@ def ensemble(title: str, curves: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def together(curves: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Which events are told of as one."""
+    held = np.array([curve["group"] == HELD_OUT for curve in curves])
+    return held if held.any() else ~held
+
+
 def ranks(axis: Axes, curves: Sequence[dict[str, Any]], title: str) -> None:
-    """Shares of the ranks of what came, over those of a flat histogram: of all events together, and of each."""
+    """Shares of the ranks of what came, over those of a flat histogram."""
     counts = np.array([curve["ranks"] for curve in curves])
     shares = counts / counts.sum(1, keepdims=True) * counts.shape[1]
     numbers = np.arange(1, counts.shape[1] + 1)
-    axis.bar(numbers, shares.mean(0), color="tab:blue", alpha=0.5)
+    axis.bar(numbers, shares[together(curves)].mean(0), color="0.8")
     for curve, share in zip(curves, shares, strict=True):
-        axis.plot(numbers, share, linewidth=1, label=curve["event"])
+        axis.plot(numbers, share, linewidth=1, label=SHORT.get(curve["event"], curve["event"]))
     axis.axhline(1, **FLAT)
     axis.set(title=title, xlabel="rank of what came, 1 is below all members", ylim=(0, max(2.5, 1.05 * shares.max())))
 
@@ -92,11 +102,11 @@ def reliability(axis: Axes, curves: Sequence[dict[str, Any]], threshold: str) ->
     events, others = (
         np.array([curve["chances"][threshold][kind] for curve in curves]) for kind in ("events", "non_events")
     )
-    chance = np.linspace(0, 1, events.shape[1])
+    chance, held = np.linspace(0, 1, events.shape[1]), together(curves)
     axis.plot([0, 1], [0, 1], **FLAT)
     for yes, no in zip(events, others, strict=True):
         axis.plot(chance, frequency(yes, no), linewidth=1)
-    axis.plot(chance, frequency(events.sum(0), others.sum(0)), "o-", color="black", markersize=4)
+    axis.plot(chance, frequency(events[held].sum(0), others[held].sum(0)), "o-", color="black", markersize=4)
     axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="forecast probability")
 
 

@@ -82,10 +82,17 @@ def means_in(km: int, came: xr.DataArray, forecast: xr.DataArray) -> tuple[xr.Da
     cells = cells_in(km, came)
     if cells == 1:
         return came, forecast
-    sides = dict.fromkeys(came.dims, cells)
-    enough = came.notnull().coarsen(sides, boundary="trim").mean() >= 0.5
-    means = (each.coarsen(sides, boundary="trim").mean().where(enough) for each in (came, forecast))
-    return tuple(means)  # type: ignore[return-value]
+    parts = in_squares(came.notnull().values, cells).mean((-3, -1))
+    sums = (np.nansum(in_squares(each.values, cells), axis=(-3, -1)) for each in (came, forecast))
+    means = (np.where(parts >= 0.5, total / np.maximum(parts, 0.5) / cells**2, np.nan) for total in sums)
+    observed, said = (xr.DataArray(m, dims=each.dims) for m, each in zip(means, (came, forecast), strict=True))
+    return observed, said
+
+
+def in_squares(values: np.ndarray, cells: int) -> np.ndarray:
+    """``(..., y, x)`` to ``(..., y / cells, cells, x / cells, cells)``, without what is over."""
+    ny, nx = (n // cells for n in values.shape[-2:])
+    return values[..., : ny * cells, : nx * cells].reshape(*values.shape[:-2], ny, cells, nx, cells)
 
 
 def bands_of(rain: xr.DataArray) -> list[tuple[int, int]]:

@@ -16,17 +16,28 @@ SHORT = {
     "mch_20150515_crop": "Switzerland 2015",
     "mch_20160711": "Switzerland 2016",
     "rmi_20210704_crop512": "Belgium 2021",
-    "it_dpc_ne_20250416": "Italy, north-east 2025",
+    "it_dpc_ne_20250416": "Italy, north-east",
+    "it_dpc_nw_20250416": "Italy, north-west",
+    "it_dpc_sard_20250416": "Sardinia",
+    "it_dpc_south_20250416": "Italy, south",
+    "fr_meteonet_se_2016082810": "France, morning",
+    "fr_meteonet_se_2016082813": "France, afternoon",
+    "de_ry_20210823_crop512": "Germany 2021",
+    "de_dx_fbg_20080602": "Germany 2008, Feldberg",
+    "de_dx_tur_20080602": "Germany 2008, Türkheim",
+    "fmi_20160928_crop512": "Finland 2016",
+    "knmi_20100826_crop384": "Netherlands 2010",
+    "ca_cascm_20240711_b": "Canada, Chipman",
+    "ca_casmb_20240711_c": "Canada, Marion Bridge",
+    "mrms_20190610_tiles": "USA 2019",
 }
 """Events in words."""
 
-HITS = ("CSI 0.5", "CSI 2", "CSI 5", "CSI 10", "CSI 0.5 in 16 km", "CSI 5 in 4 km", "CSI 5 in 16 km", "FSS 2", "FSS 5")
-AMOUNTS = ("MAE", "rain", "rain over extrapolation", "area 1", "area 5", "power 2-4", "power 4-8", "power 16-32")
-MEMBERS = ("CSI 0.5", "CSI 0.5 of mean", "CSI 5", "CSI 5 of mean", "CRPS", "fair CRPS", "fair CRPS in 4 km")
-CALIBRATION = (
-    *("fair CRPS in 16 km", "spread over error", "outer ranks", "lowest rank", "highest rank"),
-    *("unreliability 1", "Brier skill 1", "unreliability 5", "Brier skill 5"),
-)
+ONE = ("CSI 0.5", "CSI 2", "CSI 5", "CSI 10", "CSI 5 in 16 km", "FSS 5", "MAE", "rain")
+ONE += ("rain over extrapolation", "area 1", "area 5", "power 4-8")
+MANY = ("CSI 0.5", "CSI 0.5 of mean", "CSI 5", "fair CRPS", "fair CRPS in 16 km", "spread over error", "outer ranks")
+MANY += ("unreliability 1", "Brier skill 1", "Brier skill 5", "rain over extrapolation", "power 4-8", "CPU seconds")
+"""Columns of tables by event; all others are in the file."""
 BEST_IS_ONE = ("rain", "area", "power", "spread", "outer", "lowest", "highest")
 LEAST_IS_BEST = ("MAE", "CRPS", "fair CRPS", "unreliability", "CPU")
 
@@ -150,6 +161,25 @@ def by_event(scores: pd.DataFrame, methods: Sequence[str], cells: int, with_mean
     return pd.concat([held, *mean, other]).sort_values("minutes", kind="stable").reset_index(drop=True)
 
 
+def moving_frame(scores: pd.DataFrame) -> str:
+    """The default forecast beside what it is made of."""
+    rows = chosen(scores, ("extrapolation", "pysteps sprog", "lagrangian"))
+    return markdown(rows, MEAN, ("CSI 0.5", "CSI 2", "CSI 5", "CSI 10", "MAE", "power 4-8"), ["minutes"])
+
+
+def detail(scores: pd.DataFrame) -> str:
+    """Members of the default forecast beside those of STEPS."""
+    rows = by_event(scores, ("steps", "lagrangian members"), LARGE, with_mean=False)
+    columns = ("fair CRPS", "CSI 0.5 of mean", "spread over error", "rain over extrapolation", "power 4-8")
+    return markdown(rows, {"event": "event", **MEAN}, columns, ["minutes", "event"])
+
+
+def events(scores: pd.DataFrame) -> str:
+    """What each event has been used for."""
+    lines = [f"| {group} | {'; '.join(SHORT[name] for name in names)} |" for group, names in GROUPS.items()]
+    return "\n".join(["| group | events |", "|---|---|", *lines])
+
+
 TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "forecasts": forecasts,
     "ensembles": ensembles,
@@ -157,6 +187,9 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "sprog": sprog,
     "steps": steps,
     "stldm": stldm,
+    "moving_frame": moving_frame,
+    "detail": detail,
+    "events": events,
 }
 """By the name in the marker."""
 
