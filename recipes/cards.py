@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 from evaluation import tables
-from evaluation.events import REPORTED
 from evaluation.methods import ENSEMBLES, SINGLE, SLOW
 from evaluation.tables import LARGE, SMALL
 
@@ -43,9 +42,9 @@ each. Rain is in mm/h; grey is where a forecast knows nothing, since the air com
 
 JUDGED = """## How forecasts are judged
 
-`make evaluate` forecasts an hour from three starts of each event, on its middle 512 x 512 cells (Switzerland 2015 has
-384 x 512, Italy 480 x 400). STLDM is slow, so that ensembles are made once more on the middle 256 x 256 cells, from
-two starts, with it beside them. All methods of a round read the same five frames and are scored on the same cells:
+`make evaluate` forecasts an hour from some starts of each event, on its middle 512 x 512 cells (Switzerland 2015 has
+384 x 512, Italy 480 x 400). STLDM is slow, so that ensembles are made once more on the middle 256 x 256 cells, with it
+beside them. The figures here are of {starts}. All methods of a round read the same five frames and are scored on the same cells:
 those that were measured and of which every method, with every member, says something. Sums are taken over the starts
 of an event, ratios last; means over events are means of these. Methods are those of this package, and of pysteps
 1.21.5 with its defaults where the name says so; ensembles have ten members. "lagrangian members" is
@@ -86,7 +85,7 @@ WORDS = {
 }
 """What columns of tables are."""
 
-MORE_ROUNDS = """The same ensembles on 256 x 256 cells, two starts an event, with STLDM:
+MORE_ROUNDS = """The same ensembles on 256 x 256 cells, with STLDM:
 """
 
 MORE = {
@@ -235,7 +234,8 @@ def page(scores):
     quick = [name for name in ENSEMBLES if name not in SLOW]
     parts = [INTRODUCTION, *(section(name, scores) for name in shipped.names())]
     words = "\n".join(["| score | what it is |", "|---|---|", *(f"| {k} | {v} |" for k, v in WORDS.items())])
-    parts += [JUDGED.format(events=tables.events(scores), words=words)]
+    starts = f"{tables.starts(scores, LARGE)}, and {tables.starts(scores, SMALL)}"
+    parts += [JUDGED.format(events=tables.events(scores), words=words, starts=starts)]
     parts += ["## Forecasts by event\n", *by_event(scores, SINGLE, LARGE, tables.ONE)]
     parts += ["## Ensembles by event\n", *by_event(scores, quick, LARGE, tables.MANY)]
     return "\n".join([*parts, MORE_ROUNDS, *by_event(scores, ENSEMBLES, SMALL, tables.MANY)])
@@ -245,7 +245,7 @@ def whole(scores):
     """Whether all of the rounds is there."""
     large = {(LARGE, name) for name in (*SINGLE, *ENSEMBLES) if name not in SLOW}
     wanted = large | {(SMALL, name) for name in ENSEMBLES}
-    return wanted <= set(zip(scores.cells, scores.method, strict=True)) and set(REPORTED) <= set(scores.group)
+    return wanted <= set(zip(scores.cells, scores.method, strict=True))
 
 
 def main():

@@ -93,17 +93,16 @@ def post_processors(out):
 
 
 def rounds_of(options):
-    """Grids, starts and methods: those of the command, or else as they stand above."""
+    """Grids, starts and methods: as they stand above, or one round where the command names a grid or methods."""
     chosen = QUICK if options.quick else ROUNDS
-    if options.methods or options.size or options.starts:
-        given = {"size": options.size, "starts": options.starts, "methods": options.methods}
-        chosen = ({name: given[name] or value for name, value in chosen[0].items()},)
-    for each in chosen:
-        names = list(dict.fromkeys([REFERENCE, *each["methods"]]))
+    if options.methods or options.size:
+        chosen = (chosen[0] | {"size": options.size or chosen[0]["size"]},)
+    for each, n_starts in zip(chosen, options.starts or [each["starts"] for each in chosen], strict=False):
+        names = list(dict.fromkeys([REFERENCE, *(options.methods or each["methods"])]))
         methods, absent = methods_of(names, options.weights, options.options)
         if absent:
             print(f"pysteps is not installed: left out are {', '.join(absent)}")
-        yield each["size"], each["starts"], methods
+        yield each["size"], n_starts, methods
 
 
 def arguments(words):
@@ -123,7 +122,7 @@ def arguments(words):
     parser.add_argument("--weights", nargs="+", default=[], metavar="METHOD=PATH", help="its weights, or a method more")
     parser.add_argument("--options", nargs="+", default=[], metavar="METHOD:OPTION=VALUE", help="of forecasts")
     parser.add_argument("--size", type=int, help="cells of the middle that is used, along y and x")
-    parser.add_argument("--starts", type=int, help="of each event")
+    parser.add_argument("--starts", type=int, nargs="+", help="of each event, a number for each round")
     parser.add_argument("--leads", type=int, nargs="+", default=LEADS, help="minutes; the first step at or after each")
     parser.add_argument("--every", type=int, default=1, help="of the frames that are used")
     parser.add_argument("--coarsen", type=int, default=1, help="cells that are averaged, along y and x")
@@ -141,8 +140,9 @@ def main(words=None):
     if not options.data.is_dir():
         raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")
     rows, curves = [], []
-    for size, n_starts, methods in rounds_of(options):
-        for name in named(options.events):
+    rounds = list(rounds_of(options))
+    for name in named(options.events):
+        for size, n_starts, methods in rounds:
             more = judge(name, options, methods, size, n_starts)
             rows, curves = rows + more[0], curves + more[1]
             pd.DataFrame(rows).to_csv(options.out / "scores.csv", index=False, float_format="%.4g")

@@ -39,6 +39,7 @@ MANY = ("CSI 0.5", "CSI 0.5 of mean", "CSI 5", "fair CRPS", "fair CRPS in 16 km"
 MANY += ("unreliability 1", "Brier skill 1", "Brier skill 5", "rain over extrapolation", "power 4-8", "CPU seconds")
 """Columns of tables by event; all others are in the file."""
 BEST_IS_ONE = ("rain", "area", "power", "spread", "outer", "lowest", "highest")
+NONE_IS_BEST = ("rain over extrapolation",)
 LEAST_IS_BEST = ("MAE", "CRPS", "fair CRPS", "unreliability", "CPU")
 
 
@@ -61,6 +62,8 @@ def summary(scores: pd.DataFrame) -> str:
 
 def best_of(name: str, values: pd.Series) -> float:
     """The value of a column that is nearest to the best."""
+    if name in NONE_IS_BEST:
+        return float("nan")
     if name.startswith(BEST_IS_ONE):
         return values.iloc[(values - 1).abs().argsort().iloc[0]] if values.notna().any() else float("nan")
     return values.min() if name.startswith(LEAST_IS_BEST) else values.max()
@@ -72,21 +75,19 @@ def markdown(rows: pd.DataFrame, labels: dict[str, str], columns: Sequence[str],
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for _, part in rows.groupby(list(group), sort=False):
         texts = {name: part[name].map(lambda v: number(v)) for name in columns}
-        best = {name: number(best_of(name, part[name])) for name in columns}
+        # what all share is not the best of them
+        best = {name: number(best_of(name, part[name])) for name in columns if texts[name].nunique() > 1}
         for at, row in part.iterrows():
             told = [f"{row[name]} min" if name == "minutes" else str(row[name]) for name in labels]
             values = [texts[name][at] for name in columns]
-            several = len(part) > 1
-            bold = [f"**{v}**" if several and v and v == best[c] else v for v, c in zip(values, columns, strict=True)]
+            bold = [f"**{v}**" if v and v == best.get(c) else v for v, c in zip(values, columns, strict=True)]
             lines.append(f"| {' | '.join([*told, *bold])} |")
     return "\n".join(lines)
 
 
 def number(value: float) -> str:
-    """Three decimals of what is below 1, three digits of what is not; nothing for what is not there."""
-    if pd.isna(value):
-        return ""
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    """Three decimals of what is below 1, fewer of what is not; nothing for what is not there."""
+    return "" if pd.isna(value) else f"{value:.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
 
 
 def chosen(
@@ -97,6 +98,13 @@ def chosen(
     rows = rows[rows.minutes.isin(leads)] if leads else rows
     order = {name: place for place, name in enumerate(methods)}
     return rows.sort_values(["minutes", "method"], key=lambda c: c.map(order) if c.name == "method" else c)
+
+
+def starts(scores: pd.DataFrame, cells: int) -> str:
+    """How many there are, and on which grid."""
+    some = sorted(set(scores[scores.cells == cells].starts))
+    number = " to ".join(map(str, dict.fromkeys([some[0], some[-1]])))
+    return f"{number} start{'s' * (number != '1')} of each event on {cells} x {cells} km"
 
 
 MEAN = {"minutes": "after", "method": "method"}
@@ -192,6 +200,8 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "events": events,
 }
 """By the name in the marker."""
+GRIDS = {"ensembles": (LARGE, SMALL), "stldm": (SMALL,), "events": ()}
+"""Those that a table is of, where that is not the large one."""
 
 
 def filled(text: str, scores: pd.DataFrame) -> str:
@@ -199,7 +209,10 @@ def filled(text: str, scores: pd.DataFrame) -> str:
 
     def table(found: re.Match[str]) -> str:
         name = found.group(1)
-        return f"<!-- scores: {name} -->\n\n{TABLES[name](scores)}\n\n<!-- end of scores -->"
+        grids = [cells for cells in (LARGE, SMALL) if cells in GRIDS.get(name, (LARGE,))]
+        told = "; ".join(starts(scores, cells) for cells in grids)
+        below = f"\n({told[0].upper()}{told[1:]}.)\n" if told else ""
+        return f"<!-- scores: {name} -->\n\n{TABLES[name](scores)}\n{below}\n<!-- end of scores -->"
 
     return re.sub(r"<!-- scores: (\w+) -->.*?<!-- end of scores -->", table, text, flags=re.DOTALL)
 
