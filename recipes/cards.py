@@ -44,11 +44,11 @@ JUDGED = """## How forecasts are judged
 
 `make evaluate` forecasts an hour from some starts of each event, on its middle 512 x 512 cells (Switzerland 2015 has
 384 x 512, Italy 480 x 400). STLDM is slow, so that ensembles are made once more on the middle 256 x 256 cells, with it
-beside them. The figures here are of {starts}. All methods of a round read the same five frames and are scored on the same cells:
-those that were measured and of which every method, with every member, says something. Sums are taken over the starts
-of an event, ratios last; means over events are means of these. Methods are those of this package, and of pysteps
-1.21.5 with its defaults where the name says so; ensembles have ten members. "lagrangian members" is
-`forecast("lagrangian", members=10)`, `steps` is `forecast(members=10)`.
+beside them. The figures here are of {starts}. All methods of a round read the
+same five frames and are scored on the same cells: those that were measured and of which every method, with every
+member, says something. Sums are taken over the starts of an event, ratios last; means over events are means of these.
+Methods are those of this package, and of pysteps 1.21.5 with its defaults where the name says so; ensembles have ten
+members. "lagrangian members" is `forecast("lagrangian", members=10)`, `steps` is `forecast(members=10)`.
 
 {events}
 

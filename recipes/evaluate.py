@@ -109,7 +109,7 @@ def arguments(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=beside, help="folder with the events as CF NetCDF")
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"))
+    parser.add_argument("--out", type=Path, help="runs/evaluate by default, or runs/evaluate_quick")
     parser.add_argument(
         "--events",
         nargs="+",
@@ -133,6 +133,7 @@ def arguments(words):
 def main(words=None):
     options = arguments(words)
     options.leads = tuple(options.leads)
+    options.out = options.out or Path("runs/evaluate_quick" if options.quick else "runs/evaluate")
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     if options.post_processors:
