@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from pretrain import MEMBERS_TRAINING, TESTING, TILES, TRAINING
+from pretrain import CHOOSING, MEMBERS_TRAINING, TESTING, TILES, TRAINING
 
 import xnowcast
 
@@ -21,8 +21,7 @@ GROUPS = {
         "fr_meteonet_se_2016082810",
         "fr_meteonet_se_2016082813",
         "de_ry_20210823_crop512",
-        "de_dx_fbg_20080602",
-        "de_dx_tur_20080602",
+        *CHOOSING,
     ),
     "training": (*dict.fromkeys((*TRAINING, *MEMBERS_TRAINING)), TILES),
 }
