@@ -1,5 +1,6 @@
 """The models: one file or folder a system, one line a system in the registry."""
 
+from xnowcast.models.conversion import convert
 from xnowcast.models.registry import (
     CELLS,
     INTERPOLATIONS,
@@ -24,6 +25,7 @@ __all__ = [
     "called",
     "check_options",
     "checked_options",
+    "convert",
     "declare",
     "find",
     "name_of",

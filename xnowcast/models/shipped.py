@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from xnowcast import models
+from xnowcast.models import registry
 from xnowcast.models.cards import ModelCard, read_card
 from xnowcast.terminal import warn
 
@@ -121,7 +121,7 @@ def default(verb: str) -> str:
     >>> default("deblur")
     'postcast'
     """
-    ready = (name for name in PREFERRED[verb] if of_system(name) or not models.declare(name).trained)
+    ready = (name for name in PREFERRED[verb] if of_system(name) or not registry.declare(name).trained)
     return next(ready, PREFERRED[verb][0])
 
 
@@ -150,7 +150,7 @@ def first_that_fits(attempt: Callable[[str], T], members: int | None = None) -> 
     *better, last = PREFERRED_ENSEMBLES if members is not None and members > 1 else PREFERRED["forecast"]
     reasons: list[str] = []
     for name in better:
-        if name not in names() and models.declare(name).trained:
+        if name not in names() and registry.declare(name).trained:
             continue
         try:
             planned = attempt(name)

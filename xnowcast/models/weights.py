@@ -191,12 +191,11 @@ def _tensors(model: Any, dtype: str | None) -> "dict[str, Tensor]":
     """What is written: a model's parameters in a dtype, its buffers as they are."""
     import torch
 
-    from xnowcast.models import called
     from xnowcast.models.contents import refuse_broken
 
     if dtype is not None:
         check.one_of("dtype", dtype, ("float16", "bfloat16", "float32"))
-    refuse_broken(model, called(model))
+    refuse_broken(model, registry.called(model))
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     if dtype in (None, "float32"):
         return tensors

@@ -1,0 +1,216 @@
+"""Families of weights that authors published: where they are, what they want, and what they become here; one record each.
+
+A family is a record in `FAMILIES`; `xnowcast.models.convert`, the command line and the page on published weights read
+it there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from xnowcast import check
+from xnowcast.models.registry import CELLS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Weights of one public network.
+
+    Attributes
+    ----------
+    name : str
+        What users write.
+    weights : str
+        What they are, in a few words.
+    url : str
+        The code, and where its authors say that their weights are.
+    terms : str
+        Licence of the code, and what is known of that of the weights.
+    data : str
+        What they were trained on: quantity, frames, step, spacing and scaling of the data that they want.
+    systems : mapping of str to mapping
+        Systems of the registry that they can become, with the options with which these compute what the authors' code
+        does; users' options have precedence.
+    converter : str
+        ``"module:function"``, from the network and the published tensors to its state.
+    part : str
+        The part of the model that they are of; all of it where empty.
+    asks : mapping of str to str
+        Options that nothing tells but the user, and what they are.
+    minutes, spacing, crop : optional
+        Step in minutes, spacing in metres and cells along the sides of the frames of the training: the contract.
+    note : str
+        What became of them on the way, for the card.
+    """
+
+    name: str
+    weights: str
+    url: str
+    terms: str
+    data: str
+    systems: Mapping[str, Mapping[str, Any]]
+    converter: str
+    part: str = ""
+    asks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    minutes: float | None = None
+    spacing: float | None = None
+    crop: int | None = None
+    note: str = ""
+
+    @property
+    def command(self) -> str:
+        """The command that makes them ours, as a page shows it."""
+        told = "".join(f" --option {name}={name.upper()}" for name in self.asks)
+        which = f" --system {next(iter(self.systems))}" if len(self.systems) > 1 else ""
+        return f"xnowcast convert {self.name} CHECKPOINT OUT{which}{told}"
+
+
+# ---------------------------------------------------------------- STLDM
+
+STLDM_URL = "https://github.com/sqfoo/stldm_official"
+STLDM_TERMS = "MIT, code; of the weights behind its link no terms are told"
+HKO_7: dict[str, Any] = {"scaling": "hko-7", "input_frames": 5, "target_frames": 20, "sampled_condition": True}
+HKO_7_FRAMES = "HKO-7: radar reflectivity, pixels of -10 to 60 dBZ, 5 to 20 frames, 6 min, 512 x 512 km resized to"
+
+STLDM = (
+    Family(
+        name="stldm-3d-128",
+        weights="STLDM with attention over time",
+        url=STLDM_URL,
+        terms="MIT, code and the weights on Hugging Face, sqfoo/STLDM_official",
+        data=f"{HKO_7_FRAMES} 128 x 128 (4 km)",
+        systems={"stldm": {"temporal_norm": "time", **HKO_7}},
+        converter="xnowcast.models.published.latent:stldm",
+        minutes=6,
+        spacing=4000.0,
+        crop=128,
+    ),
+    Family(
+        name="stldm-2d-128",
+        weights="STLDM frame by frame",
+        url=STLDM_URL,
+        terms=STLDM_TERMS,
+        data=f"{HKO_7_FRAMES} 128 x 128 (4 km)",
+        systems={"stldm": {"frame_wise": True, **HKO_7}},
+        converter="xnowcast.models.published.latent:stldm",
+        minutes=6,
+        spacing=4000.0,
+        crop=128,
+    ),
+    Family(
+        name="stldm-3d-256",
+        weights="STLDM with attention over time, larger frames",
+        url=STLDM_URL,
+        terms=STLDM_TERMS,
+        data=f"{HKO_7_FRAMES} 256 x 256 (2 km)",
+        systems={"stldm": {"temporal_norm": "time", **HKO_7}},
+        converter="xnowcast.models.published.latent:stldm",
+        asks={"patch": "the patch_size of the training, 16 or 32, which no tensor shows"},
+        minutes=6,
+        spacing=2000.0,
+        crop=256,
+    ),
+)
+
+# ---------------------------------------------------------------- the others
+
+GUIDED_DIFFUSION = Family(
+    name="guided-diffusion-256",
+    weights="256x256_diffusion_uncond.pt, a prior of images",
+    url="https://github.com/openai/guided-diffusion",
+    terms="MIT, code; the model card of the weights says: for research, not for commercial use",
+    data="ImageNet, not radar: a beginning for xnowcast.train(start=), of any radar frames of 256 x 256 cells",
+    systems={"postcast": {}},
+    converter="xnowcast.models.published.unet:guided_diffusion",
+    part="network",
+    crop=256,
+    note="Three channels became one: each field is read for all of them, and the noise is their mean; the learnt "
+    "variance is left out.",
+)
+
+PUBLISHED_CELLS = ("trajgru", "motionrnn", "preciplstm")
+"""Those that have the option ``published``."""
+
+MS_RNN = Family(
+    name="ms-rnn",
+    weights="stacks of six recurrent cells, on one scale and on three",
+    url="https://github.com/mazhf/MS-RNN",
+    terms="none told",
+    data="what they were trained on: tell --step and --spacing; pixels of HKO-7 or DWD-12 over 255",
+    systems={
+        f"{scales}{cell}": {"published": True} if cell in PUBLISHED_CELLS else {}
+        for scales in ("ms-", "")
+        for cell in CELLS
+    },
+    converter="xnowcast.models.published.cells:ms_rnn",
+    part="network",
+    asks={"scaling": "the data set whose pixels they read, 'hko-7' or 'dwd-12'"},
+)
+
+
+STVD = Family(
+    name="stvd",
+    weights="both networks; none are published, the code saves its own",
+    url="https://github.com/mandt-lab/STVD",
+    terms="MIT, code",
+    data="precipitation of FV3GFS, 5 frames, 3 h, 200 km to 25 km; further fields by --option channels and static, and "
+    "--ranges of them",
+    systems={"stvd": {"published": True, "eps": 3.6e-11, "diffusion_steps": 1500, "sampling_steps": 20}},
+    converter="xnowcast.models.published.downscaling:stvd",
+    asks={"highest": "the largest rain rate of the training in mm/h, which became 1"},
+    minutes=180,
+    spacing=25_000.0,
+    crop=384,
+    note="Coarse and fine rain have one scaling here, that of the fine one.",
+)
+
+INTERN_IMAGE = Family(
+    name="internimage-t",
+    weights="internimage_t_1k_224.pth, an encoder of images",
+    url="https://github.com/OpenGVLab/InternImage",
+    terms="MIT, code and the weights on Hugging Face, OpenGVLab/InternImage",
+    data="ImageNet, not forecasts: a beginning for xnowcast.train(start=), of any fields of a forecast",
+    systems={"nwp-mae": {"phase": "pretraining"}},
+    converter="xnowcast.models.published.backbone:intern_image",
+    part="encoder",
+    note="Only the encoder is trained: tokeniser and decoder are drawn, and the run that begins with it measures the "
+    "fields. Each field is read as the mean of the three colours.",
+)
+
+FAMILIES: dict[str, Family] = {one.name: one for one in (*STLDM, GUIDED_DIFFUSION, MS_RNN, STVD, INTERN_IMAGE)}
+"""All families by their names."""
+
+
+def find(name: str) -> Family:
+    """The record of a family; a ValueError with all that there are.
+
+    >>> find("stldm-3d-128").crop
+    128
+    >>> find("stldm-3d")
+    Traceback (most recent call last):
+    ValueError: there is no family of published weights 'stldm-3d': did you mean 'stldm-3d-128'? Known are ...
+    """
+    if name not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        near = check.nearest(name, FAMILIES)
+        hint = f" did you mean {near!r}?" if near else ""
+        raise ValueError(f"there is no family of published weights {name!r}:{hint} Known are {known}")
+    return FAMILIES[name]
+
+
+def table() -> str:
+    """All families as a table in Markdown, as the page on published weights has it.
+
+    >>> table().splitlines()[0]
+    '| weights | code | terms | trained on | command | becomes |'
+    """
+    rows = ["| weights | code | terms | trained on | command | becomes |", "|---|---|---|---|---|---|"]
+    for one in FAMILIES.values():
+        few = [f"`{system}`" for system in list(one.systems)[:3]]
+        becomes = ", ".join(few) + (f" and {len(one.systems) - 3} more" if len(one.systems) > 3 else "")
+        part = f", its `{one.part}`" if one.part else ""
+        repository = one.url.removeprefix("https://github.com/")
+        cells = (one.weights, f"[{repository}]({one.url})", one.terms, one.data, f"`{one.command}`", becomes + part)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
