@@ -1,4 +1,4 @@
-"""``xnowcast forecast | hindcast | watch | deblur | downscale | train | score | models ...`` on the command line."""
+"""``xnowcast forecast | hindcast | watch | deblur | downscale | train | score | convert ...`` on the command line."""
 
 import argparse
 import re
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_watch,
         _add_train,
         _add_score,
+        _add_convert,
         _add_models,
         _add_datasets,
         _add_demo,
@@ -359,6 +360,27 @@ def _numbers(text: str, kind: type, option: str) -> list[Any]:
         return [kind(number) for number in text.split(",")]
     except ValueError:
         raise ValueError(f"{option} is {text!r}; write numbers with commas between") from None
+
+
+# ---------------------------------------------------------------- published weights
+
+
+def _add_convert(commands: Any) -> None:
+    from xnowcast.models import convert
+    from xnowcast.models.families import FAMILIES
+
+    text = "Write weights that authors published as a weights file of this package; nothing is downloaded."
+    command = _command(commands, "convert", _convert, text)
+    command.add_argument("family", help=f"which weights: {', '.join(FAMILIES)}")
+    command.add_argument("checkpoint", help="the authors' file, of torch or safetensors")
+    command.add_argument("out", help="ends in .safetensors")
+    add_flags(command, convert, default_model="")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from xnowcast.models import convert
+
+    print(convert(options.family, options.checkpoint, options.out, **arguments_of(options, convert)))
 
 
 # ---------------------------------------------------------------- lists

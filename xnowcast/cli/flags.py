@@ -1,6 +1,7 @@
 """Flags of a command, made from the signature and the docstring of the function that it runs."""
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Mapping
 from inspect import Parameter, getdoc, signature
@@ -13,7 +14,7 @@ from xnowcast.configuration import init_times
 def add_flags(
     command: argparse.ArgumentParser, function: Callable[..., Any], *, default_model: str, as_for: Any = None
 ) -> None:
-    """Give a command a flag for each argument of a function but its first, and ``--option`` for a model's own.
+    """Give a command a flag for each argument of a function but the first, and ``--option`` for a model's own.
 
     ``default_model``: what runs where none is named, in words. ``as_for``: the function that describes what the
     docstring of this one leaves to it.
@@ -48,9 +49,10 @@ def arguments_of(options: argparse.Namespace, function: Callable[..., Any]) -> d
 
 
 def _arguments(function: Callable[..., Any]) -> list[Parameter]:
-    """Arguments that have a flag: the first stands without one, and a bar is shown where somebody looks."""
-    _, *others = signature(function).parameters.values()
-    return [p for p in others if p.kind is not Parameter.VAR_KEYWORD and p.name != "progress"]
+    """Arguments that have a flag: what has to be given by its place has none, and a bar is shown where somebody looks."""
+    placed = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty)
+    taken = (p for p in signature(function).parameters.values() if (p.kind, p.default) != placed)
+    return [p for p in taken if p.kind is not Parameter.VAR_KEYWORD and p.name != "progress"]
 
 
 def _help(parameter: Parameter, meaning: str, default_model: str) -> str:
@@ -70,8 +72,8 @@ def _how(parameter: Parameter) -> dict[str, Any]:
     kinds = tuple(kind for kind in kinds if kind is not NoneType)
     if kinds == (bool,):
         return {"action": "store_true" if parameter.default is False else argparse.BooleanOptionalAction}
-    if kinds == (int,):
-        return {"type": int}
+    if kinds in ((int,), (float,)):
+        return {"type": kinds[0]}
     if all(get_origin(kind) is Literal for kind in kinds):
         return {"choices": [word for kind in kinds for word in get_args(kind)]}
     return {}
@@ -129,10 +131,27 @@ def _channels(pairs: list[str]) -> Mapping[str, str]:
     return found
 
 
+def _ranges(pairs: list[str]) -> Mapping[str, tuple[float, float]]:
+    found = {}
+    for pair in pairs:
+        name, _, ends = pair.partition("=")
+        try:
+            low, high = (float(number) for number in ends.split(","))
+        except ValueError:
+            raise ValueError(f"--ranges is {pair!r}; write it as NAME=LOWEST,LARGEST") from None
+        found[name] = low, high
+    return found
+
+
 def _name_and_value(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--option is {text!r}; write it as NAME=VALUE")
+    if value.startswith("["):
+        try:
+            return name, json.loads(value)
+        except ValueError:
+            raise ValueError(f'--option is {text!r}; write several values as NAME=["a", "b"]') from None
     for kind in (int, float):
         try:
             return name, kind(value)
@@ -162,6 +181,7 @@ WRITTEN = {
         action="append",
         metavar="CHANNEL=VARIABLE",
     ),
+    "ranges": _Written(_ranges, action="append", metavar="NAME=LOWEST,LARGEST"),
     "category": _Written(lambda text: int(text) if text.isdigit() else text),
 }
-"""Arguments of the verbs that are no number, word or flag."""
+"""Arguments that are no number, word or flag."""

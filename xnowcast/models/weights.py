@@ -328,6 +328,7 @@ def _filled(model_card: ModelCard, tensors: "dict[str, Tensor]") -> Any:
 
     with options_explained(model_card.system), to_be_filled(tensors):
         built = registry.build(model_card.system, **model_card.options)
+    untold = {name for name, buffer in built.named_buffers() if _is_untold(buffer)}
     try:
         built.load_state_dict(tensors)
     except (RuntimeError, AttributeError) as error:  # other tensors, or a system without any
@@ -337,9 +338,14 @@ def _filled(model_card: ModelCard, tensors: "dict[str, Tensor]") -> Any:
         if stored != wanted and not (stored.is_floating_point and wanted.is_floating_point):  # floats of any width
             holds, belongs = (str(dtype).removeprefix("torch.") for dtype in (stored, wanted))
             raise ValueError(f"{name!r} holds {holds} where {belongs} belongs")
-        if not is_finite(tensor):
+        if not is_finite(tensor) and not (name in untold and _is_untold(tensor)):
             raise ValueError(f"{name!r} holds NaN or infinite numbers, as after a training that diverged")
     return built
+
+
+def _is_untold(tensor: "Tensor") -> bool:
+    """Whether a network was never told these numbers, statistics of its fields: as it is built, and runs with none."""
+    return bool(tensor.is_floating_point() and tensor.numel() and tensor.isnan().all())
 
 
 def sha256_of(model: Any) -> str | None:

@@ -78,6 +78,11 @@ def tell_statistics(model: nn.Module, crops: Crops, channels: Sequence[str], sta
         set_static(statistics.mean, statistics.std, statistics.low, statistics.high)
 
 
+def are_told(model: nn.Module) -> bool:
+    """Whether a model knows its statistics; weights of images, from which it may begin, have none."""
+    return not any(bool(buffer.isnan().any()) for buffer in model.buffers() if buffer.is_floating_point())
+
+
 def _warn_of_an_empty_class(crops: Crops, thresholds: Sequence[float]) -> None:
     if not thresholds:
         return

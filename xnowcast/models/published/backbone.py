@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor
 
 from xnowcast.models.published.blocks import renamed
-from xnowcast.models.published.taking import Tensors
+from xnowcast.models.published.taking import Tensors, require_all
 from xnowcast.nn.intern_image import InternImage
 
 RENAMED = (
@@ -35,33 +35,49 @@ RENAMED = (
 def intern_image(network: InternImage, tensors: Tensors) -> dict[str, Tensor]:
     """The state of an `InternImage` from weights of its public code (Wang et al. 2023), of those with norms before.
 
-    Without a layer scale (T) the scales are 1. What makes classes of the maps is left out.
+    Without a layer scale (T) the scales are 1. What makes classes of the maps is left out. A network with other
+    channels than the published one takes each of its own for the mean of those, with weights of the same sum.
 
     Parameters
     ----------
     network : InternImage
-        With the sizes of the published one.
+        With the sizes of the published one, and channels of its own.
     tensors : mapping of str to torch.Tensor
         By their published names, such as ``"patch_embed.conv1.weight"``.
 
     Returns
     -------
     dict of str to torch.Tensor
-        For ``network.load_state_dict``, which refuses those of a network with other sizes, or with norms behind (L,
+        For ``network.load_state_dict``, which refuses those of a network with other sizes.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is missing, or there are some that the network has no place for, such as those of norms behind (L,
         XL, H and G).
 
     Examples
     --------
     >>> intern_image(InternImage(3, width=8, depths=(), groups=()), {"patch_embed.norm2.1.bias": torch.zeros(8)})
-    {'stem.second.norm.bias': tensor([0., 0., 0., 0., 0., 0., 0., 0.])}
+    Traceback (most recent call last):
+    ValueError: these are no weights of such a network: there is none for 'stem.first.convolution.bias' and 6 more
     """
     scales = {name: own for name, own in network.named_parameters() if name.endswith("_scale")}
     state = {name: torch.ones_like(own) for name, own in scales.items()}
-    for name, own in tensors.items():
-        if not name.startswith(("conv_head.", "head.")):
-            here = renamed(name, RENAMED)
-            state[here] = _by_rows(here, own)
-    return state
+    encoder = [name for name in tensors if not name.startswith(("conv_head.", "head."))]
+    published = {renamed(name, RENAMED): name for name in encoder}
+    state |= {here: _by_rows(here, tensors[name]) for here, name in published.items()}
+    require_all(network, state, published)
+    return state | _other_channels(network, state)
+
+
+def _other_channels(network: InternImage, state: Tensors) -> dict[str, Tensor]:
+    """The first convolution for the channels of the network."""
+    name = "stem.first.convolution.weight"
+    first, channels = state[name], network.state_dict()[name].shape[1]
+    if first.shape[1] == channels:
+        return {}
+    return {name: first.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels}
 
 
 def _by_rows(name: str, rows: Tensor) -> Tensor:

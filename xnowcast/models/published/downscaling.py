@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from xnowcast.models.published.blocks import BLOCKS, flattened, renamed
-from xnowcast.models.published.taking import Tensors
+from xnowcast.models.published.taking import Tensors, require_all
 from xnowcast.models.stvd.model import STVD
 
 RENAMED = (
@@ -50,7 +50,8 @@ def stvd(model: STVD, tensors: Tensors) -> dict[str, Tensor]:
     Raises
     ------
     ValueError
-        If the model does not compute what the published one does.
+        If the model does not compute what the published one does, a tensor is missing, or there are some that it has
+        no place for.
 
     Examples
     --------
@@ -62,4 +63,7 @@ def stvd(model: STVD, tensors: Tensors) -> dict[str, Tensor]:
         raise ValueError("published weights need the network of the authors' code: build it with published=True")
     ranges = {name: own for name, own in model.state_dict().items() if "." not in name}
     networks = {name: own for name, own in tensors.items() if "." in name}  # the others are of the schedule
-    return ranges | flattened({renamed(name, RENAMED): own for name, own in networks.items()})
+    published = {renamed(name, RENAMED): name for name in networks}
+    state = ranges | {name: networks[theirs] for name, theirs in published.items()}
+    require_all(model, state, published)
+    return flattened(state)

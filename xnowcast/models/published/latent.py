@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xnowcast.models.published.blocks import BLOCKS, flattened, renamed
-from xnowcast.models.published.taking import Tensors
+from xnowcast.models.published.taking import Tensors, require_all
 from xnowcast.models.stldm.model import STLDM
 
 RENAMED = (
@@ -70,7 +70,8 @@ def stldm(model: STLDM, tensors: Tensors) -> dict[str, Tensor]:
     Raises
     ------
     ValueError
-        If they are weights of the other of the two networks.
+        If they are weights of the other of the two networks, one is missing, or there are some that the network has no
+        place for.
 
     Examples
     --------
@@ -81,14 +82,18 @@ def stldm(model: STLDM, tensors: Tensors) -> dict[str, Tensor]:
     """
     in_3d = not any(".attn1." in name for name in tensors)
     if in_3d == model.options.frame_wise:
-        published, built = ("3D", False) if in_3d else ("2D", True)
-        raise ValueError(f"these are weights of the published {published} network: build it with frame_wise={built}")
+        kind, built = ("3D", False) if in_3d else ("2D", True)
+        raise ValueError(f"these are weights of the published {kind} network: build it with frame_wise={built}")
     unread = f"diff_unet.conditions.{len(model.denoiser.pyramid)}."
     network = {name: own for name, own in tensors.items() if "." in name and not name.startswith(unread)}
-    state = {_renamed(name): own for name, own in network.items()}  # those without a dot are of the schedule
+    published = {_renamed(name): name for name in network}  # those without a dot are of the schedule
+    state = {name: network[theirs] for name, theirs in published.items()}
     for name in [name for name in state if name.endswith(".temporal.q.weight")]:
         place = name.removesuffix("q.weight")
-        state[f"{place}qkv.weight"] = torch.cat([state.pop(f"{place}{part}.weight") for part in "qkv"])
+        parts = [state.pop(f"{place}{part}.weight", None) for part in "qkv"]
+        if all(part is not None for part in parts):
+            state[f"{place}qkv.weight"] = torch.cat([part for part in parts if part is not None])
+    require_all(model, state, published)
     return flattened(state)
 
 

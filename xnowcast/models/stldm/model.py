@@ -134,6 +134,12 @@ class STLDMOptions(ScaledOptions):
         "channels",
         'What the norm before attention over time is taken over. The paper means "channels"; its code does "time".',
     )
+    patch: int | None = option(
+        None,
+        "Latent cells along the side of the patches within which attention over space looks, half as many at each "
+        "coarser level; the paper has 16 for frames of 128 x 128. By default 16 (full), 8 (small) or 4 (tiny).",
+        least=1,
+    )
     strategy: str = option(
         "C",
         "What is trained (Table 3): everything; all but the autoencoder; the denoiser alone; or, to make ready for A "
@@ -204,6 +210,9 @@ class STLDMOptions(ScaledOptions):
             raise ValueError(f"condition_dropout is {self.condition_dropout!r}: it must be a share between 0 and 1")
         if self.condition_kl < 0:
             raise ValueError(f"condition_kl is {self.condition_kl!r}: it must be a weight of 0 or more")
+        coarsest = 2 ** (len(SIZES[self.size].multipliers) - 1)
+        if self.patch is not None and self.patch % coarsest:
+            raise ValueError(f"patch is {self.patch} cells: choose a multiple of {coarsest}, one of the coarsest level")
         multiple = self.task().grid_multiple
         if self.tile is not None and (self.tile % multiple or self.tile < 2 * multiple):
             raise ValueError(f"tile is {self.tile} cells: choose a multiple of {multiple}, at least {2 * multiple}")
@@ -215,7 +224,7 @@ class STLDMOptions(ScaledOptions):
             "forecast",
             input_frames=self.input_frames or form.input_frames,
             quantity=self.transform.quantity,
-            grid_multiple=form.patch * 2 ** (form.layers // 2),
+            grid_multiple=(self.patch or form.patch) * 2 ** (form.layers // 2),
             max_steps=self.target_frames or form.target_frames,
             stochastic=self.sampled_condition or not self.return_first_estimate,
             trained=True,
@@ -277,7 +286,7 @@ class STLDM(Declared[STLDMOptions], nn.Module):
             multipliers=form.multipliers,
             heads=form.heads,
             head_width=form.head_width,
-            patch=form.patch,
+            patch=own.patch or form.patch,
             temporal=not own.frame_wise,
             norm_over=own.temporal_norm,
         )
