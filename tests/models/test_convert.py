@@ -30,7 +30,7 @@ TABLE = re.compile(r"(?<=<!-- published weights -->\n\n).*?(?=\n\n<!-- end of pu
 
 
 @pytest.fixture
-def published(request, monkeypatch):
+def published(monkeypatch):
     """The golden file of STLDM in 3D; "tiny" is its network."""
     monkeypatch.setitem(SIZES, "tiny", Size(8, 4, 16, 3, 8, (2, 3, 4), 2, 8, 8, 3, 4))
     return golden("stldm_3d")
@@ -130,7 +130,7 @@ def test_full_networks_take_all_published_tensors(family, keys, options, multipl
     with torch.device("meta"):
         tensors = {name: torch.empty(shape) for name, shape in listed(keys).items()}
         name, given = next(iter(record.systems.items()))
-        model = models.conversion._filled(record, name, {**given, **options}, tensors, "theirs.pt")
+        model = models.conversion.filled(record, name, {**given, **options}, tensors, "theirs.pt")
     assert model.task.grid_multiple == multiple
 
 
@@ -175,7 +175,7 @@ def test_an_entry_and_a_prefix_can_be_named(tmp_path):
     assert found.tensors == {"a": torch.ones(1)}
     with pytest.raises(ValueError, match="has no entry 'critic'; it has 'generator', 'model'"):
         checkpoint.read(tmp_path / "theirs.pt", entry="critic")
-    with pytest.raises(ValueError, match="no names that begin with 'unet.'"):
+    with pytest.raises(ValueError, match=r"no names that begin with 'unet\.'"):
         checkpoint.read(tmp_path / "theirs.pt", prefix="unet.")
 
 
@@ -201,11 +201,11 @@ class Bomb:
 
 def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path):
     went_off = tmp_path / "went off"
-    for name, write in (
-        ("zip.pt", torch.save),
-        ("plain.pt", lambda content, path: path.write_bytes(pickle.dumps(content))),
-    ):
-        write({"state_dict": {"weight": torch.ones(1)}, "extra": Bomb(went_off)}, tmp_path / name)
+    content = {"state_dict": {"weight": torch.ones(1)}, "extra": Bomb(went_off)}
+    torch.save(content, tmp_path / "zip.pt")
+    torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(content, protocol=2))
+    for name in ("zip.pt", "old.pt", "plain.pt"):
         with pytest.raises(ValueError, match="code and not weights; nothing of it was run"):
             models.convert("stldm-3d-128", tmp_path / name, tmp_path / "ours.safetensors")
     assert not went_off.exists() and not (tmp_path / "ours.safetensors").exists()
@@ -264,7 +264,7 @@ def test_tensors_that_fit_nowhere_or_are_missing_are_named(published, saved):
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [
-        ("stldm-3d", {}, "did you mean 'stldm-3d-128'\\? Known are .*, internimage-t"),
+        ("stldm-3d", {}, "did you mean 'stldm-3d-\\d+'\\? Known are .*, internimage-t"),
         ("rain", {}, "no family of published weights 'rain': Known are stldm-3d-128, .*, internimage-t"),
         ("ms-rnn", {}, "give system= as one of 'ms-convlstm'"),
         ("ms-rnn", {"system": "db-mim"}, "becomes no 'db-mim'"),
@@ -396,6 +396,25 @@ def test_a_record_builds_what_it_says(family):
 def test_the_page_has_the_table_of_the_records():
     """After a change that is meant: ``python tests/models/test_convert.py``."""
     assert TABLE.search(PAGE.read_text())[0] == families.table()
+
+
+FIDELITY = (PAGE.parents[1] / "understand" / "fidelity.md").read_text()
+COUNTED = re.findall(r"^\| [\w-]+ \| `([\w+-]+)`[^|]*\|[^|]*\| ([\d,]+) \|", FIDELITY, re.MULTILINE)
+FURTHER = {"stvd": {"channels": [f"field {n}" for n in range(10)], "static": ["surface_altitude"]}}
+
+
+@pytest.mark.parametrize(("name", "parameters"), COUNTED)
+def test_the_parameters_on_the_page_are_those_of_the_networks(name, parameters):
+    with torch.device("meta"):
+        model = models.build(name, **FURTHER.get(name, {}))
+    assert f"{sum(one.numel() for one in model.parameters()):,}" == parameters
+
+
+def test_the_tests_that_the_page_names_are_there():
+    here = [Path(__file__).with_name(f"test_{name}.py").read_text() for name in ("published", "convert")]
+    named = set(re.findall(r"`(test_\w+)`", FIDELITY))
+    assert len(COUNTED) == 14 and len(named) == 10
+    assert {name for name in named if any(f"def {name}(" in text for text in here)} == named
 
 
 if __name__ == "__main__":

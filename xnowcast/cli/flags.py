@@ -49,7 +49,7 @@ def arguments_of(options: argparse.Namespace, function: Callable[..., Any]) -> d
 
 
 def _arguments(function: Callable[..., Any]) -> list[Parameter]:
-    """Arguments that have a flag: what has to be given by its place has none, and a bar is shown where somebody looks."""
+    """Arguments that have a flag: what is given by its place has none, and a bar is shown where somebody looks."""
     placed = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty)
     taken = (p for p in signature(function).parameters.values() if (p.kind, p.default) != placed)
     return [p for p in taken if p.kind is not Parameter.VAR_KEYWORD and p.name != "progress"]

@@ -99,7 +99,7 @@ def convert(
     if Path(out).exists() and not overwrite:
         raise ValueError(f"{printable(str(out))} exists: ask for overwrite=True, or another name")
     found = checkpoints.read(checkpoint, entry=entry, prefix=prefix)
-    model = _filled(record, name, given, found.tensors, printable(str(checkpoint)))
+    model = filled(record, name, given, found.tensors, printable(str(checkpoint)))
     if ranges is not None and not hasattr(model, "set_ranges"):
         raise ValueError(f"{name!r} has no fields with ranges: leave out ranges")
     if ranges is not None:
@@ -128,14 +128,16 @@ def _asked_for(record: "Family", system: str | None, options: Mapping[str, Any])
     missing = [f"{asked} ({meaning})" for asked, meaning in record.asks.items() if asked not in options]
     if missing:
         raise ValueError(f"{record.name!r} does not tell {' and '.join(missing)}: give it as an option")
-    return name, registry.checked_options(name, {**record.systems[name], **options})
+    given = registry.checked_options(name, {**record.systems[name], **options})
+    registry.declare(name, **given)  # which refuses options that do not go together
+    return name, given
 
 
 def _named(record: "Family") -> str:
     return ", ".join(map(repr, record.systems))
 
 
-def _filled(record: "Family", name: str, options: dict[str, Any], tensors: Mapping[str, Any], path: str) -> Any:
+def filled(record: "Family", name: str, options: dict[str, Any], tensors: Mapping[str, Any], path: str) -> Any:
     """The model with the tensors in it; what they leave untrained is drawn, always the same."""
     import torch
 

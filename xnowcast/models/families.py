@@ -1,4 +1,4 @@
-"""Families of weights that authors published: where they are, what they want, and what they become here; one record each.
+"""Families of weights that authors published: where they are, what they want and what they become; one record each.
 
 A family is a record in `FAMILIES`; `xnowcast.models.convert`, the command line and the page on published weights read
 it there.
@@ -187,9 +187,9 @@ def find(name: str) -> Family:
 
     >>> find("stldm-3d-128").crop
     128
-    >>> find("stldm-3d")
+    >>> find("intern-image")
     Traceback (most recent call last):
-    ValueError: there is no family of published weights 'stldm-3d': did you mean 'stldm-3d-128'? Known are ...
+    ValueError: there is no family of published weights 'intern-image': did you mean 'internimage-t'? Known are ...
     """
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)

@@ -17,7 +17,7 @@ from xnowcast.terminal import printable
 AVERAGED = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema")
 PLAIN = ("state_dict", "model_state_dict", "model", "network", "net", "params")
 ENTRIES = (*AVERAGED, *PLAIN)
-"""Entries of a checkpoint that hold a network, the best first: averages over the training are what authors sample from."""
+"""Entries of a checkpoint that hold a network, the best first: authors sample from averages over the training."""
 
 PREFIXES = ("module.", "_orig_mod.", "ema_model.", "model.", "network.", "net.")
 """What wrappers put before all names: parallel training, compilation, averages, Lightning."""
@@ -96,7 +96,7 @@ def _without(tensors: dict[str, Tensor], prefix: str | None) -> tuple[dict[str, 
     """Names without what wrappers put before them, and what that was."""
     if prefix is not None:
         return _below(tensors, prefix), [prefix]
-    cut = []
+    cut: list[str] = []
     while tensors:
         shadow = any(name.startswith(SHADOW) for name in tensors)
         common = next((one for one in PREFIXES if all(name.startswith(one) for name in tensors)), None)
