@@ -178,7 +178,22 @@ INTERN_IMAGE = Family(
     "fields. Each field is read as the mean of the three colours.",
 )
 
-FAMILIES: dict[str, Family] = {one.name: one for one in (*STLDM, GUIDED_DIFFUSION, MS_RNN, STVD, INTERN_IMAGE)}
+CONVGRU_ENSEMBLE = Family(
+    name="convgru-ensemble",
+    weights="IRENE, and ensembles that others trained with the same code",
+    url="https://github.com/DSIP-FBK/ConvGRU-Ensemble",
+    terms="BSD-2-Clause, code; mlcast's is Apache-2.0 or BSD-3-Clause; of the weights no terms are told",
+    data="rain rate as reflectivity, 0 to 60 dBZ, 6 to 12 frames, 5 min, 1 km",
+    systems={"convgru-ensemble": {}},
+    converter="xnowcast.models.published.ensemble:convgru_ensemble",
+    minutes=5,
+    spacing=1000.0,
+    note="Grids are padded with no rain, as ConvGRU-Ensemble pads them; padding='middle' is mlcast's way.",
+)
+
+FAMILIES: dict[str, Family] = {
+    one.name: one for one in (*STLDM, GUIDED_DIFFUSION, MS_RNN, STVD, INTERN_IMAGE, CONVGRU_ENSEMBLE)
+}
 """All families by their names."""
 
 
