@@ -68,6 +68,9 @@ class Task:
     channels, static : tuple of str
         Further fields that a model reads, with and without a time, as `xnowcast.channels` names them; those of a
         downscaling model lie on the coarse and on the fine grid.
+    lead_offsets : tuple of int
+        The lead times that a post-processor reads to correct one, in steps from that one, which is 0; rising.
+        ``(-2, -1, 0)`` are the two before it and itself.
     """
 
     verb: Literal["forecast", "deblur", "downscale", "postprocess"]
@@ -88,6 +91,27 @@ class Task:
     factor: int | None = None
     channels: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
+    lead_offsets: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        offsets = self.lead_offsets
+        if 0 not in offsets or list(offsets) != sorted(set(offsets)):
+            raise ValueError(f"lead_offsets is {list(offsets)}: give whole numbers that rise, 0 among them")
+
+    @property
+    def reads_lead_times(self) -> bool:
+        """Whether it reads others than the lead time that it corrects."""
+        return self.lead_offsets != (0,)
+
+    @property
+    def lead_window(self) -> range:
+        """Steps from the first to the last of the lead times that it reads, those between among them.
+
+        >>> task = Task("postprocess", input_frames=2, lead_offsets=(-3, 0))
+        >>> list(task.lead_window), task.reads_lead_times
+        ([-3, -2, -1, 0], True)
+        """
+        return range(self.lead_offsets[0], self.lead_offsets[-1] + 1)
 
     def bounds(self, name: Literal["step", "spacing"]) -> tuple[Any, Any] | None:
         """The least and the greatest step, or grid spacing, that the model was made for; None means any.
@@ -361,6 +385,9 @@ class PostprocessModel(Protocol):
 
     It reads the fields that its task names as ``channels`` and gives classes of rain, bounded by ``thresholds`` in mm
     h-1, which is also one of its options. ``explain`` may be missing where there is no network to look into.
+
+    Where its task has ``lead_offsets``, fields are ``(b, t, c, y, x)``, the lead times in the order of these; what it
+    says is of the one at offset 0. Trained, it sees windows of ``len(task.lead_window)`` frames.
     """
 
     task: Task
@@ -373,10 +400,10 @@ class PostprocessModel(Protocol):
         Parameters
         ----------
         fields : Tensor
-            ``(b, c, y, x)``: the task's channels in canonical units (see `xnowcast.channels`), row 0 in the north; NaN
-            where missing.
+            ``(b, c, y, x)``, or ``(b, t, c, y, x)`` where it reads several lead times: the task's channels in canonical
+            units (see `xnowcast.channels`), row 0 in the north; NaN where missing.
         observed : Tensor
-            ``(b, 1, y, x)`` bool: where any channel has a value.
+            ``(b, 1, y, x)`` bool: where any channel has a value, at the lead time that is corrected.
 
         Returns
         -------

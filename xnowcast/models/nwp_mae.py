@@ -166,7 +166,7 @@ class NwpMae(RainClassifier[NwpMaeOptions]):
             If a frozen encoder was never pre-trained, or the batch has one sample and batch norm would learn from it.
         """
         self._require_begun()
-        fields = fields_of(batch)
+        fields = fields_of(batch, self.task)
         if self.training and len(fields) == 1:
             raise ValueError("a batch of one sample: the decoder's batch norm needs two or more, set batch_size")
         x = padded(self.scaling(fields), self.task.grid_multiple)

@@ -69,15 +69,21 @@ class RainClassOptions(Options):
         """Cells whose multiples grids are padded to."""
         raise NotImplementedError
 
+    @property
+    def lead_times(self) -> tuple[int, ...]:
+        """The lead times that are read, as `xnowcast.models.base.Task` has them."""
+        return (0,)
+
     def task(self) -> Task:
         return Task(
             "postprocess",
-            input_frames=1,
+            input_frames=len(self.lead_times),
             quantity="rain_rate",
             grid_multiple=self.multiple,
             min_grid=8,
             trained=True,
             channels=tuple(self.channels),
+            lead_offsets=self.lead_times,
         )
 
 
@@ -87,15 +93,13 @@ Own = TypeVar("Own", bound=RainClassOptions)
 class RainClassifier(Declared[Own], nn.Module):
     """A network from fields of a forecast to classes of rain; its parts are those of the class that inherits.
 
-    ``_encoded`` turns z-scores ``(b, c, y, x)`` into maps, the deepest last, and ``_decoded`` maps into logits
-    ``(b, classes, y, x)``.
+    ``_encoded`` turns z-scores ``(b, c, y, x)``, or ``(b, t, c, y, x)`` where it reads several lead times, into maps,
+    the deepest last, and ``_decoded`` maps into logits ``(b, classes, y, x)``.
     """
-
-    training_frames = 1
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.transform = Identity()
+        self.transform, self.training_frames = Identity(), len(self.task.lead_window)
         self.thresholds = check_thresholds(self.options.thresholds)
         self.scaling = ChannelScaling(self.task.channels)
 
@@ -117,11 +121,11 @@ class RainClassifier(Declared[Own], nn.Module):
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """Weighted cross-entropy (An et al. 2023, equation 2), a mean over the cells where rain was measured."""
-        x = padded(self.scaling(fields_of(batch)), self.task.grid_multiple)
+        x = padded(self.scaling(fields_of(batch, self.task)), self.task.grid_multiple)
         return self._class_loss(self._encoded(x), batch, (x.shape[-2], x.shape[-1]))
 
     def _class_loss(self, maps: Sequence[Tensor], batch: TrainingBatch, shape: tuple[int, int]) -> Loss:
-        rain = torch.where(batch.observed, batch.rain, torch.nan)[:, 0, 0]
+        rain = torch.where(batch.observed, batch.rain, torch.nan)[:, self.task.lead_window.index(0), 0]
         if self.options.labels == "continuous":
             target = continuous_labels(rain, self.thresholds, self.options.interpolate_dry)
         else:
@@ -139,7 +143,8 @@ class RainClassifier(Declared[Own], nn.Module):
     def postprocess(self, fields: Tensor, observed: Tensor) -> Tensor:
         """Probabilities of the classes.
 
-        ``fields``: ``(b, c, y, x)``: the task's channels in canonical units, row 0 in the north, NaN where missing.
+        ``fields``: ``(b, c, y, x)``, or ``(b, t, c, y, x)`` where it reads several lead times: the task's channels in
+        canonical units, row 0 in the north, NaN where missing.
         ``observed``: ``(b, 1, y, x)`` bool, not used: what is missing is NaN. Returned: ``(b, classes, y, x)`` float32,
         summing to 1.
         """
@@ -178,11 +183,13 @@ class RainClassifier(Declared[Own], nn.Module):
         return torch.autocast(fields.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
-def fields_of(batch: TrainingBatch) -> Tensor:
-    """The channels of a batch, (b, c, y, x)."""
+def fields_of(batch: TrainingBatch, task: Task) -> Tensor:
+    """The channels of a batch, (b, c, y, x), or (b, t, c, y, x) of the lead times that the task reads."""
     if batch.channels is None:
         raise ValueError("the batch has no channels: a post-processor learns from fields of a forecast beside the rain")
-    return batch.channels[:, 0]
+    if not task.reads_lead_times:
+        return batch.channels[:, 0]
+    return batch.channels[:, [task.lead_window.index(offset) for offset in task.lead_offsets]]
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:

@@ -22,7 +22,7 @@ def is_rain(channel: str) -> bool:
 
 
 class ChannelScaling(nn.Module):
-    """``(b, c, y, x)`` in canonical units to z-scores; NaN becomes 0, the mean.
+    """``(..., c, y, x)`` in canonical units to z-scores; NaN becomes 0, the mean.
 
     Rain is ``log(1 + R)`` first, as its extremes are tens of standard deviations from its mean.
 
@@ -80,12 +80,12 @@ class ChannelScaling(nn.Module):
             raise ValueError(
                 "mean and standard deviation of the channels were never set: call set_channel_statistics, or train"
             )
-        if fields.shape[1] != len(self.mean):
-            raise ValueError(f"there are {fields.shape[1]} channels; the model reads {len(self.mean)}")
+        if fields.shape[-3] != len(self.mean):
+            raise ValueError(f"there are {fields.shape[-3]} channels; the model reads {len(self.mean)}")
         scaled = fields
         if self.rain:
             scaled = fields.clone()
-            scaled[:, self.rain] = fields[:, self.rain].clamp_min(0).log1p()
+            scaled[..., self.rain, :, :] = fields[..., self.rain, :, :].clamp_min(0).log1p()
         scaled = (scaled - self.mean[:, None, None]) / self.std[:, None, None]
         return torch.where(scaled.isfinite(), scaled, 0.0)
 
