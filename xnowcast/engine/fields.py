@@ -1,6 +1,7 @@
 """Models that turn fields of several variables into classes of rain: one graph layer, a task per batch."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import dask.array as da
@@ -23,7 +24,8 @@ class FieldPlan:
 
     ``thresholds``: lower bounds of all rain classes but the first, mm h-1. ``grid_multiple``: grids are padded to
     multiples of this many cells. ``decision``: which class is forecast: the most probable, or the one in which the rain
-    rate falls. ``category``: the class whose activation map is wanted; None for probabilities.
+    rate falls. ``category``: the class whose activation map is wanted; None for probabilities. ``corrected``: of models
+    that read several lead times, which of these it is that they correct; None for those that read one.
     """
 
     thresholds: tuple[float, ...]
@@ -31,6 +33,12 @@ class FieldPlan:
     device: str
     decision: Literal["argmax", "inverse"] = "argmax"
     category: int | None = None
+    corrected: int | None = None
+
+    @property
+    def read(self) -> int:
+        """Dims of what is read for one answer: a channel and the grid, and lead times before them."""
+        return 3 if self.corrected is None else 4
 
     @property
     def parts(self) -> int:
@@ -38,42 +46,51 @@ class FieldPlan:
         return 2 * len(self.thresholds) + 3 if self.category is None else 1
 
 
+def read_together(data: da.Array, axis: int, positions: np.ndarray) -> da.Array:
+    """What lies at positions ``(n, t)`` along an axis, together: ``(*leading, channel, y, x)`` to ``(*leading, t,
+    channel, y, x)``, lazily, whichever chunks it is in; n is then the length of the axis.
+    """
+    return da.stack([da.take(data, column, axis=axis) for column in positions.T], axis=-4)
+
+
 def postprocess_array(
     data: da.Array, model: "ModelRecipe | PostprocessModel", plan: FieldPlan, *, batch_size: int | None = None
 ) -> da.Array:
     """Probabilities and rain rates as a lazy array; nothing is computed and no weight is read.
 
-    ``data``: ``(*leading, channel, y, x)`` in canonical units, first row in the north; NaN where missing.
-    ``batch_size``: fields per batch. Returned: ``(*leading, part, y, x)``, float32: the probabilities of the classes,
+    ``data``: ``(*leading, channel, y, x)`` in canonical units, first row in the north, NaN where missing; ``(*leading,
+    t, channel, y, x)``, as `read_together` makes it, for models that read several lead times. ``batch_size``: fields per batch. Returned: ``(*leading, part, y, x)``, float32: the probabilities of the classes,
     those of reaching the thresholds, the rain rate in mm h-1 that they mean, and the number of the class that is
-    forecast; or the activation map of one class. NaN where no channel has a value.
+    forecast; or the activation map of one class. NaN where no channel has a value, and throughout where one of several
+    lead times has none anywhere.
     """
-    channels, ny, nx = data.shape[-3:]
-    leading = chunks_of_frames(data.shape[:-3], samples_per_task(batch_size, channels * ny * nx))
-    data = data.rechunk((*leading, (channels,), (ny,), (nx,)))
+    read, (ny, nx) = data.shape[-plan.read :], data.shape[-2:]
+    leading = chunks_of_frames(data.shape[: -plan.read], samples_per_task(batch_size, prod(read)))
+    data = data.rechunk((*leading, *((size,) for size in read)))
     layer = ModelLayer("postprocess", data, model, plan, leading)
     for place in np.ndindex(*(len(chunks) for chunks in leading)):
-        layer.add((*place, 0, 0, 0), run_fields, layer.model, plan, layer.block(*place, 0, 0, 0))
+        layer.add((*place, 0, 0, 0), run_fields, layer.model, plan, layer.block(*place, *[0] * plan.read))
     return layer.array((*leading, (plan.parts,), (ny,), (nx,)))
 
 
 def run_fields(node: ModelNode, plan: FieldPlan, values: np.ndarray) -> np.ndarray:
     """One batch: a block of fields to what the plan asks for.
 
-    ``values``: ``(*leading, channel, y, x)``. Returned: ``(*leading, part, y, x)``, float32. A field without any value
-    is not given to the model.
+    ``values``: ``(*leading, [t], channel, y, x)``. Returned: ``(*leading, part, y, x)``, float32. A field without any
+    value is not given to the model, nor are lead times one of which has none.
     """
-    fields = np.asarray(values, dtype=np.float32).reshape(-1, *values.shape[-3:])
+    fields = np.asarray(values, dtype=np.float32).reshape(-1, *values.shape[-plan.read :])
     present = np.isfinite(fields)
-    fields, observed = np.where(present, fields, np.float32(np.nan)), np.any(present, axis=1)
+    fields, observed = np.where(present, fields, np.float32(np.nan)), np.any(present, axis=-3)
+    with_data = np.flatnonzero(observed.any(axis=(-2, -1)).reshape(len(fields), -1).all(axis=1))
+    observed = observed if plan.corrected is None else observed[:, plan.corrected]
     result: np.ndarray = np.full((len(fields), plan.parts, *fields.shape[-2:]), np.nan, np.float32)
-    with_data = np.flatnonzero(observed.reshape(len(fields), -1).any(axis=1))
     if with_data.size:
         names = [f"field {i + 1} of a batch" for i in range(len(fields))]
         with at_work(node, plan.device, names) as (model, device), counted_in(with_data, len(fields)):
             result[with_data] = _answers(model, fields[with_data], observed[with_data], plan, device)
     np.copyto(result, np.nan, where=~observed[:, None])
-    return result.reshape(*values.shape[:-3], *result.shape[1:])
+    return result.reshape(*values.shape[: -plan.read], *result.shape[1:])
 
 
 def _answers(
@@ -84,7 +101,8 @@ def _answers(
     with memory_explained(model, len(fields), fields.shape):
         answer = ask(model, pad(fields), pad(observed[:, None]), plan)
     result = pad.undo(answer).float().cpu().numpy()
-    refuse_broken(result, np.isfinite(fields).all(axis=1, keepdims=True))  # of missing channels a model makes anything
+    whole = np.isfinite(fields).all(axis=tuple(range(1, fields.ndim - 2)))  # of missing channels a model makes anything
+    refuse_broken(result, whole[:, None])
     return result
 
 

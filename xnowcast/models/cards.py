@@ -135,9 +135,18 @@ def in_words(task: Any) -> str:
         count = f"{len(task.channels)} field{'s' if len(task.channels) > 1 else ''}"
         named = "task.channels names them" if len(task.channels) > 3 else ", ".join(task.channels)
         read = (
-            f"{count} of a weather forecast ({named})" if task.verb == "postprocess" else f"{read} and {count} beside"
+            f"{count} of a weather forecast ({named}){_lead_times(task)}"
+            if task.verb == "postprocess"
+            else f"{read} and {count} beside"
         )
     return f"{read}, {step}, {grid}{spacing}{crop}"
+
+
+def _lead_times(task: Any) -> str:
+    if not task.reads_lead_times:
+        return ""
+    steps = ", ".join(f"{offset:+d}" if offset else "0" for offset in task.lead_offsets)
+    return f" at {len(task.lead_offsets)} lead times ({steps} steps)"
 
 
 def read_card(path: str | Path) -> ModelCard:

@@ -29,6 +29,7 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "stvd": "xnowcast.models.stvd:STVD",
     "nwp-mae": "xnowcast.models.nwp_mae:NwpMae",
     "nwp-metnet": "xnowcast.models.metnet:NwpMetNet",
+    "nwp-metnet-sequence": "xnowcast.models.metnet_sequence:NwpMetNetSequence",
     "nwp-raw": "xnowcast.models.nwp_raw:NwpRaw",
     **{how: ("xnowcast.models.interpolation:Interpolation", {"method": how}) for how in INTERPOLATIONS},
     **{cell: (RECURRENT, {"kind": "plain", "cell": cell}) for cell in CELLS},

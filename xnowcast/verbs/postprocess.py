@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xnowcast import check
-from xnowcast.fields import horizontal, labels, units
+from xnowcast.fields import horizontal, labels, lead_times, units
 from xnowcast.fields import regrid as remapping
 from xnowcast.fields.cf import Field
 from xnowcast.fields.channels import find_channels
@@ -18,7 +18,7 @@ from xnowcast.fields.pairing import OBSERVED_RAIN, refuse_accumulated
 from xnowcast.verbs.request import OnMismatch, Request, documented
 
 if TYPE_CHECKING:
-    from xnowcast.models.base import PostprocessModel
+    from xnowcast.models.base import PostprocessModel, Task
 
 Decision = Literal["argmax", "inverse"]
 
@@ -50,7 +50,8 @@ def postprocess(
     ----------
     obj : xarray.Dataset or xarray.DataArray
         The forecast: the model's channels with y and x axes and any other dims (init time, lead time, member ...). Each
-        field is corrected by itself.
+        field is corrected by itself, or with the lead times beside it where the model reads several (its
+        ``task.lead_offsets``).
     model : str or PostprocessModel, optional
         Name of a system, path of a weights file, or a model in memory. ``"nwp-raw"`` needs no weights: it sorts the
         forecast's own rain into classes, and is the default. The weights of ``"nwp-mae"`` and ``"nwp-metnet"`` that
@@ -74,13 +75,15 @@ def postprocess(
         ``rainfall_rate`` in mm h-1, which the probabilities mean, up to the highest threshold: of ``"nwp-raw"``, whose
         classes are certain, it is the least of the class and not the forecast's own rain (with ``soft=True`` it is
         that, up to the highest threshold). ``rain_category`` (a CF flag), ``probability`` with a dim ``category`` and
-        ``exceedance_probability`` with a dim ``threshold``, both before y and x. NaN where no channel has a value. Lazy
-        where the data are lazy.
+        ``exceedance_probability`` with a dim ``threshold``, both before y and x. NaN where no channel has a value. Of a
+        model that reads several lead times those for which one is missing, such as the first, are left out. Lazy where
+        the data are lazy.
 
     Raises
     ------
     ValueError
-        If channels are missing (all are named), their units, dims or grids will not do, or an argument is wrong.
+        If channels are missing (all are named), their units, dims or grids will not do, an argument is wrong, or there
+        is no lead time for which all is there that the model reads.
 
     Notes
     -----
@@ -101,8 +104,8 @@ def postprocess(
 
     _refuse_variable(request)
     thresholds = _thresholds(request.recipe)
-    dataset, field, values = _inputs(request, arguments)
-    plan = FieldPlan(thresholds, request.task.grid_multiple, device, decision)
+    dataset, field, values, left_out = _inputs(request, arguments)
+    plan = FieldPlan(thresholds, request.task.grid_multiple, device, decision, corrected=_corrected(request.task))
     parts = labels.user_orientation(postprocess_array(values, request.recipe, plan, batch_size=batch_size), field)
     result = labels.label_frames(
         parts[..., -2, :, :],
@@ -111,7 +114,7 @@ def postprocess(
         members=None,
         before=None,
         attrs=request.provenance() | {"nowcast_decision": decision},
-        history=f"xnowcast postprocess with {request.name}{_remapped_words(grid, regrid)}",
+        history=f"xnowcast postprocess with {request.name}{_remapped_words(grid, regrid)}{left_out}",
         done="post-processed",
     )
     result = _with_classes(result, parts, field, thresholds, decision)
@@ -168,8 +171,10 @@ def explain(
     thresholds = _thresholds(request.recipe)
     number = _category_number(category, thresholds)
     _check_explains(request)
-    dataset, field, values = _inputs(request, arguments)
-    plan = FieldPlan(thresholds, request.task.grid_multiple, device, category=number)
+    dataset, field, values, left_out = _inputs(request, arguments)
+    plan = FieldPlan(
+        thresholds, request.task.grid_multiple, device, category=number, corrected=_corrected(request.task)
+    )
     parts = labels.user_orientation(postprocess_array(values, request.recipe, plan, batch_size=batch_size), field)
     name = class_names(thresholds)[number]
     attrs = {"long_name": f"class activation of {name} (Grad-CAM)", "units": "1"}
@@ -183,7 +188,7 @@ def explain(
         members=None,
         before=None,
         attrs=request.provenance() | {"nowcast_category": name},
-        history=f"xnowcast explain {name} by {request.name}{_remapped_words(grid, regrid)}",
+        history=f"xnowcast explain {name} by {request.name}{_remapped_words(grid, regrid)}{left_out}",
         done="explained",
     )
     return request.given_back(result, lazy=_is_lazy(obj))
@@ -256,8 +261,17 @@ def _check_explains(request: Request) -> None:
 # ---------------------------------------------------------------- what goes in
 
 
-def _inputs(request: Request, arguments: Mapping[str, Any]) -> tuple[xr.Dataset, Field, Any]:
-    """The dataset, the field that names its axes, and ``(*leading, channel, y, x)`` as a dask array, north up."""
+def _corrected(task: "Task") -> int | None:
+    """Which of the lead times that a model reads it corrects; None where it reads one."""
+    return task.lead_offsets.index(0) if task.reads_lead_times else None
+
+
+def _inputs(request: Request, arguments: Mapping[str, Any]) -> tuple[xr.Dataset, Field, Any, str]:
+    """The dataset, the field that names its axes, what the model reads as a dask array, north up, and what it does not.
+
+    The array is ``(*leading, channel, y, x)``; ``(*leading, t, channel, y, x)`` for a model of several lead times. Then
+    all three have the lead times for which these are there, and the words tell the others for the history.
+    """
     obj, task = request.obj, request.task
     mapping, grid, regrid = (arguments[name] for name in ("channels", "grid", "regrid"))
     if not isinstance(obj, xr.Dataset | xr.DataArray):
@@ -276,11 +290,24 @@ def _inputs(request: Request, arguments: Mapping[str, Any]) -> tuple[xr.Dataset,
     arrays = [fields[f"channel {i}"] for i in range(len(found))]
     y, x = horizontal.horizontal_dims(arrays[0])
     field = _output_field(arrays[0], y, x)
-    request.check_field(field)
+    together = lead_times.lead_windows(field.array, field.extra, task.lead_offsets) if task.reads_lead_times else None
+    if together is None:
+        request.check_field(field)
+    else:
+        request.check_field(replace(field, time=together.dim), step=together.step)
     rows = [horizontal.north_up(a, y, x).transpose(*field.extra, y, x) for a in arrays]
     lazy = [a if a.chunks is not None else a.chunk(dict.fromkeys(field.extra, 1)) for a in rows]
     stacked = xr.Variable.concat([a.variable for a in lazy], "channel")
-    return dataset, field, stacked.transpose(*field.extra, "channel", y, x).data
+    values = stacked.transpose(*field.extra, "channel", y, x).data
+    if together is None:
+        return dataset, field, values, ""
+    from xnowcast.engine.fields import read_together
+
+    values = read_together(values, list(field.extra).index(together.dim), together.positions)
+    corrected = {together.dim: together.corrected}
+    field = replace(field, array=field.array.isel(corrected))
+    without = f", without {together.left_out}, beside which fields are missing" if together.left_out else ""
+    return dataset.isel(corrected, missing_dims="ignore"), field, values, without
 
 
 def _together(found: tuple[xr.DataArray, ...], names: tuple[str, ...]) -> tuple[xr.DataArray, ...]:
