@@ -37,6 +37,7 @@ def pair(
     step: Any = None,
     zr: Relation | None = None,
     min_coverage: float = 0.5,
+    lead_offsets: Sequence[int] = (0,),
 ) -> xr.Dataset:
     """Put a forecast and the observed rain of the same times on one grid.
 
@@ -64,14 +65,17 @@ def pair(
         a and b of Z = a R**b for observations in dBZ.
     min_coverage : float
         Smallest share of a step, and of a new cell's area, that has to be observed.
+    lead_offsets : sequence of int
+        Lead times that a model reads beside each, in steps from it, such as ``(-2, -1, 0)``: they are kept without any
+        observation as well.
 
     Returns
     -------
     xarray.Dataset
         Dims (init_time, lead_time, y, x): the forecast's variables, its accumulated rain as a rate, and
         ``observed_rain`` in mm h-1, the mean over the step that ends at the valid time. The coordinate ``time``
-        (init_time, lead_time) is the valid time. Init times and lead times without any observation are left out; where
-        single frames are missing it is NaN. Lazy where the data are lazy.
+        (init_time, lead_time) is the valid time. Init times and lead times without any observation are left out, but for
+        those that ``lead_offsets`` keeps; where single frames are missing it is NaN. Lazy where the data are lazy.
 
     Raises
     ------
@@ -99,6 +103,7 @@ def pair(
     rates = [n for n, v in forecast.data_vars.items() if v.attrs.get("standard_name") in cf.STANDARD_NAMES]
     forecast = forecast.assign({n: remapping.known(forecast[n]) for n in rates})
     observed = _observed_means(observations, forecast, length, variable, zr, min_coverage)
+    observed = observed.reindex(lead_time=_with_those_beside(forecast, observed, length, lead_offsets))
     forecast = forecast.sel(init_time=observed.init_time, lead_time=observed.lead_time)
     together = _on_one_grid(forecast, observed, observations, on, regrid, min_coverage)
     return _labelled(together, nwp, length)
@@ -333,6 +338,15 @@ def _step(forecast: xr.Dataset, step: Any, stated: intervals.Interval | None = N
         hours = ", ".join(f"{h:g}" for h in sorted(set((differences / 3.6e12).tolist())))
         raise ValueError(f"the lead times are {hours} h apart: select those of one step, or give step=")
     return np.timedelta64(int(differences[0]), "ns")
+
+
+def _with_those_beside(
+    forecast: xr.Dataset, observed: xr.DataArray, step: np.timedelta64, offsets: Sequence[int]
+) -> np.ndarray:
+    """Lead times that were observed, and those of the forecast that lie so many steps from one of them."""
+    leads = forecast["lead_time"].values.astype("m8[ns]")
+    beside = observed["lead_time"].values.astype("m8[ns]")[:, None] + step * np.asarray([0, *offsets])
+    return leads[np.isin(leads, beside)]
 
 
 # ---------------------------------------------------------------- rain of the forecast

@@ -73,11 +73,13 @@ class Crops:
         Smallest share of the cells that must have been measured.
     augment : bool
         Flip and turn.
+    learnt : int, optional
+        The one frame of a window whose rain is learnt, as a post-processor's is: wetness and coverage are its own.
 
     Notes
     -----
     Window and corner are drawn uniformly. The wetness of a crop is the mean of ``1 - exp(-R / 1 mm h-1)`` over the
-    measured cells of its middle frame. A crop that is not accepted is replaced by another draw; after 40 the wettest
+    measured cells of its middle frame, or of the one that is learnt. A crop that is not accepted is replaced by another draw; after 40 the wettest
     of those with enough coverage is taken, or the best covered. Cells beyond a grid that is smaller than the crop
     count as not measured.
     """
@@ -93,6 +95,7 @@ class Crops:
         rain_preference: float = 0.9,
         min_coverage: float = 0.5,
         augment: bool = True,
+        learnt: int | None = None,
     ):
         self.frames = frames
         self.windows = windows
@@ -102,6 +105,7 @@ class Crops:
         self.rain_preference = rain_preference
         self.min_coverage = min_coverage
         self.augment = augment
+        self.learnt = learnt
 
     def __getitem__(self, number: int) -> Sample:
         random = np.random.Generator(np.random.Philox(key=[self.seed, number], counter=[0, 0, 0, self.stream]))
@@ -112,7 +116,7 @@ class Crops:
             accepted = random.random() < acceptance(wetness, self.rain_preference)
             if accepted and coverage >= self.min_coverage:
                 (series,) = self._read(place)
-                if np.isfinite(series).mean() >= self.min_coverage:
+                if np.isfinite(series if self.learnt is None else series[self.learnt]).mean() >= self.min_coverage:
                     return self._sample(place, series, random)
             merit = (min(coverage, self.min_coverage), wetness)
             if coverage > 0 and merit > best_merit:
@@ -128,8 +132,9 @@ class Crops:
         return window, row, column
 
     def _judge(self, place: tuple[int, int, int]) -> tuple[float, float]:
-        """Wetness and coverage of the middle frame."""
-        (rain,) = self._read(place, slice(self.windows.frames // 2, self.windows.frames // 2 + 1))
+        """Wetness and coverage of the middle frame, or of the one that is learnt."""
+        judged = self.windows.frames // 2 if self.learnt is None else self.learnt
+        (rain,) = self._read(place, slice(judged, judged + 1))
         observed = np.isfinite(rain)
         coverage = float(observed.mean())
         return (float((1 - np.exp(-rain[observed] / RAIN_SCALE)).mean()) if coverage else 0.0), coverage

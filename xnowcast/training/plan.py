@@ -17,6 +17,7 @@ from torch import nn
 from xnowcast import models
 from xnowcast.engine import choose_device
 from xnowcast.fields.channels import is_vector_component
+from xnowcast.fields.lead_times import lead_dim
 from xnowcast.fields.units import Relation
 from xnowcast.models import earlier, weights
 from xnowcast.models.base import SPACING_TOLERANCE, Task
@@ -164,6 +165,8 @@ class Sources:
         wanted: dict[str, Any] = {"channels": task.channels, "static": task.static, "any_step": single or self.mixed}
         wanted["any_spacing"] = self.mixed
         events = open_events(self.data, self.variable, self.zr, **wanted)
+        if task.reads_lead_times:
+            _refuse_runs(events)
         found = find_windows(events, frames, self.stride)
         if self.share == 0:
             return events, found, None
@@ -172,9 +175,23 @@ class Sources:
             training, validation = split_by_time(found.time, span, self.share)
             return events, found.some(training), found.some(validation)
         more = open_events(self.validation, self.variable, self.zr, **wanted)
+        if task.reads_lead_times:
+            _refuse_runs(more)
         refuse_mixture([*events, *more], any_step=single or self.mixed, any_spacing=self.mixed)
         held = find_windows(more, frames, self.stride)
         return [*events, *more], found, replace(held, event=held.event + len(events))
+
+
+def _refuse_runs(events: Sequence[Event]) -> None:
+    """Refuse sequences of runs, one lead time of each, for a model that reads several lead times of one run."""
+    for event in events:
+        field = event.field
+        dim = lead_dim(field.array, [d for d in field.array.dims if d not in (field.y, field.x)])
+        if dim != field.time:
+            raise ValueError(
+                f"{event.name} has one {dim}, and the model reads several: give it the lead times beside that one, "
+                "which xnowcast.pair keeps with lead_offsets="
+            )
 
 
 def _paths(given: Any) -> list[str] | None:
@@ -236,6 +253,8 @@ def plan_run(
     common: dict[str, Any] = {
         name: getattr(settings, name) for name in ("crop", "seed", "rain_preference", "min_coverage")
     }
+    if built.task.reads_lead_times:
+        common["learnt"] = built.task.lead_window.index(0)
     if resumed is None and (settings.start is None or not are_told(built)):  # else the weights carry them
         training_crops = Crops(frames, training, stream=2, augment=False, **common)
         tell_statistics(built, training_crops, built.task.channels, built.task.static)
