@@ -28,8 +28,8 @@ def radar(cells=32, frames=8):
 
 
 @cache
-def nwp(spacing_km=10.0):
-    return xnowcast.datasets.synthetic_nwp(runs=1, leads=2, shape=(32, 32), spacing_km=spacing_km)[0].compute()
+def nwp(spacing_km=10.0, leads=2):
+    return xnowcast.datasets.synthetic_nwp(runs=1, leads=leads, shape=(32, 32), spacing_km=spacing_km)[0].compute()
 
 
 def built(name, seed):
@@ -50,7 +50,8 @@ def applied(model, task=None, **options):
     task = task or model.task
     if task.verb == "postprocess":
         spacing = task.bounds("spacing")[0] if task.spacing is not None else 10_000.0
-        return nwp(spacing / 1000).nowcast.postprocess(model, **options)
+        leads = 1 + len(task.lead_window)  # of which two are corrected
+        return nwp(spacing / 1000, leads).nowcast.postprocess(model, **options)
     ds = radar(max(32, task.min_grid))
     if task.verb == "downscale":
         ds = ds.isel(time=slice(5)).nowcast.coarsen(4)

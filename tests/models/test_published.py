@@ -7,6 +7,7 @@ from golden import assert_equals, golden, listed
 
 from xnowcast import models
 from xnowcast.models import published
+from xnowcast.models.metnet_sequence import SequenceNetwork, Shape
 from xnowcast.models.published.cells import of_cell
 from xnowcast.models.stldm.model import SIZES, Size
 from xnowcast.models.stvd import model as stvd_model
@@ -335,3 +336,46 @@ def test_the_sum_over_deformed_points_is_that_of_dcnv3(few, monkeypatch):
     weights = rearrange(found.tensors["input/plain/mask"], points.format("", ""), g=2, right=3, down=3)
     said = deformable_sum(values, offsets.flip(0).movedim(0, 3), weights)
     assert_equals(said.flatten(-2), found.tensors["output/plain"])
+
+
+# ---------------------------------------------------------------- KoMet: MetNet
+
+
+@pytest.fixture
+def komet():
+    """Its golden file and the network with its weights."""
+    file = golden("komet_metnet")
+    given = file.about["constructor_arguments"]
+    network = SequenceNetwork(
+        given["in_channels"],
+        given["num_cls"],
+        Shape(given["start_dim"]),
+        steps=given["window_size"],
+        grid=(50, 65),
+        batch_statistics=True,
+    ).eval()
+    network.load_state_dict(published.komet_metnet(network, file.of("weights")))
+    return file, network
+
+
+def test_the_sequence_is_read_as_in_komets_metnet(komet):
+    file, network = komet
+    fields, said = file.tensors["input/fields"], file.of("output")
+    with torch.no_grad():
+        downsampled = torch.stack(network.downsampled(fields), dim=1)
+        assert_equals(downsampled, said["downsampled"])
+        assert_equals(network.remembered(said["downsampled"].unbind(1)), said["encoded"])
+        assert_equals(network.aggregated(said["encoded"]), said["aggregated"])
+        assert_equals(network.decoded(said["aggregated"], (50, 65)), said["classes"])
+        # norms of the aggregation enlarge the last digit of what is encoded: so they do from float64 to float32
+        assert_equals(network(fields), said["classes"], tolerance=5e-5)
+
+
+def test_weights_of_komets_metnet_need_a_network_without_statistics(komet):
+    file, _ = komet
+    keeps = SequenceNetwork(5, 3, Shape(8), steps=3, grid=(50, 65))
+    with pytest.raises(ValueError, match=r"there is no 'spatial_downsampler\.0\.bn\.mean'"):
+        published.komet_metnet(keeps, file.of("weights"))
+    without = SequenceNetwork(5, 3, Shape(8, blocks=1), steps=3, grid=(50, 65), batch_statistics=True)
+    with pytest.raises(ValueError, match=r"no place for 'spatial_aggregator\.1"):
+        published.komet_metnet(without, file.of("weights"))

@@ -1,5 +1,6 @@
 """The verbs postprocess and explain: what comes out, on which grid, from which data, and what is refused."""
 
+from datetime import timedelta
 from inspect import signature
 
 import numpy as np
@@ -394,3 +395,129 @@ def test_models_of_other_verbs_and_those_without_weights_are_refused(nwp):
         nwp.nowcast.postprocess("bicubic")
     with pytest.raises(ValueError, match="'nwp-mae' needs weights"):
         nwp.nowcast.postprocess("nwp-mae")
+
+
+# ---------------------------------------------------------------- several lead times
+
+
+class Rise:
+    """The class of the last lead time's rain without that of the first; it looks at their product."""
+
+    def __init__(self, offsets=(-2, 0), step=None):
+        self.task, self.transform, self.thresholds = self.declare(offsets, step), Identity(), (0.1, 10.0)
+        self.shapes = []
+
+    @classmethod
+    def declare(cls, offsets=(-2, 0), step=None):
+        count = len(offsets)
+        return Task("postprocess", count, "rain_rate", step, channels=("rainfall_rate", WARM), lead_offsets=offsets)
+
+    def postprocess(self, fields, observed):
+        self.shapes.append(tuple(fields.shape))
+        rain = fields[:, :, 0].nan_to_num(0)
+        return continuous_labels((rain[:, -1] - rain[:, 0]).clamp_min(0), self.thresholds)
+
+    def explain(self, fields, observed, category):
+        return (fields[:, 0, 0] * fields[:, -1, 0]).nan_to_num(0) * observed[:, 0]
+
+
+@pytest.fixture(scope="module")
+def longer():
+    """Two runs of five hours."""
+    return synthetic_nwp(runs=2, leads=5, shape=(12, 14))[0].compute()
+
+
+def rises(nwp, later, earlier):
+    by_number = nwp.rain.transpose("init_time", "lead_time", "y", "x").values
+    return np.clip(by_number[:, later] - by_number[:, earlier], 0, 10)
+
+
+def test_lead_times_are_read_together_and_the_first_are_left_out(longer):
+    corrected = longer.nowcast.postprocess(Rise())
+    np.testing.assert_allclose(corrected.rainfall_rate, rises(longer, [2, 3, 4], [0, 1, 2]), atol=1e-5)
+    xr.testing.assert_identical(corrected.lead_time.variable, longer.lead_time[2:].variable)
+    assert corrected.probability.dims == ("init_time", "lead_time", "category", "y", "x")
+    assert "without lead_time 25 h and 26 h, beside which fields are missing" in corrected.attrs["history"]
+    later = longer.nowcast.postprocess(Rise((0, 1)))
+    assert later.lead_time.size == 4 and "without lead_time 29 h," in later.attrs["history"]
+    seen = longer.nowcast.explain(Rise(), category=1)
+    wanted = longer.rain[:, 2:].values * longer.rain[:, :-2].values
+    np.testing.assert_allclose(seen.class_activation, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunks", [{"lead_time": 1}, {"lead_time": 2, "y": 5}, {"init_time": 1, "lead_time": -1}])
+@pytest.mark.parametrize("batch_size", [1, None])
+def test_neighbours_may_lie_in_other_chunks(longer, chunks, batch_size, nothing_may_run):
+    model = Rise()
+    with nothing_may_run:
+        lazy = longer.chunk(chunks).nowcast.postprocess(model, batch_size=batch_size)
+        looked = longer.chunk(chunks).nowcast.explain(Rise(), category=1)
+    assert lazy.rainfall_rate.chunks is not None and looked.class_activation.chunks is not None
+    xr.testing.assert_allclose(lazy.compute(), longer.nowcast.postprocess(Rise()))
+    assert {shape[1:3] for shape in model.shapes} == {(2, 2)} and sum(shape[0] for shape in model.shapes) == 6
+
+
+def test_a_lead_time_is_computed_from_the_fields_that_it_reads_alone(longer):
+    import dask.array
+
+    def read(block, block_info=None):
+        seen.append(block_info[0]["chunk-location"][1])
+        return block
+
+    seen = []
+    rain = dask.array.from_array(longer.rain.values, chunks=(1, 1, -1, -1)).map_blocks(read, meta=np.empty((0,) * 4))
+    lazy = longer.chunk(lead_time=1).assign(rain=longer.rain.copy(data=rain))
+    lazy.nowcast.postprocess(Rise(), batch_size=1).isel(lead_time=1, init_time=0).compute()
+    assert sorted(set(seen)) == [1, 3]
+
+
+def test_lead_times_in_any_order_and_with_gaps_are_told_by_what_they_are(longer):
+    shuffled = longer.isel(lead_time=[3, 0, 4, 2, 1])
+    corrected = shuffled.nowcast.postprocess(Rise())
+    assert corrected.lead_time.values.tolist() == longer.lead_time.values[[3, 4, 2]].tolist()
+    xr.testing.assert_allclose(corrected.sortby("lead_time"), longer.nowcast.postprocess(Rise()))
+    gap = longer.isel(lead_time=[0, 2, 3, 4]).nowcast.postprocess(Rise((-1, 0)))
+    np.testing.assert_allclose(gap.rainfall_rate, rises(longer, [3, 4], [2, 3]), atol=1e-5)
+    members = xr.concat([longer, longer], "member").transpose("lead_time", "y", "member", ...)
+    assert members.nowcast.postprocess(Rise()).rainfall_rate.dims[0] == "lead_time"
+
+
+def test_a_lead_time_without_any_value_leaves_those_unknown_that_read_it(longer):
+    part = longer.where((longer.lead_time != longer.lead_time[1]) | (longer.init_time != longer.init_time[0]))
+    part["crs"] = longer.crs
+    corrected, whole = part.nowcast.postprocess(Rise()), longer.nowcast.postprocess(Rise())
+    assert np.isnan(corrected.rainfall_rate[0, 1]).all() and np.isnan(corrected.probability[0, 1]).all()
+    for run, lead in ((0, 0), (0, 2), (1, 1)):
+        xr.testing.assert_allclose(corrected.isel(init_time=run, lead_time=lead), whole.isel(init_time=run, lead_time=lead))
+
+
+def test_a_cell_is_unknown_where_the_lead_time_that_is_corrected_has_no_value(longer):
+    part = longer.copy(deep=True)
+    for name in ("rain", "t"):
+        part[name][:, 4, ..., :3, :] = np.nan
+        part[name][:, 2, ..., 3:5, :] = np.nan  # which the last reads
+    corrected = part.nowcast.postprocess(Rise())
+    assert np.isnan(corrected.rainfall_rate[:, 2, :3]).all() and np.isfinite(corrected.rainfall_rate[:, 2, 3:]).all()
+
+
+def test_steps_other_than_the_training_s_and_single_lead_times_are_refused(longer):
+    hourly = Rise(step=timedelta(hours=1))
+    assert longer.nowcast.postprocess(hourly).lead_time.size == 3
+    with pytest.raises(ValueError, match=r"made for a step of 60 min, and the data have 120 min"):
+        longer.isel(lead_time=slice(None, None, 2)).nowcast.postprocess(hourly)
+    with pytest.raises(ValueError, match=r"made for a step of 60 min, and the data have 30 min: .*isel\(lead_time="):
+        longer.assign_coords(lead_time=longer.lead_time / 2).nowcast.postprocess(hourly)
+    with pytest.raises(ValueError, match=r"lead times at -2, 0 steps .* in the data: lead_time 25 h\. Give it"):
+        longer.isel(lead_time=[0]).nowcast.postprocess(Rise())
+    with pytest.raises(ValueError, match="the data have one lead_time"):
+        longer.isel(lead_time=0).nowcast.postprocess(Rise())
+
+
+def test_valid_times_of_one_run_and_another_grid_do_as_well(longer):
+    one = longer.isel(init_time=0)
+    valid = one.assign_coords(lead_time=(one.init_time + one.lead_time).values).rename(lead_time="time")
+    corrected = valid.drop_vars("init_time").nowcast.postprocess(Rise())
+    np.testing.assert_allclose(corrected.rainfall_rate, rises(longer, [2, 3, 4], [0, 1, 2])[0], atol=1e-5)
+    inner = longer[["rain", "crs"]].isel(y=slice(2, 11), x=slice(2, 13))
+    moved = longer.nowcast.postprocess(Rise(), grid=inner)
+    np.testing.assert_allclose(moved.rainfall_rate, rises(longer, [2, 3, 4], [0, 1, 2])[..., 2:11, 2:13], atol=1e-4)

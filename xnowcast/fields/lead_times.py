@@ -2,11 +2,15 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import xarray as xr
 
 from xnowcast.fields import cf, windows
+
+
+_FAR = np.iinfo("i8").max
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,9 @@ class LeadWindows:
     left_out: str
 
 
-def lead_windows(array: xr.DataArray, dims: Sequence[Hashable], offsets: Sequence[int]) -> LeadWindows:
+def lead_windows(
+    array: xr.DataArray, dims: Sequence[Hashable], offsets: Sequence[int], made_for: timedelta | None = None
+) -> LeadWindows:
     """Find what a model reads for each lead time, by what the lead times are and not by where they stand.
 
     Parameters
@@ -36,12 +42,19 @@ def lead_windows(array: xr.DataArray, dims: Sequence[Hashable], offsets: Sequenc
     dims : sequence of hashable
         Dims that may be it: those besides y and x.
     offsets : sequence of int
-        In steps from the lead time that is corrected, which is 0. A step is the most common distance of neighbours.
+        In steps from the lead time that is corrected, which is 0.
+    made_for : datetime.timedelta, optional
+        The model's step. It is taken where neighbours lie so far apart, else the most common of their distances.
 
     Raises
     ------
     ValueError
         If there is no such dim, its times repeat or tell no duration, or there is no lead time for which all is there.
+
+    Notes
+    -----
+    Forecasts may be hourly at first and then in steps of three hours. What has a neighbour nearer than a step, and may
+    be an amount of that shorter time, is not read.
 
     Examples
     --------
@@ -59,15 +72,23 @@ def lead_windows(array: xr.DataArray, dims: Sequence[Hashable], offsets: Sequenc
         raise ValueError(f"{_words(times[order][1:][differences == 0][:1], dim)} stands twice: drop one")
     if not differences.size:
         raise ValueError(_too_few(times, dim, offsets))
-    step = np.timedelta64(windows.common_step(differences), "ns")
+    step = _step(differences, made_for)
     wanted = times[:, None] + step * np.asarray(offsets)
     near = np.minimum(np.searchsorted(times, wanted, sorter=order), len(times) - 1)
     positions = order[near]
-    complete = (times[positions] == wanted).all(axis=1)
+    nearest = np.minimum(np.append(differences, _FAR), np.append(_FAR, differences))[np.argsort(order)]
+    complete = ((times[positions] == wanted) & (nearest[positions] >= step.astype("i8"))).all(axis=1)
     if not complete.any():
         raise ValueError(_too_few(times, dim, offsets))
     left_out = "" if complete.all() else _words(times[~complete], dim)
     return LeadWindows(dim, step, positions[complete], np.flatnonzero(complete), left_out)
+
+
+def _step(differences: np.ndarray, made_for: timedelta | None) -> np.timedelta64:
+    wanted = None if made_for is None else np.timedelta64(made_for, "ns")
+    if wanted is not None and (differences == wanted.astype("i8")).any():
+        return wanted
+    return np.timedelta64(windows.common_step(differences), "ns")
 
 
 def lead_dim(array: xr.DataArray, dims: Sequence[Hashable]) -> Hashable:

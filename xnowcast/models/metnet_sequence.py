@@ -142,10 +142,7 @@ class SequenceNetwork(nn.Module):
 
     def encoded(self, fields: Tensor) -> Tensor:
         """``(b, t, c, y, x)`` -> ``(b, c, y / 2, x / 2)``."""
-        hidden = self.remembered(self.downsampled(fields))
-        for block in self.blocks:
-            hidden = block(hidden)
-        return hidden
+        return self.aggregated(self.remembered(self.downsampled(fields)))
 
     def downsampled(self, fields: Tensor) -> list[Tensor]:
         """Maps ``(b, c, y / 2, x / 2)`` of each lead time by itself."""
@@ -157,6 +154,12 @@ class SequenceNetwork(nn.Module):
         for cell in self.cells:
             maps = cell(maps)
         return maps[-1]
+
+    def aggregated(self, hidden: Tensor) -> Tensor:
+        """A map in which every place has seen the others of its row and its column, and so all."""
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
 
     def decoded(self, hidden: Tensor, shape: tuple[int, int]) -> Tensor:
         """The map of half the grid to logits on the grid."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -290,11 +291,13 @@ def _inputs(request: Request, arguments: Mapping[str, Any]) -> tuple[xr.Dataset,
     arrays = [fields[f"channel {i}"] for i in range(len(found))]
     y, x = horizontal.horizontal_dims(arrays[0])
     field = _output_field(arrays[0], y, x)
-    together = lead_times.lead_windows(field.array, field.extra, task.lead_offsets) if task.reads_lead_times else None
-    if together is None:
-        request.check_field(field)
-    else:
+    together = None
+    if task.reads_lead_times:
+        step = task.step if isinstance(task.step, timedelta) else None
+        together = lead_times.lead_windows(field.array, field.extra, task.lead_offsets, made_for=step)
         request.check_field(replace(field, time=together.dim), step=together.step)
+    else:
+        request.check_field(field)
     rows = [horizontal.north_up(a, y, x).transpose(*field.extra, y, x) for a in arrays]
     lazy = [a if a.chunks is not None else a.chunk(dict.fromkeys(field.extra, 1)) for a in rows]
     stacked = xr.Variable.concat([a.variable for a in lazy], "channel")
