@@ -67,7 +67,7 @@ def test_runs_of_one_lead_time_do_not_follow_one_another():
     runs = np.datetime64("2024-06-01", "ns") + np.arange(3) * HOUR
     for coords in ({"time": runs, "lead_time": 6 * HOUR}, {"init_time": runs}):
         array = xr.DataArray(np.zeros(3), coords, next(iter(coords)))
-        with pytest.raises(ValueError, match="reads several lead times together, and the data have (one lead_time|no)"):
+        with pytest.raises(ValueError, match=r"several lead times together, and the data have (one lead_time|no)"):
             lead_dim(array, array.dims)
     with pytest.raises(ValueError, match="no dim of lead times or of times, beside no other dim"):
         lead_dim(xr.DataArray(0.0), [])
@@ -76,7 +76,10 @@ def test_runs_of_one_lead_time_do_not_follow_one_another():
 @pytest.mark.parametrize(
     ("hours", "message"),
     [
-        ([27], r"lead times at -2, -1, 0 steps .* there is none of which all are in the data: lead_time 27 h\. Give it"),
+        (
+            [27],
+            r"lead times at -2, -1, 0 steps .* none of which all are in the data: lead_time 27 h\. Give it",
+        ),
         ([6, 7], "lead_time 6 h and 7 h"),
         ([6, 7, 7, 8], "lead_time 7 h stands twice"),
     ],

@@ -46,6 +46,24 @@ def test_each_forecast_meets_what_was_observed_at_its_valid_time():
     assert pairs.observed_rain.attrs["units"] == "mm h-1"
 
 
+def test_lead_times_that_a_model_reads_beside_those_observed_are_kept():
+    rain = observed([3, 4], start=START + 2 * HOUR)  # of the third and the fourth hour
+
+    def hours(nwp=None, **options):
+        pairs = pair(forecast(leads=range(1, 7)) if nwp is None else nwp, rain, **options)
+        known = pairs.observed_rain[0, :, 0, 0]
+        assert known.dropna("lead_time").values.tolist() == [3, 4] and pairs.rr.notnull().all()
+        return (pairs.lead_time / HOUR).values.tolist()
+
+    assert hours() == [3, 4]
+    assert hours(lead_offsets=(-2, -1, 0)) == [1, 2, 3, 4]
+    assert hours(lead_offsets=(-1, 0, 1)) == [2, 3, 4, 5]
+    assert hours(lead_offsets=[-3, 0, 2]) == [1, 3, 4, 5, 6]
+    assert hours(forecast(leads=range(1, 7)).chunk(lead_time=1), lead_offsets=(-2, 0)) == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="lead_offsets"):
+        pair(forecast(), rain, lead_offsets=(-0.5, 0))
+
+
 def test_finer_observations_are_averaged_over_the_step_that_ends_at_the_valid_time():
     # 5, 10 ... 60 min after the start: the first hour has 1 to 12
     pairs = pair(forecast(leads=[1, 2]), observed(np.arange(1, 25), minutes=5))

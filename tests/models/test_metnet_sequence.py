@@ -134,7 +134,7 @@ def test_bfloat16_is_close_and_activation_is_told():
     assert not rounded.equal(exact)
     torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0)
     seen = model.explain(fields, fields[:, -1, :1] < 9, 1)
-    assert seen.shape == (1, 16, 16) and 0 <= seen.min() and seen.max() <= 1
+    assert seen.shape == (1, 16, 16) and seen.min() >= 0 and seen.max() <= 1
 
 
 # ---------------------------------------------------------------- what its norms keep
@@ -157,13 +157,13 @@ def test_trained_long_on_a_batch_it_says_of_it_what_it_said_in_training():
     model = sequence().train()
     fields = torch.randn(4, 3, 3, 24, 24)
     with torch.no_grad():
-        for _ in range(70):
+        for _ in range(60):
             last = model.network(fields)
-        assert (model.eval().network(fields) - last).abs().mean() < 0.02
+        apart = (model.eval().network(fields) - last).abs().mean()  # a spread of n cells is kept as that of n - 1
         for layer in model.modules():
             if isinstance(layer, SequenceNorm):  # those of all lead times together, as plain norms would keep
                 layer.mean[:], layer.variance[:] = layer.mean.mean(0), layer.variance.mean(0)
-        assert (model.network(fields) - last).abs().mean() > 0.1
+        assert apart < 0.1 and (model.network(fields) - last).abs().mean() > 2 * apart
 
 
 def test_the_loss_is_that_of_the_lead_time_that_is_corrected():
@@ -209,7 +209,12 @@ def learnt(system, pairs, steps=50, **options):
     return xnowcast.train(
         system,
         pairs,
-        **{"size": "tiny", "channels": ["rainfall_rate"], "variable": "observed_rain", "class_weights": [1.0, 1.0, 1.0]},
+        **{
+            "size": "tiny",
+            "channels": ["rainfall_rate"],
+            "variable": "observed_rain",
+            "class_weights": [1.0, 1.0, 1.0],
+        },
         **{"steps": steps, "crop": 24, "batch_size": 4, "learning_rate": 0.02, "validation": 0, "progress": False},
         **options,
     )

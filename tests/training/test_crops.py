@@ -574,3 +574,18 @@ def test_a_large_synthetic_archive_is_never_in_memory(nothing_may_run):
         radar = xnowcast.datasets.synthetic_radar(frames=4000, shape=(256, 256), chunks=6)
         windows = find_windows(open_events(radar), 10)
     assert len(windows) == 3991
+
+
+def test_a_window_is_judged_by_the_frame_that_is_learnt():
+    """Of twelve frames the even ones are dry, the odd ones wet, and the first two were not measured."""
+    rain = np.where(np.arange(12) % 2, np.float32(20), np.float32(0))[:, None, None] * np.ones((8, 8), np.float32)
+    rain[:2] = np.nan
+    wanted = {"rain_preference": 0.999, "min_coverage": 0.9}
+
+    def windows(**options):
+        drawn = samples_of(sequence(rain), **options, **wanted)
+        return {drawn[number].window for number in range(40)}
+
+    assert windows() == {2, 4, 6, 8}  # by the middle one of three
+    assert windows(learnt=2) == {1, 3, 5, 7, 9}  # also where the first was not measured
+    assert windows(learnt=0) == {3, 5, 7, 9}

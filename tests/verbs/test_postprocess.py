@@ -488,7 +488,9 @@ def test_a_lead_time_without_any_value_leaves_those_unknown_that_read_it(longer)
     corrected, whole = part.nowcast.postprocess(Rise()), longer.nowcast.postprocess(Rise())
     assert np.isnan(corrected.rainfall_rate[0, 1]).all() and np.isnan(corrected.probability[0, 1]).all()
     for run, lead in ((0, 0), (0, 2), (1, 1)):
-        xr.testing.assert_allclose(corrected.isel(init_time=run, lead_time=lead), whole.isel(init_time=run, lead_time=lead))
+        xr.testing.assert_allclose(
+            corrected.isel(init_time=run, lead_time=lead), whole.isel(init_time=run, lead_time=lead)
+        )
 
 
 def test_a_cell_is_unknown_where_the_lead_time_that_is_corrected_has_no_value(longer):

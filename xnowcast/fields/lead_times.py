@@ -9,7 +9,6 @@ import xarray as xr
 
 from xnowcast.fields import cf, windows
 
-
 _FAR = np.iinfo("i8").max
 
 

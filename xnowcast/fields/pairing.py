@@ -20,6 +20,8 @@ OBSERVED_RAIN = "observed_rain"
 
 Target = Literal["observations", "nwp"]
 
+MOST_STEPS = 10_000
+"""Between a lead time and another that is read beside it."""
 
 # Packed accumulations are rounded: a fall by less than this is none.
 _ROUNDING_MM = 0.05
@@ -95,6 +97,8 @@ def pair(
     check.call(pair, locals())
     if on not in get_args(Target):
         raise ValueError(f"on is {on!r}; it can be 'observations' or 'nwp'")
+    for offset in lead_offsets:
+        check.whole("lead_offsets", offset, -MOST_STEPS, MOST_STEPS)
     if not isinstance(nwp, xr.Dataset):
         raise TypeError(f"the forecast is a {type(nwp).__name__}; give a Dataset")
     forecast = horizontal.without_time(_standard_times(nwp))

@@ -171,9 +171,7 @@ class SequenceNetwork(nn.Module):
 class NormedConvolution(nn.Module):
     """3 x 3 convolution, norm and ReLU, met once for each of the steps."""
 
-    def __init__(
-        self, channels: int, width: int, steps: int = 1, *, padding: int = 1, batch_statistics: bool
-    ) -> None:
+    def __init__(self, channels: int, width: int, steps: int = 1, *, padding: int = 1, batch_statistics: bool) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, width, 3, padding=padding)
         self.norm = SequenceNorm(width, steps, batch_statistics=batch_statistics)
