@@ -242,7 +242,7 @@ def test_it_learns_what_the_lead_time_before_tells_and_is_the_same_saved(tmp_pat
     assert xnowcast.card(saved).contract["step"] == 3600 and "a step of 60 minutes" in xnowcast.card(saved).reads
 
     coarse = others.assign_coords(lead_time=3 * others.lead_time)
-    with pytest.raises(ValueError, match="made for a step of 60 min, and the data have 180 min: .* stride=3"):
+    with pytest.raises(ValueError, match=r"made for a step of 60 min, and the data have 180 min: .* stride=3"):
         coarse.nowcast.postprocess(saved)
     with pytest.warns(UserWarning, match="made for a step of 60 min"):
         assert coarse.nowcast.postprocess(saved, on_mismatch="warn").lead_time.size == 4

@@ -47,8 +47,9 @@ class FieldPlan:
 
 
 def read_together(data: da.Array, axis: int, positions: np.ndarray) -> da.Array:
-    """What lies at positions ``(n, t)`` along an axis, together: ``(*leading, channel, y, x)`` to ``(*leading, t,
-    channel, y, x)``, lazily, whichever chunks it is in; n is then the length of the axis.
+    """What lies at positions ``(n, t)`` along an axis, together, lazily and whichever chunks it is in.
+
+    ``data``: ``(*leading, channel, y, x)``. Returned: ``(*leading, t, channel, y, x)``, the axis n long.
     """
     return da.stack([da.take(data, column, axis=axis) for column in positions.T], axis=-4)
 
@@ -59,10 +60,11 @@ def postprocess_array(
     """Probabilities and rain rates as a lazy array; nothing is computed and no weight is read.
 
     ``data``: ``(*leading, channel, y, x)`` in canonical units, first row in the north, NaN where missing; ``(*leading,
-    t, channel, y, x)``, as `read_together` makes it, for models that read several lead times. ``batch_size``: fields per batch. Returned: ``(*leading, part, y, x)``, float32: the probabilities of the classes,
-    those of reaching the thresholds, the rain rate in mm h-1 that they mean, and the number of the class that is
-    forecast; or the activation map of one class. NaN where no channel has a value, and throughout where one of several
-    lead times has none anywhere.
+    t, channel, y, x)``, as `read_together` makes it, for models that read several lead times. ``batch_size``: fields,
+    or lead times that are corrected, per batch. Returned: ``(*leading, part, y, x)``, float32: the probabilities of the
+    classes, those of reaching the thresholds, the rain rate in mm h-1 that they mean, and the number of the class that
+    is forecast; or the activation map of one class. NaN where no channel has a value, and throughout where one of
+    several lead times has none anywhere.
     """
     read, (ny, nx) = data.shape[-plan.read :], data.shape[-2:]
     leading = chunks_of_frames(data.shape[: -plan.read], samples_per_task(batch_size, prod(read)))

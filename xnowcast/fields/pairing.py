@@ -76,8 +76,8 @@ def pair(
     xarray.Dataset
         Dims (init_time, lead_time, y, x): the forecast's variables, its accumulated rain as a rate, and
         ``observed_rain`` in mm h-1, the mean over the step that ends at the valid time. The coordinate ``time``
-        (init_time, lead_time) is the valid time. Init times and lead times without any observation are left out, but for
-        those that ``lead_offsets`` keeps; where single frames are missing it is NaN. Lazy where the data are lazy.
+        (init_time, lead_time) is the valid time. Init times and lead times without any observation are left out, but
+        for those that ``lead_offsets`` keeps; where single frames are missing it is NaN. Lazy where the data are lazy.
 
     Raises
     ------

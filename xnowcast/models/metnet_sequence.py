@@ -37,8 +37,8 @@ class NwpMetNetSequenceOptions(RainClassOptions):
     )
     grid: Sequence[int] = option(
         (50, 65),
-        "Cells along y and x whose places are learnt, those of the published data; on other grids the weights of places "
-        "are interpolated, and distances beyond are taken for the farthest.",
+        "Cells along y and x whose places are learnt, by default the published ones; on other grids the weights of "
+        "places are interpolated, and distances beyond are taken for the farthest.",
     )
     batch_statistics: bool = option(
         False,
@@ -197,9 +197,7 @@ class PlacedConvLSTM(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         hidden = memory = torch.zeros_like(maps[0])
-        places, grid = self.places, maps[0].shape[-2:]
-        if places.shape[-2:] != grid:
-            places = F.interpolate(places, size=grid, mode="bilinear", align_corners=False)
+        places = self._places(maps[0].shape[-2:])
         told = []
         for step, x in enumerate(maps):
             gates = self.norm_gates(self.convolution(torch.cat([x, hidden], dim=1)), step)
@@ -209,3 +207,9 @@ class PlacedConvLSTM(nn.Module):
             hidden = o * self.norm_memory(memory, step).tanh()
             told.append(hidden)
         return told
+
+    def _places(self, grid: torch.Size) -> Tensor:
+        """The weights of each place, on a grid."""
+        if self.places.shape[-2:] == grid:
+            return self.places
+        return F.interpolate(self.places, size=grid, mode="bilinear", align_corners=False)

@@ -47,5 +47,5 @@ class SequenceNorm(nn.Module):
 
     def forward(self, x: Tensor, step: int = 0) -> Tensor:
         """``(b, c, ...)`` -> same."""
-        known = (None, None) if self.mean is None or self.variance is None else (self.mean[step], self.variance[step])
-        return F.batch_norm(x, *known, self.weight, self.bias, training=not self.tells_samples_apart)
+        mean, variance = (None if kept is None else kept[step] for kept in (self.mean, self.variance))
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, training=not self.tells_samples_apart)

@@ -79,9 +79,9 @@ class Crops:
     Notes
     -----
     Window and corner are drawn uniformly. The wetness of a crop is the mean of ``1 - exp(-R / 1 mm h-1)`` over the
-    measured cells of its middle frame, or of the one that is learnt. A crop that is not accepted is replaced by another draw; after 40 the wettest
-    of those with enough coverage is taken, or the best covered. Cells beyond a grid that is smaller than the crop
-    count as not measured.
+    measured cells of its middle frame, or of the one that is learnt. A crop that is not accepted is replaced by another
+    draw; after 40 the wettest of those with enough coverage is taken, or the best covered. Cells beyond a grid that is
+    smaller than the crop count as not measured.
     """
 
     def __init__(

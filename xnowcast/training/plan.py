@@ -165,8 +165,7 @@ class Sources:
         wanted: dict[str, Any] = {"channels": task.channels, "static": task.static, "any_step": single or self.mixed}
         wanted["any_spacing"] = self.mixed
         events = open_events(self.data, self.variable, self.zr, **wanted)
-        if task.reads_lead_times:
-            _refuse_runs(events)
+        _refuse_runs(events, task)
         found = find_windows(events, frames, self.stride)
         if self.share == 0:
             return events, found, None
@@ -175,16 +174,15 @@ class Sources:
             training, validation = split_by_time(found.time, span, self.share)
             return events, found.some(training), found.some(validation)
         more = open_events(self.validation, self.variable, self.zr, **wanted)
-        if task.reads_lead_times:
-            _refuse_runs(more)
+        _refuse_runs(more, task)
         refuse_mixture([*events, *more], any_step=single or self.mixed, any_spacing=self.mixed)
         held = find_windows(more, frames, self.stride)
         return [*events, *more], found, replace(held, event=held.event + len(events))
 
 
-def _refuse_runs(events: Sequence[Event]) -> None:
+def _refuse_runs(events: Sequence[Event], task: Task) -> None:
     """Refuse sequences of runs, one lead time of each, for a model that reads several lead times of one run."""
-    for event in events:
+    for event in events if task.reads_lead_times else ():
         field = event.field
         dim = lead_dim(field.array, [d for d in field.array.dims if d not in (field.y, field.x)])
         if dim != field.time:
