@@ -328,8 +328,8 @@ def _filled(model_card: ModelCard, tensors: "dict[str, Tensor]") -> Any:
 
     with options_explained(model_card.system), to_be_filled(tensors):
         built = registry.build(model_card.system, **model_card.options)
-    untold = {name for name, buffer in built.named_buffers() if _is_untold(buffer)}
     try:
+        untold = {name for name, buffer in built.named_buffers() if _is_untold(buffer)}
         built.load_state_dict(tensors)
     except (RuntimeError, AttributeError) as error:  # other tensors, or a system without any
         raise ValueError(str(error)) from None
