@@ -373,6 +373,7 @@ RADAR_DATA = (
     "MRMS 2019-06-10 (NOAA, public domain), Finland 2016-09-28 (FMI) and the Netherlands 2010-08-26 (KNMI) through "
     "pysteps-data, synthetic radar"
 )
+ITALY = "Italy 2025-04-16 (Dipartimento della Protezione Civile, CC BY-SA 4.0)"
 RECIPES = {
     "lagrangian": lagrangian,
     "members": members,
@@ -426,7 +427,9 @@ def main() -> None:
         card = xnowcast.weights.slim(
             options.out / "model.safetensors",
             options.ship / f"{options.name}.safetensors",
-            training_data=NWP_DATA if synthetic_alone else RADAR_DATA,
+            training_data=NWP_DATA
+            if synthetic_alone
+            else RADAR_DATA + (f", {ITALY}" if options.name == "postcast" else ""),
             licence="Apache-2.0",
             scores=nwp_scores(model) if synthetic_alone else model.card.scores,
         )

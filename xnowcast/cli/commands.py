@@ -404,7 +404,7 @@ def _models(options: argparse.Namespace) -> None:
         needs = "weights ship" if ships else "to be trained" if card.task.trained else "ready"
         members = "members" if card.task.stochastic else ""
         text = card.description if name == card.system else f"The weights of {card.system}{_for_factor(card.task)}."
-        print(f"{name:<16} {card.task.verb:<12} {needs:<14} {members:<8} {text}")
+        print(f"{name:<20} {card.task.verb:<12} {needs:<14} {members:<8} {text}")
 
 
 def _for_factor(task: Any) -> str:
