@@ -50,9 +50,9 @@ def komet_metnet(network: SequenceNetwork, tensors: Tensors) -> dict[str, Tensor
     Raises
     ------
     ValueError
-        If a tensor is missing, or there are some that the network has no place for.
+        If a tensor is missing, as statistics are where the network keeps them, or the network has no place for one.
     RuntimeError
-        By ``load_state_dict``, if the sizes are others, or the network keeps statistics.
+        By ``load_state_dict``, if the sizes are others.
 
     Examples
     --------
