@@ -12,10 +12,7 @@ import xarray as xr
 
 from xnowcast import models
 
-OF_SEVERAL_LEAD_TIMES = ("nwp-metnet-sequence",)  # which have tests of their own
-SYSTEMS = [
-    name for name in models.names() if models.declare(name).verb != "forecast" and name not in OF_SEVERAL_LEAD_TIMES
-]
+SYSTEMS = [name for name in models.names() if models.declare(name).verb != "forecast"]
 
 pytestmark = [
     pytest.mark.parametrize("name", SYSTEMS),
@@ -31,7 +28,7 @@ def built(name):
 def given(name):
     """A small dataset of the kind that the verb takes."""
     if models.declare(name).verb == "postprocess":
-        return numbers_now.nwp()
+        return numbers_now.nwp(leads=1 + len(models.declare(name).lead_window))  # of which two are corrected
     ds = numbers_now.radar(32).isel(time=slice(5), y=slice(24), x=slice(28))
     return ds.nowcast.coarsen(4) if models.declare(name).verb == "downscale" else ds
 

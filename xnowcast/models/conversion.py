@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnowcast import check
-from xnowcast.models import families, registry, weights
+from xnowcast.models import registry, weights
 from xnowcast.terminal import printable
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def convert(
     Traceback (most recent call last):
     ValueError: there is no family of published weights 'stldm': ... Known are stldm-3d-128, ...
     """
+    from xnowcast.models import families
     from xnowcast.models.published import checkpoint as checkpoints
 
     check.call(convert, locals())
