@@ -34,6 +34,17 @@ def _seeded():
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.fixture
+def one_thread():
+    """Torch on one thread: small maps are slower on more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Path to the real radar events; the test is skipped where they are absent."""

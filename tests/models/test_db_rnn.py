@@ -29,14 +29,7 @@ SYSTEMS = [prefix + cell for prefix in ("", "ms-", "db-") for cell in CELLS]
 each_cell = pytest.mark.parametrize("cell", CELLS)
 each_system = pytest.mark.parametrize("name", SYSTEMS)
 
-
-@pytest.fixture(autouse=True)
-def _seeded_on_one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # maps this small are slower on more
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(name, **options):

@@ -14,14 +14,7 @@ from xnowcast.training.crops import Crops
 
 BOTH = (fourier_amplitude_loss, fourier_correlation_loss)
 
-
-@pytest.fixture(autouse=True)
-def _seeded_on_one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def everywhere(field):

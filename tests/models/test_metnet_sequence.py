@@ -19,13 +19,7 @@ from xnowcast.nn.sequence_norm import SequenceNorm
 HOUR = np.timedelta64(1, "h").astype("m8[ns]")
 THREE = ("rainfall_rate", "air_temperature at 2 m", "eastward_wind at 10 m")
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sequence(**options):

@@ -21,14 +21,7 @@ from xnowcast.nn.masking import random_mask
 FOUR = ("eastward_wind at 10 m", "air_temperature at 2 m", "rainfall_rate", "relative_humidity at 850 hPa")
 EIGHT = (*FOUR, "northward_wind at 10 m", "air_temperature at 850 hPa", "eastward_wind at 850 hPa", CHANNELS[8])
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def standardised(model):

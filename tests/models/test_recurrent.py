@@ -17,14 +17,7 @@ from xnowcast.nn.warp import warp
 WITH_MEMORY = [name for name in CELLS if name not in ("convlstm", "trajgru")]
 each_cell = pytest.mark.parametrize("name", CELLS)
 
-
-@pytest.fixture(autouse=True)
-def _seeded_on_one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # maps this small are slower on more
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(name, width=8, **options):

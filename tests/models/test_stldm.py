@@ -21,14 +21,7 @@ from xnowcast.nn.noise import Noise, member_generator
 
 TINY_UNET = {"latent": 16, "base": 32, "multipliers": (1, 2), "heads": 4, "head_width": 16, "patch": 4}
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(**options):

@@ -11,14 +11,7 @@ from xnowcast.models.base import TrainingBatch
 from xnowcast.models.stldm import STLDM
 from xnowcast.nn.noise import Noise, member_generator
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(**options):
@@ -144,6 +137,19 @@ def test_it_learns():
         model.loss(given, progress=0.0).total.backward()
         descent.step()
     assert error() < 0.8 * before
+
+
+@pytest.mark.parametrize("objective", ["diffusion", "flow"])
+def test_a_flow_begins_from_weights_without_a_denoiser_that_learnt_something_else(objective):
+    """A velocity of the other sign would load without a word."""
+    begun, model = tiny(objective=objective), tiny()
+    for parameter in begun.parameters():
+        torch.nn.init.normal_(parameter)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.begin_from(begun)
+    for name, tensor in model.state_dict().items():
+        kept = name.startswith("denoiser.") and objective == "diffusion"
+        assert torch.equal(tensor, (before if kept else begun.state_dict())[name]), name
 
 
 def test_in_the_layer_it_is_trained_saved_and_forecasts_the_same_once_loaded(tmp_path):

@@ -16,14 +16,7 @@ from xnowcast.models.transforms import SCALINGS
 from xnowcast.nn.moving_frame import motion_of, onto_newest
 from xnowcast.nn.noise import Noise, member_generator
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

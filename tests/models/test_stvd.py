@@ -28,14 +28,7 @@ from xnowcast.nn.noise import Noise, member_generator
 
 TINY = (16, (1, 2), 2, 8)
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(**options):

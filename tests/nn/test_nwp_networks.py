@@ -14,13 +14,8 @@ from xnowcast.nn.upernet import UPerNet
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch):
-    monkeypatch.setattr(deformable, "FEW_POINTS", 0)  # bags, unless a test says otherwise
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+def _bags(monkeypatch, one_thread):
+    monkeypatch.setattr(deformable, "FEW_POINTS", 0)  # unless a test says otherwise
 
 
 def count(network):

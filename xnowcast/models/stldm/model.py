@@ -492,6 +492,17 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         total = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return Loss(total, parts)
 
+    def begin_from(self, other: "STLDM") -> None:
+        """Take over the weights of another, without its denoiser where that learnt another objective.
+
+        A RuntimeError if they are of other sizes.
+        """
+        state = other.state_dict()
+        if other.options.objective != self.options.objective:
+            own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("denoiser.")}
+            state = state | own
+        self.load_state_dict(state)
+
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
         """None: it trains without one."""
         return None
