@@ -155,11 +155,11 @@ ON_A_CARD = {
 
 def scores_of(name, card, scores):
     """The scores of some weights: those that were measured here, or else those on the card."""
-    told = kind_of(name, card)
-    if told in ON_A_CARD:
-        cells, methods, columns = ON_A_CARD[told]
+    kind = kind_of(name, card)
+    if kind in ON_A_CARD:
+        cells, methods, columns = ON_A_CARD[kind]
         rows = tables.chosen(scores, methods, cells)
-        return f"Scores, {SCORED_ON[told]}:\n\n{tables.markdown(rows, tables.MEAN, columns, ['minutes'])}\n"
+        return f"Scores, {SCORED_ON[kind]}:\n\n{tables.markdown(rows, tables.MEAN, columns, ['minutes'])}\n"
     rows = "\n".join(f"| {score} | {value:.3g} |" for score, value in card.scores.items())
     measured = SCORED_ON.get(kind_of(name, card), "as the training measured them")
     return f"Scores, {measured}:\n\n| score | value |\n|---|---|\n{rows}\n"

@@ -75,14 +75,14 @@ def sums_of_start(folder: Path, methods: list[Method], start: Start):
     known = known_by_all(folder, methods, start)
     reference = next(method for method in methods if method.name == REFERENCE)
     for lead, minutes in enumerate(start.leads):
-        came = start.came(minutes)
-        if came is None:
+        observed = start.observed(minutes)
+        if observed is None:
             continue
-        came = came.where(came.copy(data=known[lead]))
-        extrapolated = kept(folder, reference, start).rain(lead, came)
+        observed = observed.where(observed.copy(data=known[lead]))
+        extrapolated = kept(folder, reference, start).rain(lead, observed)
         for method in methods:
-            said = kept(folder, method, start).rain(lead, came)
-            yield (method.name, minutes), scores.sums_of(said, came, extrapolated)
+            forecast = kept(folder, method, start).rain(lead, observed)
+            yield (method.name, minutes), scores.sums_of(forecast, observed, extrapolated)
 
 
 def post_processors(out):

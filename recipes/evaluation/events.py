@@ -98,7 +98,7 @@ class Start:
         """How many are forecast."""
         return steps_to(max(self.leads), self.rain)
 
-    def came(self, minutes: float) -> xr.DataArray | None:
+    def observed(self, minutes: float) -> xr.DataArray | None:
         """What the radar saw after so many minutes ``(y, x)``, if it is there."""
         number = self.number + steps_to(minutes, self.rain)
         if number >= self.rain.sizes["time"]:

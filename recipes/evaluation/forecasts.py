@@ -62,8 +62,8 @@ class Kept:
 
 def settings_of(method: Method, start: Start) -> str:
     """What a forecast depends on."""
-    told = {"xnowcast": xnowcast.__version__, "leads": start.leads, "frame": str(start.rain.time.values[start.number])}
-    return json.dumps(told | {"grid": start.rain.shape[1:]} | method.settings, default=str)
+    known = {"xnowcast": xnowcast.__version__, "leads": start.leads, "frame": str(start.rain.time.values[start.number])}
+    return json.dumps(known | {"grid": start.rain.shape[1:]} | method.settings, default=str)
 
 
 def kept(folder: Path, method: Method, start: Start) -> Kept:

@@ -53,9 +53,9 @@ class Method:
             frames, grid = start.frames.values, (step_of(start.rain), spacing_km(start.rain))
             made = pysteps.forecast(self.model, frames, start.steps, *grid, MEMBERS, 1000 + start.number)
         else:
-            told = {"members": self.members, "seed": start.number, **self.options}
+            request = {"members": self.members, "seed": start.number, **self.options}
             made = start.frames.nowcast.forecast(
-                self.model, steps=start.steps, on_mismatch="warn", progress=False, **told
+                self.model, steps=start.steps, on_mismatch="warn", progress=False, **request
             )
             made = made.isel(init_time=0).values
         return made.astype("f4"), time.process_time() - began
@@ -82,8 +82,8 @@ def methods_of(
     paths = dict(word.split("=", 1) for word in weights)
     chosen: dict[str, dict[str, Any]] = {}
     for word in options:
-        told, value = word.split("=", 1)
-        name, _, option = told.rpartition(":")
+        setting, value = word.split("=", 1)
+        name, _, option = setting.rpartition(":")
         chosen.setdefault(name, {})[option] = value_of(value)
     every = list(dict.fromkeys([*names, *paths]))
     absent = [] if pysteps.HERE else [name for name in every if name.startswith(THEIRS)]

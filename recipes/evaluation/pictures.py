@@ -22,7 +22,7 @@ FLAT = {"color": "0.4", "linewidth": 1, "linestyle": "--"}
 
 def event(title: str, start: Start, methods: Sequence[Method], folder: Path) -> Figure:
     """Radar, methods and two members of each ensemble, a row for each of some lead times."""
-    columns = [("radar", [start.came(minutes) for minutes in SHOWN])]
+    columns = [("radar", [start.observed(minutes) for minutes in SHOWN])]
     for method in methods:
         members = kept(folder, method, start).part("shown")
         labels = [method.name, "another member"] if method.members else [method.name]
@@ -86,7 +86,7 @@ def together(curves: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def ranks(axis: Axes, curves: Sequence[dict[str, Any]], title: str) -> None:
-    """Shares of the ranks of what came, over those of a flat histogram."""
+    """Shares of the ranks of the observations, over those of a flat histogram."""
     counts = np.array([curve["ranks"] for curve in curves])
     shares = counts / counts.sum(1, keepdims=True) * counts.shape[1]
     numbers = np.arange(1, counts.shape[1] + 1)
@@ -94,7 +94,9 @@ def ranks(axis: Axes, curves: Sequence[dict[str, Any]], title: str) -> None:
     for curve, share in zip(curves, shares, strict=True):
         axis.plot(numbers, share, linewidth=1, label=SHORT.get(curve["event"], curve["event"]))
     axis.axhline(1, **FLAT)
-    axis.set(title=title, xlabel="rank of what came, 1 is below all members", ylim=(0, max(2.5, 1.05 * shares.max())))
+    axis.set(
+        title=title, xlabel="rank of the observation, 1 is below all members", ylim=(0, max(2.5, 1.05 * shares.max()))
+    )
 
 
 def reliability(axis: Axes, curves: Sequence[dict[str, Any]], threshold: str) -> None:

@@ -1,6 +1,6 @@
 """Scores of a forecast: sums for each start, added up over the starts of an event, and divided last.
 
-Cells that are not scored are NaN in what came. Of an ensemble each member is a forecast of its own in counts,
+Cells that are not scored are NaN in the observations. Of an ensemble each member is a forecast of its own in counts,
 fractions, areas and power, and the mean of the members is another, whose scores end in "of mean".
 """
 
@@ -34,59 +34,61 @@ def within(km: int) -> str:
 # ---------------------------------------------------------------- sums
 
 
-def sums_of(forecast: xr.DataArray, came: xr.DataArray, extrapolated: xr.DataArray) -> dict[str, Any]:
+def sums_of(forecast: xr.DataArray, observed: xr.DataArray, extrapolated: xr.DataArray) -> dict[str, Any]:
     """Of one lead time of one start: ``forecast`` ``([member], y, x)``, the others ``(y, x)``, all in mm/h."""
-    scored = came.notnull()
-    forecast = forecast.where(scored).assign_attrs(came.attrs)
-    sums = {"scored": int(scored.sum()), "cells": came.size, "came": float(came.sum())}
+    scored = observed.notnull()
+    forecast = forecast.where(scored).assign_attrs(observed.attrs)
+    sums = {"scored": int(scored.sum()), "cells": observed.size, "observed": float(observed.sum())}
     sums |= {"extrapolated": float(extrapolated.where(scored).sum())}
-    sums |= _of_forecasts(forecast, came)
+    sums |= _of_forecasts(forecast, observed)
     if "member" in forecast.dims:
         mean = forecast.mean("member", keep_attrs=True)
-        sums |= {f"{name} of mean": each for name, each in _of_forecasts(mean, came, power=False).items()}
-        sums |= _of_ensemble(forecast, came)
+        sums |= {f"{name} of mean": each for name, each in _of_forecasts(mean, observed, power=False).items()}
+        sums |= _of_ensemble(forecast, observed)
     return sums
 
 
-def _of_forecasts(forecast: xr.DataArray, came: xr.DataArray, power: bool = True) -> dict[str, Any]:
+def _of_forecasts(forecast: xr.DataArray, observed: xr.DataArray, power: bool = True) -> dict[str, Any]:
     """What single forecasts have, and members."""
-    scales = sorted({cells_in(km, came) for km in SQUARES})
-    window = cells_in(WINDOW, came) // 2 * 2 + 1
+    scales = sorted({cells_in(km, observed) for km in SQUARES})
+    window = cells_in(WINDOW, observed) // 2 * 2 + 1
     sums = {
-        "counts": verify.contingency_table(came, forecast, thresholds=sorted({*CSI, *EVENTS}), scales=scales),
-        "fractions": verify.fss_sums(came, forecast, thresholds=FSS, scales=window),
+        "counts": verify.contingency_table(observed, forecast, thresholds=sorted({*CSI, *EVENTS}), scales=scales),
+        "fractions": verify.fss_sums(observed, forecast, thresholds=FSS, scales=window),
         "rain": float(forecast.sum()) / forecast.sizes.get("member", 1),
     }
     for km in SQUARES:
-        sums[f"error{within(km)}"] = verify.error_sums(*means_in(km, came, forecast))
-    if power and bands_of(came):
-        sums["power"] = verify.spectrum_sums(came, forecast, window="hann")
+        sums[f"error{within(km)}"] = verify.error_sums(*means_in(km, observed, forecast))
+    if power and bands_of(observed):
+        sums["power"] = verify.spectrum_sums(observed, forecast, window="hann")
     return sums
 
 
-def _of_ensemble(forecast: xr.DataArray, came: xr.DataArray) -> dict[str, Any]:
+def _of_ensemble(forecast: xr.DataArray, observed: xr.DataArray) -> dict[str, Any]:
     """What members have together."""
     sums = {
-        "spread": verify.spread_skill_sums(came, forecast),
-        "ranks": verify.rank_histogram(came, forecast, min_value=WET),
-        "chances": verify.probability_table(came, forecast, thresholds=EVENTS),
+        "spread": verify.spread_skill_sums(observed, forecast),
+        "ranks": verify.rank_histogram(observed, forecast, min_value=WET),
+        "chances": verify.probability_table(observed, forecast, thresholds=EVENTS),
     }
     for km in SQUARES:
-        pair = means_in(km, came, forecast)
+        pair = means_in(km, observed, forecast)
         sums |= {f"{fair}CRPS{within(km)}": verify.crps_sums(*pair, fair=bool(fair)) for fair in ("", "fair ")}
     return sums
 
 
-def means_in(km: int, came: xr.DataArray, forecast: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+def means_in(km: int, observed: xr.DataArray, forecast: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Both as means over squares; NaN where less than half of one is scored."""
-    cells = cells_in(km, came)
+    cells = cells_in(km, observed)
     if cells == 1:
-        return came, forecast
-    parts = in_squares(came.notnull().values, cells).mean((-3, -1))
-    sums = (np.nansum(in_squares(each.values, cells), axis=(-3, -1)) for each in (came, forecast))
+        return observed, forecast
+    parts = in_squares(observed.notnull().values, cells).mean((-3, -1))
+    sums = (np.nansum(in_squares(each.values, cells), axis=(-3, -1)) for each in (observed, forecast))
     means = (np.where(parts >= 0.5, total / np.maximum(parts, 0.5) / cells**2, np.nan) for total in sums)
-    observed, said = (xr.DataArray(m, dims=each.dims) for m, each in zip(means, (came, forecast), strict=True))
-    return observed, said
+    of_observed, of_forecast = (
+        xr.DataArray(mean, dims=each.dims) for mean, each in zip(means, (observed, forecast), strict=True)
+    )
+    return of_observed, of_forecast
 
 
 def in_squares(values: np.ndarray, cells: int) -> np.ndarray:
@@ -132,7 +134,7 @@ def _events(sums: dict[str, Any], whose: str, rain: xr.DataArray) -> dict[str, f
 
 
 def _amounts(sums: dict[str, Any]) -> dict[str, float]:
-    scores = {"rain": sums["rain"] / sums["came"], "rain over extrapolation": sums["rain"] / sums["extrapolated"]}
+    scores = {"rain": sums["rain"] / sums["observed"], "rain over extrapolation": sums["rain"] / sums["extrapolated"]}
     scores["MAE"] = float(verify.mae(sums["error"]))
     if "error of mean" in sums:
         scores["MAE of mean"] = float(verify.mae(sums["error of mean"]))
@@ -147,7 +149,7 @@ def _amounts(sums: dict[str, Any]) -> dict[str, float]:
 
 
 def _calibration(sums: dict[str, Any]) -> dict[str, float]:
-    """Whether what came could be one of the members: 1, 1, 1 and 0 if so; skill is over the frequency in the event."""
+    """Whether what was observed could be a member: 1, 1, 1 and 0 if so; skill is over the frequency in the event."""
     shares = sums["ranks"].values / sums["ranks"].values.sum() * sums["ranks"].size
     parts = verify.brier_decomposition(sums["chances"])
     scores = {"spread over error": float(verify.spread_skill(sums["spread"]).spread_skill_ratio)}

@@ -78,10 +78,10 @@ def markdown(rows: pd.DataFrame, labels: dict[str, str], columns: Sequence[str],
         # what all share is not the best of them
         best = {name: number(best_of(name, part[name])) for name in columns if texts[name].nunique() > 1}
         for at, row in part.iterrows():
-            told = [f"{row[name]} min" if name == "minutes" else str(row[name]) for name in labels]
+            label = [f"{row[name]} min" if name == "minutes" else str(row[name]) for name in labels]
             values = [texts[name][at] for name in columns]
             bold = [f"**{v}**" if v and v == best.get(c) else v for v, c in zip(values, columns, strict=True)]
-            lines.append(f"| {' | '.join([*told, *bold])} |")
+            lines.append(f"| {' | '.join([*label, *bold])} |")
     return "\n".join(lines)
 
 
@@ -210,8 +210,8 @@ def filled(text: str, scores: pd.DataFrame) -> str:
     def table(found: re.Match[str]) -> str:
         name = found.group(1)
         grids = [cells for cells in (LARGE, SMALL) if cells in GRIDS.get(name, (LARGE,))]
-        told = "; ".join(starts(scores, cells) for cells in grids)
-        below = f"\n({told[0].upper()}{told[1:]}.)\n" if told else ""
+        caption = "; ".join(starts(scores, cells) for cells in grids)
+        below = f"\n({caption[0].upper()}{caption[1:]}.)\n" if caption else ""
         return f"<!-- scores: {name} -->\n\n{TABLES[name](scores)}\n{below}\n<!-- end of scores -->"
 
     return re.sub(r"<!-- scores: (\w+) -->.*?<!-- end of scores -->", table, text, flags=re.DOTALL)

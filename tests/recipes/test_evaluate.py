@@ -90,26 +90,26 @@ def field(values, *leading):
     return xr.DataArray(values.astype("f4"), coords, attrs=attrs)
 
 
-def judged(forecast, came):
+def judged(forecast, observed):
     from evaluation import scores
 
-    return scores.scores_of(scores.added([scores.sums_of(forecast, came, came)] * 2), came)
+    return scores.scores_of(scores.added([scores.sums_of(forecast, observed, observed)] * 2), observed)
 
 
 def test_a_forecast_that_comes_true_has_the_best_scores_and_twice_as_much_rain_is_seen():
-    came = field(np.random.default_rng(0).gamma(0.5, 6.0, (64, 64)))
-    perfect, doubled = judged(came, came), judged(2 * came, came)
+    observed = field(np.random.default_rng(0).gamma(0.5, 6.0, (64, 64)))
+    perfect, doubled = judged(observed, observed), judged(2 * observed, observed)
     ones = [name for name in perfect if name.startswith(("CSI", "FSS", "area", "rain", "power"))]
     assert {name: perfect[name] for name in ones} == pytest.approx(dict.fromkeys(ones, 1.0))
     assert perfect["MAE"] == perfect["CRPS in 16 km"] == 0
     assert doubled["rain"] == pytest.approx(2) and doubled["power 4-8"] == pytest.approx(4)
-    assert doubled["MAE"] == pytest.approx(float(came.mean())) == pytest.approx(doubled["CRPS in 16 km"], rel=1e-4)
-    assert doubled["area 5"] == pytest.approx(float((came >= 2.5).sum() / (came >= 5).sum()))
+    assert doubled["MAE"] == pytest.approx(float(observed.mean())) == pytest.approx(doubled["CRPS in 16 km"], rel=1e-4)
+    assert doubled["area 5"] == pytest.approx(float((observed >= 2.5).sum() / (observed >= 5).sum()))
 
 
 def test_members_that_are_all_too_low_have_the_highest_rank_alone_and_no_spread():
-    came = field(np.full((64, 64), 2.0))
-    found = judged(field(np.ones((10, 64, 64)), "member"), came)
+    observed = field(np.full((64, 64), 2.0))
+    found = judged(field(np.ones((10, 64, 64)), "member"), observed)
     assert found["highest rank"] == 11 and found["lowest rank"] == 0 and found["outer ranks"] == 5.5
     assert found["spread over error"] == 0 and found["fair CRPS"] == found["CRPS"] == 1.0
     assert found["MAE of mean"] == 1.0 and found["CSI 0.5 of mean"] == 1.0

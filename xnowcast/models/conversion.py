@@ -152,8 +152,8 @@ def filled(record: "Family", name: str, options: dict[str, Any], tensors: Mappin
         part.load_state_dict(converter(part, tensors))
     except (ValueError, RuntimeError) as error:  # of other names, or of other sizes
         reason = textwrap.shorten(printable(str(error)), 500)
-        told = ", ".join(f"{option}={value!r}" for option, value in options.items())
-        raise ValueError(f"{path} does not become {name!r} ({told}): {reason}") from None
+        settings = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise ValueError(f"{path} does not become {name!r} ({settings}): {reason}") from None
     return model
 
 

@@ -61,15 +61,15 @@ class Family:
     @property
     def command(self) -> str:
         """The command that makes them ours, as a page shows it."""
-        told = "".join(f" --option {name}={name.upper()}" for name in self.asks)
+        options = "".join(f" --option {name}={name.upper()}" for name in self.asks)
         which = f" --system {next(iter(self.systems))}" if len(self.systems) > 1 else ""
-        return f"xnowcast convert {self.name} CHECKPOINT OUT{which}{told}"
+        return f"xnowcast convert {self.name} CHECKPOINT OUT{which}{options}"
 
 
 # ---------------------------------------------------------------- STLDM
 
 STLDM_URL = "https://github.com/sqfoo/stldm_official"
-STLDM_TERMS = "MIT, code; of the weights behind its link no terms are told"
+STLDM_TERMS = "MIT, code; of the weights behind its link no terms are stated"
 HKO_7: dict[str, Any] = {"scaling": "hko-7", "input_frames": 5, "target_frames": 20, "sampled_condition": True}
 HKO_7_FRAMES = "HKO-7: radar reflectivity, pixels of -10 to 60 dBZ, 5 to 20 frames, 6 min, 512 x 512 km resized to"
 
@@ -136,7 +136,7 @@ MS_RNN = Family(
     name="ms-rnn",
     weights="stacks of six recurrent cells, on one scale and on three",
     url="https://github.com/mazhf/MS-RNN",
-    terms="none told",
+    terms="none stated",
     data="what they were trained on: tell --step and --spacing; pixels of HKO-7 or DWD-12 over 255",
     systems={
         f"{scales}{cell}": {"published": True} if cell in PUBLISHED_CELLS else {}
@@ -182,7 +182,7 @@ CONVGRU_ENSEMBLE = Family(
     name="convgru-ensemble",
     weights="IRENE, and ensembles that others trained with the same code",
     url="https://github.com/DSIP-FBK/ConvGRU-Ensemble",
-    terms="BSD-2-Clause, code; mlcast's is Apache-2.0 or BSD-3-Clause; of the weights no terms are told",
+    terms="BSD-2-Clause, code; mlcast's is Apache-2.0 or BSD-3-Clause; of the weights no terms are stated",
     data="rain rate as reflectivity, 0 to 60 dBZ, 6 to 12 frames, 5 min, 1 km",
     systems={"convgru-ensemble": {}},
     converter="xnowcast.models.published.ensemble:convgru_ensemble",

@@ -198,15 +198,15 @@ class PlacedConvLSTM(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         hidden = memory = torch.zeros_like(maps[0])
         places = self._places(maps[0].shape[-2:])
-        told = []
+        outputs = []
         for step, x in enumerate(maps):
             gates = self.norm_gates(self.convolution(torch.cat([x, hidden], dim=1)), step)
             seen, news = (places * memory).repeat(1, 3, 1, 1), 3 * self.width
             i, f, o = (gates[:, :news] + seen).sigmoid().chunk(3, dim=1)
             memory = f * memory + i * gates[:, news:].tanh()
             hidden = o * self.norm_memory(memory, step).tanh()
-            told.append(hidden)
-        return told
+            outputs.append(hidden)
+        return outputs
 
     def _places(self, grid: torch.Size) -> Tensor:
         """The weights of each place, on a grid."""

@@ -57,10 +57,10 @@ class GRUPyramid(nn.Module):
     def decode(self, folded: list[Tensor], noise: Tensor) -> Tensor:
         """One frame for each lead time of the noise, from what `encode` gave for each member."""
         states: list[State] = [(h,) for h in reversed(folded)]
-        said = []
+        frames = []
         for x in noise.unbind(1):
             for level, cell in enumerate(self.decoder):
                 h, states[level], _ = cell(x, states[level])
                 x = F.pixel_shuffle(h, 2)
-            said.append(x)
-        return torch.stack(said, dim=1)
+            frames.append(x)
+        return torch.stack(frames, dim=1)

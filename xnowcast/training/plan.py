@@ -28,7 +28,7 @@ from xnowcast.training.crops import Crops, Sample
 from xnowcast.training.folder import RunFolder
 from xnowcast.training.sequences import Event, as_entries, open_events, refuse_mixture
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, write_config
-from xnowcast.training.statistics import are_told, tell_statistics
+from xnowcast.training.statistics import has_statistics, tell_statistics
 from xnowcast.training.windows import TrainingWindows, find_windows, split_by_time
 
 _ADVERSARY = 2**32 - 1
@@ -253,7 +253,7 @@ def plan_run(
     }
     if built.task.reads_lead_times:
         common["learnt"] = built.task.lead_window.index(0)
-    if resumed is None and (settings.start is None or not are_told(built)):  # else the weights carry them
+    if resumed is None and (settings.start is None or not has_statistics(built)):  # else the weights carry them
         training_crops = Crops(frames, training, stream=2, augment=False, **common)
         tell_statistics(built, training_crops, built.task.channels, built.task.static)
     notes = _notes(built, events, training, validation, size, resumed, folder if resume else None, settings.steps)

@@ -78,7 +78,7 @@ def tell_statistics(model: nn.Module, crops: Crops, channels: Sequence[str], sta
         set_static(statistics.mean, statistics.std, statistics.low, statistics.high)
 
 
-def are_told(model: nn.Module) -> bool:
+def has_statistics(model: nn.Module) -> bool:
     """Whether a model knows its statistics; weights of images, from which it may begin, have none."""
     return not any(bool(buffer.isnan().any()) for buffer in model.buffers() if buffer.is_floating_point())
 

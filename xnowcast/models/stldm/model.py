@@ -418,10 +418,10 @@ class STLDM(Declared[STLDMOptions], nn.Module):
             parts = x.to(network.dtype).split(at_once)
             return torch.cat([network(part, when, own) for part, own in zip(parts, conditions, strict=True)])
 
-        said = self.objective.parameterization
+        prediction = self.objective.parameterization
         return guided(
-            as_denoiser(lambda x, step: velocity(x, step, of_parts), self.schedule, said),
-            as_denoiser(lambda x, step: velocity(x, step, [None] * len(of_parts)), self.schedule, said),
+            as_denoiser(lambda x, step: velocity(x, step, of_parts), self.schedule, prediction),
+            as_denoiser(lambda x, step: velocity(x, step, [None] * len(of_parts)), self.schedule, prediction),
             self.options.guidance,
         )
 
