@@ -161,6 +161,39 @@ def members(options: Any) -> Any:
     )
 
 
+def light(options: Any) -> Any:
+    """An MS-ConvLSTM on squares of 2 x 2 cells, a quarter of the cost, in the frame that moves; 1.4 s a step."""
+    steps = options.steps or 4500
+    return xnowcast.train(
+        "lagrangian",
+        members_data(options.data),
+        validation=[xnowcast.rain_rate(xr.open_dataset(options.data / f"{name}.nc")) for name in CHOOSING],
+        out=options.out,
+        resume=True,
+        mixed=True,
+        steps=steps,
+        crop=96,
+        learning_rate=2e-3,
+        warmup=min(100, steps // 10),
+        optimizer="adamw",
+        weight_decay=0.01,
+        clip=1.0,
+        ema=0.998,
+        precision="bf16",
+        validate_every=min(300, steps),
+        validation_crops=48,
+        **at_once(options, 4),
+        network="ms-convlstm",
+        width=24,
+        patch=2,
+        target_frames=12,
+        emphasis=20.0,
+        absolute_error=0.0,
+        probability_matching=True,
+        cascade=0.3,
+    )
+
+
 def softened(rain: xr.DataArray, cells: float = 1.0) -> xr.DataArray:
     """Rain smoothed with a Gaussian of so many cells, as composites are that interpolate; NaN stays, drizzle is cut."""
     sigma = [cells if dim in rain.dims[-2:] else 0.0 for dim in rain.dims]
@@ -376,6 +409,7 @@ RADAR_DATA = (
 ITALY = "Italy 2025-04-16 (Dipartimento della Protezione Civile, CC BY-SA 4.0)"
 RECIPES = {
     "lagrangian": lagrangian,
+    "light": light,
     "members": members,
     "stldm": stldm,
     "stldm-flow": stldm_flow,
