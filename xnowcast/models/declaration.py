@@ -36,6 +36,11 @@ def option(
     return field(default=default, metadata={"meaning": meaning} | rules)
 
 
+def redeclared(options: type["Options"], name: str, default: Any) -> Any:
+    """An option of another class with another default, for a class that inherits it."""
+    return field(default=default, metadata=next(one.metadata for one in fields(options) if one.name == name))
+
+
 @dataclass(frozen=True)
 class Declaration:
     """All that is known of one option; its attributes are those of `option`, and its name and annotation."""

@@ -161,7 +161,7 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
     The motion is that of ``extrapolation``. The frames that were read are carried along it onto the newest, the
     network continues them where they lie, and what it says is carried on to where the rain will be. A recurrent network
     says by how much each frame differs from the one before, and its last weights start at zero: untrained it is
-    extrapolation.
+    extrapolation. A network that makes all frames in one pass says by how much each differs from the newest.
 
     Raises
     ------
@@ -200,12 +200,8 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
             self.network.inflation = own.inflation
         if hasattr(self.network, "drift"):
             self.network.drift = own.motion_noise
-        if named and isinstance(self.network, RecurrentForecaster):
-            self.network.residual = True
-            for name, part in self.network.named_modules():
-                if isinstance(part, nn.Conv2d) and name.split(".")[-1] == "read":
-                    for parameter in part.parameters():
-                        nn.init.zeros_(parameter)
+        if named and hasattr(self.network, "become_residual"):
+            self.network.become_residual()
 
     @classmethod
     def defaults_inside(cls, network: str) -> dict[str, Any]:

@@ -226,6 +226,14 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
         else:
             self.load_state_dict(other.state_dict())
 
+    def become_residual(self) -> None:
+        """From now on say by how much each frame differs from the one before, and begin with no difference."""
+        self.residual = True
+        for name, part in self.named_modules():
+            if isinstance(part, nn.Conv2d) and name.split(".")[-1] == "read":
+                for parameter in part.parameters():
+                    nn.init.zeros_(parameter)
+
     def advance(self, frame: Tensor, carried: Any) -> tuple[tuple[Tensor, ...], Any]:
         """One step: a frame ``(b, 1, y, x)`` and what the step before carried on, to predictions of the next frame.
 
