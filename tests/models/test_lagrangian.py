@@ -16,6 +16,7 @@ from xnowcast.models.base import ForecastModel, Grid, Task, TrainableModel, Trai
 from xnowcast.models.registry import runtime_options
 from xnowcast.models.sprog import SMOOTH, pattern
 from xnowcast.models.transforms import SCALINGS, Identity
+from xnowcast.nn.cascade import continued
 from xnowcast.nn.moving_frame import motion_of, onto_newest
 from xnowcast.nn.noise import Noise, member_generator
 
@@ -239,6 +240,66 @@ def test_each_member_with_detail_is_itself(radar):
         torch.testing.assert_close(alone[0], together[number, :2], equal_nan=True)
 
 
+class Brighter(Blurring):
+    """The newest frame and a fifth more, everywhere and at once."""
+
+    def forecast(self, frames, observed, steps, noise=None):
+        return 1.2 * frames[:, -1:].expand(-1, steps, -1, -1, -1)
+
+
+def test_anchored_forecasts_are_those_of_sprog_on_the_scales_that_are_named(radar):
+    rain = rates(radar, 5)
+    frames = SCALINGS["reflectivity"](rain)
+    aligned = onto_newest(
+        rain[:, :, 0], rain[:, :, 0] >= 0, motion_of(rain[:, :, 0], rain[:, :, 0] >= 0, window=16.0), 5
+    )
+    smooth = continued(SCALINGS["reflectivity"](aligned[0]), 3).clamp(0, 1)
+    free, anchored, coarse = (
+        models.build("lagrangian", network=Brighter(), input_frames=5, motion_noise=1e-9, anchor=anchor)
+        .forecast(frames, rain >= 0, 3, members(2))[0, :, 0]
+        .nan_to_num()
+        for anchor in ((0, 0, 0), (1, 1, 1), (1, 0, 0))
+    )
+    fixed = models.build("lagrangian", network=Still(smooth), input_frames=5, motion_noise=1e-9)
+    expected = fixed.forecast(frames, rain >= 0, 3, members(2))[0, :, 0].nan_to_num()
+    torch.testing.assert_close(anchored, expected, atol=2e-3, rtol=0)
+    assert float(free.mean()) > 1.15 * float(expected.mean())
+    wetter, left = free.mean() - expected.mean(), coarse.mean() - expected.mean()
+    assert abs(float(left)) < 0.4 * float(wetter), "the mean belongs to coarse scales; rates below 0 are cut off"
+    assert float(coarse.std()) > 1.1 * float(expected.std()), "fine scales stay"
+
+
+class Still(Blurring):
+    """Says the same whatever it reads."""
+
+    def __init__(self, ahead):
+        super().__init__()
+        self.ahead = ahead
+
+    def forecast(self, frames, observed, steps, noise=None):
+        return self.ahead[:, :steps, None]
+
+
+def test_an_anchored_member_of_a_network_with_members_is_itself(radar):
+    rain = rates(radar, 5)
+    frames = SCALINGS["reflectivity"](rain)
+    torch.manual_seed(2)
+    model = models.build("lagrangian", network="crps-rnn", size="tiny", anchor=(1, 0.5, 0), detail=0.5).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    together = model.forecast(frames, rain >= 0, 2, members(3))
+    assert float((together[0] - together[1]).nan_to_num().abs().mean()) > 0.005
+    for number in range(3):
+        alone = model.forecast(frames, rain >= 0, 2, Noise([members(3).generators[number]]))
+        torch.testing.assert_close(alone[0], together[number], equal_nan=True, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("anchor", [(1.2, 0, 0), (0, -0.1, 0), (0.5, 0.5)])
+def test_an_anchor_is_three_shares(anchor):
+    with pytest.raises(ValueError, match="anchor"):
+        models.build("lagrangian", network="ms-convlstm", size="tiny", anchor=anchor)
+
+
 def test_detail_suits_a_network_in_any_unit(radar):
     """Around one that works in mm/h noise is added on the same scale as around one that works in reflectivity."""
     rain = rates(radar, 5)
@@ -255,7 +316,11 @@ def test_members_are_had_by_asking_for_them(radar):
     one = five.nowcast.forecast("lagrangian", steps=2, on_mismatch="warn")
     some = five.nowcast.forecast("lagrangian", steps=2, members=3, on_mismatch="warn")
     assert "member" not in one.dims and some.sizes["member"] == 3
-    assert "detail=0.8" in some.attrs["nowcast_options"] and "nowcast_options" not in one.attrs
+    assert (
+        "detail=1.0" in some.attrs["nowcast_options"]
+        and "anchor=(1.0, 0.6, 0.3)" in some.attrs["nowcast_options"]
+        and "nowcast_options" not in one.attrs
+    )
     assert float(some.rainfall_rate.std("member").max()) > 0.1
     chosen = five.nowcast.forecast("lagrangian", steps=2, members=3, detail=0.2, on_mismatch="warn")
     assert "detail=0.2" in chosen.attrs["nowcast_options"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,11 +16,11 @@ from xnowcast.models.declaration import Declared, Options, option
 from xnowcast.models.recurrent import RecurrentForecaster
 from xnowcast.models.sprog import SMOOTH, pattern
 from xnowcast.models.transforms import Reflectivity, SevirPixel
-from xnowcast.nn.cascade import LEVELS, continued
-from xnowcast.nn.field_noise import Process
+from xnowcast.nn.cascade import LEVELS, continued, level_weights
+from xnowcast.nn.field_noise import Process, in_bands
 from xnowcast.nn.losses import area_means
 from xnowcast.nn.moving_frame import check_window, motion_of, onto_ground, onto_newest
-from xnowcast.nn.noise import Noise, for_each_member, source
+from xnowcast.nn.noise import Noise, Silence, for_each_member, source
 from xnowcast.nn.probability_matching import matched
 
 FINER = 4
@@ -83,6 +84,13 @@ class LagrangianOptions(Options):
         "Members lie closer together by it: make up for that with ``inflation``.",
         runtime=True,
     )
+    anchor: tuple[float, float, float] = option(
+        (0.0, 0.0, 0.0),
+        "How far what the network says without noise goes to what S-PROG says, on coarse, middle and fine scales: 1 is "
+        "all the way. Members go as far, and keep what sets them apart. A network that learnt from other radars lets "
+        "whole areas grow or fade that do not; S-PROG, which knows the frames at hand alone, does not.",
+        runtime=True,
+    )
     network_options: Mapping[str, Any] | None = option(
         None,
         'Options of the network that is named, such as ``{"size": "tiny"}``. `xnowcast.models.build`, forecasts and '
@@ -101,8 +109,10 @@ class LagrangianOptions(Options):
         if not 0 <= self.cascade < 1:
             raise ValueError(f"cascade is {self.cascade!r}: it must be a share of 0 or more, below 1")
         task = self.task()
-        for name in ("cascade", "detail"):
-            if getattr(self, name) and task.input_frames < 3:
+        if not all(0 <= share <= 1 for share in self.anchor):
+            raise ValueError(f"anchor is {self.anchor!r}: it must be three shares between 0 and 1")
+        for name in ("cascade", "anchor", "detail"):
+            if np.any(getattr(self, name)) and task.input_frames < 3:
                 raise ValueError(f"input_frames is {task.input_frames}: {name} needs at least 3 frames")
         if self.inflation != 1 and not hasattr(self.network_class, "inflation"):
             raise ValueError(
@@ -182,7 +192,9 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
     torch.Size([1, 7, 1, 32, 36])
     """
 
-    WITH_MEMBERS: ClassVar[dict[str, Any]] = {"detail": 0.8, "motion_noise": 0.4, "probability_matching": 1.0}
+    WITH_MEMBERS: ClassVar[dict[str, Any]] = {
+        **{"detail": 1.0, "motion_noise": 0.4, "probability_matching": 0.5, "cascade": 0.0, "anchor": (1.0, 0.6, 0.3)}
+    }
     """Options by which a network without members has some, where a forecast asks for several."""
 
     INSIDE = "network"
@@ -247,10 +259,19 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
         motion = motion_of(rain, valid, window=self.options.window)
         aligned, still_valid = onto_newest(rain, valid, motion, known)
         every, cells = self._multiples(grid)
-        ahead = self._continued(aligned, still_valid, steps, noise, every, cells)
         own = self.options
-        joined = bool(own.cascade or own.probability_matching or own.detail) and self.scale is not self.transform
-        ahead = self.scale(self.transform.inverse(ahead)) if joined else ahead
+        reworked = own.cascade or own.probability_matching or own.detail or any(own.anchor)
+        joined = bool(reworked) and self.scale is not self.transform
+
+        def continued_with(noise: Noise | None) -> Tensor:
+            ahead = self._continued(aligned, still_valid, steps, noise, every, cells)
+            return self.scale(self.transform.inverse(ahead)) if joined else ahead
+
+        ahead = continued_with(noise)
+        if any(own.anchor):
+            stochastic = self.network.task.stochastic
+            central = continued_with(Silence(len(aligned), aligned.device)) if stochastic else ahead
+            ahead = self._anchored(ahead, central, self.scale(aligned))
         if self.task.stochastic:
             ahead = self._members(ahead, self.scale(aligned), motion, valid, noise)
         else:
@@ -327,6 +348,18 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
             newest = onto_ground(newest[:, None].expand_as(ahead).float(), motion, valid)
             forecast = torch.lerp(forecast, matched(forecast, newest), float(self.options.probability_matching))
         return forecast
+
+    def _anchored(self, ahead: Tensor, central: Tensor, aligned: Tensor) -> Tensor:
+        """Forecasts ``(b * m, n, y, x)`` moved as far as ``central`` ``(b, n, y, x)`` has to go to S-PROG's.
+
+        All members of a forecast go the same way, so that each is the same in whatever company.
+        """
+        size = (ahead.shape[-2], ahead.shape[-1])
+        shares = torch.tensor(self.options.anchor)[:, None, None]
+        weights = (in_bands(level_weights(size)) * shares).sum(0).to(ahead.device)
+        smooth = continued(aligned, ahead.shape[1]).clamp(0.0, 1.0)
+        way = torch.fft.irfft2(torch.fft.rfft2(smooth - central.float()) * weights, s=size)
+        return (ahead + for_each_member(len(ahead), way)[0]).clamp(0.0, 1.0)
 
     def _with_detail(self, forecasts: Tensor, aligned: Tensor, valid: Tensor, drawn: Noise) -> Tensor:
         """Forecasts with noise in place of the detail that they have lost: ``(b * m, n, y, x)``, one member at a time.

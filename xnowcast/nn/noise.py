@@ -55,6 +55,29 @@ class Noise:
         return torch.from_numpy(np.stack(draws)).to(self.device)
 
 
+class Silence(Noise):
+    """No noise for a batch of so many samples: what a model says where chance has no part.
+
+    >>> Silence(2).normal(3).tolist(), Silence(1).uniform(2).tolist()
+    ([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [[0.5, 0.5]])
+    """
+
+    def __init__(self, samples: int, device: torch.device | str = "cpu"):
+        super().__init__([], device)
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def normal(self, *shape: int) -> Tensor:
+        """Zeros ``(samples, *shape)``, the mean of the others."""
+        return torch.zeros(self.samples, *shape, device=self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Halves ``(samples, *shape)``, the mean of the others."""
+        return torch.full((self.samples, *shape), 0.5, device=self.device)
+
+
 def source(noise: Noise | None, forecasts: int) -> Noise:
     """The noise of some forecasts, which must have as many sources for each of them."""
     if noise is None or len(noise) == 0 or len(noise) % forecasts:
