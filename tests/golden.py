@@ -55,6 +55,13 @@ def listed(name):
     return {name: literal_eval(shape) for name, shape, *_ in cells}
 
 
+def tabled(system):
+    """Names and shapes of the first table of tensors in what is told of a system of ``golden_zoo``."""
+    (_, table, *_) = _path(f"{system}_facts.txt", "golden_zoo").read_text().split("---- Key table")
+    rows = (row.split("\t") for row in table.splitlines()[1:] if "\t" in row)
+    return {name: literal_eval(shape) for name, shape, *_ in rows}
+
+
 def assert_equals(said, published, tolerance=1e-5):
     """Two ways to add up in float32 differ by some 1e-6 of the largest value."""
     assert said.shape == published.shape

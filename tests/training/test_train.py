@@ -26,6 +26,7 @@ from xnowcast.cli import main
 from xnowcast.models.base import Loss, Task
 from xnowcast.models.transforms import Reflectivity
 from xnowcast.training import checkpoint
+from xnowcast.training.loop import learning_rate
 from xnowcast.training.settings import Config, DataSettings, TrainingSettings, read_config, write_config
 from xnowcast.training.train import train_from_config
 
@@ -433,6 +434,20 @@ def test_the_learning_rate_follows_its_schedule(event, tmp_path):
     cosine, constant = ([float(row["learning_rate"]) for row in rows(tmp_path / n)] for n in ("cosine", "constant"))
     np.testing.assert_allclose(cosine, [0.005, 0.01, 0.01, 0.00853553, 0.005, 0.00146447], rtol=1e-5)
     np.testing.assert_allclose(constant, [0.005, 0.01, 0.01, 0.01, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("steps", [7, 40, 101])
+def test_one_cycle_is_that_of_torch(steps):
+    settings = TrainingSettings(steps=steps, learning_rate=0.01, schedule="onecycle")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=steps)
+    for step in range(steps):
+        assert learning_rate(settings, step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        if step < steps - 1:
+            scheduler.step()
+    with pytest.raises(ValueError, match="'onecycle' rises by itself: leave warmup out"):
+        TrainingSettings(schedule="onecycle", warmup=5)
 
 
 def test_the_cosine_ends_at_the_least_learning_rate(event, tmp_path):
@@ -954,7 +969,7 @@ def test_models_that_will_not_do_are_refused(event, tmp_path):
         ("min_coverage", 1.5, "from 0 to 1"),
         ("clip", 0.0, "above 0"),
         ("cache_gib", 0, "above 0"),
-        ("schedule", "linear", "'cosine' or 'constant'"),
+        ("schedule", "linear", "'cosine', 'constant' or 'onecycle'"),
         ("optimizer", "sgd", "'adam' or 'adamw'"),
         ("precision", "64", "'32', 'bf16' or '16'"),
         ("keep", "first", "'best' or 'last'"),

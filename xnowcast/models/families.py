@@ -191,8 +191,37 @@ CONVGRU_ENSEMBLE = Family(
     note="Grids are padded with no rain, as ConvGRU-Ensemble pads them; padding='middle' is mlcast's way.",
 )
 
+OPENSTL_URL = "https://github.com/chengtan9907/OpenSTL"
+OPENSTL_TERMS = "Apache-2.0, code, whose releases have the weights"
+VIDEOS = (
+    "videos, not rain; of Moving MNIST, 10 to 10 frames of 64 x 64: a beginning for xnowcast.train(start=). Others by "
+    "--option input_frames, width, hidden, layers and blocks"
+)
+
+SIMVP = Family(
+    name="simvp",
+    weights="SimVP, with gSTA or by --option translator=incepu, of one channel",
+    url=OPENSTL_URL,
+    terms=OPENSTL_TERMS,
+    data=VIDEOS,
+    systems={"simvp": {"input_frames": 10, "target_frames": 10}},
+    converter="xnowcast.models.published.translating:simvp",
+    part="network",
+)
+
+TAU = Family(
+    name="tau",
+    weights="TAU, of one channel",
+    url=OPENSTL_URL,
+    terms=OPENSTL_TERMS,
+    data=VIDEOS,
+    systems={"tau": {"input_frames": 10, "target_frames": 10}},
+    converter="xnowcast.models.published.translating:simvp",
+    part="network",
+)
+
 FAMILIES: dict[str, Family] = {
-    one.name: one for one in (*STLDM, GUIDED_DIFFUSION, MS_RNN, STVD, INTERN_IMAGE, CONVGRU_ENSEMBLE)
+    one.name: one for one in (*STLDM, GUIDED_DIFFUSION, MS_RNN, STVD, INTERN_IMAGE, CONVGRU_ENSEMBLE, SIMVP, TAU)
 }
 """All families by their names."""
 

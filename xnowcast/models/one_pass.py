@@ -1,5 +1,6 @@
 """Forecasters that make all frames ahead in one pass, other than recurrent ones, which make one a step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -71,8 +72,13 @@ class OnePassForecaster(Declared[OwnOptions], nn.Module, Generic[OwnOptions]):
         frames, known = self.transform(batch.rain), self.task.input_frames
         prediction = self.continued(frames[:, :known], frames.shape[1] - known)
         truth, observed = frames[:, known:], batch.observed[:, known:]
-        (total,) = forecast_losses([prediction], truth, observed, self.options, progress)
-        return Loss(total, {"forecast": total.detach()})
+        (error,) = forecast_losses([prediction], truth, observed, self.options, progress)
+        terms = {"forecast": error, **self.further_terms(prediction, truth, observed)}
+        return Loss(torch.stack([*terms.values()]).sum(), {name: term.detach() for name, term in terms.items()})
+
+    def further_terms(self, prediction: Tensor, truth: Tensor, observed: Tensor) -> Mapping[str, Tensor]:
+        """What a system adds to its loss, weighted, by name; all three are ``(b, t, 1, y, x)``, the frames ahead."""
+        return {}
 
     def adversary(self, shape: tuple[int, int]) -> nn.Module | None:
         """None: it trains without one."""

@@ -24,6 +24,8 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "lagrangian": "xnowcast.models.lagrangian:Lagrangian",
     "crps-rnn": ("xnowcast.models.crps:CRPSForecaster", {"kind": "ms"}),
     "convgru-ensemble": "xnowcast.models.convgru:ConvGRUEnsemble",
+    "simvp": "xnowcast.models.simvp:SimVP",
+    "tau": "xnowcast.models.simvp:TAU",
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",
     "stvd": "xnowcast.models.stvd:STVD",

@@ -39,9 +39,9 @@ class GatedAttention(nn.Module):
 
 
 class TemporalAttention(GatedAttention):
-    """TAU: a gate from the large kernel, and one for each channel, and so frame, of the whole map. (b, c, y, x) -> same.
+    """TAU: a gate from the large kernel, and one for each channel from its mean over the map. (b, c, y, x) -> same.
 
-    ``width`` is at least 4.
+    Frames are stacked as channels, so the second tells the frames apart. ``width`` is at least 4.
     """
 
     outputs = 1

@@ -7,6 +7,9 @@ from torch.nn import functional as F
 FAINT = 0.01
 """Norm below which a forecast or a truth has no direction that it could be turned to: one cell of a hundredth."""
 
+TINY = 1e-12
+"""Added to shares of a map, so that they have a logarithm; the authors' number."""
+
 
 def pixel_loss(
     forecast: Tensor, truth: Tensor, observed: Tensor, emphasis: float = 0.0, absolute_error: float = 1.0
@@ -85,6 +88,27 @@ def fourier_correlation_loss(forecast: Tensor, truth: Tensor, observed: Tensor) 
     strength, wanted = (torch.linalg.vector_norm(field) for field in (forecast, truth))
     correlation = (forecast * truth).sum() / (strength.clamp_min(FAINT) * wanted.clamp_min(FAINT))
     return (1.0 - correlation) * (wanted > 0)
+
+
+def differential_divergence(forecast: Tensor, truth: Tensor, observed: Tensor, temperature: float = 0.1) -> Tensor:
+    """How far the changes from frame to frame lie elsewhere than the true ones (Tan et al. 2023, arXiv:2206.12126).
+
+    Changes over ``temperature`` become shares of each map by a softmax; it is the Kullback-Leibler divergence of the
+    forecast's from the truth's, over the number of cells, as a mean squared error is.
+
+    ``forecast, truth``: ``(b, t, ...)``, a softmax over each map of the last dims. ``observed``: same shape, bool; a
+    change counts where both frames were measured. Returned: scalar, float32; 0 for a single frame, or where nothing
+    was measured.
+
+    >>> still, grows = torch.zeros(1, 2, 2), torch.tensor([[[0.0, 0.0], [0.1, 0.0]]])
+    >>> round(differential_divergence(still, grows, still == 0).item(), 4)  # of (1/2, 1/2) from (e, 1) / (1 + e)
+    0.0601
+    """
+    both = (observed[:, 1:] & observed[:, :-1]).flatten(2)
+    changes = (field.float().diff(dim=1).flatten(2) / temperature for field in (forecast, truth))
+    # a number that underflows, as infinity leaves NaN where nothing of a map was measured
+    p, q = (change.masked_fill(~both, -1e9).softmax(dim=-1) for change in changes)
+    return measured_mean(p * torch.log(p / (q + TINY) + TINY), both)
 
 
 def almost_fair_crps(members: Tensor, truth: Tensor, fairness: float = 0.95) -> Tensor:

@@ -42,7 +42,8 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
 
     Returned: in the warm-up ``(step + 1) / warmup`` of the way from ``warmup_from`` to the largest; then that, or
     with the schedule "cosine" ``(1 + cos(pi s)) / 2`` of the way down to the least, where s is the share of the steps
-    after the warm-up that are done.
+    after the warm-up that are done. With "onecycle" it rises likewise from the 25th part in the first three tenths, and
+    falls to the 250,000th (Smith and Topin 2017, arXiv:1708.07120, with the numbers of torch).
 
     >>> settings = TrainingSettings(steps=8, learning_rate=1.0, warmup=4)
     >>> [round(learning_rate(settings, step), 3) for step in range(8)]
@@ -50,15 +51,26 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
     >>> settings = TrainingSettings(steps=8, learning_rate=1.0, warmup=4, warmup_from=0.2)
     >>> [round(learning_rate(settings, step), 3) for step in range(4)]
     [0.4, 0.6, 0.8, 1.0]
+    >>> settings = TrainingSettings(steps=10, learning_rate=1.0, schedule="onecycle")
+    >>> [round(learning_rate(settings, step), 3) for step in range(10)]
+    [0.04, 0.52, 1.0, 0.95, 0.812, 0.611, 0.389, 0.188, 0.05, 0.0]
     """
+    if settings.schedule == "onecycle":
+        first, largest, turn = settings.learning_rate / 25, settings.learning_rate, 0.3 * settings.steps - 1
+        if step <= turn:
+            return _along_cosine(first, largest, step / turn)
+        return _along_cosine(largest, first / 1e4, (step - turn) / (settings.steps - 1 - turn))
     if step < settings.warmup:
         risen = (step + 1) / settings.warmup
         return settings.learning_rate * (settings.warmup_from + (1.0 - settings.warmup_from) * risen)
     if settings.schedule == "constant":
         return settings.learning_rate
     share = (step - settings.warmup) / (settings.steps - settings.warmup)
-    least = settings.min_learning_rate
-    return least + (settings.learning_rate - least) * 0.5 * (1.0 + math.cos(math.pi * share))
+    return _along_cosine(settings.learning_rate, settings.min_learning_rate, share)
+
+
+def _along_cosine(first: float, last: float, share: float) -> float:
+    return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def average_decay(settings: TrainingSettings, step: int) -> float:

@@ -46,8 +46,9 @@ class TrainingSettings:
         Steps in which the learning rate rises.
     warmup_from : float
         Share of ``learning_rate`` that it rises from.
-    schedule : {"cosine", "constant"}
-        What the learning rate does then: fall to ``min_learning_rate`` along a half cosine, or stay.
+    schedule : {"cosine", "constant", "onecycle"}
+        What the learning rate does then: fall to ``min_learning_rate`` along a half cosine, or stay. Or, without a
+        warm-up, one cycle: up from its 25th part in the first three tenths of the steps, and down to next to nothing.
     min_learning_rate : float
         Where the cosine ends.
     optimizer : {"adam", "adamw"}
@@ -122,7 +123,7 @@ class TrainingSettings:
     learning_rate: float = 3e-4
     warmup: int = 0
     warmup_from: float = 0.0
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "onecycle"] = "cosine"
     min_learning_rate: float = 0.0
     optimizer: Literal["adam", "adamw"] = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -176,7 +177,7 @@ class TrainingSettings:
         for name in ("ema", "rain_preference", "warmup_from"):
             check.number(name, getattr(self, name), "from 0 to below 1", lambda value: 0 <= value < 1)
         check.number("min_coverage", self.min_coverage, "from 0 to 1", lambda value: 0 <= value <= 1)
-        check.one_of("schedule", self.schedule, ("cosine", "constant"))
+        check.one_of("schedule", self.schedule, ("cosine", "constant", "onecycle"))
         check.one_of("optimizer", self.optimizer, ("adam", "adamw"))
         check.one_of("precision", self.precision, ("32", "bf16", "16"))
         check.one_of("keep", self.keep, ("best", "last"))
@@ -184,6 +185,8 @@ class TrainingSettings:
             check.flag(name, getattr(self, name))
         if self.warmup >= self.steps:
             raise ValueError(f"warmup is {self.warmup} of {self.steps} steps; it must end before the training does")
+        if self.warmup and self.schedule == "onecycle":
+            raise ValueError(f"warmup is {self.warmup}, and the schedule 'onecycle' rises by itself: leave warmup out")
 
     def _in_own_types(self) -> None:
         """NumPy's numbers are numbers, but no JSON, which the configuration of a run is written in."""

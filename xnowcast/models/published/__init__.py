@@ -10,6 +10,7 @@ from xnowcast.models.published.downscaling import stvd
 from xnowcast.models.published.ensemble import convgru_ensemble
 from xnowcast.models.published.latent import stldm
 from xnowcast.models.published.metnet import komet_metnet
+from xnowcast.models.published.translating import simvp
 from xnowcast.models.published.unet import guided_diffusion
 
-__all__ = ["convgru_ensemble", "guided_diffusion", "intern_image", "komet_metnet", "ms_rnn", "stldm", "stvd"]
+__all__ = ["convgru_ensemble", "guided_diffusion", "intern_image", "komet_metnet", "ms_rnn", "simvp", "stldm", "stvd"]

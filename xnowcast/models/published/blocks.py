@@ -1,4 +1,4 @@
-"""Names and shapes in the blocks that the U-Nets of STLDM and of STVD have in common."""
+"""Names and shapes in blocks that several networks have in common."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,25 @@ BLOCKS = (
     (r"\.fn\.fn\.to_out\.(?:0\.)?(weight|bias)$", r".out.\1"),
     (r"\.fn\.fn\.to_", "."),
 )
-"""Patterns in published names of residual blocks and attentions, and what stands there here."""
+"""Patterns in published names of residual blocks and attentions, and what stands there here: in the U-Nets of STLDM and
+of STVD."""
+
+GATED_BLOCKS = (
+    (r"\.norm1\.", ".attention_norm."),
+    (r"\.norm2\.", ".mixer_norm."),
+    (r"\.layer_scale_1$", ".attention_scale"),
+    (r"\.layer_scale_2$", ".mixer_scale"),
+    (r"\.attn\.proj_1\.", ".attention.enter."),
+    (r"\.attn\.spatial_gating_unit\.conv0\.", ".attention.local."),
+    (r"\.attn\.spatial_gating_unit\.conv_spatial\.", ".attention.wide."),
+    (r"\.attn\.spatial_gating_unit\.conv1\.", ".attention.gate."),
+    (r"\.attn\.spatial_gating_unit\.fc\.", ".attention.whole."),
+    (r"\.attn\.proj_2\.", ".attention.leave."),
+    (r"\.mlp\.fc1\.", ".mixer.0."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mixer.1."),
+    (r"\.mlp\.fc2\.", ".mixer.3."),
+)
+"""The same of the blocks with gated attention of SimVP, TAU and STLDM."""
 
 
 def renamed(name: str, patterns: Sequence[tuple[str, str]]) -> str:

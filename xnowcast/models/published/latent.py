@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor
 
-from xnowcast.models.published.blocks import BLOCKS, flattened, renamed
+from xnowcast.models.published.blocks import BLOCKS, GATED_BLOCKS, flattened, renamed
 from xnowcast.models.published.taking import Tensors, require_all
 from xnowcast.models.stldm.model import STLDM
 
@@ -19,18 +19,7 @@ RENAMED = (
     (r"^backbone\.vae\.decoder\.readout\.", "autoencoder.readout."),
     (r"^backbone\.hid\.enc\.(\d+)\.reduction\.", r"translator.blocks.\1.leave."),
     (r"^backbone\.hid\.enc\.(\d+)\.block\.", r"translator.blocks.\1."),
-    (r"\.norm1\.", ".attention_norm."),
-    (r"\.norm2\.", ".mixer_norm."),
-    (r"\.layer_scale_1$", ".attention_scale"),
-    (r"\.layer_scale_2$", ".mixer_scale"),
-    (r"\.attn\.proj_1\.", ".attention.enter."),
-    (r"\.attn\.spatial_gating_unit\.conv0\.", ".attention.local."),
-    (r"\.attn\.spatial_gating_unit\.conv_spatial\.", ".attention.wide."),
-    (r"\.attn\.spatial_gating_unit\.conv1\.", ".attention.gate."),
-    (r"\.attn\.proj_2\.", ".attention.leave."),
-    (r"\.mlp\.fc1\.", ".mixer.0."),
-    (r"\.mlp\.dwconv\.dwconv\.", ".mixer.1."),
-    (r"\.mlp\.fc2\.", ".mixer.3."),
+    *GATED_BLOCKS,
     (r"^diff_unet\.time_mlp\.mlp\.", "denoiser.time."),
     (r"^diff_unet\.conditions\.", "denoiser.pyramid."),
     (r"^diff_unet\.downs\.(\d+)\.block1\.", r"denoiser.down.\1.conditioned."),
