@@ -21,6 +21,7 @@ PARAMETERS = {
     "db-preciplstm": 1_986_194,
     "stldm": 78_883_105,
     "postcast": 552_797_953,
+    "tau": 50_262_209,
 }
 """Of some of the networks."""
 
@@ -61,12 +62,20 @@ NWP_MAE = PLAIN | {
 }
 """An et al. (2023), table of settings; it trains the classes on samples with rain alone."""
 
+SIMVP = PLAIN | {
+    **{"steps": 125_000, "batch_size": 16, "crop": 128, "optimizer": "adam", "betas": (0.9, 0.999), "clip": None},
+    **{"learning_rate": 1e-3, "schedule": "onecycle", "weight_decay": 0.0},
+}
+"""Gao et al. (2022), Tan et al. (2022, 2023) and their code, for Moving MNIST; the crop is ours."""
+
 PAPERS = {
     "db-": DB_RNN,
     "ms-": DB_RNN,
     "stldm": STLDM,
     "postcast": POSTCAST,
     "stvd": STVD,
+    "simvp": SIMVP,
+    "tau": SIMVP,
     "nwp-mae pretraining": NWP_MAE_ENCODER,
     "nwp-mae classes": NWP_MAE,
 }
@@ -109,7 +118,7 @@ def test_configurations_scale_reflectivity_as_the_data_set_does(data_set, low, h
 
 
 def test_every_network_of_the_commands_is_tested():
-    assert {config_of(command).model for command in TRAININGS} >= {*PARAMETERS, "stvd", "nwp-mae"}
+    assert {config_of(command).model for command in TRAININGS} >= {*PARAMETERS, "stvd", "nwp-mae", "simvp"}
 
 
 def test_the_configuration_of_the_scores_lacks_nothing_but_its_data(tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def test_what_was_not_measured_has_no_share_and_no_gradient():
     assert (forecast.grad[0] != 0).any() and (forecast.grad[~observed] == 0).all()
     other = torch.where(observed, truth, 9.0)
     assert differential_divergence(forecast, other, observed).equal(loss)
-    assert float(differential_divergence(forecast[:, :1], truth[:, :1], observed[:, :1])) == 0.0
+    assert float(differential_divergence(truth[:, :1], truth[:, 1:2], observed[:, :1])) == 0.0
 
 
 def test_tau_weighs_the_divergence_beside_the_squared_error():
@@ -162,22 +162,19 @@ def test_tau_weighs_the_divergence_beside_the_squared_error():
 @pytest.mark.parametrize(("system", "options"), [("simvp", {}), ("simvp", {"translator": "incepu"}), ("tau", {})])
 def test_it_learns_rain_that_moves(system, options):
     torch.manual_seed(0)
-    model = models.build(system, size="tiny", input_frames=3, target_frames=4, **options).train()
-    place = torch.randint(16, (12, 2))
-    rain = torch.zeros(12, 7, 1, 16, 16)
-    for sample, (y, x) in enumerate(place):
-        for time in range(7):
-            rain[sample, time, 0, (y + torch.arange(5)) % 16, (x + 2 * time) % 16] = 20.0
+    model = models.build(system, size="tiny", input_frames=3, target_frames=3, **options).train()
+    rain = torch.zeros(8, 6, 1, 16, 16)
+    for sample, (y, x) in enumerate(torch.randint(16, (8, 2)).tolist()):
+        for time in range(6):
+            rain[sample, time, 0, torch.arange(y, y + 6)[:, None] % 16, torch.arange(x, x + 6) % 16 - 2 * time] = 20.0
     batch = TrainingBatch(rain, rain >= 0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = []
     for _ in range(25):
-        losses.append(model.loss(batch, progress=0.0).total)
+        loss = model.loss(batch, progress=0.0).total
         optimizer.zero_grad()
-        losses[-1].backward()
+        loss.backward()
         optimizer.step()
-    mean = model.transform(rain)[:, 3:].var()  # of a forecast that knows nothing but the mean
-    assert losses[-1] < 0.9 * mean < losses[0]
+    assert loss.detach() < 0.5 * model.transform(rain)[:, 3:].var()  # of a forecast that knows the mean alone
 
 
 # ---------------------------------------------------------------- in the package
