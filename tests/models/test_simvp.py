@@ -189,10 +189,10 @@ def test_sizes_can_be_told_one_by_one_and_those_that_are_none_are_refused():
 
 @pytest.mark.parametrize("system", ["simvp", "tau"])
 def test_in_the_moving_frame_it_begins_with_no_difference_from_the_newest(system):
-    layer = models.build("lagrangian", network=system, size="tiny")
-    assert (layer.network.network(torch.rand(1, 5, 1, 16, 16)) == 0).all()
+    layer = models.build("lagrangian", network=system, size="tiny").eval()
+    frames = torch.rand(1, 5, 1, 16, 16)
+    assert layer.network.continued(frames, 7).equal(frames[:, -1:].expand(-1, 7, -1, -1, -1))
     radar = xnowcast.datasets.synthetic_radar(frames=8, shape=(48, 52))
-    said, expected = (radar.nowcast.forecast(m, steps=6).rainfall_rate for m in (layer.eval(), "extrapolation"))
-    np.testing.assert_allclose(said, expected, atol=1e-3)
-    members = radar.nowcast.forecast(layer, steps=3, members=2).rainfall_rate
-    assert members.sizes["member"] == 2
+    layer = models.build("lagrangian", network=system, size="tiny", motion_noise=0.4).eval()
+    first, second = radar.nowcast.forecast(layer, steps=3, members=2).rainfall_rate.transpose("member", ...)
+    assert float(abs(first - second).mean()) > 0.01
