@@ -109,7 +109,7 @@ class LagrangianOptions(Options):
         if not 0 <= self.cascade < 1:
             raise ValueError(f"cascade is {self.cascade!r}: it must be a share of 0 or more, below 1")
         task = self.task()
-        if not all(0 <= share <= 1 for share in self.anchor):
+        if len(self.anchor) != 3 or not all(0 <= share <= 1 for share in self.anchor):
             raise ValueError(f"anchor is {self.anchor!r}: it must be three shares between 0 and 1")
         for name in ("cascade", "anchor", "detail"):
             if np.any(getattr(self, name)) and task.input_frames < 3:
