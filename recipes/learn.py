@@ -28,7 +28,6 @@ from xnowcast.cli.flags import _name_and_value
 TRAINING = ("fmi_20160928_crop512", "knmi_20100826_crop384", "mch_20150515_crop")
 TESTING = ("mch_20160711", "rmi_20210704_crop512")
 BASELINES = ("persistence", "extrapolation")
-CELLS = ("convlstm", "trajgru", "predrnn", "predrnn++", "mim", "motionrnn", "preciplstm")
 THRESHOLDS = [0.5, 2.0, 5.0, 10.0]  # mm/h
 BAND = (4.0, 8.0)  # km
 STEPS = 12
@@ -145,7 +144,7 @@ def main():
     if not options.data.is_dir():
         raise SystemExit(f"the real events are not in {options.data}: give their folder with --data")
     options.out.mkdir(parents=True, exist_ok=True)
-    names = [f"db-{cell}" for cell in CELLS] if options.systems == ["cells"] else options.systems
+    names = [f"db-{cell}" for cell in xnowcast.models.CELLS] if options.systems == ["cells"] else options.systems
     models = {name: name for name in BASELINES} | {name: train(name, options, options.data) for name in names}
     frame = table(models, options.data, options.size)
     frame.to_csv(options.out / "learn.csv")

@@ -238,6 +238,23 @@ class PlainPrecipLSTM(nn.Module):
         return h, (h, c, space, time, x), m
 
 
+class PlainMKLSTM(nn.Module):
+    def __init__(self, cell):
+        super().__init__()
+        (self.x3, self.h3), (self.x5, self.h5) = (copies(gates) for gates in cell.gates)
+        (self.c3,), (self.c5,) = (copies(output) for output in cell.output)
+        self.last = cell.value
+
+    def forward(self, x, state=None, memory=None, below=None):
+        h, c3, c5 = state or (torch.zeros_like(x),) * 3
+        i3, f3, g3, o3 = torch.chunk(self.x3(x) + self.h3(h), 4, dim=1)
+        i5, f5, g5, o5 = torch.chunk(self.x5(x) + self.h5(h), 4, dim=1)
+        c3 = sigmoid(f3) * c3 + sigmoid(i3) * tanh(g3)
+        c5 = sigmoid(f5) * c5 + sigmoid(i5) * tanh(g5)
+        h = sigmoid(o3 + o5 + self.c3(c3) + self.c5(c5)) * tanh(self.last(torch.cat([c3, c5], dim=1)))
+        return h, (h, c3, c5), None
+
+
 PLAIN = {
     "ConvLSTM": PlainConvLSTM,
     "TrajGRU": PlainTrajGRU,
@@ -246,6 +263,7 @@ PLAIN = {
     "MIM": PlainMIM,
     "MotionRNN": PlainMotionRNN,
     "PrecipLSTM": PlainPrecipLSTM,
+    "MKLSTM": PlainMKLSTM,
 }
 
 

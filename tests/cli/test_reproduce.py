@@ -19,7 +19,9 @@ PARAMETERS = {
     "db-convlstm": 500_114,
     "ms-convlstm": 250_057,
     "db-preciplstm": 1_986_194,
+    "ms-mk-lstm": 7_576_897,
     "stldm": 78_883_105,
+    "lpt-qpn": 4_636_747,
     "postcast": 552_797_953,
     "tau": 50_262_209,
 }
@@ -34,11 +36,17 @@ DB_RNN = PLAIN | {
 }
 """Ma et al. (2024), section IV. The paper counts epochs: the steps are ours."""
 
+MS_LSTM = DB_RNN | {"crop": 128}
+"""Ma et al. (2023), the code."""
+
 STLDM = PLAIN | {
     **{"steps": 200_000, "batch_size": 4, "crop": 128, "optimizer": "adamw", "weight_decay": 0.01, "clip": 1.0},
     **{"learning_rate": 1e-4, "warmup": 2000, "warmup_from": 0.1, "schedule": "cosine", "min_learning_rate": 1e-6},
 }
 """Foo et al. (2026), appendix, and its code."""
+
+LPT_QPN = PLAIN | {"optimizer": "adamw", "schedule": "cosine", "min_learning_rate": 1e-9, "clip": None}
+"""Li et al. (2023), its code; the size of the batch, the rate and the length are not told there, and ours."""
 
 POSTCAST = PLAIN | {
     **{"batch_size": 16, "accumulate": 2, "crop": 256, "optimizer": "adamw", "betas": (0.9, 0.999)},
@@ -70,8 +78,10 @@ SIMVP = PLAIN | {
 
 PAPERS = {
     "db-": DB_RNN,
-    "ms-": DB_RNN,
+    "ms-convlstm": DB_RNN,
+    "ms-mk-lstm": MS_LSTM,
     "stldm": STLDM,
+    "lpt-qpn": LPT_QPN,
     "postcast": POSTCAST,
     "stvd": STVD,
     "simvp": SIMVP,

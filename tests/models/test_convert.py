@@ -309,7 +309,8 @@ def test_the_prior_of_images_becomes_one_of_radar(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("system", "name", "of_it"), [("ms-predrnn", "predrnn", {}), ("trajgru", "trajgru", {"published": True})]
+    ("system", "name", "of_it"),
+    [("ms-predrnn", "predrnn", {}), ("trajgru", "trajgru", {"published": True}), ("ms-mk-lstm", "mk_lstm", {})],
 )
 def test_recurrent_cells_become_one_of_several_systems(tmp_path, system, name, of_it):
     torch.save(golden(f"msrnn_stack_{name}").of("weights"), tmp_path / "theirs.pt")
@@ -413,7 +414,7 @@ def test_the_parameters_on_the_page_are_those_of_the_networks(name, parameters):
 def test_the_tests_that_the_page_names_are_there():
     here = [Path(__file__).with_name(f"test_{name}.py").read_text() for name in ("published", "convert")]
     named = set(re.findall(r"`(test_\w+)`", FIDELITY))
-    assert len(COUNTED) == 14 and len(named) == 10
+    assert len(COUNTED) == 16 and len(named) == 10
     assert {name for name in named if any(f"def {name}(" in text for text in here)} == named
 
 

@@ -1,9 +1,11 @@
 """The networks are the authors' own: with their weights they say what the authors' code says (tests/golden.py)."""
 
+import re
+
 import pytest
 import torch
 from einops import rearrange
-from golden import assert_equals, golden, listed
+from golden import assert_equals, golden, listed, tabled
 
 from xnowcast import models
 from xnowcast.models import published
@@ -91,6 +93,7 @@ RECURRENT = {
     "mim": "mim",
     "motionrnn": "motionrnn",
     "preciplstm": "preciplstm",
+    "mk-lstm": "mk_lstm",
 }
 WINDOW = {"preciplstm": {"window": 7}}
 SLIPS = ("trajgru", "motionrnn", "preciplstm")
@@ -132,6 +135,7 @@ STATES = {
     "mim": "h c n s before",
     "motionrnn": "h c n s before F D",
     "preciplstm": "h c ms mt before",
+    "mk-lstm": "h c_3 c_5",
 }
 LAYERS = {"predrnn++": (0, 1), "mim": (0, 1), "motionrnn": (0, 1, 5)}
 
@@ -168,6 +172,43 @@ def test_recurrent_cells_are_those_of_ms_rnn(name, variant, layer, start):
         assert_equals(shown, expected["output"][step])
         if "memory" in expected:
             assert_equals(memory, expected["memory"][step])
+
+
+def as_saved(tensors):
+    """Names of the whole model where a file has those of its parts."""
+    return {re.sub(r"^(embed|fc)\.", r"\1.conv_\1.", name): tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(("name", "file"), [("mk-lstm", "mk_lstm"), ("ms-mk-lstm", "ms_lstm")])
+@torch.no_grad()
+def test_ms_lstm_and_its_baseline_are_the_published_ones(name, file):
+    """Three frames are read and three more steps are fed what the network said."""
+    found = golden(file, "golden_zoo")
+    model = models.build(name, width=6, input_frames=3).eval()
+    model.network.load_state_dict(published.ms_rnn(model.network, as_saved(found.of("weights"))))
+    (said,) = model.rollout(found.tensors["input/x"], 6, known=3)
+    assert_equals(said, found.tensors["output/y"])
+
+
+@torch.no_grad()
+def test_a_step_of_mk_lstm_leaves_the_published_memories():
+    found = golden("mk_lstm_cell", "golden_zoo")
+    cell, given = CELLS["mk-lstm"](6), found.of("input")
+    cell.load_state_dict(of_cell(cell, found.of("weights")))
+    _, state, _ = cell(given["x"], (given["h"], given["c_3"], given["c_5"]))
+    for said, name in zip(state, ("h", "c_3", "c_5"), strict=True):
+        assert_equals(said, found.tensors[f"output/{name}"])
+
+
+def test_the_full_ms_lstm_takes_all_tensors_of_the_published_one():
+    with torch.device("meta"):
+        network = models.build("ms-mk-lstm", width=64).network
+        tensors = {name: torch.empty(shape) for name, shape in as_saved(tabled("ms_lstm")).items()}
+        state = published.ms_rnn(network, tensors)
+    assert {name: tensor.shape for name, tensor in state.items()} == {
+        name: tensor.shape for name, tensor in network.state_dict().items()
+    }
+    assert sum(tensor.numel() for tensor in network.cells.state_dict().values()) == 7_576_704
 
 
 # ---------------------------------------------------------------- STLDM

@@ -14,7 +14,7 @@ from xnowcast.nn.recurrent import CELLS, MIM, ConvLSTM, MotionRNN, PrecipLSTM, P
 from xnowcast.nn.recurrent.cell import gated, updated
 from xnowcast.nn.warp import warp
 
-WITH_MEMORY = [name for name in CELLS if name not in ("convlstm", "trajgru")]
+WITH_MEMORY = [name for name in CELLS if name not in ("convlstm", "trajgru", "mk-lstm")]
 each_cell = pytest.mark.parametrize("name", CELLS)
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -134,7 +134,7 @@ PUBLISHED_CELLS = ("trajgru", "motionrnn", "preciplstm")
 
 MS_RNN = Family(
     name="ms-rnn",
-    weights="stacks of six recurrent cells, on one scale and on three",
+    weights="stacks of six recurrent cells, on one scale and on three, MS-LSTM among them",
     url="https://github.com/mazhf/MS-RNN",
     terms="none stated",
     data="what they were trained on: tell --step and --spacing; pixels of HKO-7 or DWD-12 over 255",
@@ -220,10 +220,24 @@ TAU = Family(
     part="network",
 )
 
+LPT_QPN = Family(
+    name="lpt-qpn",
+    weights="the network; none are published, the code saves its own",
+    url="https://github.com/davidlikecookies/LPT-QPN",
+    terms="none stated",
+    data="SEVIR: vertically integrated liquid, 5 to 20 frames, 5 min: tell --spacing",
+    systems={"lpt-qpn": {"scaling": "sevir"}},
+    converter="xnowcast.models.published.channel_transformer:lpt_qpn",
+    minutes=5,
+)
+
 FAMILIES: dict[str, Family] = {
-    one.name: one for one in (*STLDM, GUIDED_DIFFUSION, MS_RNN, STVD, INTERN_IMAGE, CONVGRU_ENSEMBLE, SIMVP, TAU)
+    family.name: family
+    for record in list(globals().values())
+    for family in (record if isinstance(record, tuple) else (record,))
+    if isinstance(family, Family)
 }
-"""All families by their names."""
+"""All families of this file by their names."""
 
 
 def find(name: str) -> Family:

@@ -41,8 +41,9 @@ DISCRIMINATORS = {
     "mim": LARGE,
     "motionrnn": LARGE,
     "preciplstm": LARGE,
+    "mk-lstm": LARGE,
 }
-"""Tables I and II: the larger the network, the larger its adversary."""
+"""Tables I and II: the larger the network, the larger its adversary. MK-LSTM, as large as MIM, is not among them."""
 
 PLAIN, DB = {"kind": ["plain"]}, {"kind": ["db"]}
 
@@ -182,7 +183,8 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
 
     Ma et al. (2022), MS-RNN, arXiv:2206.03010; Ma et al. (2024), DB-RNN: an RNN for precipitation nowcasting
     deblurring, doi:10.1109/JSTARS.2024.3365612; for one scale Shi et al. (2015), arXiv:1506.04214, and Wang et al.
-    (2017), PredRNN; the other cells name theirs.
+    (2017), PredRNN; for MS-LSTM, of kind "ms" and cell "mk-lstm", Ma et al. (2023), arXiv:2304.07724; the other
+    cells name theirs.
 
     >>> model = RecurrentForecaster(kind="db", cell="predrnn", size="tiny")
     >>> frames = torch.rand(1, 5, 1, 16, 20)

@@ -10,7 +10,7 @@ from xnowcast.check import LARGEST_COUNT, in_kind, nearest
 if TYPE_CHECKING:
     from xnowcast.models.base import Task
 
-CELLS = ("convlstm", "trajgru", "predrnn", "predrnn++", "mim", "motionrnn", "preciplstm")
+CELLS = ("convlstm", "trajgru", "predrnn", "predrnn++", "mim", "motionrnn", "preciplstm", "mk-lstm")
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 
@@ -26,6 +26,7 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "convgru-ensemble": "xnowcast.models.convgru:ConvGRUEnsemble",
     "simvp": "xnowcast.models.simvp:SimVP",
     "tau": "xnowcast.models.simvp:TAU",
+    "lpt-qpn": "xnowcast.models.lpt_qpn:LPTQPN",
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",
     "stvd": "xnowcast.models.stvd:STVD",

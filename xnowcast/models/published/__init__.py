@@ -6,6 +6,7 @@ it holds.
 
 from xnowcast.models.published.backbone import intern_image
 from xnowcast.models.published.cells import ms_rnn
+from xnowcast.models.published.channel_transformer import lpt_qpn
 from xnowcast.models.published.downscaling import stvd
 from xnowcast.models.published.ensemble import convgru_ensemble
 from xnowcast.models.published.latent import stldm
@@ -13,4 +14,14 @@ from xnowcast.models.published.metnet import komet_metnet
 from xnowcast.models.published.translating import simvp
 from xnowcast.models.published.unet import guided_diffusion
 
-__all__ = ["convgru_ensemble", "guided_diffusion", "intern_image", "komet_metnet", "ms_rnn", "simvp", "stldm", "stvd"]
+__all__ = [
+    "convgru_ensemble",
+    "guided_diffusion",
+    "intern_image",
+    "komet_metnet",
+    "lpt_qpn",
+    "ms_rnn",
+    "simvp",
+    "stldm",
+    "stvd",
+]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xnowcast.models.published.taking import Published, Tensors
 from xnowcast.nn.multiscale import Multiscale
-from xnowcast.nn.recurrent import MIM, ConvLSTM, MotionRNN, PrecipLSTM, PredRNN, PredRNNPlusPlus, TrajGRU
+from xnowcast.nn.recurrent import MIM, MKLSTM, ConvLSTM, MotionRNN, PrecipLSTM, PredRNN, PredRNNPlusPlus, TrajGRU
 from xnowcast.nn.stacked import Stacked
 
 State = dict[str, Tensor]
@@ -138,6 +138,14 @@ def _preciplstm(cell: nn.Module, found: Published) -> State:
     return state | {"attention.project.weight": torch.cat(attention)} | _below("output.value", found.layer("c_m_ms_mt"))
 
 
+def _mk_lstm(cell: nn.Module, found: Published) -> State:
+    state = _below("value", found.layer("_conv_out"))
+    for number, kernel in enumerate((3, 5)):
+        gates, shown = (f"_conv_x2h_{kernel}", f"_conv_h2h_{kernel}"), (f"_conv_c2o_{kernel}",)
+        state |= _joined(found, {f"gates.{number}": gates, f"output.{number}": shown})
+    return state
+
+
 CELLS: dict[type[nn.Module], Callable[[nn.Module, Published], State]] = {
     ConvLSTM: _convlstm,
     TrajGRU: _trajgru,
@@ -146,6 +154,7 @@ CELLS: dict[type[nn.Module], Callable[[nn.Module, Published], State]] = {
     MIM: _mim,
     MotionRNN: _motionrnn,
     PrecipLSTM: _preciplstm,
+    MKLSTM: _mk_lstm,
 }
 
 

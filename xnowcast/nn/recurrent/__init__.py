@@ -1,8 +1,9 @@
-"""The seven recurrent cells, each a layer that can be called alone: `xnowcast.nn.recurrent.cell.Cell`."""
+"""The eight recurrent cells, each a layer that can be called alone: `xnowcast.nn.recurrent.cell.Cell`."""
 
 from xnowcast.nn.recurrent.cell import Cell
 from xnowcast.nn.recurrent.convlstm import ConvLSTM
 from xnowcast.nn.recurrent.mim import MIM
+from xnowcast.nn.recurrent.mk_lstm import MKLSTM
 from xnowcast.nn.recurrent.motionrnn import MotionRNN
 from xnowcast.nn.recurrent.preciplstm import PrecipLSTM
 from xnowcast.nn.recurrent.predrnn import PredRNN
@@ -17,11 +18,13 @@ CELLS: dict[str, type[Cell]] = {
     "mim": MIM,
     "motionrnn": MotionRNN,
     "preciplstm": PrecipLSTM,
+    "mk-lstm": MKLSTM,
 }
 
 __all__ = [
     "CELLS",
     "MIM",
+    "MKLSTM",
     "Cell",
     "ConvLSTM",
     "MotionRNN",
