@@ -94,11 +94,11 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, width, heads, head_width, linear):
+    def __init__(self, width, heads, head_width, linear, kernel):
         super().__init__()
         self.heads, self.scale, self.linear = heads, head_width**-0.5, linear
         self.norm = ChannelNorm(width)
-        self.qkv = nn.Conv2d(width, 3 * heads * head_width, 1, bias=False)
+        self.qkv = nn.Conv2d(width, 3 * heads * head_width, kernel, padding=kernel // 2, bias=False)
         self.out = nn.Conv2d(heads * head_width, width, 1)
         self.out_norm = ChannelNorm(width) if linear else None
 
@@ -118,20 +118,22 @@ class Attention(nn.Module):
 
 
 class PatchedSpatial(Attention):
-    def __init__(self, width, heads, head_width):
-        super().__init__(width, heads, head_width, linear=True)
+    def __init__(self, width, heads, head_width, patches, kernel):
+        super().__init__(width, heads, head_width, True, kernel)
+        self.patches = patches
 
     def split(self, x):
-        return rearrange(x, "b t (e d) (i p) (j q) -> (b t) (e i j) d (p q)", e=self.heads, i=2, j=2)
+        pattern = "b t (e d) (i p) (j q) -> (b t) (e i j) d (p q)"
+        return rearrange(x, pattern, e=self.heads, i=self.patches, j=self.patches)
 
     def join(self, out, x):
-        pattern = "(b t) (e i j) d (p q) -> b t (e d) (i p) (j q)"
-        return rearrange(out, pattern, b=x.shape[0], e=self.heads, i=2, j=2, p=x.shape[-2] // 2)
+        pattern, n = "(b t) (e i j) d (p q) -> b t (e d) (i p) (j q)", self.patches
+        return rearrange(out, pattern, b=x.shape[0], e=self.heads, i=n, j=n, p=x.shape[-2] // n)
 
 
 class Spatial(Attention):
-    def __init__(self, width, heads, head_width):
-        super().__init__(width, heads, head_width, linear=False)
+    def __init__(self, width, heads, head_width, kernel):
+        super().__init__(width, heads, head_width, False, kernel)
 
     def split(self, x):
         return rearrange(x, "b t (e d) h w -> (b t) e d (h w)", e=self.heads)
@@ -141,8 +143,8 @@ class Spatial(Attention):
 
 
 class CellTemporal(Attention):
-    def __init__(self, width, heads, head_width):
-        super().__init__(width, heads, head_width, linear=True)
+    def __init__(self, width, heads, head_width, kernel):
+        super().__init__(width, heads, head_width, True, kernel)
 
     def split(self, x):
         return rearrange(x, "b t (e d) h w -> b (e h w) d t", e=self.heads)
@@ -205,7 +207,7 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    def __init__(self, channels, base, multipliers, heads, head_width, denoises):
+    def __init__(self, channels, base, multipliers, heads, head_width, denoises, patches=2, kernel=1):
         super().__init__()
         widths = [base] + [base * m for m in multipliers]
         last, step_width = len(multipliers) - 1, 4 * base if denoises else None
@@ -215,8 +217,11 @@ class UNet(nn.Module):
             if not wanted:
                 return None
             if n == last:
-                return MapTemporal(width, heads, head_width, linear=True)
-            return CellTemporal(width, heads, head_width)
+                return MapTemporal(width, heads, head_width, True, kernel)
+            return CellTemporal(width, heads, head_width, kernel)
+
+        def over_space(width):
+            return PatchedSpatial(width, heads, head_width, patches, kernel)
 
         self.init = nn.Conv2d(channels + 2 if denoises else channels, base, 7, padding=3)
         self.down = nn.ModuleList()
@@ -224,18 +229,18 @@ class UNet(nn.Module):
             resize = nn.Conv2d(a, b, 3, padding=1) if n == last else SpaceToDepth(a, b)
             blocks = (ResidualBlock(twice * a, a, step_width) for _ in range(2))
             temporal = over_time(a, n, n == last if denoises else n > 0)
-            self.down.append(Level(*blocks, PatchedSpatial(a, heads, head_width), temporal, resize))
+            self.down.append(Level(*blocks, over_space(a), temporal, resize))
         w = widths[-1]
         blocks = (ResidualBlock(twice * w, w, step_width) for _ in range(2))
-        over_map = MapTemporal(w, heads, head_width, linear=False)
-        self.middle = Level(*blocks, Spatial(w, heads, head_width), over_map, third=ResidualBlock(w, w, step_width))
+        over_cells, over_map = Spatial(w, heads, head_width, kernel), MapTemporal(w, heads, head_width, False, kernel)
+        self.middle = Level(*blocks, over_cells, over_map, third=ResidualBlock(w, w, step_width))
         self.up = nn.ModuleList()
         for n in range(last, -1, -1):
             a, b = widths[n], widths[n + 1]
             resize = nn.Conv2d(b, a, 3, padding=1) if n == 0 else NearestUp(b, a)
             blocks = (ResidualBlock(a + b, b, step_width) for _ in range(2))
             temporal = over_time(b, n, n > 0 if denoises else n == last)
-            self.up.append(Level(*blocks, PatchedSpatial(b, heads, head_width), temporal, resize))
+            self.up.append(Level(*blocks, over_space(b), temporal, resize))
         self.final = ResidualBlock(2 * base, base, step_width)
         self.read = nn.Conv2d(base, 1, 1)
         if denoises:
@@ -260,16 +265,16 @@ class UNet(nn.Module):
 
 
 class Downscaler(UNet):
-    def __init__(self, channels, base=64, multipliers=(1, 1, 2, 2, 3, 4), heads=4, head_width=32):
-        super().__init__(channels, base, multipliers, heads, head_width, denoises=False)
+    def __init__(self, channels, base=64, multipliers=(1, 1, 2, 2, 3, 4), heads=4, head_width=32, **kind):
+        super().__init__(channels, base, multipliers, heads, head_width, denoises=False, **kind)
 
     def forward(self, x):
         return self.run(x)
 
 
 class Denoiser(UNet):
-    def __init__(self, channels, base=64, multipliers=(1, 1, 2, 2, 3, 4), heads=4, head_width=32):
-        super().__init__(channels, base, multipliers, heads, head_width, denoises=True)
+    def __init__(self, channels, base=64, multipliers=(1, 1, 2, 2, 3, 4), heads=4, head_width=32, **kind):
+        super().__init__(channels, base, multipliers, heads, head_width, denoises=True, **kind)
 
     def forward(self, r, n, x, estimate, context):
         """``n`` is the share of the schedule, (b,)."""

@@ -29,7 +29,7 @@ def test_environment_yml_has_the_dependencies_of_pyproject():
 
 
 def test_the_extras_that_the_documentation_names_exist():
-    assert set(PROJECT["optional-dependencies"]) >= {"train", "plot", "io", "pysteps", "docs", "test"}
+    assert set(PROJECT["optional-dependencies"]) >= {"train", "plot", "io", "pysteps", "perceptual", "docs", "test"}
 
 
 def test_constraints_satisfy_pyproject_and_pin_torch():

@@ -24,6 +24,7 @@ PARAMETERS = {
     "lpt-qpn": 4_636_747,
     "postcast": 552_797_953,
     "tau": 50_262_209,
+    "stvd": 57_615_106,
 }
 """Of some of the networks."""
 
@@ -76,6 +77,10 @@ SIMVP = PLAIN | {
 }
 """Gao et al. (2022), Tan et al. (2022, 2023) and their code, for Moving MNIST; the crop is ours."""
 
+STVD_OPTIONS = {"factor": 8, "frames": 5, "attention_kernel": 3, "eps": 3.6e-11, "diffusion_steps": 1400}
+STVD_OPTIONS |= {"published": False, "whole_map": False, "sampling_steps": 30}
+"""Srivastava et al. (2024), section 3.2 and appendix A.1; eps is that of the code, 1e-14 kg m-2 s-1."""
+
 PAPERS = {
     "db-": DB_RNN,
     "ms-convlstm": DB_RNN,
@@ -116,6 +121,15 @@ def test_a_training_command_builds_the_network_of_the_paper(command):
         model = models.build(config.model, **config.options)
     expected = PARAMETERS.get(config.model)
     assert expected is None or sum(p.numel() for p in model.parameters()) == expected
+
+
+def test_the_command_of_stvd_has_the_options_of_its_paper():
+    (command,) = (line for line in TRAININGS if "configs/stvd.toml" in line)
+    config = config_of(command)
+    with torch.device("meta"):
+        options = models.build(config.model, **config.options).options
+    assert {name: getattr(options, name) for name in STVD_OPTIONS} == STVD_OPTIONS
+    assert options.coarse_highest is not None and options.coarse_highest < options.highest
 
 
 @pytest.mark.parametrize(

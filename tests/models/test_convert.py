@@ -4,13 +4,14 @@ import argparse
 import json
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from golden import golden, listed
+from golden import assert_equals, golden, listed
 from rain_fields import X, Y, clock
 from safetensors.torch import save_file
 from torch import nn
@@ -18,11 +19,11 @@ from torch import nn
 import xnowcast
 from xnowcast import models
 from xnowcast.cli.commands import main
-from xnowcast.models import families, nwp_mae, postcast, weights
+from xnowcast.models import families, metnet_sequence, nwp_mae, postcast, weights
 from xnowcast.models.published import checkpoint, intern_image
 from xnowcast.models.stldm.model import SIZES, Size
 from xnowcast.models.stvd import model as stvd_model
-from xnowcast.nn.intern_image import InternImage
+from xnowcast.nn.intern_image import INTERN_IMAGE_SIZES, InternImage
 from xnowcast.nn.noise import Noise
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "published_weights.md"
@@ -271,6 +272,7 @@ def test_tensors_that_fit_nowhere_or_are_missing_are_named(published, saved):
         ("ms-rnn", {"system": "ms-mim"}, "does not tell scaling \\(the data set"),
         ("stldm-3d-256", {}, "does not tell patch \\(the patch_size"),
         ("stldm-3d-256", {"patch": 12}, "patch is 12 cells: choose a multiple of 8"),
+        ("stvd", {"highest": 250.0}, r"does not tell coarse_highest \(that of the coarse rain"),
         ("stldm-3d-128", {"guidence": 1}, "did you mean 'guidance'"),
     ],
 )
@@ -327,14 +329,17 @@ def test_stvd_knows_the_ranges_that_it_is_told(tmp_path, monkeypatch):
     ranges = {name: (0.0, 2.0) for names in fields.values() for name in names}
     averages = {"ema": {f"ema_model.{name}": own for name, own in golden("stvd").of("weights").items()}}
     torch.save(averages, tmp_path / "theirs.pt")
-    told = ["--option=size=tiny", "--option=highest=250", "--option=diffusion_steps=20", "--option=sampling_steps=4"]
+    told = ["--option=size=tiny", "--option=highest=250", "--option=coarse_highest=90"]
+    told += ["--option=diffusion_steps=20", "--option=sampling_steps=4"]
     told += [f"--option={name}={json.dumps(names)}" for name, names in fields.items()]
     told += [f"--ranges={name}=0,2" for name in ranges]
     assert main(["convert", "stvd", str(tmp_path / "theirs.pt"), str(tmp_path / "ours.safetensors"), *told]) == 0
     model = weights.load(tmp_path / "ours.safetensors")
     assert model.largest.tolist() == [2.0] * 11 and model.transform.highest == 250.0
+    assert model.coarse_stretch == model.transform.stretch_to(90.0)
+    extremes = {"highest": 250.0, "coarse_highest": 90.0}
     untold = models.convert(
-        "stvd", tmp_path / "theirs.pt", tmp_path / "untold.safetensors", **fields, size="tiny", highest=250.0
+        "stvd", tmp_path / "theirs.pt", tmp_path / "untold.safetensors", **fields, size="tiny", **extremes
     )
     assert untold.contract == {"step": 10800.0, "spacing": 25000.0, "crop": 384}
     assert weights.load(tmp_path / "untold.safetensors").largest.isnan().all()
@@ -347,6 +352,42 @@ def encoder(tmp_path, monkeypatch):
     monkeypatch.setitem(nwp_mae.SIZES, "tiny", shape)
     torch.save({"model": golden("internimage_t").of("weights")}, tmp_path / "theirs.pt")
     return tmp_path / "theirs.pt"
+
+
+@pytest.mark.parametrize("size", ["l", "h"])
+def test_a_larger_encoder_of_images_becomes_that_of_nwp_mae(tmp_path, monkeypatch, size):
+    known = INTERN_IMAGE_SIZES[size]
+    variant = replace(known.variant, normed_blocks=(1,) if size == "h" else ())
+    small = replace(known, width=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), variant=variant)
+    monkeypatch.setitem(INTERN_IMAGE_SIZES, size, small)
+    tensors = golden(f"internimage_{size}").of("weights")
+    more = {"clip_projector.norm.bias": torch.zeros(2), "dcnv3_head_x4.0.bias": torch.zeros(2)} if size == "h" else {}
+    torch.save({"model": tensors | more}, tmp_path / "theirs.pt")
+    out = tmp_path / "ours.safetensors"
+    card = models.convert(f"internimage-{size}", tmp_path / "theirs.pt", out, size="tiny")
+    assert card.options == {"size": "tiny", "phase": "pretraining", "backbone": size}
+    model = weights.load(out)
+    assert model.encoder.stages[2].blocks[1].mix[0].weight.equal(tensors["levels.2.blocks.1.mlp.fc1.weight"])
+    other = models.build("nwp-mae", size="tiny", phase="classes")
+    with pytest.raises(ValueError, match=f"the weights have the backbone {size}, and this model has None"):
+        other.begin_from(model)
+
+
+@torch.inference_mode()
+def test_weights_of_komets_metnet_become_a_post_processor(tmp_path, monkeypatch):
+    found = golden("komet_metnet")
+    monkeypatch.setitem(metnet_sequence.SIZES, "tiny", metnet_sequence.Shape(8))
+    torch.save(found.of("weights"), tmp_path / "theirs.pt")
+    out = tmp_path / "ours.safetensors"
+    names = [f"field {n}" for n in range(5)]
+    told = {"size": "tiny", "channels": names, "lead_offsets": [-2, -1, 0]}
+    card = models.convert("komet-metnet", tmp_path / "theirs.pt", out, **told)
+    assert card.options["batch_statistics"] and "measures the fields" in card.description
+    model = weights.load(out)
+    model.set_channel_statistics(*torch.tensor([0.0, 1.0, -3.0, 3.0]).expand(5, 4).unbind(1))
+    fields = found.tensors["input/fields"]
+    said = model.postprocess(fields, torch.ones(2, 1, 50, 65, dtype=torch.bool))
+    assert_equals(said, found.tensors["output/classes"].softmax(dim=1), tolerance=5e-5)
 
 
 @torch.inference_mode()
@@ -384,7 +425,8 @@ def test_a_training_that_begins_with_an_encoder_of_images_measures_its_fields(en
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_a_record_builds_what_it_says(family):
     record = families.find(family)
-    told = {"patch": 16, "scaling": "hko-7", "highest": 256.0}
+    told = {"patch": 16, "scaling": "hko-7", "highest": 256.0, "coarse_highest": 100.0}
+    told |= {"channels": ["rainfall_rate"], "lead_offsets": [-1, 0]}
     for system, options in record.systems.items():
         own = {**options, **{name: told[name] for name in record.asks}}
         with torch.device("meta"):

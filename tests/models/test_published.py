@@ -1,6 +1,7 @@
 """The networks are the authors' own: with their weights they say what the authors' code says (tests/golden.py)."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from xnowcast.models.stvd import model as stvd_model
 from xnowcast.models.stvd.pieces import cut
 from xnowcast.nn.deformable import deformable_sum
 from xnowcast.nn.guided_unet import GuidedUNet
-from xnowcast.nn.intern_image import InternImage
+from xnowcast.nn.intern_image import INTERN_IMAGE_SIZES, InternImage, Variant
 from xnowcast.nn.noise import Noise
 from xnowcast.nn.recurrent import CELLS
 
@@ -344,6 +345,25 @@ def test_samples_of_stvd_are_the_published_ones(downscaling):
     assert_equals((said + 1) / 2, expected["sampling_fine"], tolerance=2e-5)
 
 
+@torch.inference_mode()
+def test_weights_of_the_authors_code_with_three_by_three_cells_are_taken_too(downscaling):
+    """A kernel whose rim is zero reads single cells, as the published one does."""
+    found, model = downscaling
+    state = {
+        name: torch.nn.functional.pad(own, (1, 1, 1, 1)) if name.endswith("to_qkv.weight") else own
+        for name, own in found.of("weights").items()
+    }
+    own = model.options
+    wide = models.build("stvd", **vars(own) | {"attention_kernel": 3}).eval()
+    wide.load_state_dict(published.stvd(wide, state))
+    estimate, context = wide.downscaler(found.tensors["input/downscaler_input"][None])
+    assert_equals(estimate[0], found.tensors["output/downscaler_estimate"])
+    for number, part in enumerate(context):
+        assert_equals(part, found.tensors[f"output/downscaler_context.{number:02}"])
+    with pytest.raises(RuntimeError, match=r"size mismatch for downscaler.*qkv\.weight"):
+        model.load_state_dict(published.stvd(model, state))
+
+
 def test_weights_of_stvd_are_not_taken_for_those_of_the_paper():
     with pytest.raises(ValueError, match="build it with published=True"):
         published.stvd(models.build("stvd", size="tiny"), golden("stvd").of("weights"))
@@ -352,18 +372,46 @@ def test_weights_of_stvd_are_not_taken_for_those_of_the_paper():
 # ---------------------------------------------------------------- NWP-MAE: InternImage
 
 
-@pytest.mark.parametrize("name", ["internimage_t", "internimage_t_layer_scale"])
+VARIANTS_OF_INTERN_IMAGE = {
+    "internimage_t": Variant(),
+    "internimage_t_layer_scale": Variant(layer_scale=1e-5),
+    "internimage_l": Variant(norms="after", layer_scale=1e-5, offset_scale=2.0),
+    "internimage_h": Variant(norms="both", depthwise=5, centre_share=True, normed_blocks=(1,)),
+    "internimage_remove_center": Variant(centre=False),
+}
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["as on a GPU", "in bags"])
+@pytest.mark.parametrize("name", VARIANTS_OF_INTERN_IMAGE)
 @torch.inference_mode()
-def test_the_encoder_of_nwp_mae_is_internimage(name):
+def test_the_encoder_of_nwp_mae_is_internimage(name, few, monkeypatch):
+    if not few:
+        monkeypatch.setattr("xnowcast.nn.deformable.FEW_POINTS", 0)
     found = golden(name)
     given, expected = found.about["constructor_arguments"], found.of("output")
-    network = InternImage(3, width=given["channels"], depths=given["depths"], groups=given["groups"]).eval()
+    sizes = {"width": given["channels"], "depths": given["depths"], "groups": given["groups"]}
+    network = InternImage(3, **sizes, variant=VARIANTS_OF_INTERN_IMAGE[name]).eval()
     network.load_state_dict(published.intern_image(network, found.of("weights")))
     for number, said in enumerate(network(found.tensors["input/image"])):
         assert_equals(said, expected[f"stage_{number}"])
     block, features = network.stages[0].blocks[0], found.tensors["input/features"]
     assert_equals(block.gather(features), expected["first_dcnv3"])
     assert_equals(block(features), expected["first_block"])
+
+
+@pytest.mark.parametrize(("name", "size"), [("internimage_l", "l"), ("internimage_h", "h")])
+def test_sizes_have_the_variant_that_their_golden_file_has(name, size):
+    own, golden_one = INTERN_IMAGE_SIZES[size].variant, VARIANTS_OF_INTERN_IMAGE[name]
+    assert replace(own, normed_blocks=golden_one.normed_blocks) == golden_one
+    assert bool(own.normed_blocks) == (size == "h")
+
+
+def test_weights_of_another_variant_are_refused():
+    network = InternImage(3, width=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8))
+    with pytest.raises(ValueError, match=r"there is none for 'stages\.0\.norm\.bias'"):
+        published.intern_image(network, golden("internimage_l").of("weights"))
+    with pytest.raises(ValueError, match=r"no place for 'levels\.0\.blocks\.0\.dcn\.center_feature_scale_proj_bias'"):
+        published.intern_image(network, golden("internimage_h").of("weights"))
 
 
 @pytest.mark.parametrize("few", [True, False], ids=["as on a GPU", "in bags"])

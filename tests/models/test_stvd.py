@@ -112,12 +112,25 @@ def test_the_downscaler_hands_on_the_published_maps():
     assert estimate.shape == (1, 5, 1, 32, 32) and [tuple(part.shape) for part in context] == shapes
 
 
+FOUR_LEVELS = (8, (1, 1, 2, 3), 2, 8)
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("sizes", [TINY, (8, (1, 1, 2, 3), 2, 8)], ids=["two", "four levels"])
-def test_the_networks_are_the_plain_reading(sizes):
-    downscaler, denoiser = Downscaler(2, Shape(*sizes)).eval(), Denoiser(2, Shape(*sizes)).eval()
-    plain = reference.copy_weights(reference.Downscaler(2, *sizes), downscaler)
-    plain_denoiser = reference.copy_weights(reference.Denoiser(2, *sizes), denoiser)
+@pytest.mark.parametrize(
+    ("sizes", "kind", "plainly"),
+    [
+        (TINY, {}, {}),
+        (FOUR_LEVELS, {}, {}),
+        (FOUR_LEVELS, {"kernel": 3}, {"kernel": 3}),
+        (TINY, {"whole_map": True}, {"patches": 1}),
+    ],
+    ids=["two", "four levels", "3 x 3 cells", "whole map"],
+)
+def test_the_networks_are_the_plain_reading(sizes, kind, plainly):
+    shape = Shape(*sizes, **kind)
+    downscaler, denoiser = Downscaler(2, shape).eval(), Denoiser(2, shape).eval()
+    plain = reference.copy_weights(reference.Downscaler(2, *sizes, **plainly), downscaler)
+    plain_denoiser = reference.copy_weights(reference.Denoiser(2, *sizes, **plainly), denoiser)
     x, r, done = torch.rand(2, 3, 2, 16, 32) * 2 - 1, torch.randn(2, 3, 1, 16, 32), torch.tensor([0.2, 0.7])
     expected, maps = plain(x)
     estimate, context = downscaler(x)
@@ -270,6 +283,47 @@ def test_the_published_variant_reads_between_cells_on_a_line_and_clips_the_resid
     torch.testing.assert_close(expected_residual(models.build("stvd", size="tiny")), torch.full_like(noise, 0.25))
 
 
+def test_one_option_makes_queries_keys_and_values_of_three_by_three_cells_everywhere():
+    """The paper's; nine times as many of these parameters, and no other."""
+    with torch.device("meta"):
+        one, nine = models.build("stvd"), models.build("stvd", attention_kernel=3)
+    maps = [name for name, _ in one.named_parameters() if name.endswith(".qkv.weight")]
+    sizes, larger = ({name: p.numel() for name, p in model.named_parameters()} for model in (one, nine))
+    assert len(maps) == 2 * (6 + 5 + 2 + 6 + 1)
+    assert larger == {n: size * (9 if n in maps else 1) for n, size in sizes.items()}
+    assert count(nine.downscaler) + count(nine.denoiser) == 57_615_106
+    assert models.declare("stvd", attention_kernel=3) == models.declare("stvd")
+
+
+def test_without_patches_the_grid_needs_half_the_cells():
+    assert models.declare("stvd", factor=8, whole_map=True).grid_multiple == 4
+    model, (frames, observed) = tiny(factor=2, whole_map=True), coarse(shape=(3, 5))
+    assert model.downscale(frames, observed, 2).shape == (1, 3, 1, 6, 10)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("published", [False, True])
+def test_coarse_rain_has_a_scaling_of_its_own(published):
+    """With eps 1 the coarse 15 mm/h are 1, and so a coarse 3 is 0; the fine 255 are 1, and so a fine 15 is 0."""
+    model = tiny(eps=1.0, highest=255.0, coarse_highest=15.0, published=published)
+    rain = torch.tensor([0.0, 3.0, 15.0, 40.0])
+    frames = model.transform(rain).view(4, 1, 1, 1, 1).expand(4, 3, 1, 2, 2)
+    torch.testing.assert_close(model.transform(torch.tensor([15.0, 255.0])), torch.tensor([0.0, 1.0]))
+    read = model._fine_inputs(frames, None)
+    torch.testing.assert_close(read[:, 0, 0, 3, 3], torch.tensor([-1.0, 0.0, 1.0, 1.0]))  # 40 is beyond its range
+
+
+def test_the_loss_reads_coarse_rain_by_the_scaling_of_its_own(monkeypatch):
+    model, data = tiny(eps=1.0, highest=255.0, coarse_highest=15.0), batch()
+    seen, forward = [], Downscaler.forward
+    monkeypatch.setattr(Downscaler, "forward", lambda self, x: seen.append(x) or forward(self, x))
+    three = torch.full_like(data.rain, 3.0)
+    loss = model.loss(TrainingBatch(three, data.observed), progress=0.0)
+    assert_close(seen[0], torch.zeros_like(seen[0]))
+    estimate = forward(model.downscaler, seen[0])[0]
+    assert_close(loss.parts["estimate"], (model.transform(three) - estimate).square().mean())
+
+
 def test_all_options_are_declared_with_the_same_defaults():
     declared, built = signature(STVD.declare).parameters, signature(STVD).parameters
     assert {name: p.default for name, p in declared.items()} == {name: p.default for name, p in built.items()}
@@ -292,6 +346,8 @@ def test_all_options_are_declared_with_the_same_defaults():
         ({"aux_mse_weight": math.nan}, "aux_mse_weight is nan"),
         ({"eps": 0.0}, "0 < eps < highest"),
         ({"highest": 1e-9}, "0 < eps < highest"),
+        ({"coarse_highest": 1e-9}, "0 < eps < highest"),
+        ({"attention_kernel": 2}, "attention_kernel is 2"),
         ({"tile": 100}, "multiple of 64"),
         ({"tile": 64}, "at least 128"),
         ({"channels": "wind"}, "it must be a list of words"),

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from xnowcast.nn import deformable
 from xnowcast.nn.deformable import DeformableConvolution, deformable_sum
-from xnowcast.nn.intern_image import Block, InternImage
+from xnowcast.nn.intern_image import INTERN_IMAGE_SIZES, Block, InternImage
 from xnowcast.nn.masking import PatchMasking, random_mask
 from xnowcast.nn.upernet import UPerNet
 
@@ -22,11 +22,11 @@ def count(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def inputs(batch=2, ny=5, nx=4, groups=3, width=2, spread=2.0, dtype=torch.float64):
+def inputs(batch=2, ny=5, nx=4, groups=3, width=2, spread=2.0, dtype=torch.float64, points=9):
     """Values, offsets that also point far outside, and weights."""
     values = torch.randn(batch, ny, nx, groups, width, dtype=dtype)
-    offsets = spread * torch.randn(batch, ny, nx, 2, groups, 9, dtype=dtype)
-    weights = torch.randn(batch, ny, nx, groups, 9, dtype=dtype)
+    offsets = spread * torch.randn(batch, ny, nx, 2, groups, points, dtype=dtype)
+    weights = torch.randn(batch, ny, nx, groups, points, dtype=dtype)
     return [part.requires_grad_() for part in (values, offsets, weights)]
 
 
@@ -70,6 +70,43 @@ def test_more_cells_and_samples_than_are_gathered_at_once(monkeypatch):
     monkeypatch.setattr(deformable, "POINTS_AT_ONCE", 2 * 6 * 7 * 2 * 9)
     found, own = with_gradients(deformable_sum, given)
     torch.testing.assert_close((found, *own), (expected, *slopes))
+
+
+def test_without_the_middle_eight_points_are_those_of_nine_with_no_weight_there():
+    given = inputs(spread=3.0, points=8)
+    expected, slopes = with_gradients(
+        lambda values, offsets, weights: reference.deformable_sum(
+            values, _with_a_middle(offsets), _with_a_middle(weights)
+        ),
+        given,
+    )
+    for ours in (deformable_sum, grid_sampled):
+        found, own = with_gradients(ours, given)
+        assert_close(found, expected, FLOAT64)
+        for mine, theirs in zip(own, slopes, strict=True):
+            assert_close(mine, theirs, FLOAT64)
+
+
+def _with_a_middle(eight):
+    return torch.cat([eight[..., :4], torch.zeros_like(eight[..., :1]), eight[..., 4:]], dim=-1)
+
+
+def test_the_scale_of_offsets_moves_points_and_offsets():
+    values, offsets, weights = inputs(spread=0.7)
+    around = torch.tensor([[y, x] for y in (-1, 0, 1) for x in (-1, 0, 1)]).T[:, None].to(offsets)
+    once_more = 2 * offsets + around  # a point at 1 is at 2, so it is moved by itself
+    assert_close(deformable_sum(values, offsets, weights, 2.0), deformable_sum(values, once_more, weights), FLOAT64)
+
+
+def test_a_share_of_the_centre_is_that_of_the_cell_itself():
+    layer = DeformableConvolution(8, 2, centre_share=True)
+    x = torch.randn(1, 5, 6, 8)
+    torch.nn.init.constant_(layer.centre.bias, 40.0)  # all of it
+    assert_close(layer(x), layer.out(layer.values(x)))
+    torch.nn.init.constant_(layer.centre.bias, -40.0)
+    plain = DeformableConvolution(8, 2)
+    plain.load_state_dict({name: own for name, own in layer.state_dict().items() if not name.startswith("centre")})
+    assert_close(layer(x), plain(x))
 
 
 def test_a_fresh_layer_is_a_mean_over_three_by_three_cells():
@@ -134,6 +171,24 @@ def test_parameters_are_those_of_intern_image_t():
     parts = block.gather
     assert count(parts.depthwise) + count(parts.norm) == 768
     assert [count(p) for p in (parts.offset, parts.weight, parts.values, parts.out)] == [4_680, 2_340, 4_160, 4_160]
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters", "in_print"),
+    [
+        ("s", 48_502_560, 50),
+        ("b", 94_909_920, 97),
+        ("l", 218_952_370, 223),
+        ("xl", 328_971_228, 335),
+        ("h", 1_073_246_640, 1080),
+    ],
+)
+def test_larger_sizes_have_the_parameters_in_print_but_for_what_makes_classes(size, parameters, in_print):
+    """Wang et al. (2023), tables 1 and 2, in millions, with 1,000 classes."""
+    own = INTERN_IMAGE_SIZES[size]
+    with torch.device("meta"):
+        found = count(InternImage(3, own.width, own.depths, own.groups, own.drop_path, own.variant))
+    assert found == parameters and 0.96 * in_print < found / 1e6 < in_print
 
 
 def test_parameters_are_those_of_upernet():

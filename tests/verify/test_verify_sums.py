@@ -21,6 +21,11 @@ def fields(nan=True, members=3):
     return arrays[0], arrays[1:]
 
 
+def apart(observed, forecast):
+    """Stands for a network that sees two batches of images."""
+    return (forecast - observed).abs().mean((1, 2, 3))
+
+
 AT = {"thresholds": [1.0, 3.0]}
 IMAGE = {"data_range": 20.0, "window": 5, "min_valid": 0.2}
 WAVES = {"spacing_km": 1.0}
@@ -34,6 +39,7 @@ ONE = {
     "sal_sums": ({}, ["sal", "object_free_fraction"]),
     "image_sums": (IMAGE, ["ssim", "psnr"]),
     "gradient_sums": ({}, ["gradient_difference"]),
+    "lpips_sums": ({"pixels": (0, 20), "network": apart}, ["lpips"]),
     "spectrum_sums": (WAVES, ["spectral_ratio", "effective_resolution", "log_spectral_distance"]),
 }
 MANY = {

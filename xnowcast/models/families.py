@@ -158,24 +158,55 @@ STVD = Family(
     "--ranges of them",
     systems={"stvd": {"published": True, "eps": 3.6e-11, "diffusion_steps": 1500, "sampling_steps": 20}},
     converter="xnowcast.models.published.downscaling:stvd",
-    asks={"highest": "the largest rain rate of the training in mm/h, which became 1"},
+    asks={
+        "highest": "the largest fine rain rate of the training in mm/h, which became 1",
+        "coarse_highest": "that of the coarse rain, likewise",
+    },
     minutes=180,
     spacing=25_000.0,
     crop=384,
-    note="Coarse and fine rain have one scaling here, that of the fine one.",
 )
 
-INTERN_IMAGE = Family(
-    name="internimage-t",
-    weights="internimage_t_1k_224.pth, an encoder of images",
-    url="https://github.com/OpenGVLab/InternImage",
-    terms="MIT, code and the weights on Hugging Face, OpenGVLab/InternImage",
-    data="ImageNet, not forecasts: a beginning for xnowcast.train(start=), of any fields of a forecast",
-    systems={"nwp-mae": {"phase": "pretraining"}},
-    converter="xnowcast.models.published.backbone:intern_image",
-    part="encoder",
-    note="Only the encoder is trained: tokeniser and decoder are drawn, and the run that begins with it measures the "
-    "fields. Each field is read as the mean of the three colours.",
+INTERN_IMAGE_WEIGHTS = {
+    "t": "internimage_t_1k_224.pth",
+    "s": "internimage_s_1k_224.pth",
+    "b": "internimage_b_1k_224.pth",
+    "l": "internimage_l_22k_192to384.pth and internimage_l_22kto1k_384.pth",
+    "xl": "internimage_xl_22k_192to384.pth and internimage_xl_22kto1k_384.pth",
+    "h": "internimage_h_22kto1k_384.pth and internimage_h_22kto1k_640.pth",
+}
+
+INTERN_IMAGE = tuple(
+    Family(
+        name=f"internimage-{size}",
+        weights=f"{files}, an encoder of images",
+        url="https://github.com/OpenGVLab/InternImage",
+        terms="MIT, code and the weights on Hugging Face, OpenGVLab/InternImage",
+        data="ImageNet, not forecasts: a beginning for xnowcast.train(start=), of any fields of a forecast",
+        systems={"nwp-mae": {"phase": "pretraining"} | ({} if size == "t" else {"backbone": size})},
+        converter="xnowcast.models.published.backbone:intern_image",
+        part="encoder",
+        note="Only the encoder is trained: tokeniser and decoder are drawn, and the run that begins with it measures "
+        "the fields. Each field is read as the mean of the three colours.",
+    )
+    for size, files in INTERN_IMAGE_WEIGHTS.items()
+)
+
+KOMET_METNET = Family(
+    name="komet-metnet",
+    weights="KoMet's MetNet; none are published, the code saves its own",
+    url="https://github.com/osilab-kaist/KoMet-Benchmark-Dataset",
+    terms="MIT, code",
+    data="KoMet: forecasts of GDAPS-KIM on 50 x 65 cells, rain classes of a rain gauge network from 0.1 and 10 mm/h",
+    systems={"nwp-metnet-sequence": {"batch_statistics": True}},
+    converter="xnowcast.models.published.metnet:komet_metnet",
+    part="network",
+    asks={
+        "channels": "the names of the fields, in the order of the training",
+        "lead_offsets": "the lead times that are read to correct one, in steps from it",
+    },
+    note="Mean and spread that fields are scaled by are not among the tensors: a training that begins with them "
+    "measures the fields, and set_channel_statistics tells them.",
 )
 
 CONVGRU_ENSEMBLE = Family(
@@ -230,6 +261,8 @@ LPT_QPN = Family(
     converter="xnowcast.models.published.channel_transformer:lpt_qpn",
     minutes=5,
 )
+
+"""All families of this file by their names."""
 
 FAMILIES: dict[str, Family] = {
     family.name: family

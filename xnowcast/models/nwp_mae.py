@@ -1,7 +1,7 @@
 """NWP-MAE: a post-processor of weather forecasts whose encoder first learns to fill in masked fields."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xnowcast.models.base import Loss, TrainingBatch
 from xnowcast.models.declaration import option
 from xnowcast.models.rain_classes import RainClassifier, RainClassOptions, fields_of, padded
-from xnowcast.nn.intern_image import InternImage
+from xnowcast.nn.intern_image import INTERN_IMAGE_SIZES, InternImage, Variant
 from xnowcast.nn.masking import PatchMasking, random_mask
 from xnowcast.nn.upernet import UPerNet
 
@@ -24,7 +24,8 @@ class Shape:
     """Sizes of tokeniser, encoder and decoder; the defaults are the paper's, as far as it tells.
 
     ``patch`` counts cells, ``token_width`` numbers, ``places`` the patches along y and x of the table of codes for
-    place; ``width`` is that after the stem of the encoder, depths and groups are those of its stages.
+    place; ``width`` is that after the stem of the encoder, depths and groups are those of its stages, ``variant`` what
+    its blocks are made of.
     """
 
     patch: int = 16
@@ -35,6 +36,7 @@ class Shape:
     groups: tuple[int, ...] = (4, 8, 16, 32)
     decoder_width: int = 512
     drop_path: float = 0.1
+    variant: Variant = field(default_factory=Variant)
 
     @property
     def multiple(self) -> int:
@@ -53,6 +55,12 @@ SIZES = {
 class NwpMaeOptions(RainClassOptions):
     size: str = option(
         "full", '"full" is InternImage-T and UPerNet as in the paper, 61 million parameters.', choices=SIZES
+    )
+    backbone: str | None = option(
+        None,
+        "InternImage of another size as the encoder, with its published widths, depths and drop path: 49 (s), 95 (b), "
+        "219 (l), 329 (xl) or 1,073 million parameters (h). By default that of `size`.",
+        choices=(None, *INTERN_IMAGE_SIZES),
     )
     phase: Literal["classes", "pretraining"] = option(
         "classes", "What is learnt: classes of rain, or to give back the fields.", choices=MASKING
@@ -76,8 +84,14 @@ class NwpMaeOptions(RainClassOptions):
         super().check()
 
     @property
+    def shape(self) -> Shape:
+        """Of all parts."""
+        own = SIZES[self.size]
+        return own if self.backbone is None else replace(own, **vars(INTERN_IMAGE_SIZES[self.backbone]))
+
+    @property
     def multiple(self) -> int:
-        return SIZES[self.size].multiple
+        return self.shape.multiple
 
 
 class NwpMae(RainClassifier[NwpMaeOptions]):
@@ -114,9 +128,9 @@ class NwpMae(RainClassifier[NwpMaeOptions]):
         own = self.options
         self.phase, self.reconstruction = own.phase, own.reconstruction
         self.masking = MASKING[own.phase] if own.masking is None else own.masking
-        shape, count = SIZES[own.size], len(self.task.channels)
+        shape, count = own.shape, len(self.task.channels)
         self.tokeniser = PatchMasking(count, patch=shape.patch, width=shape.token_width, places=shape.places)
-        self.encoder = InternImage(count, shape.width, shape.depths, shape.groups, shape.drop_path)
+        self.encoder = InternImage(count, shape.width, shape.depths, shape.groups, shape.drop_path, shape.variant)
         out = count if own.phase == "pretraining" else len(self.thresholds) + 1
         self.decoder = UPerNet(self.encoder.widths, out, shape.decoder_width)
         self.register_buffer("begun", torch.tensor(False))
@@ -146,6 +160,7 @@ class NwpMae(RainClassifier[NwpMaeOptions]):
         same_phase = other.phase == self.phase
         must_agree: dict[str, tuple[object, object]] = {
             "size": (self.options.size, other.options.size),
+            "backbone": (self.options.backbone, other.options.backbone),
             "channels": (self.task.channels, other.task.channels),
         }
         if same_phase:

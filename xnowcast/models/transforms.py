@@ -263,6 +263,14 @@ class Logarithm:
     def _range(self) -> float:
         return math.log1p(self.highest / self.eps)
 
+    def stretch_to(self, highest: float) -> float:
+        """What ``value + 1`` is multiplied by on the way to the scaling with another ``highest``.
+
+        >>> round(Logarithm(eps=1.0, highest=255.0).stretch_to(15.0), 6)
+        2.0
+        """
+        return self._range / replace(self, highest=highest)._range
+
     def __call__(self, rain: Tensor) -> Tensor:
         return torch.log1p(rain / self.eps) * (2.0 / self._range) - 1.0
 

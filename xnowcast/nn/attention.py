@@ -38,15 +38,27 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, order: Order = "auto", *, 
 
 
 class _Attention(nn.Module):
-    """What all have in common: a norm, one linear map to queries, keys and values, and one back."""
+    """What all have in common: a norm, one linear map to queries, keys and values, and one back.
 
-    def __init__(self, width: int, heads: int, head_width: int, *, norm_out: bool) -> None:
+    ``kernel``: queries, keys and values are made of so many cells along y and along x, odd; with 1 of the cell alone
+    """
+
+    def __init__(self, width: int, heads: int, head_width: int, *, norm_out: bool, kernel: int = 1) -> None:
         super().__init__()
-        self.heads, self.head_width = heads, head_width
+        self.heads, self.head_width, self.kernel = heads, head_width, kernel
         self.norm = ChannelNorm(width)
-        self.qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
+        widths = width, 3 * heads * head_width
+        self.qkv: nn.Linear | nn.Conv2d = (
+            nn.Linear(*widths, bias=False)
+            if kernel == 1
+            else nn.Conv2d(*widths, kernel, padding=kernel // 2, bias=False)
+        )
         self.out = nn.Linear(heads * head_width, width)
         self.out_norm = ChannelNorm(width) if norm_out else None
+
+    def _queries_keys_values(self, maps: Tensor) -> Tensor:
+        """Channels last, (b, y, x, c) -> (b, y, x, 3 * heads * head_width)."""
+        return self.qkv(maps) if self.kernel == 1 else self.qkv(maps.movedim(-1, 1)).movedim(1, -1)
 
     def _project(self, tokens: Tensor) -> Tensor:
         """Channels last, (..., heads * head_width) -> (..., c)."""
@@ -58,7 +70,8 @@ class LinearSpatialAttention(_Attention):
     """Linear attention over the cells of each patch of a frame, or of the whole frame (STLDM and STVD).
 
     (b, c, y, x) -> same; patches of ``patch`` cells along y and along x, or ``patches`` of them along each, which must
-    divide the grid. ``averaged``: what is found is divided by the cells of a patch, as in STVD's published code
+    divide the grid. ``averaged``: what is found is divided by the cells of a patch, as in STVD's published code.
+    ``kernel``: of the convolution that makes queries, keys and values, of the frame before it is cut into patches
     """
 
     def __init__(
@@ -70,8 +83,9 @@ class LinearSpatialAttention(_Attention):
         patch: int | None = None,
         patches: int = 1,
         averaged: bool = False,
+        kernel: int = 1,
     ) -> None:
-        super().__init__(width, heads, head_width, norm_out=True)
+        super().__init__(width, heads, head_width, norm_out=True, kernel=kernel)
         self.patch, self.patches, self.averaged = patch, patches, averaged
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +94,7 @@ class LinearSpatialAttention(_Attention):
         return torch.cat([self._attend(part, rows, columns) for part in x.split(_at_once(x, ny * nx))])
 
     def _attend(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        qkv = self.qkv(self.norm.last(x.movedim(1, -1)))
+        qkv = self._queries_keys_values(self.norm.last(x.movedim(1, -1)))
         # each patch is a head of its own: (b, y, x, c) -> (3, patch, head, cell, feature)
         pattern = "b (rows p) (columns q) (three e d) -> three (b rows columns e) (p q) d"
         q, k, v = rearrange(qkv, pattern, rows=rows, columns=columns, three=3, e=self.heads)
@@ -109,12 +123,12 @@ class LinearSpatialAttention(_Attention):
 class SpatialAttention(_Attention):
     """Softmax attention over all cells of a frame (Vaswani et al. 2017). (b, c, y, x) -> same."""
 
-    def __init__(self, width: int, *, heads: int = 4, head_width: int = 32) -> None:
-        super().__init__(width, heads, head_width, norm_out=False)
+    def __init__(self, width: int, *, heads: int = 4, head_width: int = 32, kernel: int = 1) -> None:
+        super().__init__(width, heads, head_width, norm_out=False, kernel=kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         ny, nx = x.shape[-2:]
-        qkv = self.qkv(self.norm.last(x.movedim(1, -1)))
+        qkv = self._queries_keys_values(self.norm.last(x.movedim(1, -1)))
         q, k, v = rearrange(qkv, "b y x (three e d) -> three b e (y x) d", three=3, e=self.heads)
         out = rearrange(F.scaled_dot_product_attention(q, k, v), "b e (y x) d -> b y x (e d)", y=ny, x=nx)
         return x + self._project(out).movedim(-1, 1)
@@ -141,22 +155,27 @@ class TemporalAttention(_Attention):
         whole_map: bool = False,
         norm_over: Literal["channels", "time"] = "channels",
         averaged: bool = False,
+        kernel: int = 1,
     ) -> None:
-        super().__init__(width, heads, head_width, norm_out=linear)
+        super().__init__(width, heads, head_width, norm_out=linear, kernel=kernel)
         self.linear, self.whole_map, self.norm_over = linear, whole_map, norm_over
         self.averaged = averaged
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         cells = rearrange(x, "(b t) c y x -> b t (y x) c", t=frames)
+        if self.kernel > 1:  # of neighbours, so that parts of the cells do not do
+            maps = rearrange(self._normed(cells), "b t (y x) c -> (b t) y x c", y=x.shape[-2])
+            cells = rearrange(self._queries_keys_values(maps), "(b t) y x c -> b t (y x) c", t=frames)
         parts = (cells,) if self.whole_map else cells.split(_at_once(x, len(x)), dim=2)
         divisor = cells.shape[2] if self.averaged else 1
         out = torch.cat([self._attend(part, divisor) for part in parts], dim=2)
         return x + rearrange(out, "b t (y x) c -> (b t) c y x", y=x.shape[-2])
 
     def _attend(self, cells: Tensor, divisor: int) -> Tensor:
-        """Frames of some cells, (b, t, s, c) -> same."""
+        """Frames of some cells, or queries, keys and values that were made of all, (b, t, s, c) -> same."""
         tokens = "three b e t (s d)" if self.whole_map else "three (b s) e t d"
-        q, k, v = rearrange(self.qkv(self._normed(cells)), f"b t s (three e d) -> {tokens}", three=3, e=self.heads)
+        qkv = self.qkv(self._normed(cells)) if self.kernel == 1 else cells
+        q, k, v = rearrange(qkv, f"b t s (three e d) -> {tokens}", three=3, e=self.heads)
         scale = self.head_width**-0.5  # also where the tokens are whole maps
         if self.linear:
             out = linear_attention(q, k, v, scale=scale / divisor)

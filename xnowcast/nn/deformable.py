@@ -41,6 +41,14 @@ class DeformableConvolution(nn.Module):
         Channels c.
     groups : int
         G, a divisor of it.
+    depthwise : int
+        Width of the depthwise convolution, odd.
+    offset_scale : float
+        Points and offsets are so many times as far away.
+    centre : bool
+        False leaves out the point in the middle, so that there are eight.
+    centre_share : bool
+        Let each group keep a share of V of the cell itself, a sigmoid of a linear map of what offsets are made of.
 
     Raises
     ------
@@ -55,33 +63,46 @@ class DeformableConvolution(nn.Module):
     torch.Size([1, 5, 6, 8])
     """
 
-    def __init__(self, width: int, groups: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        groups: int,
+        *,
+        depthwise: int = 3,
+        offset_scale: float = 1.0,
+        centre: bool = True,
+        centre_share: bool = False,
+    ) -> None:
         super().__init__()
         if width % groups:
             raise ValueError(f"{width} channels have no {groups} groups of equal width")
-        self.groups = groups
-        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.groups, self.points, self.offset_scale = groups, POINTS if centre else POINTS - 1, offset_scale
+        self.depthwise = nn.Conv2d(width, width, depthwise, padding=depthwise // 2, groups=width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.offset = nn.Linear(width, 2 * groups * POINTS)
-        self.weight = nn.Linear(width, groups * POINTS)
+        self.offset = nn.Linear(width, 2 * groups * self.points)
+        self.weight = nn.Linear(width, groups * self.points)
         self.values = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
-        for linear in (self.offset, self.weight):
+        self.centre = nn.Linear(width, groups) if centre_share else None
+        from_zero = [self.offset, self.weight, *([] if self.centre is None else [self.centre])]
+        for linear in from_zero:
             nn.init.zeros_(linear.weight)
         for linear in (self.values, self.out):
             nn.init.xavier_uniform_(linear.weight)
-        for linear in (self.offset, self.weight, self.values, self.out):
+        for linear in (*from_zero, self.values, self.out):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         local = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         local = F.gelu(self.norm(local))
-        offsets = self.offset(local).unflatten(-1, (2, self.groups, POINTS))
-        weights = self.weight(local).unflatten(-1, (self.groups, POINTS))
+        offsets = self.offset(local).unflatten(-1, (2, self.groups, self.points))
+        weights = self.weight(local).unflatten(-1, (self.groups, self.points))
         values = self.values(x).unflatten(-1, (self.groups, -1))
         with torch.autocast(x.device.type, enabled=False):  # positions need more digits than bfloat16 has
             offsets, weights, values = (_at_least_float32(part) for part in (offsets, weights, values))
-            gathered = deformable_sum(values, offsets, _softmax(weights))
+            gathered = deformable_sum(values, offsets, _softmax(weights), self.offset_scale)
+        if self.centre is not None:
+            gathered = torch.lerp(gathered, values, self.centre(local).sigmoid()[..., None].to(values))
         return self.out(gathered.flatten(-2).to(x.dtype))
 
 
@@ -95,7 +116,7 @@ def _softmax(x: Tensor) -> Tensor:
     return powers / powers.sum(dim=-1, keepdim=True)
 
 
-def deformable_sum(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+def deformable_sum(values: Tensor, offsets: Tensor, weights: Tensor, offset_scale: float = 1.0) -> Tensor:
     """Weighted sums of the values at nine points around each cell, interpolated bilinearly.
 
     Parameters
@@ -103,9 +124,12 @@ def deformable_sum(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     values : Tensor
         ``(b, y, x, g, c)``; 0 outside of the map.
     offsets : Tensor
-        ``(b, y, x, 2, g, 9)`` in cells: along y, then along x, added to the points of the 3 x 3 neighbourhood.
+        ``(b, y, x, 2, g, 9)`` in cells: along y, then along x, added to the points of the 3 x 3 neighbourhood. With 8
+        the point in the middle is left out.
     weights : Tensor
-        ``(b, y, x, g, 9)``.
+        ``(b, y, x, g, 9)``, or 8.
+    offset_scale : float
+        What points and offsets are multiplied by.
 
     Returns
     -------
@@ -122,9 +146,14 @@ def deformable_sum(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """
     ny, nx = values.shape[1:3]
     steps = torch.arange(-1, 2, device=offsets.device, dtype=offsets.dtype)
+    around = torch.stack([steps.repeat_interleave(3), steps.repeat(3)])
+    if offsets.shape[-1] < POINTS:
+        around = torch.cat([around[:, : POINTS // 2], around[:, POINTS // 2 + 1 :]], dim=1)
+    if offset_scale != 1:
+        around, offsets = offset_scale * around, offset_scale * offsets
     down, right = offsets.unbind(dim=-3)
-    y = (torch.arange(ny, device=offsets.device)[:, None, None, None] + steps.repeat_interleave(3)) + down
-    x = (torch.arange(nx, device=offsets.device)[:, None, None] + steps.repeat(3)) + right
+    y = (torch.arange(ny, device=offsets.device)[:, None, None, None] + around[0]) + down
+    x = (torch.arange(nx, device=offsets.device)[:, None, None] + around[1]) + right
     if values.device.type == "cpu" and weights.numel() >= FEW_POINTS:
         return _BagSum.apply(values, y, x, weights)
     return by_grid_sample(values, y, x, weights)
@@ -179,7 +208,7 @@ def _forward(out: Tensor, values: Tensor, y: Tensor, x: Tensor, weights: Tensor)
         corners[:, number] = part
     numbers = (4 * rows)[:, None] + torch.arange(4, dtype=rows.dtype)
     table = _table(values).view(-1, values.shape[-1])
-    bags = 4 * POINTS
+    bags = 4 * weights.shape[-1]
     summed = F.embedding_bag(numbers.view(-1, bags), table, mode="sum", per_sample_weights=corners.view(-1, bags))
     out.copy_(summed.view(values.shape))
 
@@ -229,15 +258,15 @@ def _table(values: Tensor) -> Tensor:
 
 def _products(table: Tensor, rows: Tensor, gradient: Tensor) -> Tensor:
     """Product of each corner that was gathered with the gradient (n, c) of its cell, (points, 4)."""
-    width = gradient.shape[-1]
+    width, per_cell = gradient.shape[-1], len(rows) // len(gradient)
     table = table.view(-1, 4 * width)
-    products = gradient.new_empty(len(gradient), 4 * POINTS)
-    held = gradient.new_empty(CELLS_AT_ONCE * POINTS, 4 * width)
+    products = gradient.new_empty(len(gradient), 4 * per_cell)
+    held = gradient.new_empty(CELLS_AT_ONCE * per_cell, 4 * width)
     for first in range(0, len(gradient), CELLS_AT_ONCE):
         part = gradient[first : first + CELLS_AT_ONCE]
-        points = slice(first * POINTS, (first + len(part)) * POINTS)
-        gathered = torch.index_select(table, 0, rows[points], out=held[: len(part) * POINTS])
-        corners = gathered.view(len(part), 4 * POINTS, width)
+        points = slice(first * per_cell, (first + len(part)) * per_cell)
+        gathered = torch.index_select(table, 0, rows[points], out=held[: len(part) * per_cell])
+        corners = gathered.view(len(part), 4 * per_cell, width)
         torch.bmm(part[:, None], corners.mT, out=products[first : first + len(part), None])
     return products.view(-1, 4)
 
@@ -249,7 +278,7 @@ def _scattered(rows: Tensor, fy: Tensor, fx: Tensor, m: Tensor, gradient: Tensor
     order = rows.argsort()
     starts = torch.bincount(rows, minlength=count).cumsum(0).roll(1)
     starts[0] = 0
-    starts, cells = starts.int(), (order.int() // POINTS)
+    starts, cells = starts.int(), (order.int() // (len(rows) // len(gradient)))
     framed = gradient.new_zeros(batch, ny + 2, nx + 2, groups, width)
     parts = _corner_weights(*(part.index_select(0, order) for part in (m, fy, fx)))
     for (j, i), weights in zip(CORNERS, parts, strict=True):

@@ -65,6 +65,7 @@ from xnowcast.verify.events import (
     sedi,
 )
 from xnowcast.verify.images import gradient_difference, gradient_sums, image_sums, psnr, psnr_pooled, ssim
+from xnowcast.verify.learned import fvd, fvd_sums, lpips, lpips_sums
 from xnowcast.verify.neighbourhood import fss, fss_sums, fss_target, useful_scale
 from xnowcast.verify.objects import object_free_fraction, sal, sal_sums
 from xnowcast.verify.probability import brier_decomposition, brier_score, probability_table, reliability_diagram, roc
@@ -115,6 +116,8 @@ __all__ = [
     "fss",
     "fss_sums",
     "fss_target",
+    "fvd",
+    "fvd_sums",
     "gradient_difference",
     "gradient_sums",
     "histogram_overlap",
@@ -122,6 +125,8 @@ __all__ = [
     "image_sums",
     "intensity_histogram",
     "log_spectral_distance",
+    "lpips",
+    "lpips_sums",
     "mae",
     "match_intervals",
     "mean_error",

@@ -1,7 +1,6 @@
 """Scores of fields as images: structural similarity, peak signal-to-noise ratio, difference of gradients.
 
-Learned distances (LPIPS, FVD) are not here: they are what a certain network with certain downloaded weights says, and
-these cannot be shipped. Spectra see the blur that they are used to show.
+Learned distances (LPIPS, FVD) are in `xnowcast.verify.learned`.
 """
 
 from collections.abc import Hashable, Sequence

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from xnowcast.models.published.blocks import renamed
 from xnowcast.models.published.taking import Tensors, require_all
+from xnowcast.nn.deformable import POINTS, DeformableConvolution
 from xnowcast.nn.intern_image import InternImage
 
 RENAMED = (
@@ -17,8 +18,11 @@ RENAMED = (
     (r"^(stages\.\d+)\.norm\.0\.", r"\1.norm."),
     (r"\.downsample\.conv\.", ".down.convolution."),
     (r"\.downsample\.norm\.1\.", ".down.norm."),
+    (r"\.post_norms\.(\d+)\.0\.", r".block_norms.\1."),
     (r"\.norm1\.0\.", ".gather_norm."),
     (r"\.norm2\.0\.", ".mix_norm."),
+    (r"\.res_post_norm1\.0\.", ".gather_norm_behind."),
+    (r"\.res_post_norm2\.0\.", ".mix_norm_behind."),
     (r"\.gamma1$", ".gather_scale"),
     (r"\.gamma2$", ".mix_scale"),
     (r"\.mlp\.fc1\.", ".mix.0."),
@@ -28,20 +32,24 @@ RENAMED = (
     (r"\.dcn\.mask\.", ".gather.weight."),
     (r"\.dcn\.input_proj\.", ".gather.values."),
     (r"\.dcn\.output_proj\.", ".gather.out."),
+    (r"\.dcn\.center_feature_scale_proj_", ".gather.centre."),
     (r"\.dcn\.", ".gather."),
 )
 
+HEADS = ("conv_head.", "head.", "dcnv3_head_x3.", "dcnv3_head_x4.", "clip_projector.", "fc_norm.")
+"""What makes classes of the maps, the last four in H."""
+
 
 def intern_image(network: InternImage, tensors: Tensors) -> dict[str, Tensor]:
-    """The state of an `InternImage` from weights of its public code (Wang et al. 2023), of those with norms before.
+    """The state of an `InternImage` from weights of its public code (Wang et al. 2023), of any size.
 
-    Without a layer scale (T) the scales are 1. What makes classes of the maps is left out. A network with other
+    Without a layer scale (T and H) the scales are 1. What makes classes of the maps is left out. A network with other
     channels than the published one takes each of its own for the mean of those, with weights of the same sum.
 
     Parameters
     ----------
     network : InternImage
-        With the sizes of the published one, and channels of its own.
+        With the sizes and the variant of the published one, and channels of its own.
     tensors : mapping of str to torch.Tensor
         By their published names, such as ``"patch_embed.conv1.weight"``.
 
@@ -53,8 +61,8 @@ def intern_image(network: InternImage, tensors: Tensors) -> dict[str, Tensor]:
     Raises
     ------
     ValueError
-        If a tensor is missing, or there are some that the network has no place for, such as those of norms behind (L,
-        XL, H and G).
+        If a tensor is missing, or there are some that the network has no place for, such as those of norms behind in a
+        network of another variant.
 
     Examples
     --------
@@ -64,9 +72,10 @@ def intern_image(network: InternImage, tensors: Tensors) -> dict[str, Tensor]:
     """
     scales = {name: own for name, own in network.named_parameters() if name.endswith("_scale")}
     state = {name: torch.ones_like(own) for name, own in scales.items()}
-    encoder = [name for name in tensors if not name.startswith(("conv_head.", "head."))]
+    encoder = [name for name in tensors if not name.startswith(HEADS)]
     published = {renamed(name, RENAMED): name for name in encoder}
-    state |= {here: _by_rows(here, tensors[name]) for here, name in published.items()}
+    points = next((part.points for part in network.modules() if isinstance(part, DeformableConvolution)), POINTS)
+    state |= {here: _by_rows(here, tensors[name], points) for here, name in published.items()}
     require_all(network, state, published)
     return state | _other_channels(network, state)
 
@@ -80,10 +89,13 @@ def _other_channels(network: InternImage, state: Tensors) -> dict[str, Tensor]:
     return {name: first.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels}
 
 
-def _by_rows(name: str, rows: Tensor) -> Tensor:
+def _by_rows(name: str, rows: Tensor, points: int) -> Tensor:
     """Points go column by column there and row by row here, and offsets are (x, y) of a point there."""
+    there = [3 * x + y for y in range(3) for x in range(3)]
+    if points < POINTS:  # without the middle
+        there = [place - (place > 4) for place in there if place != 4]
     if ".gather.offset." in name:
-        return rearrange(rows, "(g x y two) ... -> two g y x ...", x=3, y=3, two=2).flip(0).flatten(0, 3)
+        return rearrange(rows, "(g p two) ... -> two g p ...", p=points, two=2)[:, :, there].flip(0).flatten(0, 2)
     if ".gather.weight." in name:
-        return rearrange(rows, "(g x y) ... -> (g y x) ...", x=3, y=3)
+        return rearrange(rows, "(g p) ... -> g p ...", p=points)[:, there].flatten(0, 1)
     return rows

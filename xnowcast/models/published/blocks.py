@@ -51,8 +51,12 @@ def renamed(name: str, patterns: Sequence[tuple[str, str]]) -> str:
 
 def flattened(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state with gains (1, c, 1, 1) as (c,), and maps of channels, published as 1 x 1 convolutions, as matrices."""
-    maps = (".qkv.weight", ".out.weight")
+
+    def of_cells(name: str, own: Tensor) -> bool:
+        """Whether it maps the channels of each cell alone."""
+        return name.endswith((".qkv.weight", ".out.weight")) and own.shape[2:].numel() == 1
+
     return {
-        name: own.flatten() if name.endswith(".gain") else own.flatten(1) if name.endswith(maps) else own
+        name: own.flatten() if name.endswith(".gain") else own.flatten(1) if of_cells(name, own) else own
         for name, own in state.items()
     }

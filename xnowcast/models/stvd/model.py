@@ -62,6 +62,11 @@ class STVDOptions(Options):
     )
     eps: float = option(3.6e-4, "mm/h, of the scaling of the rain: see `xnowcast.transforms.Logarithm`.")
     highest: float = option(256.0, "mm/h, likewise.")
+    coarse_highest: float | None = option(
+        None,
+        "mm/h, of the scaling of the coarse rain, as the authors' code has one of each. By default it is scaled as the "
+        "fine rain is, so that the interpolated input is an estimate as it stands.",
+    )
     diffusion_steps: int = option(1400, "N of the training; a schedule of its own goes with each.", least=1)
     aux_mse_weight: float = option(
         0.0,
@@ -72,6 +77,16 @@ class STVDOptions(Options):
     per_frame_noise: bool = option(
         False,
         "In training give every frame a noise level of its own, as the published code does, not one per sequence.",
+    )
+    attention_kernel: int = option(
+        1,
+        "Width of the convolution that makes queries, keys and values of every attention: 3 is the paper's, 1 that of "
+        "its code.",
+        choices=(1, 3),
+    )
+    whole_map: bool = option(
+        False,
+        "Let linear attention over space see the whole map; the paper has 2 x 2 patches that do not see each other.",
     )
     published: bool = option(
         False,
@@ -96,6 +111,8 @@ class STVDOptions(Options):
                 f"sampling_steps is {self.sampling_steps}: the training had {self.diffusion_steps}, choose 1 to that"
             )
         Logarithm(self.eps, self.highest)
+        if self.coarse_highest is not None:
+            Logarithm(self.eps, self.coarse_highest)
         multiple = self.shape.multiple
         if self.tile % multiple or self.tile < 2 * multiple:
             raise ValueError(f"tile is {self.tile} cells: choose a multiple of {multiple}, at least {2 * multiple}")
@@ -103,7 +120,9 @@ class STVDOptions(Options):
     @property
     def shape(self) -> Shape:
         """Of both networks."""
-        return replace(SIZES[self.size], published=self.published)
+        return replace(
+            SIZES[self.size], kernel=self.attention_kernel, whole_map=self.whole_map, published=self.published
+        )
 
     def task(self) -> Task:
         multiple = self.shape.multiple
@@ -145,6 +164,8 @@ class STVD(Declared[STVDOptions], nn.Module):
         own = self.options
         self.factor, self.training_frames = own.factor, own.frames
         self.transform = Logarithm(own.eps, own.highest)
+        # logarithms with one eps: what becomes 1 is all that they differ in
+        self.coarse_stretch = 1.0 if own.coarse_highest is None else self.transform.stretch_to(own.coarse_highest)
         self.schedule = sigmoid_schedule(own.diffusion_steps)
         self.shape = own.shape
         names = (*self.task.channels, *self.task.static)
@@ -301,6 +322,8 @@ class STVD(Declared[STVDOptions], nn.Module):
             # what is missing is at the middle of its range
             others = self._scaled(frames[:, :, 1:], slice(0, count)).nan_to_num(0.0)
             coarse = torch.cat([frames[:, :, :1], others], dim=2)
+        if self.coarse_stretch != 1:
+            coarse = torch.cat([(coarse[:, :, :1] + 1) * self.coarse_stretch - 1, coarse[:, :, 1:]], dim=2)
         # bicubic interpolation overshoots, and the networks have never seen what lies beyond
         mode = "bilinear" if self.options.published else "bicubic"
         fine = _interpolated(coarse, self.factor, mode).clamp(-1, 1)

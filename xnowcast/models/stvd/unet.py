@@ -5,7 +5,7 @@ Srivastava et al. (2024), figures 5 and 6 and appendix A.1; where attention over
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,20 +45,23 @@ class Shape:
     """What both networks have in common.
 
     ``base`` is what the multipliers, one a level, multiply; heads and their width are those of every attention.
-    ``published``: attention over patches is over the whole map, and what linear attention finds is divided by the
-    cells of the map, as in the authors' code.
+    ``kernel``: cells along y and x that queries, keys and values are made of, in every attention. ``whole_map``: linear
+    attention over space sees all cells, and not those of its patch. ``published``: so it does, and what linear
+    attention finds is divided by the cells of the map, as in the authors' code.
     """
 
     base: int = 64
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 3, 4)
     heads: int = 4
     head_width: int = 32
+    kernel: int = 1
+    whole_map: bool = False
     published: bool = False
 
     @property
     def patches(self) -> int:
         """Along y and along x."""
-        return 1 if self.published else PATCHES
+        return 1 if self.whole_map or self.published else PATCHES
 
     @property
     def widths(self) -> list[int]:
@@ -71,22 +74,18 @@ class Shape:
         return self.patches * 2 ** (len(self.multipliers) - 1)
 
     def over_patches(self, width: int) -> LinearSpatialAttention:
-        return LinearSpatialAttention(
-            width, heads=self.heads, head_width=self.head_width, patches=self.patches, averaged=self.published
-        )
+        return LinearSpatialAttention(width, patches=self.patches, averaged=self.published, **self._of_all)
 
     def over_space(self, width: int) -> SpatialAttention:
-        return SpatialAttention(width, heads=self.heads, head_width=self.head_width)
+        return SpatialAttention(width, **self._of_all)
 
     def over_time(self, width: int, *, linear: bool, whole_map: bool) -> TemporalAttention:
-        return TemporalAttention(
-            width,
-            heads=self.heads,
-            head_width=self.head_width,
-            linear=linear,
-            whole_map=whole_map,
-            averaged=self.published,
-        )
+        return TemporalAttention(width, linear=linear, whole_map=whole_map, averaged=self.published, **self._of_all)
+
+    @property
+    def _of_all(self) -> dict[str, Any]:
+        """What every attention is built with."""
+        return {"heads": self.heads, "head_width": self.head_width, "kernel": self.kernel}
 
 
 # ---------------------------------------------------------------- parts
