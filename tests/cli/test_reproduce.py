@@ -25,6 +25,8 @@ PARAMETERS = {
     "postcast": 552_797_953,
     "tau": 50_262_209,
     "stvd": 57_615_106,
+    "diffcast": 49_361_625,
+    "phydnet": 3_091_732,
 }
 """Of some of the networks."""
 
@@ -80,6 +82,11 @@ SIMVP = PLAIN | {
 STVD_OPTIONS = {"factor": 8, "frames": 5, "attention_kernel": 3, "eps": 3.6e-11, "diffusion_steps": 1400}
 STVD_OPTIONS |= {"published": False, "whole_map": False, "sampling_steps": 30}
 """Srivastava et al. (2024), section 3.2 and appendix A.1; eps is that of the code, 1e-14 kg m-2 s-1."""
+DIFFCAST = PLAIN | {
+    **{"steps": 200_000, "batch_size": 6, "crop": 128, "optimizer": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.0},
+    **{"learning_rate": 1e-4, "warmup": 1000, "schedule": "cosine", "clip": 1.0, "ema": 0.9974},
+}
+"""Yu et al. (2024), and the arguments of its code, also for PhyDNet alone."""
 
 PAPERS = {
     "db-": DB_RNN,
@@ -91,6 +98,8 @@ PAPERS = {
     "stvd": STVD,
     "simvp": SIMVP,
     "tau": SIMVP,
+    "diffcast": DIFFCAST,
+    "phydnet": DIFFCAST,
     "nwp-mae pretraining": NWP_MAE_ENCODER,
     "nwp-mae classes": NWP_MAE,
 }

@@ -148,7 +148,7 @@ def as_denoiser(
     schedule: NoisePath,
     parameterization: Name,
     *,
-    clip: tuple[float, float] | None = None,
+    clip: tuple[float, float] | tuple[Tensor, Tensor] | None = None,
 ) -> Denoise:
     """A network as samplers want it: ``(x, step)`` to the expected signal.
 
@@ -158,8 +158,8 @@ def as_denoiser(
         ``(x, step)`` to what it predicts, shape of ``x``.
     schedule : Schedule or StraightPath
     parameterization : {"eps", "v", "x0", "flow"}
-    clip : (float, float), optional
-        Bounds that the signal is clipped to.
+    clip : (float, float) or (Tensor, Tensor), optional
+        Bounds that the signal is clipped to, the same everywhere or cell by cell.
 
     Returns
     -------
@@ -170,6 +170,6 @@ def as_denoiser(
 
     def denoise(x: Tensor, step: float) -> Tensor:
         x0 = to_x0(network(x, step).to(x.dtype), x, *schedule.levels(step))
-        return x0 if clip is None else x0.clamp(*clip)
+        return x0 if clip is None else x0.clamp(*clip)  # type: ignore[arg-type]
 
     return denoise

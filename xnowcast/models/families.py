@@ -264,6 +264,22 @@ LPT_QPN = Family(
 
 """All families of this file by their names."""
 
+DIFFCAST = Family(
+    name="diffcast",
+    weights="DiffCast with PhyDNet as its first stage",
+    url="https://github.com/DeminYu98/DiffCast",
+    terms="GPL-3.0, code; of the weights behind its link no others are stated",
+    data="SEVIR: vertically integrated liquid, pixels over 255, 5 to 20 frames, 5 min, 384 x 384 km resized to "
+    "128 x 128 (3 km)",
+    systems={"diffcast": {"published": True, "scaling": "sevir"}},
+    converter="xnowcast.models.published.residual_diffusion:diffcast",
+    minutes=5,
+    spacing=3000.0,
+    crop=128,
+)
+
+"""All families of this file by their names."""
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for record in list(globals().values())

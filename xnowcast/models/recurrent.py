@@ -1,20 +1,20 @@
 """Recurrent forecasters: stacks of cells on one scale, MS-RNN on three, and DB-RNN, which deblurs what it forecasts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xnowcast.models.base import Loss, Task, TrainingBatch, check_given, require_finite
+from xnowcast.models.base import Loss, Task, TrainingBatch
 from xnowcast.models.declaration import Declared, option
 from xnowcast.models.forecast_loss import ForecastLossOptions, forecast_losses
+from xnowcast.models.frame_by_frame import FrameByFrame
 from xnowcast.models.transforms import ScaledOptions
 from xnowcast.nn.discriminator import Discriminator, judged
 from xnowcast.nn.losses import gradient_difference_loss
 from xnowcast.nn.multiscale import DEPTH, Multiscale
-from xnowcast.nn.noise import Noise
 from xnowcast.nn.recurrent import CELLS, Cell
 from xnowcast.nn.stacked import Stacked
 
@@ -172,7 +172,7 @@ class RecurrentOptions(ForecastLossOptions, ScaledOptions):
         return Task("forecast", input_frames=self.input_frames, quantity=quantity, grid_multiple=multiple, trained=True)
 
 
-class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
+class RecurrentForecaster(Declared[RecurrentOptions], FrameByFrame):
     """A network that reads a frame a step and says the next, and is fed what it said once the frames are used up.
 
     A DB-RNN has two of them, which are trained together (equations 2 to 6): one forecasts the next frame, one deblurs
@@ -192,14 +192,11 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
     torch.Size([1, 7, 1, 16, 20])
     """
 
-    residual = False
-    """Whether the network says by how much the next frame differs from the one that it reads."""
-
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         own = self.options
         self.transform, self.training_frames = own.transform, own.input_frames + own.target_frames
-        self.fed_back = 0 if own.staged else -1  # which of the predictions of a step is the next step's input
+        self.fed_back = 0 if own.staged else -1
         self.deblurs = own.kind == "db"
         if self.deblurs:
             self.forecasting, self.deblurring = own.network(), own.network()
@@ -266,45 +263,11 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
         forecast, _, states, memory = network(frame, states, memory)
         return (frame + forecast if self.residual else forecast,), (states, memory)
 
-    def rollout(
-        self,
-        frames: Tensor,
-        length: int,
-        *,
-        known: int,
-        truth: Tensor | None = None,
-        advance: Callable[[Tensor, Any], tuple[tuple[Tensor, ...], Any]] | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Predictions of the frames 1 to ``length``.
-
-        ``frames`` ``(b, t, 1, y, x)`` are read as they are up to ``known``, and beyond it where ``truth``, bool
-        ``(length, b)``, is True; else the network reads its own. Each of the predictions of ``advance``, a step
-        other than that of the class, becomes ``(b, length, 1, y, x)``.
-        """
-        predicted: list[tuple[Tensor, ...]] = []
-        carried, advance = None, advance or self.advance
-        for step in range(length):
-            if step < known:
-                frame = frames[:, step]
-            else:
-                frame = predicted[-1][self.fed_back]
-                if truth is not None:
-                    frame = torch.where(truth[step].view(-1, 1, 1, 1), frames[:, step], frame)
-            predictions, carried = advance(frame, carried)
-            predicted.append(predictions)
-        return tuple(torch.stack(prediction, dim=1) for prediction in zip(*predicted, strict=True))
-
-    @torch.no_grad()
-    def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
-        """``(b, t, 1, y, x)`` scaled to [0, 1], t at least ``input_frames``, to ``(b, steps, 1, y, x)`` in [0, 1].
-
-        Any number of steps, by recursion, on any grid that is a multiple of the task's.
-        """
-        known = self.task.input_frames
-        check_given(frames, known, steps)
+    def continued(self, frames: Tensor, steps: int) -> Tensor:
+        """Frames ``(b, input_frames, 1, y, x)`` to the ``(b, steps, 1, y, x)`` that follow, not clipped."""
+        known = frames.shape[1]
         advance = self.advance if self.options.deblurred else self.advance_blurred
-        predictions = self.rollout(frames[:, -known:], known + steps - 1, known=known, advance=advance)
-        return require_finite(predictions[-1][:, -steps:]).clamp(0.0, 1.0)
+        return self.rollout(frames, known + steps - 1, known=known, advance=advance)[-1][:, -steps:]
 
     def pixel_weights(self, progress: float) -> tuple[float, float]:
         """Lambda 1 and lambda 2: weights of the forecasting and of the deblurring loss at a share of the training."""
@@ -357,21 +320,6 @@ class RecurrentForecaster(Declared[RecurrentOptions], nn.Module):
         if not self.deblurs or not self.options.adversarial_loss:
             return None
         return Discriminator(shape, **DISCRIMINATORS[self.options.cell])
-
-    def predict_batch(self, batch: TrainingBatch, progress: float) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """The second to last frames of a batch, where they were measured, and the predictions of them."""
-        frames = self.transform(batch.rain)
-        b, length = frames.shape[0], frames.shape[1] - 1
-        truth = self.sample_truth((length, b), progress)
-        truth = truth if truth is None else truth.to(frames.device)
-        predictions = self.rollout(frames, length, known=self.task.input_frames, truth=truth)
-        return frames[:, 1:], batch.observed[:, 1:], predictions
-
-    def sample_truth(self, shape: Sequence[int], progress: float) -> Tensor | None:
-        """Scheduled sampling: which frames are fed as they are, with a probability that falls from 1 to 0."""
-        if not self.options.scheduled_sampling or progress >= 1:
-            return None
-        return torch.rand(tuple(shape)) < 1.0 - progress  # on the CPU: the same numbers for every device
 
 
 def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,6 +27,8 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "simvp": "xnowcast.models.simvp:SimVP",
     "tau": "xnowcast.models.simvp:TAU",
     "lpt-qpn": "xnowcast.models.lpt_qpn:LPTQPN",
+    "phydnet": "xnowcast.models.phydnet:PhyDNet",
+    "diffcast": "xnowcast.models.diffcast:DiffCast",
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",
     "stvd": "xnowcast.models.stvd:STVD",

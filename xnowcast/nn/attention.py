@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from xnowcast.nn.blocks import ChannelNorm
+from xnowcast.nn.blocks import ChannelNorm, ChannelRMSNorm
 
 TOKENS_AT_ONCE = 2560
 """On a CPU: so many tokens leave their queries, keys and values in its cache, which all of a batch's would not."""
 
 Order = Literal["auto", "features", "tokens"]
+
+Norm = ChannelNorm | ChannelRMSNorm
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, order: Order = "auto", *, scale: float | None = None) -> Tensor:
@@ -43,10 +45,19 @@ class _Attention(nn.Module):
     ``kernel``: queries, keys and values are made of so many cells along y and along x, odd; with 1 of the cell alone
     """
 
-    def __init__(self, width: int, heads: int, head_width: int, *, norm_out: bool, kernel: int = 1) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        *,
+        norm_out: bool,
+        kernel: int = 1,
+        norm: type[Norm] = ChannelNorm,
+    ) -> None:
         super().__init__()
         self.heads, self.head_width, self.kernel = heads, head_width, kernel
-        self.norm = ChannelNorm(width)
+        self.norm = norm(width)
         widths = width, 3 * heads * head_width
         self.qkv: nn.Linear | nn.Conv2d = (
             nn.Linear(*widths, bias=False)
@@ -123,8 +134,16 @@ class LinearSpatialAttention(_Attention):
 class SpatialAttention(_Attention):
     """Softmax attention over all cells of a frame (Vaswani et al. 2017). (b, c, y, x) -> same."""
 
-    def __init__(self, width: int, *, heads: int = 4, head_width: int = 32, kernel: int = 1) -> None:
-        super().__init__(width, heads, head_width, norm_out=False, kernel=kernel)
+    def __init__(
+        self,
+        width: int,
+        *,
+        heads: int = 4,
+        head_width: int = 32,
+        kernel: int = 1,
+        norm: type[Norm] = ChannelNorm,
+    ) -> None:
+        super().__init__(width, heads, head_width, norm_out=False, kernel=kernel, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
         ny, nx = x.shape[-2:]
@@ -144,6 +163,8 @@ class TemporalAttention(_Attention):
     STLDM's published code does: the norm before the attention is taken over the frames. ``averaged``: what linear
     attention finds is divided by the cells of the map, as in STVD's published code.
     """
+
+    norm: ChannelNorm
 
     def __init__(
         self,

@@ -23,6 +23,24 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(tokens, self.gain.shape, self.gain, None, self.eps)
 
 
+class ChannelRMSNorm(nn.Module):
+    """The channels of each cell over their root mean square, with a gain (Zhang and Sennrich 2019).
+
+    (b, c, y, x) -> same
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * (len(self.gain) ** 0.5 * self.gain)[:, None, None]
+
+    def last(self, tokens: Tensor) -> Tensor:
+        """The same for tokens whose channels come last, (..., c)."""
+        return F.normalize(tokens, dim=-1) * (len(self.gain) ** 0.5 * self.gain)
+
+
 class StandardizedConvolution(nn.Conv2d):
     """Convolution whose filters have mean 0 and variance 1 (Qiao et al. 2019). (b, c, y, x) -> (b, out, y, x)."""
 
@@ -115,6 +133,32 @@ class ResidualBlock(nn.Module):
             raise ValueError("this residual block was built for a step embedding, and got none")
         scale, shift = self.modulation(F.silu(step))[..., None, None].chunk(2, dim=1)
         return scale, shift
+
+
+class ConditionedBlock(ResidualBlock):
+    """Residual block on two inputs side by side, of which the second is the same at every step of a sampler.
+
+    x (b, c, y, x), what `project` made of the condition or None -> (b, c, y, x)
+    """
+
+    shortcut: nn.Conv2d
+
+    def __init__(self, width: int, step_width: int) -> None:
+        super().__init__(2 * width, width, step_width)
+        self.width = width
+
+    def project(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """What the condition adds to the first convolution and to the shortcut: convolutions are linear."""
+        kernel, point = self.first.convolution.weight[:, self.width :], self.shortcut.weight[:, self.width :]
+        return F.conv2d(condition, kernel, padding=1), F.conv2d(condition, point)
+
+    def forward(self, x: Tensor, step: Tensor | None = None, given: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        first, shortcut = self.first.convolution, self.shortcut
+        hidden = F.conv2d(x, first.weight[:, : self.width], first.bias, padding=1)
+        x = F.conv2d(x, shortcut.weight[:, : self.width], shortcut.bias)
+        if given is not None:
+            hidden, x = hidden + given[0], x + given[1]
+        return x + self.second(self.first.activate(hidden, *self._scale_and_shift(step)))
 
 
 class SpaceToDepth(nn.Module):

@@ -11,16 +11,19 @@ from xnowcast.models.published.downscaling import stvd
 from xnowcast.models.published.ensemble import convgru_ensemble
 from xnowcast.models.published.latent import stldm
 from xnowcast.models.published.metnet import komet_metnet
+from xnowcast.models.published.residual_diffusion import diffcast, phydnet
 from xnowcast.models.published.translating import simvp
 from xnowcast.models.published.unet import guided_diffusion
 
 __all__ = [
     "convgru_ensemble",
+    "diffcast",
     "guided_diffusion",
     "intern_image",
     "komet_metnet",
     "lpt_qpn",
     "ms_rnn",
+    "phydnet",
     "simvp",
     "stldm",
     "stvd",

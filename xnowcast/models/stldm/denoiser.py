@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from xnowcast.nn.attention import LinearSpatialAttention, SpatialAttention, TemporalAttention
-from xnowcast.nn.blocks import ResidualBlock, strided_down, transposed_up
+from xnowcast.nn.blocks import ConditionedBlock, ResidualBlock, strided_down, transposed_up
 from xnowcast.nn.embedding import SinusoidalEmbedding, StepEmbedding
 
 NormOver = Literal["channels", "time"]
@@ -41,32 +40,6 @@ class Attention:
         if not self.temporal:
             return None
         return TemporalAttention(width, heads=self.heads, head_width=self.head_width, norm_over=self.norm_over)
-
-
-class ConditionedBlock(ResidualBlock):
-    """Residual block on two inputs side by side, of which the second is the same at every step of a sampler.
-
-    x (b, c, y, x), what `project` made of the condition or None -> (b, c, y, x)
-    """
-
-    shortcut: nn.Conv2d
-
-    def __init__(self, width: int, step_width: int) -> None:
-        super().__init__(2 * width, width, step_width)
-        self.width = width
-
-    def project(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """What the condition adds to the first convolution and to the shortcut: convolutions are linear."""
-        kernel, point = self.first.convolution.weight[:, self.width :], self.shortcut.weight[:, self.width :]
-        return F.conv2d(condition, kernel, padding=1), F.conv2d(condition, point)
-
-    def forward(self, x: Tensor, step: Tensor | None = None, given: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        first, shortcut = self.first.convolution, self.shortcut
-        hidden = F.conv2d(x, first.weight[:, : self.width], first.bias, padding=1)
-        x = F.conv2d(x, shortcut.weight[:, : self.width], shortcut.bias)
-        if given is not None:
-            hidden, x = hidden + given[0], x + given[1]
-        return x + self.second(self.first.activate(hidden, *self._scale_and_shift(step)))
 
 
 class DownLevel(nn.Module):
