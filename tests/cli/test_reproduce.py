@@ -22,6 +22,7 @@ PARAMETERS = {
     "ms-mk-lstm": 7_576_897,
     "stldm": 78_883_105,
     "lpt-qpn": 4_636_747,
+    "earthformer": 8_659_677,
     "postcast": 552_797_953,
     "tau": 50_262_209,
     "stvd": 57_615_106,
@@ -50,6 +51,11 @@ STLDM = PLAIN | {
 
 LPT_QPN = PLAIN | {"optimizer": "adamw", "schedule": "cosine", "min_learning_rate": 1e-9, "clip": None}
 """Li et al. (2023), its code; the size of the batch, the rate and the length are not told there, and ours."""
+EARTHFORMER = PLAIN | {
+    **{"steps": 111_600, "batch_size": 32, "crop": 384, "optimizer": "adamw", "weight_decay": 0.0, "clip": 1.0},
+    **{"learning_rate": 1e-3, "warmup": 22_320, "warmup_from": 0.0, "min_learning_rate": 1e-6, "patience": 20},
+}
+"""Gao et al. (2022), section 4, and its code: 100 epochs."""
 
 POSTCAST = PLAIN | {
     **{"batch_size": 16, "accumulate": 2, "crop": 256, "optimizer": "adamw", "betas": (0.9, 0.999)},
@@ -94,6 +100,7 @@ PAPERS = {
     "ms-mk-lstm": MS_LSTM,
     "stldm": STLDM,
     "lpt-qpn": LPT_QPN,
+    "earthformer": EARTHFORMER,
     "postcast": POSTCAST,
     "stvd": STVD,
     "simvp": SIMVP,

@@ -1,6 +1,7 @@
-"""Large grids inside the sampler: at every step the tiles are denoised one by one and blended into one field.
+"""Large grids in tiles, which a network sees one by one and which are blended into one field.
 
-The noise belongs to the whole grid and the blend is made at every step, so that tiles agree where they meet.
+Inside a sampler that is done at every step, with noise that belongs to the whole grid, so that tiles agree where they
+meet.
 """
 
 from collections.abc import Callable, Iterator
@@ -89,6 +90,37 @@ def tiled(
         return result
 
     return blended if len(windows) > 1 else lambda x, step: denoise(x, step, windows[0])
+
+
+def blended(
+    network: Callable[[Tensor], Tensor],
+    field: Tensor,
+    *,
+    tile: int,
+    overlap: int,
+    margin: int = 0,
+    multiple: int = 1,
+) -> Tensor:
+    """What a network says of a large grid, tile by tile; each cell is the weighted mean of the tiles that it lies in.
+
+    ``network``: ``(..., y, x)`` to any ``(..., y, x)`` of as many cells. ``field``: ``(..., y, x)``. Others: as in
+    `tiled`. The network sees a grid that is no larger than a tile as it is.
+
+    >>> field = torch.randn(3, 12, 20)
+    >>> torch.allclose(blended(lambda part: 2 * part, field, tile=8, overlap=4), 2 * field)
+    True
+    """
+    shape = (field.shape[-2], field.shape[-1])
+    windows = tile_windows(shape, tile=tile, overlap=overlap, margin=margin, multiple=multiple)
+    if len(windows) == 1:
+        return network(field)
+    result: Tensor | None = None
+    for window, weight in zip(windows, blend_weights(shape, windows, overlap=overlap, margin=margin), strict=True):
+        said = network(window(field))
+        result = said.new_zeros(*said.shape[:-2], *shape) if result is None else result
+        window(result).add_(said * weight.to(said))
+    assert result is not None
+    return result
 
 
 def tile_windows(

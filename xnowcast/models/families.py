@@ -280,6 +280,24 @@ DIFFCAST = Family(
 
 """All families of this file by their names."""
 
+EARTHFORMER = Family(
+    name="earthformer",
+    weights="earthformer_sevir.pt",
+    url="https://github.com/amazon-science/earth-forecasting-transformer",
+    terms="Apache-2.0, code; of the weights no terms of their own are stated",
+    data="SEVIR: vertically integrated liquid, pixels over 255, 13 to 12 frames, 5 min, 384 x 384 (1 km); those of "
+    "CasCast's first stage have the same network",
+    systems={"earthformer": {"scaling": "sevir"}},
+    converter="xnowcast.models.published.cuboid:earthformer",
+    part="network",
+    minutes=5,
+    spacing=1000.0,
+    crop=384,
+    note="Its tables are for 384 x 384 cells: other grids are forecast in such squares.",
+)
+
+"""All families of this file by their names."""
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for record in list(globals().values())

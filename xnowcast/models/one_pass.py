@@ -26,6 +26,11 @@ class OnePassOptions(ForecastLossOptions, ScaledOptions):
     )
     absolute_error: float = redeclared(ForecastLossOptions, "absolute_error", 0.0)
 
+    @property
+    def frames(self) -> tuple[int, int]:
+        """How many it reads, and how many ahead it is trained for."""
+        return self.input_frames, self.target_frames
+
 
 OwnOptions = TypeVar("OwnOptions", bound=OnePassOptions)
 
@@ -46,7 +51,7 @@ class OnePassForecaster(Declared[OwnOptions], nn.Module, Generic[OwnOptions]):
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
         own = self.options
-        self.transform, self.training_frames = own.transform, own.input_frames + own.target_frames
+        self.transform, self.training_frames = own.transform, sum(own.frames)
 
     def continued(self, frames: Tensor, steps: int) -> Tensor:
         """Frames ``(b, input_frames, 1, y, x)`` to the ``(b, steps, 1, y, x)`` that follow, not clipped.
@@ -56,16 +61,23 @@ class OnePassForecaster(Declared[OwnOptions], nn.Module, Generic[OwnOptions]):
         known, made = frames.shape[1], frames
         while made.shape[1] < known + steps:
             read = made[:, -known:]
-            ahead = self.network(read)
+            ahead = self.ahead(read)
             made = torch.cat([made, read[:, -1:] + ahead if self.residual else ahead], dim=1)
         return made[:, known : known + steps]
+
+    def ahead(self, frames: Tensor) -> Tensor:
+        """What one pass makes of frames; a system that takes large grids in parts says here how."""
+        return self.network(frames)
 
     @torch.no_grad()
     def forecast(self, frames: Tensor, observed: Tensor, steps: int, noise: Noise | None = None) -> Tensor:
         """``(b, t, 1, y, x)`` scaled to [0, 1], t at least ``input_frames``, to ``(b, steps, 1, y, x)`` in [0, 1]."""
-        known = self.task.input_frames
+        known, learning = self.task.input_frames, self.training
         check_given(frames, known, steps)
-        return require_finite(self.continued(frames[:, -known:], steps)).clamp(0.0, 1.0)
+        self.eval()  # nothing is left out at random, also of a forecast that is made during a training
+        made = self.continued(frames[:, -known:], steps)
+        self.train(learning)
+        return require_finite(made).clamp(0.0, 1.0)
 
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """The loss of the frames ahead, where they were measured."""

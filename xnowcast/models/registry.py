@@ -29,6 +29,7 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "lpt-qpn": "xnowcast.models.lpt_qpn:LPTQPN",
     "phydnet": "xnowcast.models.phydnet:PhyDNet",
     "diffcast": "xnowcast.models.diffcast:DiffCast",
+    "earthformer": "xnowcast.models.earthformer:Earthformer",
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",
     "stvd": "xnowcast.models.stvd:STVD",

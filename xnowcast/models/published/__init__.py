@@ -7,6 +7,7 @@ it holds.
 from xnowcast.models.published.backbone import intern_image
 from xnowcast.models.published.cells import ms_rnn
 from xnowcast.models.published.channel_transformer import lpt_qpn
+from xnowcast.models.published.cuboid import earthformer
 from xnowcast.models.published.downscaling import stvd
 from xnowcast.models.published.ensemble import convgru_ensemble
 from xnowcast.models.published.latent import stldm
@@ -18,6 +19,7 @@ from xnowcast.models.published.unet import guided_diffusion
 __all__ = [
     "convgru_ensemble",
     "diffcast",
+    "earthformer",
     "guided_diffusion",
     "intern_image",
     "komet_metnet",

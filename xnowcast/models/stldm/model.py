@@ -26,7 +26,7 @@ from xnowcast.diffusion import (
 )
 from xnowcast.diffusion.guidance import check_guidance
 from xnowcast.diffusion.parameterizations import Name
-from xnowcast.diffusion.tiling import blend_weights, tile_windows
+from xnowcast.diffusion.tiling import blended
 from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.models.declaration import Declared, option
 from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
@@ -374,13 +374,9 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         The translator's kernels reach further than the grids of a training are wide, so it never learns what a cell
         far from every edge looks like, and makes rain there out of none.
         """
-        shape = (latent.shape[-2], latent.shape[-1])
         multiple = self.task.grid_multiple // self.autoencoder.reduction
-        windows = tile_windows(shape, tile=self._latent_tile, **self._seam, multiple=multiple)
-        moments = latent.new_zeros(2, len(latent), self.target_frames, *latent.shape[2:])
-        for window, weight in zip(windows, blend_weights(shape, windows, **self._seam), strict=True):
-            window(moments).add_(torch.stack(self._estimated(window(latent))) * weight.to(latent))
-        mean, log_variance = moments
+        sizes = {"tile": self._latent_tile, "multiple": multiple, **self._seam}
+        mean, log_variance = blended(lambda part: torch.stack(self._estimated(part)), latent, **sizes)
         return mean, log_variance
 
     def _estimated(self, latent: Tensor) -> tuple[Tensor, Tensor]:
