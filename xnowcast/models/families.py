@@ -262,7 +262,6 @@ LPT_QPN = Family(
     minutes=5,
 )
 
-"""All families of this file by their names."""
 
 DIFFCAST = Family(
     name="diffcast",
@@ -278,7 +277,6 @@ DIFFCAST = Family(
     crop=128,
 )
 
-"""All families of this file by their names."""
 
 EARTHFORMER = Family(
     name="earthformer",
@@ -296,7 +294,6 @@ EARTHFORMER = Family(
     note="Its tables are for 384 x 384 cells: other grids are forecast in such squares.",
 )
 
-"""All families of this file by their names."""
 
 FAMILIES: dict[str, Family] = {
     family.name: family
