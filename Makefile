@@ -3,6 +3,7 @@
 # make evaluate   every score of the weights that ship, from the weights and the real events: an hour; it goes on where
 #                 it was stopped; with EVALUATE=--quick the forecasts take minutes
 # make cards      the page of model cards and the tables of README and docs, from what make evaluate found
+# make compare    small forecasters side by side on the real events: hours; it goes on where it was stopped
 # make docs | bench | lint | clean
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --e
 
 PYTHON1 := OMP_NUM_THREADS=1 $(BIN)/python
 
-.PHONY: demo test evaluate cards docs bench lint clean
+.PHONY: demo test evaluate cards compare docs bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/xnowcast demo --out demo
@@ -40,6 +41,10 @@ evaluate: $(VENV)/.bench
 
 cards: $(VENV)/.bench
 	$(PYTHON1) recipes/cards.py --take runs/evaluate/scores.csv
+
+compare: $(VENV)/.test
+	$(PYTHON1) -m xnowcast compare configs/compare/small.toml
+	$(PYTHON1) recipes/compare.py small runs/compare_small
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -23,6 +23,7 @@ LAYERS = [
     {"plot"},
     {"archive"},
     {"training"},
+    {"comparison"},
     {"accessor"},
     {"cli", "__main__"},
 ]

@@ -10,6 +10,7 @@ from xnowcast import _names
 from xnowcast._version import __version__ as __version__
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.archive import hindcast, score_archive
+from xnowcast.comparison.compare import compare
 from xnowcast.fields.cf import rain_rate
 from xnowcast.fields.pairing import pair
 from xnowcast.models.weights import card, load
@@ -35,6 +36,7 @@ __all__ = [
     "archive",
     "card",
     "coarsen",
+    "compare",
     "datasets",
     "deblur",
     "downscale",

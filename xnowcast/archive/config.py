@@ -48,7 +48,7 @@ def run_hindcast(path: str | Path, changes: Iterable[str] = (), **arguments: Any
         raise ValueError(f"{path}: [hindcast] has no out; write for example out = 'hindcast.zarr'")
     own |= {"weights": model.pop("weights")} if "weights" in model else {}
     _refuse_inputs(path, content, own)
-    with _engine(content["engine"]) as engine:
+    with engine_of(content["engine"]) as engine:
         name = model.pop("name", None)
         return hindcast(_open(content["data"]), name, **_field(content["data"]), **own, **engine, **model)
 
@@ -69,7 +69,7 @@ def run_score(path: str | Path, changes: Iterable[str] = (), **arguments: Any) -
             storage.check_whole(own["regions"])
         own["regions"] = xr.open_dataarray(own["regions"]).astype(bool)
     models = {name: one.get("model") if set(one) == {"model"} else one for name, one in content["models"].items()}
-    with _engine(content["engine"]) as engine:
+    with engine_of(content["engine"]) as engine:
         return score_archive(_open(content["data"]), models, **_field(content["data"]), **own, **engine)
 
 
@@ -129,7 +129,7 @@ def _open(data: dict[str, Any]) -> xr.Dataset:
 
 
 @contextmanager
-def _engine(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def engine_of(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The engine's arguments; a client of a cluster is closed at the end, the cluster itself lives on."""
     kind = given.get("kind", "threads")
     arguments = {key: given[key] for key in ("workers", "performance_report") if key in given}

@@ -1,4 +1,4 @@
-"""``xnowcast forecast | hindcast | watch | deblur | downscale | train | score | convert ...`` on the command line."""
+"""``xnowcast forecast | hindcast | watch | deblur | downscale | train | compare | score ...`` on the command line."""
 
 import argparse
 import re
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_hindcast,
         _add_watch,
         _add_train,
+        _add_compare,
         _add_score,
         _add_convert,
         _add_models,
@@ -281,6 +282,26 @@ def _train(options: argparse.Namespace) -> None:
 
     model = train_from_config(options.config, changes=options.changes, out=options.out, resume=options.resume)
     print(model.card)
+
+
+# ---------------------------------------------------------------- compare
+
+
+def _add_compare(commands: Any) -> None:
+    text = "Train and score systems side by side as a TOML file says, or go on where that was stopped."
+    command = _command(commands, "compare", _compare, text)
+    command.add_argument("config", help="TOML with [data], [budget], [compare] and [systems.NAME]: see configs/compare")
+    command.add_argument("--out", help="the folder of the comparison, instead of the one in the file")
+    _add_set(command, "budget.cpu_seconds=30")
+
+
+@_log_on_stderr()
+def _compare(options: argparse.Namespace) -> None:
+    from xnowcast.comparison import report
+    from xnowcast.comparison.compare import compare_from_config
+
+    card = compare_from_config(options.config, options.changes, out=options.out)
+    print(report.markdown(report.summary_of(card)))
 
 
 # ---------------------------------------------------------------- score

@@ -42,6 +42,8 @@ class Family:
         Step in minutes, spacing in metres and cells along the sides of the frames of the training: the contract.
     note : str
         What became of them on the way, for the card.
+    released : bool
+        Whether the authors published any; else they are of users who trained with the authors' code.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Family:
     spacing: float | None = None
     crop: int | None = None
     note: str = ""
+    released: bool = True
 
     @property
     def command(self) -> str:
@@ -146,6 +149,7 @@ MS_RNN = Family(
     converter="xnowcast.models.published.cells:ms_rnn",
     part="network",
     asks={"scaling": "the data set whose pixels they read, 'hko-7' or 'dwd-12'"},
+    released=False,
 )
 
 
@@ -165,6 +169,8 @@ STVD = Family(
     minutes=180,
     spacing=25_000.0,
     crop=384,
+    note="Coarse and fine rain have one scaling here, that of the fine one.",
+    released=False,
 )
 
 INTERN_IMAGE_WEIGHTS = {
@@ -294,6 +300,8 @@ EARTHFORMER = Family(
     note="Its tables are for 384 x 384 cells: other grids are forecast in such squares.",
 )
 
+
+"""All families of this file by their names."""
 
 FAMILIES: dict[str, Family] = {
     family.name: family

@@ -4,7 +4,7 @@ matplotlib is imported when a picture is drawn, not before. Figures are unknown 
 notebook shows them once and none piles up; ``fig.savefig`` works as always, ``plt.show()`` does not see them.
 """
 
-from xnowcast.plot.maps import animate, plot, plot_field, rain_colormap
+from xnowcast.plot.maps import animate, plot, plot_field, plot_side_by_side, rain_colormap
 from xnowcast.plot.scores import plot_qq, plot_rank_histogram, plot_reliability, plot_roc, plot_scores, plot_spectra
 from xnowcast.plot.style import finish, lead_unit
 
@@ -19,6 +19,7 @@ __all__ = [
     "plot_reliability",
     "plot_roc",
     "plot_scores",
+    "plot_side_by_side",
     "plot_spectra",
     "rain_colormap",
 ]

@@ -1,6 +1,6 @@
 """Maps by lead time, one field alone, and animations."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -145,6 +145,71 @@ def plot(
     shown = _forecast_maps(forecasts, variable, init_time, lead_times, member, threshold)
     rows = _beside_observed(shown, observations)
     title = _forecast_title(forecasts, shown) if title is None else title
+    return finish(_map_grid(rows, title, coastlines), path)
+
+
+def plot_side_by_side(
+    forecasts: Mapping[str, xr.Dataset | xr.DataArray],
+    observations: xr.Dataset | xr.DataArray | None = None,
+    *,
+    variable: Hashable | None = None,
+    lead_times: Sequence[Any] | None = None,
+    init_time: Any = -1,
+    member: Member = 0,
+    title: str | None = None,
+    coastlines: bool = True,
+    path: str | Path | None = None,
+) -> "Figure":
+    """Maps of several forecasts of one case, a row each, what was observed above them.
+
+    Parameters
+    ----------
+    forecasts : mapping of str to xarray.Dataset or xarray.DataArray
+        By the name that stands beside the row; each as for `plot`, all of the same grid and lead times.
+    observations, variable, lead_times, init_time, coastlines, path
+        As in `plot`.
+    member : int or "mean"
+        As in `plot`, of those that have members.
+    title : str, optional
+        By default the start.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no forecast, or as `plot`.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import xnowcast
+    >>> radar = xnowcast.datasets.synthetic_radar(frames=9, shape=(32, 32), seed=1)
+    >>> names = ["persistence", "extrapolation"]
+    >>> made = {name: radar.nowcast.forecast(name, lead_time="10min", init_times=radar.time[4]) for name in names}
+    >>> figure = plot_side_by_side(made, radar, coastlines=False)
+    >>> [axes.get_ylabel().split("\\n")[0] for axes in figure.axes[:6:2]]
+    ['observed', 'persistence', 'extrapolation']
+    """
+    check.call(plot_side_by_side, locals())
+    if not forecasts:
+        raise ValueError("there is no forecast to draw")
+    if path is not None:
+        picture_path(path, *forecasts.values(), observations)
+    rows = [
+        (name, _forecast_maps(_in_forecast_layout(one, variable), variable, init_time, lead_times, member, None))
+        for name, one in forecasts.items()
+    ]
+    first = rows[0][1]
+    if any(maps.values.shape != first.values.shape for _, maps in rows):
+        raise ValueError("the forecasts differ in grid or lead times: they cannot stand side by side")
+    if title is None:
+        title = "" if first.start is None else f"from {first.start:%Y-%m-%d %H:%M} UTC"
+    if observations is not None:
+        rows = [("observed", _matching_maps(observations, first)), *rows]
     return finish(_map_grid(rows, title, coastlines), path)
 
 

@@ -204,10 +204,24 @@ def spectral_ratio(sums: xr.Dataset, *, bands: Sequence[tuple[float, float]] | N
     """
     if bands is None:
         return per_cell(np.divide, sums, ["forecast", "observed"], "spectral_ratio")
+    return per_cell(np.divide, band_power(sums, bands), ["forecast", "observed"], "spectral_ratio")
+
+
+def band_power(sums: xr.Dataset, bands: Sequence[tuple[float, float]]) -> xr.Dataset:
+    """Power in some bands, added up over their modes, which adds up over fields of different grids as well.
+
+    ``sums``: from `spectrum_sums`. ``bands``: as for `spectral_ratio`. Returned: ``forecast`` and ``observed``, with
+    the dim ``band``. ValueError if a band has no ring.
+
+    >>> wave = xr.DataArray(np.cos(2 * np.pi * np.arange(16) / 8) * np.ones((16, 1)), dims=("y", "x"))
+    >>> power = band_power(spectrum_sums(wave, 3 * wave, spacing_km=1.0), [(4, 8)])
+    >>> (power["forecast"] / power["observed"]).values.round(6)
+    array([9.])
+    """
     in_band = _bands(sums, bands)
-    names = ("forecast", "observed")
-    power = {name: (sums[name] * sums["modes"] * in_band).sum("wavenumber") for name in names}
-    return per_cell(np.divide, power, names, "spectral_ratio")
+    return xr.Dataset(
+        {name: (sums[name] * sums["modes"] * in_band).sum("wavenumber") for name in ("forecast", "observed")}
+    )
 
 
 @score_of(spectrum_sums)
