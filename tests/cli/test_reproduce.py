@@ -27,6 +27,7 @@ PARAMETERS = {
     "tau": 50_262_209,
     "stvd": 57_615_106,
     "diffcast": 49_361_625,
+    "cascast": 401_554_947,
     "phydnet": 3_091_732,
 }
 """Of some of the networks."""
@@ -94,6 +95,19 @@ DIFFCAST = PLAIN | {
 }
 """Yu et al. (2024), and the arguments of its code, also for PhyDNet alone."""
 
+CASCAST_AUTOENCODER = PLAIN | {
+    **{"steps": 200_000, "batch_size": 8, "crop": 384, "optimizer": "adamw", "betas": (0.9, 0.999), "clip": None},
+    **{"learning_rate": 1e-4, "schedule": "cosine", "min_learning_rate": 1e-6, "warmup": 20_000, "weight_decay": 1e-5},
+}
+CASCAST = PLAIN | {
+    **{"steps": 100_000, "batch_size": 8, "crop": 384, "optimizer": "adamw", "betas": (0.9, 0.95), "clip": None},
+    **{"learning_rate": 5e-4, "schedule": "cosine", "min_learning_rate": 1e-5, "warmup": 10_000},
+}
+"""Gong et al. (2024), and its code."""
+
+PARTS = {"nwp-mae": ("phase", "classes"), "cascast": ("strategy", "diffusion")}
+"""Systems that are trained in parts: the option that says which, and its default."""
+
 PAPERS = {
     "db-": DB_RNN,
     "ms-convlstm": DB_RNN,
@@ -107,13 +121,16 @@ PAPERS = {
     "tau": SIMVP,
     "diffcast": DIFFCAST,
     "phydnet": DIFFCAST,
+    "cascast autoencoder": CASCAST_AUTOENCODER,
+    "cascast diffusion": CASCAST,
     "nwp-mae pretraining": NWP_MAE_ENCODER,
     "nwp-mae classes": NWP_MAE,
 }
 
 
 def settings_of_the_paper(config):
-    name = config.model + (f" {config.options.get('phase', 'classes')}" if config.model == "nwp-mae" else "")
+    option, default = PARTS.get(config.model, ("", ""))
+    name = f"{config.model} {config.options.get(option, default)}"
     (paper,) = (settings for start, settings in PAPERS.items() if name.startswith(start))
     return paper
 

@@ -14,9 +14,10 @@ from xnowcast.models import weights
 from xnowcast.models.base import ForecastModel, TrainableModel, TrainingBatch
 from xnowcast.models.stldm import STLDM, STRATEGIES
 from xnowcast.models.stldm import model as module
-from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
+from xnowcast.models.stldm.autoencoder import Autoencoder
 from xnowcast.models.stldm.denoiser import Denoiser
 from xnowcast.models.stldm.translator import Translator
+from xnowcast.nn.latent import coarse, gaussian_divergence
 from xnowcast.nn.noise import Noise, member_generator
 
 TINY_UNET = {"latent": 16, "base": 32, "multipliers": (1, 2), "heads": 4, "head_width": 16, "patch": 4}

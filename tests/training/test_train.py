@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
@@ -541,6 +541,28 @@ def test_the_adversary_and_the_model_leave_each_other_alone(event, monkeypatch):
         changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
         assert not any(changed[:own]) and all(changed[own:])
     assert len(after_model) == SHORT["steps"]
+
+
+def test_an_adversary_may_judge_sequences_and_begin_late(event):
+    """It is handed what the model hands out, of any rank, in the steps that have something."""
+    judged = []
+
+    class Sequences(Critic):
+        def loss(self, truth, generated):
+            judged.append((truth.shape, generated.shape))
+            return super().loss(truth.flatten(0, 1), generated.flatten(0, 1))
+
+    class Late(Tiny):
+        def adversary(self, shape):
+            return Sequences()
+
+        def loss(self, batch, *, progress, adversary=None):
+            loss = super().loss(batch, progress=progress)
+            frames = self.transform(batch.rain)
+            return replace(loss, truth=frames, generated=frames.detach()) if progress >= 0.5 else loss
+
+    xnowcast.train(Late(), event, **SHORT)
+    assert judged == (SHORT["steps"] // 2) * [2 * (torch.Size([2, 4, 1, 16, 16]),)]
 
 
 def test_the_adversary_is_in_the_checkpoint_and_not_in_the_weights(event, tmp_path):

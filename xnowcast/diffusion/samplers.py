@@ -135,6 +135,7 @@ def ddim(
     noise: Noise | None = None,
     *,
     eta: float = 0.0,
+    clip: tuple[float, float] | None = None,
 ) -> Tensor:
     """Sample with DDIM; deterministic, and of first order, where ``eta`` is 0.
 
@@ -146,6 +147,9 @@ def ddim(
         One source per sample; drawn from only where ``eta`` is above 0.
     eta : float
         Share of the spread of the ancestral sampler, which it is at 1.
+    clip : (float, float), optional
+        Bounds of the signal. The noise stays what goes with the signal as it was expected, which it does not where
+        ``denoise`` itself clips.
 
     Returns
     -------
@@ -168,6 +172,7 @@ def ddim(
         (signal, noise_level), (next_signal, next_noise) = schedule.levels(step), schedule.levels(following)
         x0 = denoise(x, step)
         eps = (x - signal * x0) / noise_level
+        x0 = x0 if clip is None else x0.clamp(*clip)
         spread = eta * next_noise / noise_level * math.sqrt(1 - (signal / next_signal) ** 2)
         x = next_signal * x0 + math.sqrt(next_noise**2 - spread**2) * eps
         if source is not None and spread > 0:

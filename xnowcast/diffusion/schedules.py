@@ -264,7 +264,7 @@ def karras_schedule(length: int, *, sigma_min: float = 0.002, sigma_max: float =
     return Schedule(1 / (1 + _karras_sigmas(length, sigma_min, sigma_max, rho) ** 2))
 
 
-def evenly_spaced_steps(length: int, count: int) -> list[int]:
+def evenly_spaced_steps(length: int, count: int, *, to_first: bool = False) -> list[int]:
     """Steps that a sampler visits: ``count`` of a schedule's, evenly spaced, from the most noise to `CLEAN`.
 
     Parameters
@@ -273,11 +273,15 @@ def evenly_spaced_steps(length: int, count: int) -> list[int]:
         Number of steps of the schedule.
     count : int
         How many of them to visit.
+    to_first : bool
+        Visit step 0 before `CLEAN`, and begin that much earlier than the step with the most noise, as in the code of
+        Song et al. (2021) and in many others'.
 
     Returns
     -------
     list of int
-        ``count`` steps and `CLEAN`: the whole part of ``linspace(-1, length - 1, count + 1)``, backwards.
+        ``count`` steps and `CLEAN`: the whole part of ``linspace(-1, length - 1, count + 1)``, backwards; or multiples
+        of the whole part of ``length / count``.
 
     Raises
     ------
@@ -288,8 +292,12 @@ def evenly_spaced_steps(length: int, count: int) -> list[int]:
     --------
     >>> evenly_spaced_steps(50, 5)
     [49, 39, 29, 19, 9, -1]
+    >>> evenly_spaced_steps(50, 5, to_first=True)
+    [40, 30, 20, 10, 0, -1]
     """
     _check_count(length, count)
+    if to_first:
+        return [*range((count - 1) * (length // count), -1, -(length // count)), CLEAN]
     return [i * length // count - 1 for i in range(count, -1, -1)]
 
 

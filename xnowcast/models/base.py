@@ -248,7 +248,8 @@ class Loss:
     parts : dict of str to Tensor
         Its terms before their weights, for the log.
     truth, generated : Tensor, optional
-        What the adversary has to tell apart, ``(n, 1, y, x)`` each; None where there is no adversary.
+        What the adversary has to tell apart, each as the adversary takes it: frames ``(n, 1, y, x)``, sequences ``(b,
+        t, 1, y, x)`` or any other. None where there is no adversary, or it does not learn in this step.
     """
 
     total: Tensor

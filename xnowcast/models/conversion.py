@@ -31,6 +31,7 @@ def convert(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     entry: str | None = None,
     prefix: str | None = None,
+    start: str | Path | None = None,
     training_data: str | None = None,
     licence: str | None = None,
     overwrite: bool = False,
@@ -65,6 +66,8 @@ def convert(
         as it was at the end.
     prefix : str, optional
         Take those tensors alone whose names begin so, without it; by default what wrappers put before all names goes.
+    start : str or pathlib.Path, optional
+        A weights file of this package whose other parts are kept, where authors publish their networks one by one.
     training_data : str, optional
         What they were trained on, for the card, where it is not what the family says.
     licence : str, optional
@@ -100,13 +103,14 @@ def convert(
     if Path(out).exists() and not overwrite:
         raise ValueError(f"{printable(str(out))} exists: ask for overwrite=True, or another name")
     found = checkpoints.read(checkpoint, entry=entry, prefix=prefix)
-    model = filled(record, name, given, found.tensors, printable(str(checkpoint)))
+    model = filled(record, name, given, found.tensors, printable(str(checkpoint)), start)
     if ranges is not None and not hasattr(model, "set_ranges"):
         raise ValueError(f"{name!r} has no fields with ranges: leave out ranges")
     if ranges is not None:
         model.set_ranges(ranges)
     model.task = _with_contract(model.task, record, step, spacing, crop)
     origin = ", ".join(filter(None, (Path(checkpoint).name, f"SHA-256 {_digest(checkpoint)}", found.chosen)))
+    kept = "" if start is None else f". The other parts: {weights.read_card(start).training_data}"
     summary = registry.summary(type(model), model.options)
     return weights.save(
         out,
@@ -114,7 +118,7 @@ def convert(
         system=name,
         options=given,
         description=" ".join(filter(None, (summary, record.note))),
-        training_data=printable(f"{training_data or record.data}. Weights of {record.url}: {origin}"),
+        training_data=printable(f"{training_data or record.data}. Weights of {record.url}: {origin}{kept}"),
         licence=licence or record.terms,
     )
 
@@ -138,8 +142,15 @@ def _named(record: "Family") -> str:
     return ", ".join(map(repr, record.systems))
 
 
-def filled(record: "Family", name: str, options: dict[str, Any], tensors: Mapping[str, Any], path: str) -> Any:
-    """The model with the tensors in it; what they leave untrained is drawn, always the same."""
+def filled(
+    record: "Family",
+    name: str,
+    options: dict[str, Any],
+    tensors: Mapping[str, Any],
+    path: str,
+    start: str | Path | None = None,
+) -> Any:
+    """The model with the tensors in it; what they leave untrained is that of ``start``, or drawn, always the same."""
     import torch
 
     module, _, function = record.converter.partition(":")
@@ -147,6 +158,8 @@ def filled(record: "Family", name: str, options: dict[str, Any], tensors: Mappin
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = registry.build(name, **options)
+    if start is not None:
+        weights.begin_from(start, name, model)
     part = model.get_submodule(record.part) if record.part else model
     try:
         part.load_state_dict(converter(part, tensors))

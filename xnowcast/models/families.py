@@ -303,6 +303,37 @@ EARTHFORMER = Family(
 
 """All families of this file by their names."""
 
+CASCAST: dict[str, Any] = {
+    "url": "https://github.com/OpenEarthLab/CasCast",
+    "terms": "none stated",
+    "data": "SEVIR: pixels of vertically integrated liquid over 255, 13 to 12 frames, 5 min, 1 km, 384 x 384",
+    "systems": {"cascast": {"scaling": "sevir", "latent_scale": 0.6786, "published": True}},
+    "minutes": 5,
+    "spacing": 1000.0,
+    "crop": 384,
+}
+
+CASCAST_PARTS = (
+    Family(
+        name="cascast-autoencoder",
+        weights="CasCast's autoencoder",
+        converter="xnowcast.models.published.cascast:kl_autoencoder",
+        part="autoencoder",
+        note="The autoencoder alone is trained, but for what it was begun with: see start=.",
+        **CASCAST,
+    ),
+    Family(
+        name="cascast-casformer",
+        weights="CasFormer, CasCast's denoiser",
+        converter="xnowcast.models.published.cascast:casformer",
+        part="denoiser",
+        note="The denoiser alone is trained, but for what it was begun with: see start=.",
+        **CASCAST,
+    ),
+)
+
+"""All families of this file by their names."""
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for record in list(globals().values())

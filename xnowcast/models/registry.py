@@ -30,6 +30,7 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "phydnet": "xnowcast.models.phydnet:PhyDNet",
     "diffcast": "xnowcast.models.diffcast:DiffCast",
     "earthformer": "xnowcast.models.earthformer:Earthformer",
+    "cascast": "xnowcast.models.cascast:CasCast",
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",
     "stvd": "xnowcast.models.stvd:STVD",

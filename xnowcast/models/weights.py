@@ -308,6 +308,25 @@ def load(model: str | Path, *, sha256: str | None = None, **options: Any) -> Any
     return built.eval()
 
 
+def begin_from(path: str | Path, system: str, built: Any) -> None:
+    """Give a model the weights of a file, or those of its part that it can begin from.
+
+    What the file's network is not made of, such as losses, may differ. ValueError if they are of another system or do
+    not fit.
+    """
+    begun_card = read_card(path)
+    if begun_card.system not in (system, *getattr(built, "begins_from", ())):
+        raise ValueError(f"{path} holds weights of {begun_card.system!r}, and {system!r} is trained")
+    begun = load(path)
+    try:
+        if hasattr(built, "begin_from"):  # a model may take over a part
+            built.begin_from(begun)
+        else:
+            built.load_state_dict(begun.state_dict())
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit {system!r} with these options: {error}") from None
+
+
 def _tensors_of(path: str | Path) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
 

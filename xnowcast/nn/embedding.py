@@ -58,10 +58,10 @@ class FourierEmbedding(nn.Module):
 
 
 class StepEmbedding(nn.Sequential):
-    """An embedding and two linear layers on it. steps (b,) -> (b, width)."""
+    """An embedding and two linear layers on it; between them GELU by default. steps (b,) -> (b, width)."""
 
-    def __init__(self, embedding: nn.Module, width_in: int, width: int) -> None:
-        super().__init__(embedding, nn.Linear(width_in, width), nn.GELU(), nn.Linear(width, width))
+    def __init__(self, embedding: nn.Module, width_in: int, width: int, activation: nn.Module | None = None) -> None:
+        super().__init__(embedding, nn.Linear(width_in, width), activation or nn.GELU(), nn.Linear(width, width))
 
     def forward(self, steps: Tensor) -> Tensor:
         embedding, first, activation, second = self

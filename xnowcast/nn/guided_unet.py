@@ -32,42 +32,61 @@ class CellMap(nn.Linear):
 
 
 class PreActivationBlock(nn.Module):
-    """Norm, SiLU and convolution, twice; the step scales and shifts the second norm; the last convolution begins at 0.
+    """Norm, SiLU and convolution, twice, beside a shortcut; the step scales and shifts the second norm where there is
+    one.
 
     x (b, c, y, x), step (b or 1, step_width) -> (b, out, y, x), or twice or half of that grid with ``resize``, which
-    acts on the shortcut and after the first SiLU.
+    acts on the shortcut and after the first SiLU. ``silent``: the last convolution begins at 0, and the block as its
+    shortcut.
     """
 
     def __init__(
-        self, width_in: int, width_out: int, step_width: int, *, groups: int, resize: Resize | None = None
+        self,
+        width_in: int,
+        width_out: int,
+        step_width: int | None = None,
+        *,
+        groups: int,
+        eps: float = 1e-5,
+        resize: Resize | None = None,
+        silent: bool = True,
     ) -> None:
         super().__init__()
         self.resize = resize
-        self.norm_in = nn.GroupNorm(groups, width_in)
+        self.norm_in = nn.GroupNorm(groups, width_in, eps)
         self.convolution = nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.modulation = nn.Linear(step_width, 2 * width_out)
-        self.norm_out = nn.GroupNorm(groups, width_out)
-        self.out = zeroed(nn.Conv2d(width_out, width_out, 3, padding=1))
+        self.modulation = nn.Linear(step_width, 2 * width_out) if step_width else None
+        self.norm_out = nn.GroupNorm(groups, width_out, eps)
+        self.out = nn.Conv2d(width_out, width_out, 3, padding=1)
+        if silent:
+            zeroed(self.out)
         self.shortcut = CellMap(width_in, width_out) if width_in != width_out else nn.Identity()
 
-    def forward(self, x: Tensor, step: Tensor) -> Tensor:
+    def forward(self, x: Tensor, step: Tensor | None = None) -> Tensor:
         hidden = F.silu(self.norm_in(x))
         if self.resize is not None:
             x, hidden = self.resize(x), self.resize(hidden)
-        scale, shift = self.modulation(step)[..., None, None].chunk(2, dim=1)
-        hidden = torch.addcmul(shift, self.norm_out(self.convolution(hidden)), scale + 1)
+        hidden = self.norm_out(self.convolution(hidden))
+        if self.modulation is not None:
+            scale, shift = self.modulation(step)[..., None, None].chunk(2, dim=1)
+            hidden = torch.addcmul(shift, hidden, scale + 1)
         return self.shortcut(x) + self.out(F.silu(hidden))
 
 
 class CellAttention(nn.Module):
-    """Softmax attention over all cells beside a shortcut; the last map begins at 0. (b, c, y, x) -> same."""
+    """Softmax attention over all cells beside a shortcut. (b, c, y, x) -> same.
 
-    def __init__(self, width: int, *, head_width: int, groups: int) -> None:
+    ``silent``: the last map begins at 0.
+    """
+
+    def __init__(self, width: int, *, head_width: int, groups: int, eps: float = 1e-5, silent: bool = True) -> None:
         super().__init__()
         self.heads = max(1, width // head_width)
-        self.norm = nn.GroupNorm(groups, width)
+        self.norm = nn.GroupNorm(groups, width, eps)
         self.qkv = CellMap(width, 3 * width)
-        self.out = zeroed(CellMap(width, width))
+        self.out = CellMap(width, width)
+        if silent:
+            zeroed(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (three e d) y x -> three b e (y x) d", three=3, e=self.heads)

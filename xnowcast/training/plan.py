@@ -225,7 +225,7 @@ def plan_run(
         raise ValueError("resume=True goes on from the checkpoint of a run folder: name it with out=")
     system, built = _build(model, options, settings.seed, named=folder is not None)
     if settings.start is not None:
-        _begin_from(settings.start, system, built)
+        weights.begin_from(settings.start, system, built)
     events, training, validation = sources.open(built.training_frames, built.task)
     built.task = _contract(built.task, system, events, sources.steps(events, built.training_frames))
     size = crops.crop_size(events, settings.crop, built.task.grid_multiple, built.task.min_grid, built.task.factor or 1)
@@ -324,21 +324,6 @@ def _build(model: Any, options: dict[str, Any], seed: int, *, named: bool) -> tu
             "model (xnowcast.models.register names one of your own), or train without out="
         )
     return type(model).__name__, model
-
-
-def _begin_from(path: str, system: str, built: Any) -> None:
-    """Give the model the weights of a file. What the file's network is not made of, such as losses, may differ."""
-    card = weights.read_card(path)
-    if card.system not in (system, *getattr(built, "begins_from", ())):
-        raise ValueError(f"{path} holds weights of {card.system!r}, and {system!r} is trained")
-    begun = weights.load(path)
-    try:
-        if hasattr(built, "begin_from"):  # a model may take over a part
-            built.begin_from(begun)
-        else:
-            built.load_state_dict(begun.state_dict())
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} does not fit {system!r} with these options: {error}") from None
 
 
 def _contract(task: Task, system: str, events: Sequence[Event], steps: tuple[timedelta, timedelta] | None) -> Task:

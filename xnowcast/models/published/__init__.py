@@ -5,6 +5,7 @@ it holds.
 """
 
 from xnowcast.models.published.backbone import intern_image
+from xnowcast.models.published.cascast import casformer, kl_autoencoder
 from xnowcast.models.published.cells import ms_rnn
 from xnowcast.models.published.channel_transformer import lpt_qpn
 from xnowcast.models.published.cuboid import earthformer
@@ -17,11 +18,13 @@ from xnowcast.models.published.translating import simvp
 from xnowcast.models.published.unet import guided_diffusion
 
 __all__ = [
+    "casformer",
     "convgru_ensemble",
     "diffcast",
     "earthformer",
     "guided_diffusion",
     "intern_image",
+    "kl_autoencoder",
     "komet_metnet",
     "lpt_qpn",
     "ms_rnn",

@@ -4,7 +4,6 @@ Foo et al. (2026), appendix A.1: convolutions alone and no skip connections, aft
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 CELLS_AT_ONCE = 2**21
@@ -51,20 +50,3 @@ def _layer(width_in: int, width: int, half: bool, up: bool = False) -> nn.Sequen
     else:
         convolution = nn.Conv2d(width_in, width, 3, stride=2 if half else 1, padding=1)
     return nn.Sequential(convolution, nn.GroupNorm(2, width), nn.LeakyReLU(0.2))
-
-
-def gaussian_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from N(mean, variance) to N(0, 1), cell by cell.
-
-    Equations 11 and 12, whose last term should be the logarithm of the variance.
-
-    >>> gaussian_divergence(torch.tensor([0.0, 2.0]), torch.zeros(2)).tolist()
-    [0.0, 2.0]
-    """
-    return 0.5 * (log_variance.exp() + mean.square() - 1 - log_variance)
-
-
-def coarse(valid: Tensor, reduction: int) -> Tensor:
-    """Where latent cells hold anything that was measured. (b, t, 1, y, x) -> (b, t, 1, y / reduction, ...)."""
-    b, t = valid.shape[:2]
-    return F.max_pool2d(valid.flatten(0, 1).float(), reduction).unflatten(0, (b, t))

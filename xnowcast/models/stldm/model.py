@@ -16,23 +16,23 @@ from xnowcast.diffusion import (
     Denoise,
     NoisePath,
     StraightPath,
-    Window,
     as_denoiser,
     evenly_spaced_steps,
     evenly_spaced_times,
     guided,
     sigmoid_schedule,
-    tiled,
 )
 from xnowcast.diffusion.guidance import check_guidance
 from xnowcast.diffusion.parameterizations import Name
 from xnowcast.diffusion.tiling import blended
 from xnowcast.models.base import Loss, Task, TrainingBatch, require_finite
 from xnowcast.models.declaration import Declared, option
-from xnowcast.models.stldm.autoencoder import Autoencoder, coarse, gaussian_divergence
+from xnowcast.models.latent_tiles import LatentTiles, check_tile
+from xnowcast.models.stldm.autoencoder import Autoencoder
 from xnowcast.models.stldm.denoiser import Condition, Denoiser, joined
 from xnowcast.models.stldm.translator import Translator
 from xnowcast.models.transforms import ScaledOptions
+from xnowcast.nn.latent import coarse, gaussian_divergence, sampled
 from xnowcast.nn.noise import Noise, for_each_member, source
 from xnowcast.nn.precision import is_half
 
@@ -44,9 +44,6 @@ LATENT_WEIGHT, LIKELIHOOD_WEIGHT = 0.01, 0.01
 
 LOG_VARIANCES = (-8.0, 4.0)
 """Bounds of the variance that a residual model gives its first estimate: dry cells are certain, but not endlessly."""
-
-DEFAULT_TILE = 512
-"""Cells; for weights that do not tell what they were trained on."""
 
 CELLS_AT_ONCE = {"cpu": 2**16}
 MOST_CELLS_AT_ONCE = 2**20
@@ -213,9 +210,7 @@ class STLDMOptions(ScaledOptions):
         coarsest = 2 ** (len(SIZES[self.size].multipliers) - 1)
         if self.patch is not None and self.patch % coarsest:
             raise ValueError(f"patch is {self.patch} cells: choose a multiple of {coarsest}, one of the coarsest level")
-        multiple = self.task().grid_multiple
-        if self.tile is not None and (self.tile % multiple or self.tile < 2 * multiple):
-            raise ValueError(f"tile is {self.tile} cells: choose a multiple of {multiple}, at least {2 * multiple}")
+        check_tile(self.tile, self.task().grid_multiple)
 
     def task(self) -> Task:
         """What it reads and gives."""
@@ -231,7 +226,7 @@ class STLDMOptions(ScaledOptions):
         )
 
 
-class STLDM(Declared[STLDMOptions], nn.Module):
+class STLDM(LatentTiles, Declared[STLDMOptions], nn.Module):
     """Latent diffusion, trained end to end: a first estimate of all frames at once, then members as sharp as radar.
 
     The autoencoder takes frames to a quarter of the grid, the translator estimates all frames to come from those of the
@@ -352,31 +347,13 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         kept = self.translator.kept[: latent.shape[1], None, None, None]
         return self._decode(latent) + kept * (newest - self._decode(latent_newest))
 
-    @property
-    def tile(self) -> int:
-        """Width of tiles in cells: as asked for, or else of what the weights were trained on."""
-        return self.options.tile or max(self.task.crop or DEFAULT_TILE, 2 * self.task.grid_multiple)
-
-    @property
-    def _latent_tile(self) -> int:
-        return self.tile // self.autoencoder.reduction
-
-    @property
-    def _seam(self) -> dict[str, int]:
-        """Overlap and margin of tiles, in latent cells."""
-        multiple = self.task.grid_multiple // self.autoencoder.reduction
-        overlap = max(multiple, self._latent_tile // 4 // multiple * multiple)
-        return {"overlap": overlap, "margin": overlap // 4}
-
     def _translate(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the first estimate, (b, n, c, y, x) each, of a large grid in tiles.
 
         The translator's kernels reach further than the grids of a training are wide, so it never learns what a cell
         far from every edge looks like, and makes rain there out of none.
         """
-        multiple = self.task.grid_multiple // self.autoencoder.reduction
-        sizes = {"tile": self._latent_tile, "multiple": multiple, **self._seam}
-        mean, log_variance = blended(lambda part: torch.stack(self._estimated(part)), latent, **sizes)
+        mean, log_variance = blended(lambda part: torch.stack(self._estimated(part)), latent, **self._latent_tiling)
         return mean, log_variance
 
     def _estimated(self, latent: Tensor) -> tuple[Tensor, Tensor]:
@@ -388,17 +365,8 @@ class STLDM(Declared[STLDMOptions], nn.Module):
 
     def _denoise(self, condition: Tensor, samples: int) -> Denoise:
         """The guided denoiser of all members of these forecasts, in tiles where the grid is large."""
-        shape = (condition.shape[-2], condition.shape[-1])
         network = self._sampling_network()
-        of_window: dict[Window, Denoise] = {}
-
-        def denoise_tile(x: Tensor, step: float, window: Window) -> Tensor:
-            if window not in of_window:
-                of_window[window] = self._guided(network, window(condition), samples)
-            return of_window[window](x, step)
-
-        multiple = self.task.grid_multiple // self.autoencoder.reduction
-        return tiled(denoise_tile, shape, tile=self._latent_tile, **self._seam, multiple=multiple)
+        return self._denoiser_of(condition, lambda window: self._guided(network, window(condition), samples))
 
     def _guided(self, network: Denoiser, condition: Tensor, samples: int) -> Denoise:
         """The denoiser with the conditions of some forecasts, as many samples of each; projected here, once."""
@@ -451,6 +419,8 @@ class STLDM(Declared[STLDMOptions], nn.Module):
     def loss(self, batch: TrainingBatch, *, progress: float, adversary: nn.Module | None = None) -> Loss:
         """Equations 10 to 14, each term a mean over what was measured; which of them count, the strategy says.
 
+        In equations 11 and 12 the last term should be the logarithm of the variance, and here it is.
+
         ``parts`` are ``reconstruction`` (L_MSE), ``kl`` (term B), ``constraint`` (L_C), ``condition_kl`` (term C),
         ``prior`` (term D) and ``diffusion`` (term E).
         """
@@ -460,7 +430,7 @@ class STLDM(Declared[STLDMOptions], nn.Module):
         trained = STRATEGIES[self.options.strategy]
 
         mean, log_variance = self._encode(frames)
-        latent = _drawn(mean, log_variance)
+        latent = sampled(mean, log_variance)
         parts: dict[str, Tensor] = {}
         if "autoencoder" in trained:
             parts["reconstruction"] = _mean((self._decode(latent) - frames).square(), valid)
@@ -508,7 +478,7 @@ class STLDM(Declared[STLDMOptions], nn.Module):
     ) -> dict[str, Tensor]:
         """How far the first estimate is off, and how far from the unit normal, or the likelihood of what came."""
         past = self.task.input_frames
-        drawn = condition if self.options.residual else _drawn(condition, spread)
+        drawn = condition if self.options.residual else sampled(condition, spread)
         estimate = self._decoded(drawn, frames[:, past - 1 : past], latent[:, past - 1 : past])
         parts = {"constraint": _mean((estimate - frames[:, past:]).square(), valid[:, past:])}
         if self.options.residual:
@@ -560,10 +530,6 @@ class STLDM(Declared[STLDMOptions], nn.Module):
 def _samples_at_once(condition: Tensor) -> int:
     cells = condition.shape[1] * condition.shape[-2] * condition.shape[-1]
     return max(1, CELLS_AT_ONCE.get(condition.device.type, MOST_CELLS_AT_ONCE) // cells)
-
-
-def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
-    return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
