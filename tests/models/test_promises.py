@@ -133,14 +133,18 @@ def test_a_measured_frame_in_the_middle_of_a_window_may_be_partly_missing(name, 
     assert float(run(holed, name).rain[..., 4:20, 8:28].isnull().mean()) < 0.2
 
 
+ROUNDING = dict.fromkeys(["phydnet", "diffcast"], 1e-4)
+"""Of rain rates, where it is more than 1e-5: PhyDNet's norms of few numbers amplify it, and DiffCast begins with it."""
+
+
 def test_batches_and_chunks_change_nothing(name, radar):
-    """But for rounding: of a scale of 0 to 1 that is logarithmic, 10^-5 is 10^-4 of a rain rate."""
-    whole = run(radar, name, init_times="all").rain
-    for other in (
+    whole, rtol = run(radar, name, init_times="all").rain, ROUNDING.get(name, 1e-5)
+    one_by_one, chunked = (
         run(radar, name, init_times="all", batch_size=1),
         run(radar.chunk(time=3, x=9), name, init_times="all"),
-    ):
-        xr.testing.assert_allclose(other.rain.compute(), whole, rtol=1e-4, atol=1e-4)
+    )
+    xr.testing.assert_allclose(one_by_one.rain, whole, rtol=rtol, atol=1e-4)
+    xr.testing.assert_allclose(chunked.rain.compute(), whole, rtol=rtol, atol=1e-4)
 
 
 def test_the_order_of_dims_and_rows_changes_nothing(name, radar):
