@@ -10,7 +10,6 @@ from xnowcast import _names
 from xnowcast._version import __version__ as __version__
 from xnowcast.accessor import NowcastDataArrayAccessor, NowcastDatasetAccessor
 from xnowcast.archive import hindcast, score_archive
-from xnowcast.comparison.compare import compare
 from xnowcast.fields.cf import rain_rate
 from xnowcast.fields.pairing import pair
 from xnowcast.models.weights import card, load
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     import xnowcast.models.shipped as pretrained
     import xnowcast.plot as plot
     import xnowcast.verify as verify
+    from xnowcast.comparison.compare import compare
 
 __all__ = [
     "NowcastDataArrayAccessor",
@@ -65,6 +65,8 @@ _names.install()
 def __getattr__(name: str) -> Any:
     if name in _ON_DEMAND or name in _names.HOMES:
         return import_module(f"xnowcast.{name}")
+    if name == "compare":
+        return import_module("xnowcast.comparison.compare").compare
     raise AttributeError(f"module 'xnowcast' has no attribute {name!r}")
 
 
