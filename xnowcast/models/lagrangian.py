@@ -192,9 +192,7 @@ class Lagrangian(Declared[LagrangianOptions], nn.Module):
     torch.Size([1, 7, 1, 32, 36])
     """
 
-    WITH_MEMBERS: ClassVar[dict[str, Any]] = {
-        **{"detail": 1.0, "motion_noise": 0.4, "probability_matching": 0.5, "cascade": 0.0, "anchor": (1.0, 0.6, 0.3)}
-    }
+    WITH_MEMBERS: ClassVar[dict[str, Any]] = {"detail": 0.8, "motion_noise": 0.4, "probability_matching": 1.0}
     """Options by which a network without members has some, where a forecast asks for several."""
 
     INSIDE = "network"
