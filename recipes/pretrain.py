@@ -133,37 +133,18 @@ def members_data(folder: Path) -> list[Any]:
 
 def members(options: Any) -> Any:
     """An MS-ConvLSTM with members on squares of 2 x 2 cells, in the frame that moves with the rain; 0.9 s a step."""
-    steps = options.steps or 6000
-    return xnowcast.train(
-        "lagrangian",
-        members_data(options.data),
-        validation=[xnowcast.rain_rate(xr.open_dataset(options.data / f"{name}.nc")) for name in CHOOSING],
-        out=options.out,
-        resume=True,
-        mixed=True,
-        steps=steps,
-        crop=96,
-        learning_rate=2e-3,
-        warmup=min(100, steps // 10),
-        optimizer="adamw",
-        weight_decay=0.01,
-        clip=1.0,
-        ema=0.998,
-        precision="bf16",
-        validate_every=min(300, steps),
-        validation_crops=48,
-        **at_once(options, 2),
-        network="crps-rnn",
-        width=24,
-        patch=2,
-        target_frames=12,
-        motion_noise=0.3,
-    )
+    return on_squares(options, 6000, 2, network="crps-rnn", motion_noise=0.3)
 
 
 def light(options: Any) -> Any:
     """An MS-ConvLSTM on squares of 2 x 2 cells, a quarter of the cost, in the frame that moves; 1.4 s a step."""
-    steps = options.steps or 4500
+    own = {"emphasis": 20.0, "absolute_error": 0.0, "probability_matching": True, "cascade": 0.3}
+    return on_squares(options, 2600, 4, network="ms-convlstm", **own)
+
+
+def on_squares(options: Any, steps: int, batch_size: int, **own: Any) -> Any:
+    """A network of the layer, with options of its own, on squares of cells; it learns from all events of the members."""
+    steps = options.steps or steps
     return xnowcast.train(
         "lagrangian",
         members_data(options.data),
@@ -182,15 +163,11 @@ def light(options: Any) -> Any:
         precision="bf16",
         validate_every=min(300, steps),
         validation_crops=48,
-        **at_once(options, 4),
-        network="ms-convlstm",
+        **at_once(options, batch_size),
         width=24,
         patch=2,
         target_frames=12,
-        emphasis=20.0,
-        absolute_error=0.0,
-        probability_matching=True,
-        cascade=0.3,
+        **own,
     )
 
 
