@@ -143,7 +143,7 @@ def light(options: Any) -> Any:
 
 
 def on_squares(options: Any, steps: int, batch_size: int, **own: Any) -> Any:
-    """A network of the layer, with options of its own, on squares of cells; it learns from all events of the members."""
+    """A network of the layer, with options of its own, on squares of cells; it learns from the events of members."""
     steps = options.steps or steps
     return xnowcast.train(
         "lagrangian",
