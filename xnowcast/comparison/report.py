@@ -92,7 +92,8 @@ def _cell(values: np.ndarray) -> str:
 def _number(value: float) -> str:
     if value == round(value):
         return f"{value:,.0f}"
-    return f"{value:.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # the sum makes 0.000 of -0.000
 
 
 def filled(page: str, name: str, summary: "pd.DataFrame") -> str:

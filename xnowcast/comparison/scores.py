@@ -101,7 +101,7 @@ def _sums_of(observed: xr.DataArray, forecast: xr.DataArray, highest: float, ban
     dim = [name for name in ("init_time", "member") if name in forecast.dims]
     pixels = [_as_pixels(rain, highest) for rain in (observed, forecast)]
     images = verify.image_sums(*pixels, data_range=highest, scores=["ssim"], dim=dim)
-    sums = {name: ("lead_time", images[name].values) for name in ("ssim", "ssim_fields")}
+    sums: dict[str, Any] = {name: ("lead_time", images[name].values) for name in ("ssim", "ssim_fields")}
     if bands:
         power = band_power(verify.spectrum_sums(observed, forecast, dim=dim), bands).transpose("lead_time", "band")
         sums |= {f"power_{name}": (("lead_time", "band"), power[name].values) for name in ("forecast", "observed")}

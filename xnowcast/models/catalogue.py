@@ -59,9 +59,12 @@ def paper(names: list[str]) -> str | None:
     for name in names:
         if name in PAPERS:
             return PAPERS[name]
-    _, _, references = (getdoc(find(names[0])) or "").partition("References\n----------\n")
-    first = LINK.search(references)
-    return " ".join(references[: first.end()].split()) if first else None
+    text = getdoc(find(names[0])) or ""
+    _, _, references = text.partition("References\n----------\n")
+    for paragraph in (references or text).split("\n\n"):
+        if first := LINK.search(paragraph):
+            return " ".join(paragraph[: first.end()].split())
+    return None
 
 
 def parameters(name: str) -> int:
