@@ -38,9 +38,9 @@ import xarray as xr
 
 import xnowcast
 from xnowcast import verify
+from xnowcast.diffusion.pieces import cut
 from xnowcast.engine.refining import conserved, cut_sequence
 from xnowcast.models.stvd import SIZES, STVD
-from xnowcast.models.stvd.pieces import cut
 from xnowcast.nn.blocks import with_fixed_filters
 from xnowcast.nn.noise import Noise, member_generator
 

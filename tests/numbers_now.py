@@ -34,7 +34,7 @@ def nwp(spacing_km=10.0, leads=2):
 
 def built(name, seed):
     options = {option: least for option, least in SMALL.items() if option in models.options(name)}
-    if name == "stvd":
+    if "factor" in models.options(name):
         options["factor"] = 4
     with torch.random.fork_rng():
         torch.manual_seed(seed)

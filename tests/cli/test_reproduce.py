@@ -29,6 +29,7 @@ PARAMETERS = {
     "diffcast": 49_361_625,
     "cascast": 401_554_947,
     "phydnet": 3_091_732,
+    "swin-ir": 12_043_517,
 }
 """Of some of the networks."""
 
@@ -69,6 +70,15 @@ STVD = PLAIN | {
     **{"learning_rate": 1e-4, "schedule": "cosine", "min_learning_rate": 5e-7, "ema": 0.995},
 }
 """Srivastava et al. (2024), appendix, and its code."""
+
+SWIN_IR = PLAIN | {
+    **{"steps": 500_000, "batch_size": 32, "crop": 384, "optimizer": "adam", "betas": (0.9, 0.999), "ema": 0.999},
+    **{"learning_rate": 2e-4, "schedule": "constant", "halve_at": (250_000, 400_000, 450_000, 475_000)},
+}
+"""Liang et al. (2021), section 4.1 and what is known of its code: 48 coarse cells are 384 fine ones."""
+
+SWIN_IR_DIFF = STVD | {"batch_size": 5}
+"""Srivastava et al. (2024) name none: those of STVD, for single frames."""
 
 NWP_MAE_ENCODER = PLAIN | {
     **{"steps": 150_000, "batch_size": 64, "optimizer": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.05},
@@ -123,6 +133,8 @@ PAPERS = {
     "phydnet": DIFFCAST,
     "cascast autoencoder": CASCAST_AUTOENCODER,
     "cascast diffusion": CASCAST,
+    "swin-ir": SWIN_IR,
+    "swin-ir-diff": SWIN_IR_DIFF,
     "nwp-mae pretraining": NWP_MAE_ENCODER,
     "nwp-mae classes": NWP_MAE,
 }
@@ -131,8 +143,7 @@ PAPERS = {
 def settings_of_the_paper(config):
     option, default = PARTS.get(config.model, ("", ""))
     name = f"{config.model} {config.options.get(option, default)}"
-    (paper,) = (settings for start, settings in PAPERS.items() if name.startswith(start))
-    return paper
+    return PAPERS[max((start for start in PAPERS if name.startswith(start)), key=len)]
 
 
 def config_of(command):

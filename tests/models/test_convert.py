@@ -20,9 +20,9 @@ import xnowcast
 from xnowcast import models
 from xnowcast.cli.commands import main
 from xnowcast.models import families, metnet_sequence, nwp_mae, postcast, weights
+from xnowcast.models import stvd as stvd_model
 from xnowcast.models.published import checkpoint, intern_image
 from xnowcast.models.stldm.model import SIZES, Size
-from xnowcast.models.stvd import model as stvd_model
 from xnowcast.nn.intern_image import INTERN_IMAGE_SIZES, InternImage
 from xnowcast.nn.noise import Noise
 
@@ -425,7 +425,7 @@ def test_a_training_that_begins_with_an_encoder_of_images_measures_its_fields(en
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_a_record_builds_what_it_says(family):
     record = families.find(family)
-    told = {"patch": 16, "scaling": "hko-7", "highest": 256.0, "coarse_highest": 100.0}
+    told = {"patch": 16, "scaling": "hko-7", "highest": 256.0, "coarse_highest": 100.0, "factor": 4}
     told |= {"channels": ["rainfall_rate"], "lead_offsets": [-1, 0]}
     for system, options in record.systems.items():
         own = {**options, **{name: told[name] for name in record.asks}}

@@ -9,12 +9,13 @@ from einops import rearrange
 from golden import assert_equals, golden, listed, tabled
 
 from xnowcast import models
+from xnowcast.diffusion.pieces import cut
 from xnowcast.models import published
+from xnowcast.models import stvd as stvd_model
 from xnowcast.models.metnet_sequence import SequenceNetwork, Shape
 from xnowcast.models.published.cells import of_cell
+from xnowcast.models.residual_diffusion import Inputs
 from xnowcast.models.stldm.model import SIZES, Size
-from xnowcast.models.stvd import model as stvd_model
-from xnowcast.models.stvd.pieces import cut
 from xnowcast.nn.deformable import deformable_sum
 from xnowcast.nn.guided_unet import GuidedUNet
 from xnowcast.nn.intern_image import INTERN_IMAGE_SIZES, InternImage, Variant
@@ -341,7 +342,7 @@ def test_samples_of_stvd_are_the_published_ones(downscaling):
     x = torch.cat([model._fine_inputs(rain_and_fields, None), topography], dim=2)
     pieces = cut(5, (32, 24), length=5, tile=384, multiple=model.shape.multiple)
     noise = Noise([GivenGenerator(drawn) for drawn in found.tensors["noise/start"]])
-    said = model._refined(model._refining_networks(), x, pieces, noise)
+    said = model._refined(model._refining_networks(), Inputs(x, given["coarse"]), pieces, noise)
     assert_equals((said + 1) / 2, expected["sampling_fine"], tolerance=2e-5)
 
 

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 import xnowcast
 from xnowcast import models
 from xnowcast.diffusion import SAMPLERS, evenly_spaced_steps, sigmoid_schedule
+from xnowcast.diffusion.pieces import cut
+from xnowcast.models import residual_diffusion as module
 from xnowcast.models import weights
 from xnowcast.models.base import DownscaleModel, TrainableModel, TrainingBatch
+from xnowcast.models.downscaler import coarsened
 from xnowcast.models.stvd import STVD
-from xnowcast.models.stvd import model as module
-from xnowcast.models.stvd.model import coarsened
-from xnowcast.models.stvd.pieces import cut
-from xnowcast.models.stvd.unet import Denoiser, Downscaler, Shape
 from xnowcast.models.transforms import Logarithm
 from xnowcast.nn.attention import LinearSpatialAttention
 from xnowcast.nn.blocks import StandardizedConvolution, with_fixed_filters
 from xnowcast.nn.noise import Noise, member_generator
+from xnowcast.nn.video_unet import Denoiser, Downscaler, Shape
 
 TINY = (16, (1, 2), 2, 8)
 

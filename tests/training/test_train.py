@@ -1001,6 +1001,9 @@ def test_models_that_will_not_do_are_refused(event, tmp_path):
         ("pictures_every", -1, "0 or more"),
         ("min_learning_rate", 1.0, "from 0 to learning_rate"),
         ("betas", 0.9, "two numbers"),
+        ("halve_at", 5, "a list of steps"),
+        ("halve_at", [0], "whole number of 1 or more"),
+        ("halve_at", [5], "for the schedule 'constant'"),
         ("betas", (0.9, 1.0), "from 0 to below 1"),
         ("stride", 0, "1 or more"),
         ("validation", 1.0, "from 0 to below 1"),
@@ -1324,7 +1327,10 @@ def test_the_full_size_recipes_can_be_read_and_built(path):
 
 def test_there_is_a_recipe_for_each_data_set_and_each_system():
     assert {path.stem for path in CONFIGS} >= {"sevir", "hko-7", "meteonet", "dwd-12"}
-    assert {read_config(path).model for path in CONFIGS} == {"db-convlstm", "postcast", "stvd", "nwp-mae"}
+    assert {read_config(path).model for path in CONFIGS} == {
+        *("db-convlstm", "earthformer", "simvp", "diffcast", "cascast", "postcast"),
+        *("stvd", "swin-ir", "swin-ir-diff", "nwp-mae"),
+    }
 
 
 def test_settings_may_be_those_of_another_run_or_of_a_file(event, tmp_path):

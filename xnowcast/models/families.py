@@ -169,7 +169,6 @@ STVD = Family(
     minutes=180,
     spacing=25_000.0,
     crop=384,
-    note="Coarse and fine rain have one scaling here, that of the fine one.",
     released=False,
 )
 
@@ -300,8 +299,40 @@ EARTHFORMER = Family(
     note="Its tables are for 384 x 384 cells: other grids are forecast in such squares.",
 )
 
+SWIN_IR_URL = "https://github.com/JingyunLiang/SwinIR"
+SWIN_IR_FACTOR = {"factor": "2, 3, 4 or 8, as the file's name says"}
+SWIN_IR: dict[str, Any] = {
+    "url": SWIN_IR_URL,
+    "terms": "Apache-2.0, code and the weights of its releases",
+    "data": "images of three colours, not rain: a beginning for xnowcast.train(start=)",
+    "converter": "xnowcast.models.published.swin:swin_ir",
+    "part": "network",
+    "note": "Three colours became one field, which is taken for a grey image: that of the logarithm of the rain, which "
+    "no image was.",
+}
 
-"""All families of this file by their names."""
+SWIN_IRS = (
+    Family(
+        name="swin-ir-classical",
+        weights="SwinIR for classical super-resolution",
+        systems={"swin-ir": {}},
+        asks=SWIN_IR_FACTOR,
+        **SWIN_IR,
+    ),
+    Family(
+        name="swin-ir-light",
+        weights="SwinIR, light-weight",
+        systems={"swin-ir": {"size": "light"}},
+        asks=SWIN_IR_FACTOR,
+        **SWIN_IR,
+    ),
+    Family(
+        name="swin-ir-real",
+        weights='SwinIR for real-world super-resolution by 4; its large form with the option size="large"',
+        systems={"swin-ir": {"factor": 4, "upsampling": "nearest"}},
+        **SWIN_IR,
+    ),
+)
 
 CASCAST: dict[str, Any] = {
     "url": "https://github.com/OpenEarthLab/CasCast",
@@ -331,8 +362,6 @@ CASCAST_PARTS = (
         **CASCAST,
     ),
 )
-
-"""All families of this file by their names."""
 
 FAMILIES: dict[str, Family] = {
     family.name: family

@@ -34,6 +34,8 @@ REGISTRY: dict[str, str | tuple[str, dict[str, Any]]] = {
     "stldm": "xnowcast.models.stldm:STLDM",
     "postcast": "xnowcast.models.postcast:PostCast",
     "stvd": "xnowcast.models.stvd:STVD",
+    "swin-ir": "xnowcast.models.swin_ir:SwinIR",
+    "swin-ir-diff": "xnowcast.models.swin_ir_diff:SwinIRDiff",
     "nwp-mae": "xnowcast.models.nwp_mae:NwpMae",
     "nwp-metnet": "xnowcast.models.metnet:NwpMetNet",
     "nwp-metnet-sequence": "xnowcast.models.metnet_sequence:NwpMetNetSequence",

@@ -183,6 +183,17 @@ class NearestUp(nn.Module):
         return self.convolution(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
+def dropped(branch: Tensor, share: float) -> Tensor:
+    """A branch (b, ...) left out of some samples, and as much more of it in the others (Huang et al. 2016).
+
+    For training alone. ``share``: how often it is left out, 0 to below 1.
+    """
+    if share == 0:
+        return branch
+    kept = torch.rand((len(branch), *(1,) * (branch.ndim - 1)), device=branch.device) >= share
+    return branch * (kept / (1 - share)).to(branch.dtype)
+
+
 def strided_down(width_in: int, width_out: int) -> nn.Conv2d:
     """4 x 4 convolution with stride 2. (b, c, y, x) -> (b, out, y / 2, x / 2)."""
     return nn.Conv2d(width_in, width_out, 4, stride=2, padding=1)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xnowcast.nn.blocks import dropped
 from xnowcast.nn.deformable import DeformableConvolution
 
 
@@ -193,8 +194,4 @@ class Block(nn.Module):
         return x + self._drop(self.mix_scale * self.mix_norm_behind(self.mix(self.mix_norm(x))))
 
     def _drop(self, branch: Tensor) -> Tensor:
-        """Leave the branch out for some samples in training, and enlarge it for the others (Huang et al. 2016)."""
-        if not self.training or self.drop_path == 0:
-            return branch
-        kept = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.drop_path
-        return branch * (kept / (1 - self.drop_path)).to(branch.dtype)
+        return dropped(branch, self.drop_path) if self.training else branch

@@ -54,6 +54,9 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
     >>> settings = TrainingSettings(steps=10, learning_rate=1.0, schedule="onecycle")
     >>> [round(learning_rate(settings, step), 3) for step in range(10)]
     [0.04, 0.52, 1.0, 0.95, 0.812, 0.611, 0.389, 0.188, 0.05, 0.0]
+    >>> settings = TrainingSettings(steps=8, learning_rate=1.0, schedule="constant", halve_at=(2, 5))
+    >>> [learning_rate(settings, step) for step in range(8)]
+    [1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
     """
     if settings.schedule == "onecycle":
         first, largest, turn = settings.learning_rate / 25, settings.learning_rate, 0.3 * settings.steps - 1
@@ -64,7 +67,7 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
         risen = (step + 1) / settings.warmup
         return settings.learning_rate * (settings.warmup_from + (1.0 - settings.warmup_from) * risen)
     if settings.schedule == "constant":
-        return settings.learning_rate
+        return settings.learning_rate * 0.5 ** sum(step >= at for at in settings.halve_at)
     share = (step - settings.warmup) / (settings.steps - settings.warmup)
     return _along_cosine(settings.learning_rate, settings.min_learning_rate, share)
 

@@ -51,6 +51,8 @@ class TrainingSettings:
         warm-up, one cycle: up from its 25th part in the first three tenths of the steps, and down to next to nothing.
     min_learning_rate : float
         Where the cosine ends.
+    halve_at : sequence of int
+        Steps from which on a constant learning rate is half of what it was before.
     optimizer : {"adam", "adamw"}
         adamw decays weights apart from the gradient.
     betas : (float, float)
@@ -125,6 +127,7 @@ class TrainingSettings:
     warmup_from: float = 0.0
     schedule: Literal["cosine", "constant", "onecycle"] = "cosine"
     min_learning_rate: float = 0.0
+    halve_at: tuple[int, ...] = ()
     optimizer: Literal["adam", "adamw"] = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -198,6 +201,13 @@ class TrainingSettings:
         check.number("min_learning_rate", least, f"from 0 to learning_rate, {most:g}", lambda value: 0 <= value <= most)
         if least and self.schedule != "cosine":
             raise ValueError(f"min_learning_rate is where a cosine ends, and the schedule is {self.schedule!r}")
+        if not isinstance(self.halve_at, list | tuple):
+            raise ValueError(f"halve_at is {self.halve_at!r}; it must be a list of steps, such as [1000, 1500]")
+        for at in self.halve_at:
+            check.whole("a step of halve_at", at, 1)
+        if self.halve_at and self.schedule != "constant":
+            raise ValueError(f"halve_at is for the schedule 'constant', and the schedule is {self.schedule!r}")
+        object.__setattr__(self, "halve_at", tuple(self.halve_at))
         if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
             raise ValueError(f"betas is {self.betas!r}; it must be two numbers, such as [0.9, 0.999]")
         for value in self.betas:

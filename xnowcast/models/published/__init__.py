@@ -14,6 +14,7 @@ from xnowcast.models.published.ensemble import convgru_ensemble
 from xnowcast.models.published.latent import stldm
 from xnowcast.models.published.metnet import komet_metnet
 from xnowcast.models.published.residual_diffusion import diffcast, phydnet
+from xnowcast.models.published.swin import swin_ir
 from xnowcast.models.published.translating import simvp
 from xnowcast.models.published.unet import guided_diffusion
 
@@ -32,4 +33,5 @@ __all__ = [
     "simvp",
     "stldm",
     "stvd",
+    "swin_ir",
 ]

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from xnowcast.models.published.blocks import BLOCKS, flattened, renamed
 from xnowcast.models.published.taking import Tensors, require_all
-from xnowcast.models.stvd.model import STVD
+from xnowcast.models.stvd import STVD
 
 RENAMED = (
     (r"^flow\.", "downscaler."),

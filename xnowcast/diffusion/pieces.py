@@ -23,6 +23,12 @@ class Piece:
         """The piece's part of a sequence; a view."""
         return self.window(sequence[..., self.frames, :, :, :])
 
+    def coarse(self, sequence: Tensor, factor: int) -> Tensor:
+        """Its part of a sequence whose cells are ``factor`` times as wide; a view."""
+        fine = self.window
+        window = Window(*(size // factor for size in (fine.top, fine.left, fine.height, fine.width)))
+        return window(sequence[..., self.frames, :, :, :])
+
 
 def cut(
     frames: int,

@@ -1,4 +1,6 @@
-"""STVD's two U-Nets: the downscaler makes a first estimate of all frames, the denoiser what is missing from it.
+"""The two U-Nets of STVD: the downscaler makes a first estimate of all frames, the denoiser what is missing from it.
+
+With ``frame_wise=True`` the denoiser is that of Swin-IR-Diff (appendix A.2).
 
 Srivastava et al. (2024), figures 5 and 6 and appendix A.1; where attention over time stands follows the published code.
 """
@@ -127,6 +129,13 @@ def _block(width_in: int, width_out: int, step_width: int | None) -> ResidualBlo
     return ResidualBlock(width_in, width_out, step_width, standardized=True)
 
 
+def _reader(width: int, step_width: int | None, reads_maps: bool) -> ResidualBlock:
+    """A block of the way down or of the middle; of the denoiser it reads maps of the downscaler."""
+    if reads_maps and step_width is not None:
+        return ConditionedBlock(width, step_width)
+    return _block(width, width, step_width)
+
+
 def _refined(block: ResidualBlock, x: Tensor, step: Tensor | None, share: Share | None) -> Tensor:
     return block(x, step, share) if isinstance(block, ConditionedBlock) else block(x, step)
 
@@ -139,12 +148,18 @@ class DownLevel(nn.Module):
     """Attention over space, then over time, half the grid. x (b t, c, y, x) -> (b t, out, y / 2, x / 2)."""
 
     def __init__(
-        self, width: int, width_out: int, step_width: int | None, shape: Shape, *, temporal: bool, last: bool
+        self,
+        width: int,
+        width_out: int,
+        step_width: int | None,
+        shape: Shape,
+        *,
+        reads_maps: bool,
+        temporal: bool,
+        last: bool,
     ) -> None:
         super().__init__()
-        blocks = [
-            _block(width, width, None) if step_width is None else ConditionedBlock(width, step_width) for _ in range(2)
-        ]
+        blocks = [_reader(width, step_width, reads_maps) for _ in range(2)]
         self.first, self.spatial = blocks[0], shape.over_patches(width)
         self.second = blocks[1]
         self.temporal = shape.over_time(width, linear=True, whole_map=last) if temporal else None
@@ -162,13 +177,12 @@ class DownLevel(nn.Module):
 class MiddleLevel(nn.Module):
     """Attention over all cells, then over time, between residual blocks. x (b t, c, y, x) -> same."""
 
-    def __init__(self, width: int, step_width: int | None, shape: Shape) -> None:
+    def __init__(self, width: int, step_width: int | None, shape: Shape, *, reads_maps: bool, temporal: bool) -> None:
         super().__init__()
-        blocks = [
-            _block(width, width, None) if step_width is None else ConditionedBlock(width, step_width) for _ in range(2)
-        ]
+        blocks = [_reader(width, step_width, reads_maps) for _ in range(2)]
         self.first, self.spatial = blocks[0], shape.over_space(width)
-        self.second, self.temporal = blocks[1], shape.over_time(width, linear=False, whole_map=True)
+        self.second = blocks[1]
+        self.temporal = shape.over_time(width, linear=False, whole_map=True) if temporal else None
         self.third = _block(width, width, step_width)
 
     def forward(
@@ -176,7 +190,7 @@ class MiddleLevel(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Also the maps after the attention over space and after that over time."""
         spatial = self.spatial(_refined(self.first, x, step, shares[0]))
-        temporal = self.temporal(_refined(self.second, spatial, step, shares[1]), frames)
+        temporal = _over_time(self.temporal, _refined(self.second, spatial, step, shares[1]), frames)
         return self.third(temporal, step), spatial, temporal
 
 
@@ -210,7 +224,11 @@ class UpLevel(nn.Module):
 
 
 class _UNet(nn.Module):
-    """What both networks are made of; ``down_time`` and ``up_time``: at which levels is there attention over time?"""
+    """What both networks are made of.
+
+    ``down_time``, ``up_time`` and ``middle_time``: at which levels is there attention over time? ``reads_maps``: do
+    blocks of the way down and the middle read maps of the downscaler?
+    """
 
     def __init__(
         self,
@@ -219,16 +237,27 @@ class _UNet(nn.Module):
         step_width: int | None,
         down_time: Sequence[bool],
         up_time: Sequence[bool],
+        *,
+        middle_time: bool = True,
+        reads_maps: bool = False,
     ) -> None:
         super().__init__()
         widths = shape.widths
         last = len(widths) - 2
         self.init = nn.Conv2d(channels, widths[0], 7, padding=3)
         self.down = nn.ModuleList(
-            DownLevel(widths[n], widths[n + 1], step_width, shape, temporal=down_time[n], last=n == last)
+            DownLevel(
+                widths[n],
+                widths[n + 1],
+                step_width,
+                shape,
+                reads_maps=reads_maps,
+                temporal=down_time[n],
+                last=n == last,
+            )
             for n in range(last + 1)
         )
-        self.middle = MiddleLevel(widths[-1], step_width, shape)
+        self.middle = MiddleLevel(widths[-1], step_width, shape, reads_maps=reads_maps, temporal=middle_time)
         self.up = nn.ModuleList(
             UpLevel(widths[n + 1], widths[n], step_width, shape, temporal=up_time[n], first=n == last, last=n == 0)
             for n in range(last, -1, -1)
@@ -276,13 +305,22 @@ class Denoiser(_UNet):
     """The velocity of the residual. r (m b, t, 1, y, x), step, what `project` made of b conditions -> v, as r.
 
     ``step`` is the share of the schedule that is done, or what else the network has learnt steps by: (m b,), one for
-    each frame (m b, t), or (1,) for all.
+    each frame (m b, t), or (1,) for all. ``frame_wise``: no attention over time, and no maps of a downscaler.
     """
 
-    def __init__(self, channels: int, shape: Shape) -> None:
-        last = len(shape.multipliers) - 1
+    def __init__(self, channels: int, shape: Shape, *, frame_wise: bool = False) -> None:
+        last, over_time = len(shape.multipliers) - 1, not frame_wise
         levels, step_width = range(last + 1), 4 * shape.base
-        super().__init__(channels + 2, shape, step_width, [n == last for n in levels], [n > 0 for n in levels])
+        super().__init__(
+            channels + 2,
+            shape,
+            step_width,
+            [over_time and n == last for n in levels],
+            [over_time and n > 0 for n in levels],
+            middle_time=over_time,
+            reads_maps=over_time,
+        )
+        self.reads_maps = over_time
         self.time = StepEmbedding(FourierEmbedding(FREQUENCIES), 2 * FREQUENCIES + 1, step_width)
 
     @property
@@ -297,7 +335,7 @@ class Denoiser(_UNet):
         """
         given = _maps(torch.cat([estimate, x], dim=2))
         first = F.conv2d(given, self.init.weight[:, 1:], self.init.bias, padding=3)
-        levels = [*self.down, self.middle]
+        levels = [*self.down, self.middle] if self.reads_maps else []
         blocks = [block for level in levels for block in (level.first, level.second)]
         return Condition(first, [block.project(part) for block, part in zip(blocks, context, strict=True)])
 
