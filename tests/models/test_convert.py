@@ -442,9 +442,7 @@ def test_the_page_has_the_table_of_the_records():
 
 
 FIDELITY = (PAGE.parents[1] / "understand" / "fidelity.md").read_text()
-COUNTED = re.findall(
-    r"^\| [\w-]+ \| `([\w+-]+)`(?:, its (\w+))?[^|]*\|[^|]*\| ([\d,]+) \|", FIDELITY, re.MULTILINE
-)
+COUNTED = re.findall(r"^\| [\w-]+ \| `([\w+-]+)`(?:, its (\w+))?[^|]*\|[^|]*\| ([\d,]+) \|", FIDELITY, re.MULTILINE)
 FURTHER = {"stvd": {"channels": [f"field {n}" for n in range(10)], "static": ["surface_altitude"]}}
 
 
