@@ -116,9 +116,9 @@ def blended(
         return network(field)
     result: Tensor | None = None
     for window, weight in zip(windows, blend_weights(shape, windows, overlap=overlap, margin=margin), strict=True):
-        said = network(window(field))
-        result = said.new_zeros(*said.shape[:-2], *shape) if result is None else result
-        window(result).add_(said * weight.to(said))
+        answer = network(window(field))
+        result = answer.new_zeros(*answer.shape[:-2], *shape) if result is None else result
+        window(result).add_(answer * weight.to(answer))
     assert result is not None
     return result
 

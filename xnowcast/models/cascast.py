@@ -291,8 +291,8 @@ class CasCast(LatentTiles, Declared[CasCastOptions], nn.Module):
         first, condition = for_each_member(len(noise), first, condition)
         if self.inflation != 1:
             latent = torch.lerp(condition, latent, self.inflation)
-        said = require_finite(self._decoded(latent / self._scale)).clamp(0.0, 1.0)
-        return torch.where(first.isnan(), torch.nan, said)
+        frames = require_finite(self._decoded(latent / self._scale)).clamp(0.0, 1.0)
+        return torch.where(first.isnan(), torch.nan, frames)
 
     @property
     def _sampler(self) -> Callable[..., Tensor]:
@@ -366,9 +366,9 @@ class CasCast(LatentTiles, Declared[CasCastOptions], nn.Module):
         steps = self.schedule.draw_steps(len(latent), latent.device)
         eps = torch.randn_like(latent)
         dropped = float(torch.rand(())) < self.options.condition_dropout  # once per batch
-        said = self.denoiser(self.schedule.add_noise(latent, eps, steps), steps, None if dropped else condition)
+        prediction = self.denoiser(self.schedule.add_noise(latent, eps, steps), steps, None if dropped else condition)
         measured = coarse(observed, self.autoencoder.reduction).expand_as(latent) > 0
-        return measured_mean((said - eps).square(), measured)
+        return measured_mean((prediction - eps).square(), measured)
 
     def _padded(self, batch: TrainingBatch) -> TrainingBatch:
         """The batch on a grid that the networks divide; what is added was not measured."""

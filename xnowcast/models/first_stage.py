@@ -125,10 +125,10 @@ class FirstStage(nn.Module):
         """What it says of frames ``(b, t, c, y, x)``; ``asked`` is what its verb takes besides, such as the steps."""
         same = self.network.transform == self.transform
         frames = frames if same else self.network.transform(self.transform.inverse(frames))
-        said = getattr(self.network, self.verb)(frames, observed, *asked).float()
+        answer = getattr(self.network, self.verb)(frames, observed, *asked).float()
         if same:
-            return said
-        return torch.where(said.isnan(), said, self.transform(self.network.transform.inverse(said)))
+            return answer
+        return torch.where(answer.isnan(), answer, self.transform(self.network.transform.inverse(answer)))
 
     def learn(
         self, batch: TrainingBatch, progress: float, frames: Tensor, observed: Tensor, *asked: Any

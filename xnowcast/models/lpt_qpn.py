@@ -79,8 +79,8 @@ class LPTQPN(OnePassForecaster[LPTQPNOptions]):
         """The loss of the physics; it reads the forecast alone, so it counts where nothing was measured too."""
         if not self.options.physics_weight:
             return {}
-        said = prediction[:, : self.options.target_frames].float()
-        left = convection_diffusion(said, self.network.coefficients(said)).abs()
+        ahead = prediction[:, : self.options.target_frames].float()
+        left = convection_diffusion(ahead, self.network.coefficients(ahead)).abs()
         return {"physics": self.options.physics_weight * left.sum() / max(left.numel(), 1)}
 
 

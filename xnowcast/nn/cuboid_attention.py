@@ -173,8 +173,8 @@ class CuboidAttention(nn.Module):
             seen = cuboid.moved(known) if self.published else cuboid.split(known)
             to_cells = to_cells.masked_fill(~seen.flatten(), torch.finfo(to_cells.dtype).min)
         q, k, v = roles.among
-        said = gathered([to_cells, self.scale * q @ k.mT], [value, v], self._dropped)
-        return self._dropped(self.vector_out(together(said)))
+        gathered_values = gathered([to_cells, self.scale * q @ k.mT], [value, v], self._dropped)
+        return self._dropped(self.vector_out(together(gathered_values)))
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -274,10 +274,10 @@ class CuboidBlock(nn.Module):
 
     def forward(self, x: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         for number, (attention, feed_forward) in enumerate(zip(self.attentions, self.feed_forwards, strict=True)):
-            added, said = attention(x, vectors)
+            added, change = attention(x, vectors)
             x = feed_forward(x + added)
             if vectors is not None:
-                vectors = vectors + said
+                vectors = vectors + change
                 if len(self.vector_feed_forwards):
                     vectors = self.vector_feed_forwards[number](vectors)
         return x, vectors

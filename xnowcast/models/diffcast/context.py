@@ -32,11 +32,11 @@ class ContextNetwork(nn.Module):
     def forward(self, frames: Tensor, before: Sequence[Tensor] | None = None) -> list[Tensor]:
         """``before``: the states that earlier frames have left."""
         states: list[State | None] = [None] * len(self.cells) if before is None else [(state,) for state in before]
-        said: list[Tensor] = []
+        outputs: list[Tensor] = []
         for frame in frames.unbind(1):
-            x, said = self.entry(frame), []
+            x, outputs = self.entry(frame), []
             for scale, (block, cell) in enumerate(zip(self.blocks, self.cells, strict=True)):
                 h, states[scale], _ = cell(block(x), states[scale])
-                said.append(h)
+                outputs.append(h)
                 x = self.down[scale](h) if scale < len(self.down) else h
-        return said
+        return outputs

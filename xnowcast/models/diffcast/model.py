@@ -294,11 +294,11 @@ class DiffCast(Declared[DiffCastOptions], nn.Module):
         at_once = max(1, CELLS_AT_ONCE.get(x.device.type, MOST_CELLS_AT_ONCE) // cells)
         when, which = (torch.tensor([value], device=x.device) for value in (step, number))
         of = torch.arange(len(x), device=x.device) // (len(x) // len(context[0][0]))  # the forecast of each member
-        said = []
+        predictions = []
         for own in torch.arange(len(x), device=x.device).split(at_once):
             given = [(hidden[of[own]], beside[of[own]]) for hidden, beside in context]
-            said.append(self.denoiser(x[own], when, which, before[own], given))
-        return torch.cat(said)
+            predictions.append(self.denoiser(x[own], when, which, before[own], given))
+        return torch.cat(predictions)
 
     @property
     def _tile(self) -> int:
