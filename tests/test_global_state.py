@@ -167,6 +167,9 @@ CALLS = {
     "score_archive": lambda r, f, n, p: xnowcast.score_archive(
         r, ["persistence"], thresholds=[1.0], scales=[1], out=p / "s.nc", **QUIET
     ),
+    "compare": lambda r, f, n, p: xnowcast.compare(
+        ["persistence"], test={"June": r}, out=p / "c", lead_time="5min", scales=[1], progress=False
+    ),
     "archive.watch": lambda r, f, n, p: watched(r, p),
     "verify.scorecard": lambda r, f, n, p: xnowcast.verify.scorecard(r, f, thresholds=[1.0]),
     "verify.fss": lambda r, f, n, p: xnowcast.verify.fss(

@@ -127,7 +127,7 @@ def test_impossible_values_in_frames_that_no_forecast_reads_do_no_harm():
     [
         ("persistance", "no model 'persistance'; did you mean 'persistence'"),
         ("Extrapolation", "no model 'Extrapolation'; did you mean 'extrapolation'"),
-        ("weather", "no model 'weather'. Known models: .*extrapolation"),
+        ("fog", "no model 'fog'. Known models: .*extrapolation"),
         ("", "no model ''"),
         (3, "model is a int; give a name"),
         ("best.safetensors", "there is no weights file best.safetensors"),

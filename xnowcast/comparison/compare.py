@@ -27,6 +27,10 @@ NO_PICTURES = {"pictures_every": 0}
 """Samples that a training draws cost CPU time and teach nothing."""
 
 
+NOTED = "comparison.json"
+"""What is the same for all systems, in a folder of a comparison that has begun."""
+
+
 def compare(
     systems: Any,
     *,
@@ -131,8 +135,8 @@ def compare(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     card = compare(["persistence", "extrapolation"], test={"june": radar}, out=folder, lead_time="10min",
     ...                    scales=[1, 4], progress=False)
-    >>> dict(card.csi.sizes)
-    {'model': 2, 'event': 2, 'lead_time': 2, 'threshold': 4, 'scale': 2}
+    >>> sorted(card.csi.dims)
+    ['event', 'lead_time', 'model', 'scale', 'threshold']
     >>> best = card.csi_of_all.sel(event="all", scale=1).idxmax("model")
     """
     asked = dict(locals())
@@ -161,10 +165,12 @@ def compare(
     folder = Path(out).absolute()
     entrants = entrants_of(listed, protocol, folder)
     with _held(folder):
-        _go_on_or_begin(folder, teaching, protocol, events)
+        noted = _noted_or_refused(folder, teaching, protocol, events)
         for entrant in entrants:
             entrant.check(teaching, protocol, events)
         chosen = _starts(entrants, events, protocol)
+        with draft(folder / NOTED) as new:
+            new.write_text(json.dumps(noted, indent=1))
         for entrant in entrants:
             entrant.take_budget(teaching, protocol)
         for entrant in entrants:
@@ -189,11 +195,13 @@ class _held:
         self.lock.__exit__(*error)
 
 
-def _go_on_or_begin(folder: Path, teaching: "Teaching", protocol: "Protocol", events: "Sequence[TestEvent]") -> None:
-    """Note what is the same for all, or refuse another comparison's folder."""
+def _noted_or_refused(
+    folder: Path, teaching: "Teaching", protocol: "Protocol", events: "Sequence[TestEvent]"
+) -> dict[str, Any]:
+    """What is the same for all; a ValueError if the folder holds another comparison, or none and something else."""
     from xnowcast.archive.store import differences, in_words
 
-    kept = folder / "comparison.json"
+    kept = folder / NOTED
     budget = teaching.budget
     now = protocol.noted() | {
         "budget": None if budget is None else budget.in_words,
@@ -207,12 +215,11 @@ def _go_on_or_begin(folder: Path, teaching: "Teaching", protocol: "Protocol", ev
                 f"{folder} holds a comparison with {name} = {in_words(before)}, and now it is {in_words(here)}: all "
                 "systems are compared under the same rules, so choose another out"
             )
-        return
+        return now
     others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".compare.lock"))
     if others:
         raise ValueError(f"out is {folder}, which holds {', '.join(others[:4])} and no comparison: choose another")
-    with draft(kept) as new:
-        new.write_text(json.dumps(now, indent=1))
+    return now
 
 
 def _starts(

@@ -10,7 +10,6 @@ from xnowcast.models.base import Loss
 from xnowcast.models.declaration import option
 from xnowcast.models.downscaler import measured_mean
 from xnowcast.models.residual_diffusion import Inputs, ResidualDiffusion, ResidualDiffusionOptions
-from xnowcast.models.transforms import Logarithm
 from xnowcast.nn.video_unet import Context, Denoiser, Downscaler, Shape
 
 SIZES = {
@@ -68,8 +67,8 @@ class STVDOptions(ResidualDiffusionOptions):
     def check(self) -> None:
         if self.factor < 2 or self.factor & (self.factor - 1):
             raise ValueError(f"factor is {self.factor}: it must be a power of two, 2 or more")
-        if self.coarse_highest is not None:
-            Logarithm(self.eps, self.coarse_highest)
+        if self.coarse_highest is not None and self.coarse_highest <= self.eps:
+            raise ValueError(f"coarse_highest is {self.coarse_highest} mm h-1: it must be above eps, {self.eps}")
         super().check()
 
     @property
@@ -96,6 +95,7 @@ class STVD(ResidualDiffusion[STVDOptions]):
     spatiotemporal video diffusion, arXiv:2312.06071
 
     >>> import numpy as np
+    >>> from xnowcast.nn.noise import Noise
     >>> model = STVD(size="tiny", factor=4, frames=3, sampling_steps=2).eval()
     >>> coarse = 2 * torch.rand(1, 3, 1, 8, 8) - 1
     >>> noise = Noise([np.random.default_rng(number) for number in range(2 * 3)])  # two members of three frames

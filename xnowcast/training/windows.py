@@ -62,7 +62,7 @@ def find_windows(events: Sequence[Event], frames: int, stride: int = 1) -> Train
         raise ValueError(
             f"no window of {frames} frames{f', every {stride}. of the data,' if stride > 1 else ''} fits: the longest "
             f"stretch without a gap has {_longest_stretch(longest)} frames ({longest.name}), and "
-            f"{(frames - 1) * stride + 1} are needed"
+            f"{(frames - 1) * stride + 1} are needed: give longer events, or the model fewer target_frames"
         )
     return all_windows
 
@@ -124,8 +124,8 @@ def split_by_time(time: np.ndarray, span: np.timedelta64, share: float) -> tuple
     if not (training.any() and validation.any()):
         raise ValueError(
             f"validation={share:g} leaves {training.sum()} of {len(time)} windows to train on and {validation.sum()} "
-            "to validate on, because a window's length lies between the two: give more data, validation=0, or data "
-            "of their own to validate on"
+            "to validate on, because a window's length lies between the two: give more data, the model fewer "
+            "target_frames, validation=0, or data of their own to validate on"
         )
     return training, validation
 
