@@ -68,7 +68,7 @@ class STVDOptions(ResidualDiffusionOptions):
         if self.factor < 2 or self.factor & (self.factor - 1):
             raise ValueError(f"factor is {self.factor}: it must be a power of two, 2 or more")
         if self.coarse_highest is not None and self.coarse_highest <= self.eps:
-            raise ValueError(f"coarse_highest is {self.coarse_highest} mm h-1: it must be above eps, {self.eps}")
+            raise ValueError(f"coarse_highest is {self.coarse_highest} and eps {self.eps}: 0 < eps < highest is needed")
         super().check()
 
     @property
